@@ -1,0 +1,91 @@
+//! LoRA and its relatives: `y = x (W - s B0 A0)^T + s (x A^T) B^T`.
+//!
+//! `A0` and `B0` are the frozen start of `A` and `B`, such that `s B0 A0` is the part of `W` that the
+//! adapter starts from; a random start has none, as its `B` is zero.
+
+use crate::{
+    adapter::{Init, Layout, Site, Strategy},
+    ir::{
+        Id, Program, ProgramError, Real, Type,
+        ops::{dropout::Dropout, matmul::MatMul},
+    },
+};
+
+/// The parameters of a site's adapter in a program.
+struct Factors {
+    a: Id,
+    b: Id,
+    scale: f64,
+}
+
+fn trained(p: &mut Program, site: &Site) -> Result<Factors, ProgramError> {
+    let rank = site.spec.rank().unwrap_or(0);
+    Ok(Factors {
+        a: p.trained(&site.lora_a(), Type::f32([rank, site.in_features]))?,
+        b: p.trained(&site.lora_b(), Type::f32([site.out_features, rank]))?,
+        scale: site.spec.scale().unwrap_or(1.0),
+    })
+}
+
+/// What `x W` becomes.
+pub(super) fn project(
+    p: &mut Program,
+    product: MatMul,
+    x: Id,
+    weight: Id,
+    site: &Site,
+) -> Result<Id, ProgramError> {
+    if product.trans_a || product.trans_b != (site.layout == Layout::OutIn) {
+        let merged = merged(p, weight, site)?;
+        return p.add(product, &[x, merged]);
+    }
+    let residual = residual(p, weight, site)?;
+    let frozen = p.add(product, &[x, residual])?;
+    let factors = trained(p, site)?;
+    let mut x = x;
+    if site.spec.dropout > 0.0 {
+        let dropout = Dropout {
+            rate: Real(site.spec.dropout),
+            stream: site.path.as_str().into(),
+        };
+        x = p.add(dropout, &[x])?;
+    }
+    let down = p.matmul(x, false, factors.a, true)?;
+    let down = p.scale(down, factors.scale)?;
+    let up = p.matmul(down, false, factors.b, true)?;
+    p.sum(frozen, up)
+}
+
+/// `W - s B0 A0`, in the weight's own layout.
+fn residual(p: &mut Program, weight: Id, site: &Site) -> Result<Id, ProgramError> {
+    let Strategy::LowRank { init, rank } = site.spec.strategy else {
+        return Ok(weight);
+    };
+    if init == Init::Random {
+        return Ok(weight);
+    }
+    let start = Factors {
+        a: p.frozen(&site.lora_a0(), Type::f32([rank, site.in_features]))?,
+        b: p.frozen(&site.lora_b0(), Type::f32([site.out_features, rank]))?,
+        scale: site.spec.scale().unwrap_or(1.0),
+    };
+    let part = part(p, &start, site.layout)?;
+    p.difference(weight, part)
+}
+
+/// `W - s B0 A0 + s B A`: the weight that the adapted projection multiplies by.
+pub(super) fn merged(p: &mut Program, weight: Id, site: &Site) -> Result<Id, ProgramError> {
+    let residual = residual(p, weight, site)?;
+    let factors = trained(p, site)?;
+    let part = part(p, &factors, site.layout)?;
+    p.sum(residual, part)
+}
+
+/// `s B A` as `[out, in]`, or its transpose.
+fn part(p: &mut Program, factors: &Factors, layout: Layout) -> Result<Id, ProgramError> {
+    let product = match layout {
+        Layout::OutIn => p.matmul(factors.b, false, factors.a, false)?,
+        Layout::InOut => p.matmul(factors.a, true, factors.b, true)?,
+    };
+    p.scale(product, factors.scale)
+}

@@ -1,0 +1,89 @@
+//! From a pretrained program to one that trains: `x W` becomes a frozen part and a trained one.
+
+mod low_rank;
+
+use std::collections::HashMap;
+
+use thiserror::Error;
+
+use crate::{
+    adapter::{Site, Strategy},
+    ir::{Op, Program, ProgramError},
+};
+
+/// Adapters that a program cannot take.
+#[derive(Debug, Error)]
+pub enum AdaptError {
+    /// A projection whose weight the program does not read.
+    #[error(
+        "{site}: its weight `{weight}` is not used by the program; is the projection's output \
+         part of the outputs?"
+    )]
+    Unused {
+        /// Module path of the projection.
+        site: String,
+        /// The parameter.
+        weight: String,
+    },
+    /// An expression whose types do not fit.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+}
+
+/// Replaces each projection that `sites` adapts, and lets what it trains fully train; with
+/// `everything`, every parameter of the program trains.
+///
+/// At the start of training the result computes what `program` does, whatever the scale.
+///
+/// # Errors
+/// An adapted projection that the program does not use.
+pub fn adapt(program: &Program, sites: &[Site], everything: bool) -> Result<Program, AdaptError> {
+    let mut low_rank: HashMap<&str, &Site> = HashMap::new();
+    let mut full: Vec<&str> = Vec::new();
+    for site in sites {
+        match site.spec.strategy {
+            Strategy::Frozen => {}
+            Strategy::Full => {
+                full.extend(std::iter::once(&*site.weight).chain(site.bias.as_deref()))
+            }
+            Strategy::LowRank { .. } => {
+                low_rank.insert(&site.weight, site);
+            }
+        }
+    }
+    let parameters: Vec<&str> = program
+        .frozen_parameters()
+        .map(|leaf| &*leaf.name)
+        .collect();
+    for site in sites.iter().filter(|site| site.spec.trains()) {
+        if !parameters.contains(&site.weight.as_str()) {
+            return Err(AdaptError::Unused {
+                site: site.path.clone(),
+                weight: site.weight.clone(),
+            });
+        }
+    }
+    program.rewrite(|new, _, node, args| {
+        if let Op::MatMul(product) = &node.op
+            && let Op::Frozen(leaf) = &new[args[1]].op
+            && let Some(site) = low_rank.get(&*leaf.name)
+        {
+            return Ok(low_rank::project(new, *product, args[0], args[1], site)?);
+        }
+        if let Op::Frozen(leaf) = &node.op
+            && (everything || full.contains(&&*leaf.name))
+        {
+            return Ok(new.trained(&leaf.name, leaf.ty.clone())?);
+        }
+        // Any other use of an adapted weight, as in tied embeddings, sees the merged weight.
+        let mut args = args.to_vec();
+        for arg in &mut args {
+            if let Op::Frozen(leaf) = &new[*arg].op
+                && let Some(site) = low_rank.get(&*leaf.name)
+            {
+                *arg = low_rank::merged(new, *arg, site)?;
+            }
+        }
+        Ok(new.add(node.op.clone(), &args)?)
+    })
+}

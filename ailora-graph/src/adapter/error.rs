@@ -1,0 +1,78 @@
+use thiserror::Error;
+
+/// A specification of adapters that cannot be carried out.
+#[derive(Debug, Error, PartialEq)]
+pub enum AdapterError {
+    /// A rank of zero.
+    #[error("{site}: rank 0 adapts nothing; give a rank of at least 1, or `frozen`")]
+    ZeroRank {
+        /// Module path of the projection.
+        site: String,
+    },
+    /// A rank above what the projection's shape allows.
+    #[error(
+        "{site}: rank {rank} is too large for a projection of {out_features} x {in_features}; \
+         the largest is {max}"
+    )]
+    RankTooLarge {
+        /// Module path of the projection.
+        site: String,
+        /// The rank asked for.
+        rank: usize,
+        /// Rows of the weight.
+        out_features: usize,
+        /// Columns of the weight.
+        in_features: usize,
+        /// The smaller of the two.
+        max: usize,
+    },
+    /// A number outside its range.
+    #[error("{site}: {what} is {found}, expected {expected}")]
+    OutOfRange {
+        /// Module path of the projection.
+        site: String,
+        /// The option.
+        what: &'static str,
+        /// Its range.
+        expected: &'static str,
+        /// The number given.
+        found: f64,
+    },
+    /// A pattern that names no projection of the model.
+    #[error("pattern `{pattern}` matches no projection of the model{hint}")]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+        /// A suggestion, or the names there are.
+        hint: String,
+    },
+    /// An override that gives a rank to what has none, or a strategy without a rank.
+    #[error("pattern `{pattern}`: {site} has no rank yet; give `rank` beside `init`")]
+    MissingRank {
+        /// The pattern.
+        pattern: String,
+        /// Module path of the projection.
+        site: String,
+    },
+    /// An option of low-rank adapters given for a projection that has none.
+    #[error(
+        "pattern `{pattern}`: `{option}` is for low-rank adapters, and {site} is {strategy}; \
+         give `init: principal`, `minor` or `random` beside it"
+    )]
+    NotLowRank {
+        /// The pattern.
+        pattern: String,
+        /// The option.
+        option: &'static str,
+        /// Module path of the projection.
+        site: String,
+        /// What the projection is instead.
+        strategy: &'static str,
+    },
+    /// Nothing would train.
+    #[error(
+        "nothing would be trained: no projection of the model carries an adapter; \
+         annotate one or give `sites` in the adapter configuration"
+    )]
+    NothingTrains,
+}

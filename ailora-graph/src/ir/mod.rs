@@ -1,0 +1,22 @@
+//! The one representation from lifting to planning: a pure tensor program with shapes.
+
+mod op;
+pub mod ops;
+mod print;
+mod program;
+pub mod random;
+mod real;
+pub mod shape;
+mod tensor;
+
+pub use op::{Node, Op, Operation};
+pub use program::{Bindings, EvalError, Program, ProgramError};
+pub use random::Draw;
+pub use real::Real;
+pub use shape::{DType, Type};
+pub use tensor::Tensor;
+
+pub use egg::Id;
+
+/// A name of a parameter, an input, an output or a stream of random numbers.
+pub type Name = std::sync::Arc<str>;

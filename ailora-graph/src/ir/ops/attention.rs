@@ -1,0 +1,315 @@
+//! Scaled dot-product attention over padded sequences.
+
+use std::fmt;
+
+use egg::Id;
+
+use super::{
+    arity, floats, no_derivative,
+    softmax::{softmax, softmax_grad},
+};
+use crate::ir::{
+    Draw, Name, Operation, Program, ProgramError, Real, Tensor, Type, random::drop_threshold,
+};
+
+/// For each sequence and head, `softmax(scale Q K^T, keys the mask leaves out) V`
+/// (Vaswani et al., 2017), with dropout on the probabilities. The heads lie side by side in the
+/// last axis, so that projections need no transposition.
+///
+/// # Shapes
+/// `q`: `[b, s, heads·d]`; `k`, `v`: `[b, t, heads·d]`; `mask`: `[b, t]`, 0 for padding; result:
+/// `[b, s, heads·d]`. A sequence of padding only gives zeros.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Attention {
+    /// How many heads.
+    pub heads: usize,
+    /// The factor on the scores, usually `1/sqrt(d)`.
+    pub scale: Real,
+    /// The probability of dropping a probability.
+    pub dropout: Real,
+    /// The name of the stream of random numbers.
+    pub stream: Name,
+}
+
+impl fmt::Display for Attention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "attention({} heads", self.heads)?;
+        if self.dropout.0 > 0.0 {
+            write!(f, ", dropout {}", self.dropout)?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// The sizes of an attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dims {
+    /// Sequences.
+    pub batch: usize,
+    /// Queries a sequence.
+    pub queries: usize,
+    /// Keys a sequence.
+    pub keys: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Width of a head.
+    pub depth: usize,
+}
+
+impl Attention {
+    /// The sizes for queries and keys of these shapes, which fit.
+    pub fn dims(&self, q: &[usize], k: &[usize]) -> Dims {
+        Dims {
+            batch: q[0],
+            queries: q[1],
+            keys: k[1],
+            heads: self.heads,
+            depth: q[2] / self.heads,
+        }
+    }
+
+    fn check(&self, args: &[Type]) -> Result<(), String> {
+        let [q, k, v, mask] = args else {
+            return Err("expected q, k, v and a mask".into());
+        };
+        let fits = q.rank() == 3
+            && k.rank() == 3
+            && k == v
+            && q.shape[0] == k.shape[0]
+            && q.shape[2] == k.shape[2]
+            && mask.shape == k.shape[..2];
+        if !fits {
+            return Err("expected q of [b, s, w], k and v of [b, t, w], a mask of [b, t]".into());
+        }
+        if self.heads == 0 || q.shape[2] % self.heads != 0 {
+            return Err(format!(
+                "expected a width divisible by {} heads",
+                self.heads
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// One head of one sequence in the reference: its rows as slices.
+struct Head<'a> {
+    q: Vec<&'a [f64]>,
+    k: Vec<&'a [f64]>,
+    v: Vec<&'a [f64]>,
+    keep: Vec<bool>,
+    scale: f64,
+}
+
+impl<'a> Head<'a> {
+    fn new(op: &Attention, args: &[&'a Tensor], b: usize, h: usize) -> Self {
+        let d = op.dims(&args[0].shape, &args[1].shape);
+        Self {
+            q: head_rows(args[0], b, h, d.depth),
+            k: head_rows(args[1], b, h, d.depth),
+            v: head_rows(args[2], b, h, d.depth),
+            keep: args[3].data[b * d.keys..][..d.keys]
+                .iter()
+                .map(|&m| m != 0.0)
+                .collect(),
+            scale: op.scale.0,
+        }
+    }
+
+    fn probabilities(&self, query: &[f64]) -> Vec<f64> {
+        let scores: Vec<f64> = self
+            .k
+            .iter()
+            .zip(&self.keep)
+            .map(|(key, &keep)| {
+                if keep {
+                    self.scale * dot(query, key)
+                } else {
+                    f64::NEG_INFINITY
+                }
+            })
+            .collect();
+        if self.keep.contains(&true) {
+            softmax(&scores)
+        } else {
+            vec![0.0; scores.len()]
+        }
+    }
+}
+
+fn head_rows(x: &Tensor, b: usize, h: usize, depth: usize) -> Vec<&[f64]> {
+    let [rows, width] = [x.shape[1], x.shape[2]];
+    (0..rows)
+        .map(|i| &x.data[(b * rows + i) * width + h * depth..][..depth])
+        .collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// The factor dropout puts on each probability, by position in `[b, heads, s, t]`.
+fn dropped(op: &Attention, draw: Draw) -> impl Fn(usize) -> f64 + use<> {
+    let key = draw.key(&op.stream);
+    let rate = op.dropout.0;
+    let threshold = drop_threshold(rate);
+    move |index| {
+        if key.bits(index as u32) < threshold {
+            0.0
+        } else {
+            1.0 / (1.0 - rate)
+        }
+    }
+}
+
+impl Operation for Attention {
+    fn infer(&self, args: &[&Type]) -> Result<Type, String> {
+        floats(args)?;
+        let args: [Type; 4] = arity(args)?;
+        self.check(&args)?;
+        let [q, ..] = args;
+        Ok(q)
+    }
+
+    fn eval(&self, args: &[&Tensor], ty: &Type, draw: Draw) -> Tensor {
+        let d = self.dims(&args[0].shape, &args[1].shape);
+        let width = d.heads * d.depth;
+        let dropped = dropped(self, draw);
+        let mut out = vec![0.0; ty.len()];
+        for b in 0..d.batch {
+            for h in 0..d.heads {
+                let head = Head::new(self, args, b, h);
+                for i in 0..d.queries {
+                    let at = ((b * d.heads + h) * d.queries + i) * d.keys;
+                    for (j, p) in head.probabilities(head.q[i]).iter().enumerate() {
+                        let p = p * dropped(at + j);
+                        let out = &mut out[(b * d.queries + i) * width + h * d.depth..][..d.depth];
+                        for (out, v) in out.iter_mut().zip(head.v[j]) {
+                            *out += p * v;
+                        }
+                    }
+                }
+            }
+        }
+        Tensor::new(ty.shape.clone(), out)
+    }
+
+    fn vjp(
+        &self,
+        p: &mut Program,
+        _: Id,
+        args: &[Id],
+        dy: Id,
+        wants: &[bool],
+    ) -> Result<Vec<Option<Id>>, ProgramError> {
+        let grad = AttentionGrad {
+            forward: self.clone(),
+            wants: [wants[0], wants[1], wants[2]],
+        };
+        let packed = p.add(grad, &[args[0], args[1], args[2], args[3], dy])?;
+        let mut start = 0;
+        let mut towards = vec![None; 4];
+        for i in (0..3).filter(|&i| wants[i]) {
+            let shape = p.shape(args[i]).to_vec();
+            let len: usize = shape.iter().product();
+            let part = p.slice(packed, 0, start, start + len)?;
+            towards[i] = Some(p.reshape(part, &shape)?);
+            start += len;
+        }
+        Ok(towards)
+    }
+}
+
+/// The gradients of [`Attention`] from `q, k, v, mask` and `dy`, computed together: those that are
+/// wanted of `dq`, `dk`, `dv`, one behind the other in one flat result.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AttentionGrad {
+    /// The attention.
+    pub forward: Attention,
+    /// Which of `dq`, `dk`, `dv` are wanted.
+    pub wants: [bool; 3],
+}
+
+impl fmt::Display for AttentionGrad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wanted: Vec<&str> = ["dq", "dk", "dv"]
+            .into_iter()
+            .zip(self.wants)
+            .filter_map(|(name, wanted)| wanted.then_some(name))
+            .collect();
+        write!(
+            f,
+            "attention_grad({} heads, {})",
+            self.forward.heads,
+            wanted.join(" ")
+        )
+    }
+}
+
+impl Operation for AttentionGrad {
+    fn infer(&self, args: &[&Type]) -> Result<Type, String> {
+        floats(args)?;
+        let [q, k, v, mask, dy] = arity(args)?;
+        self.forward
+            .check(&[q.clone(), k.clone(), v.clone(), mask])?;
+        if dy != q {
+            return Err("expected a gradient of the type of q".into());
+        }
+        let len = [q, k, v]
+            .iter()
+            .zip(self.wants)
+            .filter_map(|(ty, wanted)| wanted.then(|| ty.len()))
+            .sum::<usize>();
+        Ok(Type::f32([len]))
+    }
+
+    fn eval(&self, args: &[&Tensor], ty: &Type, draw: Draw) -> Tensor {
+        let op = &self.forward;
+        let d = op.dims(&args[0].shape, &args[1].shape);
+        let width = d.heads * d.depth;
+        let dropped = dropped(op, draw);
+        let mut grads = [
+            vec![0.0; args[0].data.len()],
+            vec![0.0; args[1].data.len()],
+            vec![0.0; args[2].data.len()],
+        ];
+        for b in 0..d.batch {
+            for h in 0..d.heads {
+                let head = Head::new(op, &args[..4], b, h);
+                let dy = head_rows(args[4], b, h, d.depth);
+                for i in 0..d.queries {
+                    let at = ((b * d.heads + h) * d.queries + i) * d.keys;
+                    let p = head.probabilities(head.q[i]);
+                    let dp: Vec<f64> = (0..d.keys)
+                        .map(|j| dropped(at + j) * dot(dy[i], head.v[j]))
+                        .collect();
+                    let ds = softmax_grad(&p, &dp);
+                    let row = |i: usize, rows: usize| (b * rows + i) * width + h * d.depth;
+                    for j in 0..d.keys {
+                        for c in 0..d.depth {
+                            let ds = ds[j] * head.scale;
+                            grads[0][row(i, d.queries) + c] += ds * head.k[j][c];
+                            grads[1][row(j, d.keys) + c] += ds * head.q[i][c];
+                            grads[2][row(j, d.keys) + c] += p[j] * dropped(at + j) * dy[i][c];
+                        }
+                    }
+                }
+            }
+        }
+        let wanted = grads
+            .into_iter()
+            .zip(self.wants)
+            .filter_map(|(grad, wanted)| wanted.then_some(grad));
+        Tensor::new(ty.shape.clone(), wanted.flatten().collect::<Vec<_>>())
+    }
+
+    fn vjp(
+        &self,
+        _: &mut Program,
+        _: Id,
+        _: &[Id],
+        _: Id,
+        _: &[bool],
+    ) -> Result<Vec<Option<Id>>, ProgramError> {
+        no_derivative(self)
+    }
+}

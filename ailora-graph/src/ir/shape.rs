@@ -1,0 +1,154 @@
+//! Shapes, broadcasting and row-major strides.
+
+use std::fmt;
+
+/// The type of a tensor's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DType {
+    /// Single-precision floats: everything that is computed.
+    F32,
+    /// 32-bit integers: token, type, position and class ids.
+    I32,
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::I32 => "i32",
+        })
+    }
+}
+
+/// Element type and dimensions of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Type {
+    /// What its elements are.
+    pub dtype: DType,
+    /// Its dimensions, outermost first.
+    pub shape: Vec<usize>,
+}
+
+impl Type {
+    /// A float tensor.
+    pub fn f32(shape: impl Into<Vec<usize>>) -> Self {
+        Self {
+            dtype: DType::F32,
+            shape: shape.into(),
+        }
+    }
+
+    /// A tensor of ids.
+    pub fn i32(shape: impl Into<Vec<usize>>) -> Self {
+        Self {
+            dtype: DType::I32,
+            shape: shape.into(),
+        }
+    }
+
+    /// How many elements it has.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it has no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many dimensions it has.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?}", self.dtype, self.shape)
+    }
+}
+
+/// Row-major strides of `shape`, in elements.
+pub fn strides(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = strides[axis] * shape[axis];
+    }
+    strides
+}
+
+/// Strides with which a tensor of shape `from` is read as one of shape `to`: 0 along broadcast axes.
+/// `from` must broadcast to `to`.
+pub fn broadcast_strides(from: &[usize], to: &[usize]) -> Vec<usize> {
+    let lead = to.len() - from.len();
+    let own = strides(from);
+    (0..to.len())
+        .map(|axis| match axis.checked_sub(lead) {
+            Some(i) if from[i] != 1 => own[i],
+            _ => 0,
+        })
+        .collect()
+}
+
+/// The shape that both broadcast to: aligned at the last axis, equal or 1 along each.
+pub fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let dim = |shape: &[usize], axis: usize| {
+        (axis + shape.len())
+            .checked_sub(rank)
+            .map_or(1, |i| shape[i])
+    };
+    (0..rank)
+        .map(|axis| match (dim(a, axis), dim(b, axis)) {
+            (x, y) if x == y => Some(x),
+            (1, y) => Some(y),
+            (x, 1) => Some(x),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Calls `f` with every multi-index of `shape`, in row-major order.
+pub fn for_each_index(shape: &[usize], mut f: impl FnMut(&[usize])) {
+    if shape.contains(&0) {
+        return;
+    }
+    let mut index = vec![0; shape.len()];
+    loop {
+        f(&index);
+        let Some(axis) = (0..shape.len()).rev().find(|&axis| {
+            index[axis] += 1;
+            let wrapped = index[axis] == shape[axis];
+            if wrapped {
+                index[axis] = 0;
+            }
+            !wrapped
+        }) else {
+            return;
+        };
+        debug_assert!(index[axis] > 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broadcasting_aligns_last_axes() {
+        assert_eq!(broadcast(&[4, 1, 3], &[2, 1]), Some(vec![4, 2, 3]));
+        assert_eq!(broadcast(&[], &[2]), Some(vec![2]));
+        assert_eq!(broadcast(&[2], &[3]), None);
+        assert_eq!(broadcast_strides(&[2, 1], &[4, 2, 3]), [0, 1, 0]);
+    }
+
+    #[test]
+    fn indices_come_in_row_major_order() {
+        let mut seen = Vec::new();
+        for_each_index(&[2, 3], |i| seen.push(i[0] * 3 + i[1]));
+        assert_eq!(seen, [0, 1, 2, 3, 4, 5]);
+        let mut scalars = 0;
+        for_each_index(&[], |_| scalars += 1);
+        assert_eq!(scalars, 1);
+    }
+}

@@ -1,0 +1,28 @@
+//! What `ailora` computes, without a device and without I/O.
+//!
+//! A model is a struct whose `forward` adds nodes to a [`luminal`] graph ([`nn`]). The stages after
+//! it are functions from value to value:
+//!
+//! [`lift()`](lift::lift) reads the graph as a [`Program`](ir::Program), a pure tensor program with
+//! shapes; [`adapt()`](adapt::adapt) replaces the chosen projections by residual + low rank;
+//! [`gradients()`](grad::gradients) appends the backward pass towards what trains;
+//! [`hoist()`](hoist::hoist) splits off what depends on frozen parameters only. Each result can be
+//! printed ([`explain`]), and evaluated in float64 by the reference interpreter
+//! ([`Program::eval`](ir::Program::eval)).
+
+// Lets the macros name this crate from inside it.
+extern crate self as ailora_graph;
+
+pub mod adapt;
+pub mod adapter;
+pub mod explain;
+pub mod grad;
+pub mod hoist;
+pub mod ir;
+pub mod lift;
+pub mod module;
+pub mod nn;
+
+pub use adapter::{AdaptConfig, AdapterSpec, Init, Method, Scaling, Strategy};
+// MACROS pub use ailora_macros::{Module, adapt};
+pub use module::{Module, Projection, Visitor};

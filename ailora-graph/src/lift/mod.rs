@@ -1,0 +1,342 @@
+//! From a luminal graph to a tensor program.
+//!
+//! Our own dialect maps one to one. Plain luminal primitives are read with the views on their
+//! edges, matrix products are recognised in luminal's broadcast-multiply-and-sum, and then softmax
+//! and normalisation in theirs. What luminal itself would compute wrongly is refused.
+
+mod error;
+mod leaves;
+mod matmul;
+mod recognize;
+mod view;
+
+pub use error::LiftError;
+pub use leaves::{Leaves, Output};
+
+use std::collections::HashMap;
+
+use luminal::{
+    graph::Graph,
+    op,
+    prelude::{NodeIndex, ShapeTracker, petgraph::Direction},
+};
+
+use crate::{
+    ir::{
+        Id, Op, Program, ProgramError, Type,
+        ops::{
+            elementwise::{Binary, Unary},
+            reduce::Reduce,
+        },
+    },
+    nn::Dialect,
+};
+use view::View;
+
+/// Reads the part of `graph` that `outputs` need.
+///
+/// # Errors
+/// A node that has no meaning here, whose views luminal computes wrongly, or whose shapes do not
+/// fit; the error names it.
+pub fn lift(graph: &Graph, leaves: &Leaves, outputs: &[Output]) -> Result<Program, LiftError> {
+    let mut lifter = Lifter {
+        graph,
+        leaves,
+        program: Program::new(),
+        values: HashMap::new(),
+    };
+    for node in lifter.order(outputs)? {
+        let value = lifter.node(node)?;
+        lifter.values.insert(node, value);
+    }
+    for output in outputs {
+        let id = lifter
+            .view(output.node, &output.tracker)?
+            .whole(&mut lifter.program);
+        let id = id.map_err(|error| lifter.wrong(output.node, error))?;
+        lifter.program.set_output(output.name.as_str(), id);
+    }
+    recognize::recognize(&lifter.program).map_err(LiftError::Program)
+}
+
+/// The inputs of a node: their sources and the views through which it reads them.
+type Sources = Vec<(NodeIndex, ShapeTracker)>;
+
+struct Lifter<'a> {
+    graph: &'a Graph,
+    leaves: &'a Leaves,
+    program: Program,
+    values: HashMap<NodeIndex, Id>,
+}
+
+impl<'a> Lifter<'a> {
+    /// The nodes that the outputs need, sources first.
+    fn order(&self, outputs: &[Output]) -> Result<Vec<NodeIndex>, LiftError> {
+        let mut order = Vec::new();
+        let mut done = HashMap::new();
+        for output in outputs {
+            let mut stack = vec![(output.node, false)];
+            while let Some((node, expanded)) = stack.pop() {
+                if expanded {
+                    done.insert(node, true);
+                    order.push(node);
+                } else if !done.contains_key(&node) {
+                    if !self.graph.graph.contains_node(node) {
+                        return Err(LiftError::NoNode { node: node.index() });
+                    }
+                    done.insert(node, false);
+                    stack.push((node, true));
+                    stack.extend(self.sources(node).iter().rev().map(|(s, _)| (*s, false)));
+                }
+            }
+        }
+        Ok(order)
+    }
+
+    fn sources(&self, node: NodeIndex) -> Sources {
+        let sources = self.graph.get_sources(node);
+        sources
+            .into_iter()
+            .map(|(node, _, view)| (node, view))
+            .collect()
+    }
+
+    fn node(&mut self, node: NodeIndex) -> Result<Id, LiftError> {
+        let sources = self.sources(node);
+        if sources.is_empty()
+            && let Some(ty) = self.leaf_type(node)?
+        {
+            return match self.leaves.get(node) {
+                Some(leaf) if leaf.parameter => self.added(node, |p| p.frozen(&leaf.name, ty)),
+                Some(leaf) => self.added(node, |p| p.input(&leaf.name, ty)),
+                None => {
+                    let name = self.load_name(node);
+                    self.added(node, |p| p.input(&name, ty))
+                }
+            };
+        }
+        let any = self.operator(node);
+        if let Some(dialect) = any.downcast_ref::<Dialect>() {
+            return self.dialect(node, dialect, &sources);
+        }
+        if let Some(constant) = any.downcast_ref::<op::Constant>() {
+            let value = match &constant.0 {
+                op::ConstantValue::Float(value) => f64::from(*value),
+                op::ConstantValue::Expression(value) => {
+                    value.exec(&self.graph.dyn_map).ok_or_else(|| {
+                        self.refuse(node, "its expression has a dimension without a value")
+                    })? as f64
+                }
+            };
+            return Ok(self.program.constant(value));
+        }
+        let unary = [
+            (any.is::<op::Exp2>(), Unary::Exp2),
+            (any.is::<op::Log2>(), Unary::Log2),
+            (any.is::<op::Sin>(), Unary::Sin),
+            (any.is::<op::Recip>(), Unary::Recip),
+            (any.is::<op::Sqrt>(), Unary::Sqrt),
+        ];
+        if let Some((_, function)) = unary.into_iter().find(|(is, _)| *is) {
+            // luminal applies these to the whole buffer, whatever the view.
+            let x = self.value(node, &sources, 0)?;
+            return self.added(node, |p| p.unary(function, x));
+        }
+        let binary = [
+            (any.is::<op::Add>(), Binary::Add),
+            (any.is::<op::Mul>(), Binary::Mul),
+            (any.is::<op::Mod>(), Binary::Mod),
+            (any.is::<op::LessThan>(), Binary::Less),
+        ];
+        if let Some((_, function)) = binary.into_iter().find(|(is, _)| *is) {
+            return self.binary(node, function, &sources);
+        }
+        let reduce = any
+            .downcast_ref::<op::SumReduce>()
+            .map(|op| (op.0, Reduce::sum([op.0])))
+            .or_else(|| {
+                any.downcast_ref::<op::MaxReduce>()
+                    .map(|op| (op.0, Reduce::max([op.0])))
+            });
+        if let Some((axis, reduce)) = reduce {
+            return self.reduce(node, axis, reduce, &sources);
+        }
+        if any.is::<op::Contiguous>() {
+            return self.whole(node, &sources, 0);
+        }
+        Err(self.refuse(
+            node,
+            "the operation is not part of luminal's primitives or our dialect",
+        ))
+    }
+
+    fn dialect(
+        &mut self,
+        node: NodeIndex,
+        dialect: &Dialect,
+        sources: &Sources,
+    ) -> Result<Id, LiftError> {
+        let args = (0..sources.len())
+            .map(|i| {
+                let id = self.whole(node, sources, i)?;
+                let shape = dialect
+                    .args
+                    .get(i)
+                    .map(|ty| ty.shape.clone())
+                    .unwrap_or_default();
+                self.added(node, |p| p.reshape(id, &shape))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        match &dialect.op {
+            Op::Const(value) => Ok(self.program.constant(value.0)),
+            op => self.added(node, |p| p.add(op.clone(), &args)),
+        }
+    }
+
+    fn binary(
+        &mut self,
+        node: NodeIndex,
+        function: Binary,
+        sources: &Sources,
+    ) -> Result<Id, LiftError> {
+        let a = self.input_view(node, sources, 0)?;
+        let b = self.input_view(node, sources, 1)?;
+        let logical = a.shape().to_vec();
+        self.added(node, |p| {
+            let a = a.broadcastable(p)?;
+            let b = b.broadcastable(p)?;
+            let result = p.add(function, &[a, b])?;
+            p.expand(result, &logical)
+        })
+    }
+
+    fn reduce(
+        &mut self,
+        node: NodeIndex,
+        axis: usize,
+        reduce: Reduce,
+        sources: &Sources,
+    ) -> Result<Id, LiftError> {
+        if reduce == Reduce::sum([axis])
+            && let Some(product) = self.matmul(node, axis, sources)?
+        {
+            return Ok(product);
+        }
+        let view = self.input_view(node, sources, 0)?;
+        if view.is_permuted() && view.shape().len() > 2 {
+            return Err(self.refuse(
+                node,
+                "luminal 0.2 computes a reduction of permuted axes wrongly; call `.contiguous()` \
+                 before it",
+            ));
+        }
+        let mut shape = view.shape().to_vec();
+        if axis >= shape.len() {
+            return Err(self.refuse(node, "it reduces an axis that its input does not have"));
+        }
+        shape.remove(axis);
+        self.added(node, |p| {
+            let whole = view.whole(p)?;
+            let reduced = p.add(reduce, &[whole])?;
+            p.reshape(reduced, &shape)
+        })
+    }
+
+    /// The buffer that input `i` of `node` reads.
+    fn value(&self, node: NodeIndex, sources: &Sources, i: usize) -> Result<Id, LiftError> {
+        sources
+            .get(i)
+            .and_then(|(source, _)| self.values.get(source).copied())
+            .ok_or_else(|| self.refuse(node, "an input is missing"))
+    }
+
+    /// What `node` sees of its input `i`.
+    fn input_view(&self, node: NodeIndex, sources: &Sources, i: usize) -> Result<View, LiftError> {
+        let (source, tracker) = sources
+            .get(i)
+            .ok_or_else(|| self.refuse(node, "an input is missing"))?;
+        self.view(*source, tracker)
+    }
+
+    fn whole(&mut self, node: NodeIndex, sources: &Sources, i: usize) -> Result<Id, LiftError> {
+        let view = self.input_view(node, sources, i)?;
+        self.added(node, |p| view.whole(p))
+    }
+
+    fn view(&self, source: NodeIndex, tracker: &ShapeTracker) -> Result<View, LiftError> {
+        let id = self.values.get(&source).copied();
+        let id = id.ok_or_else(|| self.refuse(source, "it depends on itself"))?;
+        View::new(&self.program, id, tracker, &self.graph.dyn_map)
+            .map_err(|reason| self.refuse(source, reason))
+    }
+
+    /// Type of a node that loads a value; nothing for one that computes it, like a constant.
+    fn leaf_type(&self, node: NodeIndex) -> Result<Option<Type>, LiftError> {
+        if let Some(leaf) = self.leaves.get(node) {
+            return Ok(Some(leaf.ty.clone()));
+        }
+        if !self.operator(node).is::<op::Function>() {
+            return Ok(None);
+        }
+        // A load has no shape of its own: any reader's view shows the buffer's dimensions.
+        let edge = self
+            .graph
+            .graph
+            .edges_directed(node, Direction::Outgoing)
+            .next();
+        let (_, _, tracker) = edge
+            .and_then(|edge| edge.weight().as_data())
+            .ok_or_else(|| self.refuse(node, "nothing reads it, so its shape is unknown"))?;
+        view::buffer_shape(&tracker, &self.graph.dyn_map)
+            .map(|shape| Some(Type::f32(shape)))
+            .map_err(|reason| self.refuse(node, reason))
+    }
+
+    fn load_name(&self, node: NodeIndex) -> String {
+        let label = self.label(node);
+        let name = label.strip_suffix(" Load").unwrap_or(&label);
+        let namesakes = self
+            .graph
+            .graph
+            .node_indices()
+            .filter(|&other| self.label(other) == label)
+            .count();
+        if namesakes > 1 {
+            format!("{name}.{}", node.index())
+        } else {
+            name.to_owned()
+        }
+    }
+
+    fn operator(&self, node: NodeIndex) -> &'a dyn std::any::Any {
+        match self.graph.graph.node_weight(node) {
+            Some(operator) => (**operator).as_any(),
+            None => &(),
+        }
+    }
+
+    fn label(&self, node: NodeIndex) -> String {
+        let operator = self.graph.graph.node_weight(node);
+        operator.map(|op| format!("{op:?}")).unwrap_or_default()
+    }
+
+    fn added(
+        &mut self,
+        node: NodeIndex,
+        f: impl FnOnce(&mut Program) -> Result<Id, ProgramError>,
+    ) -> Result<Id, LiftError> {
+        f(&mut self.program).map_err(|error| self.wrong(node, error))
+    }
+
+    fn refuse(&self, node: NodeIndex, reason: impl Into<String>) -> LiftError {
+        LiftError::Node {
+            node: node.index(),
+            label: self.label(node),
+            reason: reason.into(),
+        }
+    }
+
+    fn wrong(&self, node: NodeIndex, error: ProgramError) -> LiftError {
+        self.refuse(node, error.to_string())
+    }
+}

@@ -1,0 +1,290 @@
+//! Every derivative against central differences in float64, and what is not computed at all.
+
+mod support;
+
+use ailora_graph::{
+    adapt::adapt,
+    grad::{gradient_name, gradients},
+    ir::{
+        Bindings, Draw, Id, Op, Program, Real, Tensor, Type,
+        ops::{
+            attention::Attention,
+            dropout::Dropout,
+            elementwise::{Binary, Unary},
+            embedding::Embedding,
+            loss::CrossEntropy,
+            matmul::MatMul,
+            normalize::Normalize,
+            reduce::Reduce,
+            softmax::Softmax,
+            view::{Expand, Pad, Permute, Reshape, Slice},
+        },
+    },
+};
+use support::{bind, close, encoder, encoder_inputs, ids, normal};
+
+const DRAW: Draw = Draw { seed: 3, step: 5 };
+
+/// The gradient of `loss` towards each trained parameter by central differences.
+fn central_differences(program: &Program, bindings: &Bindings) -> Vec<(String, Tensor)> {
+    const H: f64 = 1e-5;
+    let names: Vec<String> =
+        program.trained_parameters().map(|leaf| leaf.name.to_string()).collect();
+    let loss = |bindings: &Bindings| program.eval(bindings, DRAW).unwrap()["loss"].data[0];
+    let mut bindings = bindings.clone();
+    names
+        .into_iter()
+        .map(|name| {
+            let start = bindings[&name].clone();
+            let mut slope = start.clone();
+            for i in 0..start.data.len() {
+                let mut at = |offset: f64| {
+                    let mut moved = start.clone();
+                    moved.data[i] += offset;
+                    bindings.insert(name.clone(), moved);
+                    loss(&bindings)
+                };
+                slope.data[i] = (at(H) - at(-H)) / (2.0 * H);
+            }
+            bindings.insert(name.clone(), start);
+            (name, slope)
+        })
+        .collect()
+}
+
+fn check(program: &Program, bindings: &Bindings) {
+    let backward = gradients(program, "loss").unwrap();
+    let found = backward.eval(bindings, DRAW).unwrap();
+    for (name, expected) in central_differences(program, bindings) {
+        let found = &found[&*gradient_name(&name)];
+        assert!(
+            close(found, &expected, 1e-7),
+            "{name}: {:?} but central differences give {:?}\n{backward}",
+            found.data,
+            expected.data
+        );
+    }
+}
+
+/// Checks `op` of trained arguments of these shapes, under a random linear loss.
+fn check_op(op: impl Into<Op>, shapes: &[&[usize]]) {
+    check_op_at(op, shapes, &[]);
+}
+
+/// The same with given values for some arguments, which are inputs.
+fn check_op_at(op: impl Into<Op>, shapes: &[&[usize]], given: &[(usize, Type, Tensor)]) {
+    let mut p = Program::new();
+    let mut bindings = Bindings::new();
+    let args: Vec<Id> = shapes
+        .iter()
+        .enumerate()
+        .map(|(i, shape)| {
+            let name = format!("x{i}");
+            if let Some((_, ty, value)) = given.iter().find(|(at, _, _)| *at == i) {
+                bindings.insert(name.clone(), value.clone());
+                p.input(&name, ty.clone()).unwrap()
+            } else {
+                p.trained(&name, Type::f32(*shape)).unwrap()
+            }
+        })
+        .collect();
+    let y = p.add(op, &args).unwrap();
+    linear_loss(&mut p, y);
+    bind(&p, &mut bindings);
+    check(&p, &bindings);
+}
+
+fn linear_loss(p: &mut Program, y: Id) {
+    let shape = p.shape(y).to_vec();
+    let weights = p.input("weights", Type::f32(shape.clone())).unwrap();
+    let product = p.product(y, weights).unwrap();
+    let axes: Vec<usize> = (0..shape.len()).collect();
+    let sum = p.add(Reduce::sum(axes), &[product]).unwrap();
+    let loss = p.reshape(sum, &[]).unwrap();
+    p.set_output("loss", loss);
+}
+
+fn positive(shape: &[usize]) -> Tensor {
+    normal("positive", shape, 0.5).map(|x| x.abs() + 0.3)
+}
+
+#[test]
+fn unary() {
+    use Unary::{Cos, Exp, Exp2, Gelu, Relu, Sigmoid, Sin, Tanh};
+    for op in [Exp, Exp2, Sin, Cos, Tanh, Sigmoid, Relu, Gelu] {
+        check_op(op, &[&[3, 4]]);
+    }
+    for op in [Unary::Log, Unary::Log2, Unary::Sqrt, Unary::Recip] {
+        let mut p = Program::new();
+        let x = p.trained("x", Type::f32([3, 4])).unwrap();
+        let y = p.add(op, &[x]).unwrap();
+        linear_loss(&mut p, y);
+        let mut bindings = Bindings::from([("x".into(), positive(&[3, 4]))]);
+        bind(&p, &mut bindings);
+        check(&p, &bindings);
+    }
+}
+
+#[test]
+fn binary_with_every_broadcast() {
+    for op in [Binary::Add, Binary::Sub, Binary::Mul] {
+        for (a, b) in [
+            (&[2, 3][..], &[2, 3][..]),
+            (&[2, 3], &[3]),
+            (&[3], &[2, 3]),
+            (&[2, 1, 3], &[4, 1]),
+            (&[2, 3], &[]),
+        ] {
+            check_op(op, &[a, b]);
+        }
+    }
+    let mut p = Program::new();
+    let a = p.trained("a", Type::f32([2, 3])).unwrap();
+    let b = p.trained("b", Type::f32([3])).unwrap();
+    let y = p.add(Binary::Div, &[a, b]).unwrap();
+    linear_loss(&mut p, y);
+    let mut bindings = Bindings::from([("b".into(), positive(&[3]))]);
+    bind(&p, &mut bindings);
+    check(&p, &bindings);
+}
+
+#[test]
+fn matrix_products() {
+    for trans_a in [false, true] {
+        for trans_b in [false, true] {
+            let op = MatMul { trans_a, trans_b };
+            let shape = |t: bool, [x, y]: [usize; 2]| if t { [y, x] } else { [x, y] };
+            let (a, b) = (shape(trans_a, [3, 4]), shape(trans_b, [4, 5]));
+            check_op(op, &[&a, &b]);
+            let (stack_a, stack_b) = ([2, a[0], a[1]], [2, b[0], b[1]]);
+            check_op(op, &[&stack_a, &stack_b]);
+            check_op(op, &[&stack_a, &b]);
+        }
+    }
+}
+
+#[test]
+fn views_and_reductions() {
+    check_op(Reduce::sum([0, 2]), &[&[2, 3, 4]]);
+    check_op(Reduce::max([1]), &[&[3, 5]]);
+    check_op(Reshape { shape: vec![4, 3] }, &[&[2, 6]]);
+    check_op(Permute { axes: vec![2, 0, 1] }, &[&[2, 3, 4]]);
+    check_op(Expand { shape: vec![2, 3, 4] }, &[&[3, 1]]);
+    for axis in 0..2 {
+        check_op(Slice { axis, start: 1, end: 3 }, &[&[4, 5]]);
+        check_op(Pad { axis, before: 2, after: 1 }, &[&[2, 3]]);
+    }
+}
+
+#[test]
+fn rows() {
+    check_op(Softmax, &[&[3, 5]]);
+    check_op(Normalize { eps: Real(1e-3) }, &[&[3, 6]]);
+    let dropout = Dropout { rate: Real(0.4), stream: "s".into() };
+    check_op(dropout, &[&[6, 7]]);
+    let ids = (1, Type::i32([2, 3]), ids("i", &[2, 3], 4));
+    check_op_at(Embedding, &[&[4, 5], &[2, 3]], &[ids]);
+}
+
+#[test]
+fn cross_entropy() {
+    let labels = (1, Type::i32([4]), ids("labels", &[4], 3));
+    check_op_at(CrossEntropy, &[&[4, 3], &[4]], &[labels]);
+}
+
+#[test]
+fn attention_with_padding_dropout_and_other_keys() {
+    let mask = |t: usize| Tensor::from_fn(&[2, t], |i| f64::from(u8::from(i[1] + i[0] < t)));
+    for dropout in [0.0, 0.3] {
+        for t in [3, 5] {
+            let op = Attention {
+                heads: 2,
+                scale: Real(0.7),
+                dropout: Real(dropout),
+                stream: "a".into(),
+            };
+            let shapes: [&[usize]; 4] = [&[2, 3, 4], &[2, t, 4], &[2, t, 4], &[2, t]];
+            check_op_at(op, &shapes, &[(3, Type::f32([2, t]), mask(t))]);
+        }
+    }
+}
+
+#[test]
+fn a_whole_adapted_model() {
+    let config = r#"{"sites": {
+        "query": {"init": "principal", "rank": 2, "alpha": 3.0},
+        "value": {"init": "minor", "rank": 3, "lr": 2.0, "dropout": 0.2},
+        "layers.1.up": {"init": "random", "rank": 2},
+        "classifier": {"init": "full"}}}"#;
+    for dropout in [0.0, 0.2] {
+        let (program, sites) = encoder(2, dropout, config);
+        let program = adapt(&program, &sites, false).unwrap();
+        let mut bindings = encoder_inputs();
+        bind(&program, &mut bindings);
+        check(&program, &bindings);
+    }
+}
+
+#[test]
+fn a_whole_model_trained_in_full() {
+    let (program, sites) = encoder(1, 0.0, r#"{"method": "full"}"#);
+    let program = adapt(&program, &sites, true).unwrap();
+    assert_eq!(program.frozen_parameters().count(), 0);
+    let mut bindings = encoder_inputs();
+    bind(&program, &mut bindings);
+    check(&program, &bindings);
+}
+
+#[test]
+fn nothing_is_computed_for_what_is_frozen_or_below_the_lowest_adapter() {
+    let config = r#"{"sites": {"layers.1.query": {"init": "minor", "rank": 2}}}"#;
+    let (program, sites) = encoder(3, 0.0, config);
+    let program = adapt(&program, &sites, false).unwrap();
+    let backward = gradients(&program, "loss").unwrap();
+    let added: Vec<String> = backward
+        .outputs()
+        .keys()
+        .filter_map(|name| Some(name.strip_prefix("grad.")?.to_owned()))
+        .collect();
+    assert_eq!(
+        added,
+        ["layers.1.query.lora_A.weight", "layers.1.query.lora_B.weight"]
+    );
+
+    // A node of the backward pass depends on the seed of differentiation, so what the forward pass
+    // of the frozen part would need for its gradients shows as products that read its weights
+    // twice. None does: below the adapter, and for keys and values beside it.
+    let readers = |name: &str| {
+        let leaf = backward.ids().find(|&id| {
+            matches!(&backward[id].op, Op::Frozen(leaf) if *leaf.name == *name)
+        });
+        let leaf = leaf.unwrap();
+        let live = backward.live();
+        backward
+            .ids()
+            .filter(|&id| live[usize::from(id)] && backward[id].args.contains(&leaf))
+            .count()
+    };
+    for part in ["query", "key", "value", "output", "up", "down"] {
+        assert_eq!(readers(&format!("layers.0.{part}.weight")), 1, "layer 0, {part}");
+        let above = if part == "down" || part == "up" || part == "output" { 2 } else { 1 };
+        assert_eq!(readers(&format!("layers.1.{part}.weight")), above, "layer 1, {part}");
+        assert_eq!(readers(&format!("layers.2.{part}.weight")), 2, "layer 2, {part}");
+    }
+    assert_eq!(readers("tokens.weight"), 1);
+    assert!(!backward.ids().any(|id| matches!(backward[id].op, Op::EmbeddingGrad(_))));
+    // Weights of layer 1's key and value are read forward only, so `dk` and `dv` are not computed.
+    let wants = backward.ids().filter_map(|id| match &backward[id].op {
+        Op::AttentionGrad(grad) => Some(grad.wants),
+        _ => None,
+    });
+    assert_eq!(wants.collect::<Vec<_>>(), [[true, true, true], [true, false, false]]);
+}
+
+#[test]
+fn a_loss_that_is_missing_or_not_a_number_is_named() {
+    let (program, _) = encoder(1, 0.0, r#"{"method": "full"}"#);
+    let message = |loss| gradients(&program, loss).unwrap_err().to_string();
+    assert_eq!(message("los"), "the program has no output `los`; it has logits, loss");
+    assert!(message("logits").contains("expected a single number"));
+}

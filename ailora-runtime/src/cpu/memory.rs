@@ -1,0 +1,146 @@
+use ailora_graph::ir::Name;
+use faer::MatMut;
+
+use crate::plan::{Buffer, Plan, View};
+
+/// The buffers of a plan at run time.
+///
+/// The plan gives buffers that are alive together disjoint places, and each step writes views that
+/// it does not read other than element for element. That is what makes handing out shared and
+/// exclusive slices of the one arena sound.
+pub(super) struct Memory<'a> {
+    arena: *mut f32,
+    buffers: Vec<Place<'a>>,
+    len: usize,
+}
+
+enum Place<'a> {
+    Arena(usize),
+    Parameter(&'a [f32]),
+}
+
+// SAFETY: the pointer is to the arena that `new` borrows exclusively for 'a; threads of one step
+// write disjoint parts of it.
+unsafe impl Sync for Memory<'_> {}
+
+impl<'a> Memory<'a> {
+    /// The buffers of `plan` over `arena`, with parameters looked up by name.
+    ///
+    /// # Errors
+    /// The name of a parameter that `lookup` does not know.
+    pub fn new(
+        plan: &'a Plan,
+        arena: &'a mut [f32],
+        lookup: impl Fn(&str) -> Option<&'a [f32]>,
+    ) -> Result<Self, Name> {
+        let buffers = plan.buffers.iter().map(|buffer| match buffer {
+            Buffer::Arena { start, .. } => Ok(Place::Arena(*start)),
+            Buffer::Parameter { name, .. } => lookup(name)
+                .map(Place::Parameter)
+                .ok_or_else(|| name.clone()),
+        });
+        Ok(Self {
+            buffers: buffers.collect::<Result<_, _>>()?,
+            len: arena.len(),
+            arena: arena.as_mut_ptr(),
+        })
+    }
+
+    /// The elements of a view.
+    pub fn read(&self, view: View) -> &[f32] {
+        match self.buffers[view.buffer] {
+            Place::Parameter(data) => &data[view.start..view.start + view.len],
+            Place::Arena(start) => {
+                let start = start + view.start;
+                assert!(start + view.len <= self.len, "the plan fits its arena");
+                // SAFETY: in bounds; kernels that read whole views write none that overlaps them.
+                unsafe { std::slice::from_raw_parts(self.arena.add(start), view.len) }
+            }
+        }
+    }
+
+    /// A view's elements behind a pointer, for a kernel whose threads share them.
+    pub fn region(&self, view: View) -> Region {
+        let start = match self.buffers[view.buffer] {
+            Place::Parameter(data) => data[view.start..view.start + view.len].as_ptr().cast_mut(),
+            Place::Arena(start) => {
+                let start = start + view.start;
+                assert!(start + view.len <= self.len, "the plan fits its arena");
+                // SAFETY: in bounds.
+                unsafe { self.arena.add(start) }
+            }
+        };
+        Region {
+            start,
+            len: view.len,
+        }
+    }
+}
+
+/// Elements that the threads of one step read and write in parts.
+///
+/// A plan never writes a parameter, so none is written through this.
+#[derive(Clone, Copy)]
+pub(super) struct Region {
+    start: *mut f32,
+    len: usize,
+}
+
+// SAFETY: every access is through the methods below, whose callers promise that it is disjoint from
+// other threads' writes.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    fn at(self, start: usize, len: usize) -> *mut f32 {
+        assert!(start + len <= self.len, "a kernel stays within its view");
+        // SAFETY: in bounds.
+        unsafe { self.start.add(start) }
+    }
+
+    /// Some elements.
+    ///
+    /// # Safety
+    /// Nothing writes them while the slice is used.
+    pub unsafe fn read<'a>(self, start: usize, len: usize) -> &'a [f32] {
+        // SAFETY: in bounds, and not written by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.at(start, len), len) }
+    }
+
+    /// Some elements, to be written.
+    ///
+    /// # Safety
+    /// Nothing else uses them while the slice is used.
+    pub unsafe fn write<'a>(self, start: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: in bounds, and exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.at(start, len), len) }
+    }
+
+    /// All elements, to be written.
+    ///
+    /// # Safety
+    /// Nothing else uses them while the slice is used.
+    pub unsafe fn write_all<'a>(self) -> &'a mut [f32] {
+        // SAFETY: by the caller's promise.
+        unsafe { self.write(0, self.len) }
+    }
+
+    /// A matrix of elements with gaps between its rows, to be written.
+    ///
+    /// # Safety
+    /// Nothing else uses the matrix's elements while it is used; the gaps are not touched.
+    pub unsafe fn matrix<'a>(
+        self,
+        start: usize,
+        rows: usize,
+        columns: usize,
+        stride: usize,
+    ) -> MatMut<'a, f32> {
+        let span = rows.saturating_sub(1) * stride + columns;
+        // SAFETY: in bounds, and exclusive by the caller's promise.
+        unsafe {
+            MatMut::from_raw_parts_mut(self.at(start, span), rows, columns, stride as isize, 1)
+        }
+    }
+}

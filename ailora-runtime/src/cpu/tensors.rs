@@ -1,0 +1,112 @@
+//! The kernels that move, gather and reduce.
+
+use ailora_graph::ir::{ops::reduce::Combine, shape::for_each_index};
+
+use super::rows;
+use crate::plan::Strided;
+
+fn dot(index: &[usize], strides: &[usize]) -> usize {
+    index.iter().zip(strides).map(|(i, s)| i * s).sum()
+}
+
+/// Moves elements between strided places.
+pub(super) fn copy(moved: &Strided, from: &[f32], to: &mut [f32]) {
+    if moved.clear {
+        to.fill(0.0);
+    }
+    let Some((&width, outer)) = moved.shape.split_last() else {
+        to[moved.to_start] = from[moved.from_start];
+        return;
+    };
+    let last = outer.len();
+    for_each_index(outer, |index| {
+        let from_row = &from[moved.from_start + dot(index, &moved.from)..];
+        let to_row = &mut to[moved.to_start + dot(index, &moved.to)..];
+        match (moved.from[last], moved.to[last]) {
+            (1, 1) => to_row[..width].copy_from_slice(&from_row[..width]),
+            (f, t) => (0..width).for_each(|i| to_row[i * t] = from_row[i * f]),
+        }
+    });
+}
+
+/// Combines elements along the axes where `strides`, those of the result, are 0.
+pub(super) fn reduce(
+    combine: Combine,
+    shape: &[usize],
+    strides: &[usize],
+    from: &[f32],
+    to: &mut [f32],
+) {
+    let larger = |a: f32, b: f32| if a > b || a.is_nan() { a } else { b };
+    to.fill(match combine {
+        Combine::Sum => 0.0,
+        Combine::Max => f32::NEG_INFINITY,
+    });
+    let (width, outer) = match shape.split_last() {
+        Some((&width, outer)) => (width, outer),
+        None => (1, shape),
+    };
+    let along = strides.last().is_none_or(|&stride| stride == 0);
+    let mut rows = from.chunks_exact(width.max(1));
+    for_each_index(outer, |index| {
+        let Some(row) = rows.next() else { return };
+        let at = dot(index, strides);
+        match (combine, along) {
+            (Combine::Sum, true) => to[at] += rows::sum(row, row, |x, _| x),
+            (Combine::Max, true) => to[at] = larger(to[at], rows::max(row)),
+            (Combine::Sum, false) => {
+                for (to, x) in to[at..].iter_mut().zip(row) {
+                    *to += x;
+                }
+            }
+            (Combine::Max, false) => {
+                for (to, &x) in to[at..].iter_mut().zip(row) {
+                    *to = larger(*to, x);
+                }
+            }
+        }
+    });
+}
+
+/// The rows of a table at ids.
+pub(super) fn gather(width: usize, table: &[f32], ids: &[i32], to: &mut [f32]) {
+    for (&id, to) in ids.iter().zip(to.chunks_exact_mut(width)) {
+        to.copy_from_slice(&table[id as usize * width..][..width]);
+    }
+}
+
+/// A table of the sums of rows by id.
+pub(super) fn scatter_add(width: usize, ids: &[i32], rows: &[f32], to: &mut [f32]) {
+    to.fill(0.0);
+    for (&id, row) in ids.iter().zip(rows.chunks_exact(width)) {
+        for (to, x) in to[id as usize * width..][..width].iter_mut().zip(row) {
+            *to += x;
+        }
+    }
+}
+
+/// The mean over rows of `-log softmax(logits)[label]`.
+pub(super) fn cross_entropy(classes: usize, logits: &[f32], labels: &[i32]) -> f32 {
+    let rows = logits.chunks_exact(classes).zip(labels);
+    let total: f64 = rows
+        .map(|(row, &label)| {
+            let max = rows::max(row);
+            let sum: f32 = row.iter().map(|x| (x - max).exp()).sum();
+            f64::from(sum.ln() + max - row[label as usize])
+        })
+        .sum();
+    (total / labels.len() as f64) as f32
+}
+
+/// `(softmax(logits) - onehot(label)) / n`
+pub(super) fn cross_entropy_grad(classes: usize, logits: &[f32], labels: &[i32], to: &mut [f32]) {
+    let factor = 1.0 / labels.len() as f32;
+    to.copy_from_slice(logits);
+    for (row, &label) in to.chunks_exact_mut(classes).zip(labels) {
+        rows::softmax(row);
+        row[label as usize] -= 1.0;
+        for x in row {
+            *x *= factor;
+        }
+    }
+}

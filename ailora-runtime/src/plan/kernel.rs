@@ -1,0 +1,203 @@
+use ailora_graph::ir::{
+    Name,
+    ops::{
+        attention::{Attention, Dims as AttentionDims},
+        elementwise::{Binary, Unary},
+        matmul::{Dims as MatMulDims, MatMul},
+        reduce::Combine,
+    },
+};
+
+/// What a backend executes. The views that each one reads and writes are in its step, in the order
+/// given here.
+#[derive(Clone, Debug)]
+pub enum Kernel {
+    /// `c = alpha op(a) op(b)`, or `c += ...`. Reads `a`, `b`; writes `c`.
+    Gemm {
+        /// Which sides are transposed.
+        op: MatMul,
+        /// The sizes.
+        dims: MatMulDims,
+        /// The factor on the product.
+        alpha: f32,
+        /// Whether the product is added to what `c` holds.
+        accumulate: bool,
+    },
+    /// A fused chain of element-wise and row-wise operations. Reads the loop's operands; writes its
+    /// results.
+    Loop(Loop),
+    /// Reads `q, k, v, mask`; writes the output.
+    Attention {
+        /// The operation.
+        op: Attention,
+        /// The sizes.
+        dims: AttentionDims,
+    },
+    /// Reads `q, k, v, mask, dy`; writes the wanted gradients one behind the other.
+    AttentionGrad {
+        /// The forward operation.
+        op: Attention,
+        /// The sizes.
+        dims: AttentionDims,
+        /// Which of `dq, dk, dv` are wanted.
+        wants: [bool; 3],
+    },
+    /// Reads a table and ids; writes the rows.
+    Gather {
+        /// Width of a row.
+        width: usize,
+    },
+    /// Reads ids and rows; writes a table of their sums.
+    ScatterAdd {
+        /// Width of a row.
+        width: usize,
+    },
+    /// Reads a tensor; writes it combined along axes of `shape` where `strides` is 0.
+    Reduce {
+        /// How elements are combined.
+        combine: Combine,
+        /// Dimensions of the argument.
+        shape: Vec<usize>,
+        /// Strides of the result along them.
+        strides: Vec<usize>,
+    },
+    /// Reads a tensor; writes its elements elsewhere, over zeros if they do not fill the result.
+    Copy(Strided),
+    /// Reads logits and labels; writes the mean loss.
+    CrossEntropy {
+        /// Columns of the logits.
+        classes: usize,
+    },
+    /// Reads logits and labels; writes the gradient.
+    CrossEntropyGrad {
+        /// Columns of the logits.
+        classes: usize,
+    },
+}
+
+impl Kernel {
+    /// Multiply-add operations of the matrix products in it, times two.
+    pub fn gemm_flops(&self) -> u64 {
+        let product = |m: usize, n: usize, k: usize| 2 * (m * n * k) as u64;
+        match self {
+            Self::Gemm { dims, .. } => dims.batch as u64 * product(dims.m, dims.n, dims.k),
+            Self::Attention { dims, .. } => {
+                2 * (dims.batch * dims.heads) as u64 * product(dims.queries, dims.keys, dims.depth)
+            }
+            Self::AttentionGrad { dims, .. } => {
+                5 * (dims.batch * dims.heads) as u64 * product(dims.queries, dims.keys, dims.depth)
+            }
+            _ => 0,
+        }
+    }
+}
+
+/// A rearrangement: element `i` of `shape` goes from `from · i + from_start` to `to · i + to_start`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strided {
+    /// Dimensions of what is moved.
+    pub shape: Vec<usize>,
+    /// Strides of the source.
+    pub from: Vec<usize>,
+    /// First element of the source.
+    pub from_start: usize,
+    /// Strides of the destination.
+    pub to: Vec<usize>,
+    /// First element of the destination.
+    pub to_start: usize,
+    /// Whether the destination is zeroed before.
+    pub clear: bool,
+}
+
+/// A loop over the rows of a domain, in which every instruction handles one row at a time, in
+/// registers of that width.
+#[derive(Clone, Debug)]
+pub struct Loop {
+    /// Dimensions of the domain before the last: their product counts the rows.
+    pub rows: Vec<usize>,
+    /// The last dimension.
+    pub width: usize,
+    /// Whether an instruction needs whole rows; if not, rows may be split.
+    pub whole_rows: bool,
+    /// How the step's reads are walked.
+    pub operands: Vec<Operand>,
+    /// The instructions, in order.
+    pub instructions: Vec<Instruction>,
+    /// How many registers.
+    pub registers: usize,
+    /// The register of each of the step's writes, stored when the instructions of a row are done.
+    pub results: Vec<usize>,
+}
+
+/// How a loop walks one of its operands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operand {
+    /// Strides along the domain's row dimensions.
+    pub rows: Vec<usize>,
+    /// 1, or 0 for one element a row.
+    pub column: usize,
+}
+
+/// Where an instruction finds an argument.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Source {
+    /// A register.
+    Register(usize),
+    /// An operand of the loop.
+    Operand(usize),
+    /// A number.
+    Number(f32),
+}
+
+/// One operation on a row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instruction {
+    /// What is computed.
+    pub op: LoopOp,
+    /// Its arguments.
+    pub args: Vec<Source>,
+    /// The register of the result, which is none of the arguments.
+    pub to: usize,
+}
+
+/// What a loop can compute in a row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LoopOp {
+    /// The argument itself.
+    Copy,
+    /// Element by element.
+    Unary(Unary),
+    /// Element by element.
+    Binary(Binary),
+    /// Zeroes elements by their position in the domain.
+    Dropout {
+        /// The probability.
+        rate: f64,
+        /// The stream of random numbers.
+        stream: Name,
+    },
+    /// Softmax of the row.
+    Softmax,
+    /// From `y` and `dy`.
+    SoftmaxGrad,
+    /// Zero mean and unit variance of the row.
+    Normalize {
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// From `x` and `dy`.
+    NormalizeGrad {
+        /// Added to the variance.
+        eps: f32,
+    },
+}
+
+impl LoopOp {
+    /// Whether it needs its whole row at once.
+    pub fn needs_row(&self) -> bool {
+        matches!(
+            self,
+            Self::Softmax | Self::SoftmaxGrad | Self::Normalize { .. } | Self::NormalizeGrad { .. }
+        )
+    }
+}

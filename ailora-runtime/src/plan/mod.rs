@@ -1,0 +1,110 @@
+//! From a program to what a backend executes: a fixed list of kernels over fixed memory.
+//!
+//! [`plan()`] decides everything that does not depend on values: which element-wise chains run as
+//! one loop, which products add into an existing result, the order, and where every intermediate
+//! value lies in one arena. A backend then only executes; a step allocates nothing.
+
+mod allocate;
+mod kernel;
+mod lower;
+mod units;
+
+pub use kernel::{Instruction, Kernel, Loop, LoopOp, Operand, Source, Strided};
+
+use ailora_graph::ir::{Name, Program, Type};
+use indexmap::IndexMap;
+
+/// A region of a buffer, in elements of 4 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The buffer's index in [`Plan::buffers`].
+    pub buffer: usize,
+    /// Its first element.
+    pub start: usize,
+    /// How many elements.
+    pub len: usize,
+}
+
+/// Where a buffer lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Buffer {
+    /// In the arena, from this element on.
+    Arena {
+        /// First element.
+        start: usize,
+        /// How many elements.
+        len: usize,
+    },
+    /// A parameter.
+    Parameter {
+        /// Its name.
+        name: Name,
+        /// How many elements.
+        len: usize,
+    },
+}
+
+/// A kernel with its place in the schedule.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What is executed.
+    pub kernel: Kernel,
+    /// What it reads.
+    pub reads: Vec<View>,
+    /// What it writes.
+    pub writes: Vec<View>,
+}
+
+/// An input of a plan.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// Its name.
+    pub name: Name,
+    /// Its type.
+    pub ty: Type,
+    /// Where its value is put before the first kernel.
+    pub view: View,
+    /// For ids, how many there are: each must be below this.
+    pub limit: Option<usize>,
+}
+
+/// A program compiled to kernels over an arena.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The kernels in order.
+    pub steps: Vec<Step>,
+    /// The memory they use.
+    pub buffers: Vec<Buffer>,
+    /// What must be given at each run.
+    pub inputs: Vec<Input>,
+    /// The results: where each lies after the last kernel.
+    pub outputs: IndexMap<Name, (View, Type)>,
+    /// Elements of the arena.
+    pub arena_len: usize,
+    /// The parameters that are read, frozen and trained.
+    pub parameters: Vec<(Name, Type)>,
+}
+
+impl Plan {
+    /// Peak bytes of everything that is neither a parameter nor the optimiser's, known before
+    /// anything runs.
+    pub fn arena_bytes(&self) -> usize {
+        4 * self.arena_len
+    }
+
+    /// Bytes of the parameters that are read.
+    pub fn parameter_bytes(&self) -> usize {
+        self.parameters.iter().map(|(_, ty)| 4 * ty.len()).sum()
+    }
+
+    /// Multiply-add operations of all matrix products, times two.
+    pub fn gemm_flops(&self) -> u64 {
+        self.steps.iter().map(|step| step.kernel.gemm_flops()).sum()
+    }
+}
+
+/// Compiles a program.
+pub fn plan(program: &Program) -> Plan {
+    let schedule = units::schedule(program);
+    allocate::allocate(lower::lower(program, &schedule))
+}

@@ -1,0 +1,281 @@
+//! Which nodes run together, and in which order.
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use ailora_graph::ir::{Id, Op, Program, Real, ops::elementwise::Binary};
+
+/// Nodes that one kernel computes.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Unit {
+    /// One node by its own kernel, or by none if it is a view or a leaf.
+    Single(Id),
+    /// `node = alpha · product`, plus `onto` in whose memory it is left.
+    Gemm {
+        node: Id,
+        product: Id,
+        alpha: f64,
+        onto: Option<Id>,
+    },
+    /// Element-wise and row-wise nodes of one shape, in order.
+    Loop(Vec<Id>),
+}
+
+/// The units of a program in execution order.
+pub(super) fn schedule(program: &Program) -> Vec<Unit> {
+    let mut grouping = Grouping::new(program);
+    grouping.absorb_scales_and_sums();
+    grouping.fuse_loops();
+    grouping.order()
+}
+
+struct Grouping<'a> {
+    program: &'a Program,
+    live: Vec<bool>,
+    uses: Vec<usize>,
+    units: Vec<Unit>,
+    /// The unit of each node that has one.
+    unit: Vec<Option<usize>>,
+}
+
+impl<'a> Grouping<'a> {
+    fn new(program: &'a Program) -> Self {
+        let live = program.live();
+        let mut uses = vec![0; program.len()];
+        for id in program.ids().filter(|&id| live[usize::from(id)]) {
+            for &arg in &program[id].args {
+                uses[usize::from(arg)] += 1;
+            }
+        }
+        for &id in program.outputs().values() {
+            uses[usize::from(id)] += 1;
+        }
+        Self {
+            program,
+            live,
+            uses,
+            units: Vec::new(),
+            unit: vec![None; program.len()],
+        }
+    }
+
+    fn ids(&self) -> impl Iterator<Item = Id> + use<> {
+        let live = self.live.clone();
+        self.program.ids().filter(move |&id| live[usize::from(id)])
+    }
+
+    fn used_once(&self, id: Id) -> bool {
+        self.uses[usize::from(id)] == 1
+    }
+
+    fn assign(&mut self, id: Id, unit: usize) {
+        self.unit[usize::from(id)] = Some(unit);
+    }
+
+    /// Gives matrix products the factor that scales them and the sum that they end in.
+    fn absorb_scales_and_sums(&mut self) {
+        for id in self.ids() {
+            let node = &self.program[id];
+            let Op::Binary(Binary::Add) = node.op else {
+                continue;
+            };
+            let [a, b] = [node.args[0], node.args[1]];
+            // The later product adds onto the earlier value.
+            for (product, onto) in [(b.max(a), b.min(a)), (b.min(a), b.max(a))] {
+                let Some((product, alpha)) = self.scaled_product(product) else {
+                    continue;
+                };
+                if a != b && self.can_take_sum(onto, id) {
+                    self.gemm(id, product, alpha, Some(onto));
+                    break;
+                }
+            }
+        }
+        for id in self.ids() {
+            if self.unit[usize::from(id)].is_none()
+                && !matches!(self.program[id].op, Op::MatMul(_))
+                && let Some((product, alpha)) = self.scaled_product_at(id)
+                && self.used_once(product)
+            {
+                self.gemm(id, product, alpha, None);
+            }
+        }
+    }
+
+    fn gemm(&mut self, node: Id, product: Id, alpha: f64, onto: Option<Id>) {
+        let unit = self.units.len();
+        for id in [node, product] {
+            self.assign(id, unit);
+        }
+        // The scaling node between them, if there is one.
+        for &arg in &self.program[node].args {
+            if self.program[arg].args.contains(&product) && Some(arg) != onto {
+                self.assign(arg, unit);
+            }
+        }
+        self.units.push(Unit::Gemm {
+            node,
+            product,
+            alpha,
+            onto,
+        });
+    }
+
+    /// A matrix product, perhaps scaled, that nothing else reads.
+    fn scaled_product(&self, id: Id) -> Option<(Id, f64)> {
+        let (product, alpha) = self.scaled_product_at(id)?;
+        let free = self.used_once(id)
+            && self.used_once(product)
+            && self.unit[usize::from(product)].is_none();
+        free.then_some((product, alpha))
+    }
+
+    fn scaled_product_at(&self, id: Id) -> Option<(Id, f64)> {
+        let node = &self.program[id];
+        match (&node.op, &node.args[..]) {
+            (Op::MatMul(_), _) => Some((id, 1.0)),
+            (Op::Binary(Binary::Mul), &[a, b]) => [(a, b), (b, a)].into_iter().find_map(|(x, c)| {
+                match (&self.program[x].op, &self.program[c].op) {
+                    (Op::MatMul(_), Op::Const(Real(alpha))) => Some((x, *alpha)),
+                    _ => None,
+                }
+            }),
+            _ => None,
+        }
+    }
+
+    /// Whether the sum `id` can be left in the memory of `onto`.
+    fn can_take_sum(&self, onto: Id, id: Id) -> bool {
+        let op = &self.program[onto].op;
+        let owns_memory = op.operation().is_some()
+            && !matches!(op, Op::Reshape(_) | Op::Slice(_));
+        owns_memory && self.used_once(onto) && self.program.ty(onto) == self.program.ty(id)
+    }
+
+    /// Joins element-wise and row-wise nodes of one shape with the loop of an argument, where the
+    /// loop does not then wait for itself.
+    fn fuse_loops(&mut self) {
+        let mut first: Vec<Id> = vec![Id::from(0); self.units.len()];
+        for id in self.ids() {
+            if self.unit[usize::from(id)].is_some() || !is_fusible(&self.program[id].op) {
+                continue;
+            }
+            let mut candidates: Vec<usize> = self.program[id]
+                .args
+                .iter()
+                .rev()
+                .filter(|&&arg| self.program.shape(arg) == self.program.shape(id))
+                .filter_map(|&arg| self.unit[usize::from(arg)])
+                .filter(|&unit| matches!(self.units[unit], Unit::Loop(_)))
+                .collect();
+            candidates.sort_unstable_by_key(|&unit| Reverse(first[unit]));
+            let joined = candidates
+                .into_iter()
+                .find(|&unit| !self.waits_for(id, unit, first[unit]));
+            match joined {
+                Some(unit) => {
+                    if let Unit::Loop(members) = &mut self.units[unit] {
+                        members.push(id);
+                    }
+                    self.assign(id, unit);
+                }
+                None => {
+                    let unit = self.units.len();
+                    self.units.push(Unit::Loop(vec![id]));
+                    first.push(id);
+                    self.assign(id, unit);
+                }
+            }
+        }
+    }
+
+    /// Whether `id` reads, through other units, something that `unit` computes. Its first node is
+    /// `first`: units that end before that cannot.
+    fn waits_for(&self, id: Id, unit: usize, first: Id) -> bool {
+        let inside = |id: Id| self.unit[usize::from(id)] == Some(unit);
+        let mut seen = vec![false; self.program.len()];
+        let mut stack: Vec<Id> = self.program[id].args.clone();
+        stack.retain(|&arg| !inside(arg));
+        while let Some(id) = stack.pop() {
+            if inside(id) {
+                return true;
+            }
+            let members = self.companions(id);
+            let ends = members.last().copied().unwrap_or(id);
+            if ends < first || std::mem::replace(&mut seen[usize::from(id)], true) {
+                continue;
+            }
+            for member in members {
+                seen[usize::from(member)] = true;
+                stack.extend(&self.program[member].args);
+            }
+        }
+        false
+    }
+
+    /// The nodes that run together with `id`, itself included.
+    fn companions(&self, id: Id) -> Vec<Id> {
+        match self.unit[usize::from(id)].map(|unit| &self.units[unit]) {
+            Some(Unit::Loop(members)) => members.clone(),
+            // The scaling node between product and sum reads nothing else but a number.
+            Some(Unit::Gemm { node, product, onto, .. }) => {
+                onto.iter().chain([product, node]).copied().collect()
+            }
+            Some(Unit::Single(_)) | None => vec![id],
+        }
+    }
+
+    /// Units by dependence, and by the program's order where that leaves a choice.
+    fn order(mut self) -> Vec<Unit> {
+        for id in self.ids() {
+            if self.unit[usize::from(id)].is_none() {
+                self.assign(id, self.units.len());
+                self.units.push(Unit::Single(id));
+            }
+        }
+        let mut waiting = vec![0_usize; self.units.len()];
+        let mut readers: Vec<Vec<usize>> = vec![Vec::new(); self.units.len()];
+        let mut last = vec![Id::from(0); self.units.len()];
+        for id in self.ids() {
+            let Some(unit) = self.unit[usize::from(id)] else {
+                continue;
+            };
+            last[unit] = last[unit].max(id);
+            for &arg in &self.program[id].args {
+                if let Some(source) = self.unit[usize::from(arg)].filter(|&source| source != unit) {
+                    waiting[unit] += 1;
+                    readers[source].push(unit);
+                }
+            }
+        }
+        let ready = (0..self.units.len()).filter(|&unit| waiting[unit] == 0);
+        let mut ready: BinaryHeap<_> = ready.map(|unit| Reverse((last[unit], unit))).collect();
+        let mut order = Vec::with_capacity(self.units.len());
+        while let Some(Reverse((_, unit))) = ready.pop() {
+            order.push(unit);
+            for &reader in &readers[unit] {
+                waiting[reader] -= 1;
+                if waiting[reader] == 0 {
+                    ready.push(Reverse((last[reader], reader)));
+                }
+            }
+        }
+        assert_eq!(order.len(), self.units.len(), "fusion made no cycle");
+        let mut units: Vec<Option<Unit>> = self.units.into_iter().map(Some).collect();
+        order.into_iter().filter_map(|unit| units[unit].take()).collect()
+    }
+}
+
+/// Whether a loop can compute it.
+pub(super) fn is_fusible(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Dropout(_)
+            | Op::Expand(_)
+            | Op::Softmax(_)
+            | Op::SoftmaxGrad(_)
+            | Op::Normalize(_)
+            | Op::NormalizeGrad(_)
+    )
+}

@@ -1,0 +1,176 @@
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
+use tempfile::NamedTempFile;
+use thiserror::Error;
+
+use super::{Array, Params};
+
+/// A file of parameters that cannot be read or written.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The operating system refused.
+    #[error("{path}: cannot {action}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Not a whole safetensors file.
+    #[error(
+        "{path}: not a valid safetensors file ({found}); it may be truncated or of another format: \
+         download or save it again", path = path.display()
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
+    /// Elements that are not floats where floats are needed.
+    #[error(
+        "{path}: tensor `{name}` has element type {found:?}; expected F32, F16, BF16 or F64",
+        path = path.display()
+    )]
+    Dtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its element type.
+        found: Dtype,
+    },
+}
+
+impl StoreError {
+    fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            path,
+            action,
+            source,
+        }
+    }
+
+    fn format(path: &Path) -> impl FnOnce(SafeTensorError) -> Self {
+        let path = path.to_owned();
+        move |error| Self::Format {
+            path,
+            found: error.to_string(),
+        }
+    }
+}
+
+/// The float tensors of a safetensors file, converted to float32, in the order of their names, and
+/// the file's metadata. Integer tensors, such as stored position ids, are left out.
+///
+/// # Errors
+/// The file cannot be read, is not a whole safetensors file, or has floats of an unknown kind.
+pub fn load(path: &Path) -> Result<(Params, HashMap<String, String>), StoreError> {
+    let file = File::open(path).map_err(StoreError::io(path, "open it"))?;
+    // SAFETY: the map is read only here; a file that another process truncates meanwhile is not
+    // supported by any reader of memory maps.
+    let map = unsafe { Mmap::map(&file) }.map_err(StoreError::io(path, "map it"))?;
+    let (_, header) = SafeTensors::read_metadata(&map).map_err(StoreError::format(path))?;
+    let metadata = header.metadata().clone().unwrap_or_default();
+    let tensors = SafeTensors::deserialize(&map).map_err(StoreError::format(path))?;
+    let mut names: Vec<&str> = tensors.names();
+    names.sort_unstable();
+    let mut params = Params::new();
+    for name in names {
+        let tensor = tensors.tensor(name).map_err(StoreError::format(path))?;
+        let bytes = tensor.data();
+        let data = match tensor.dtype() {
+            Dtype::F32 => elements(bytes, f32::from_le_bytes),
+            Dtype::F16 => elements(bytes, |b| f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => elements(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+            Dtype::F64 => elements(bytes, |b| f64::from_le_bytes(b) as f32),
+            Dtype::BOOL | Dtype::U8 | Dtype::I8 | Dtype::I16 | Dtype::U16 | Dtype::I32
+            | Dtype::U32 | Dtype::I64 | Dtype::U64 => continue,
+            found => {
+                return Err(StoreError::Dtype {
+                    path: path.to_owned(),
+                    name: name.to_owned(),
+                    found,
+                });
+            }
+        };
+        let shape = tensor.shape().to_vec();
+        params.insert(name.to_owned(), Array { shape, data });
+    }
+    Ok((params, metadata))
+}
+
+fn elements<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    bytes.as_chunks::<N>().0.iter().map(|&chunk| f(chunk)).collect()
+}
+
+/// A tensor to be written.
+struct Row<'a>(&'a Array);
+
+impl View for Row<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        if cfg!(target_endian = "little") {
+            Cow::Borrowed(bytemuck::cast_slice(&self.0.data))
+        } else {
+            self.0.data.iter().flat_map(|x| x.to_le_bytes()).collect()
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.0.data.len()
+    }
+}
+
+/// Writes tensors as float32 to a safetensors file, whole or not at all.
+///
+/// # Errors
+/// The folder cannot be written, or the disk is full; a file that was there stays as it was.
+pub fn save(
+    path: &Path,
+    params: &Params,
+    metadata: HashMap<String, String>,
+) -> Result<(), StoreError> {
+    let rows = params.iter().map(|(name, array)| (name.as_str(), Row(array)));
+    let bytes = safetensors::serialize(rows, Some(metadata)).map_err(StoreError::format(path))?;
+    write_atomically(path, &bytes)
+}
+
+/// Writes a file whole or not at all: beside its place first, then moved there.
+///
+/// # Errors
+/// The folder cannot be written, or the disk is full; a file that was there stays as it was.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(folder).map_err(StoreError::io(folder, "create the folder"))?;
+    let mut file =
+        NamedTempFile::new_in(folder).map_err(StoreError::io(path, "create a file beside it"))?;
+    file.write_all(bytes).map_err(StoreError::io(path, "write it"))?;
+    file.as_file().sync_all().map_err(StoreError::io(path, "write it to disk"))?;
+    file.persist(path)
+        .map_err(|error| StoreError::io(path, "replace it")(error.error))?;
+    Ok(())
+}
+

@@ -1,0 +1,244 @@
+//! The CPU backend against the float64 interpreter, on whole models and on every operation.
+
+#[path = "../../ailora-graph/tests/support/mod.rs"]
+mod support;
+
+use ailora_graph::{
+    adapt::adapt,
+    grad::gradients,
+    hoist::hoist,
+    ir::{
+        Bindings, DType, Draw, Program, Real, Type,
+        ops::{
+            elementwise::{Binary, Unary},
+            normalize::Normalize,
+            reduce::Reduce,
+            softmax::Softmax,
+            view::{Pad, Permute, Slice},
+        },
+    },
+};
+use ailora_runtime::{
+    cpu::{Cpu, RunError, Value},
+    plan::{Kernel, plan},
+    store::{Array, Params},
+};
+use support::{bind, close, encoder, encoder_inputs};
+
+const DRAW: Draw = Draw { seed: 3, step: 5 };
+
+fn params(program: &Program, bindings: &Bindings) -> Params {
+    program
+        .frozen_parameters()
+        .chain(program.trained_parameters())
+        .map(|leaf| {
+            let value = &bindings[&*leaf.name];
+            let array = Array {
+                shape: value.shape.clone(),
+                data: value.data.iter().map(|&x| x as f32).collect(),
+            };
+            (leaf.name.to_string(), array)
+        })
+        .collect()
+}
+
+/// Values as float32, so that both sides start from the same numbers.
+fn rounded(bindings: Bindings) -> Bindings {
+    let round = |x: f64| f64::from(x as f32);
+    bindings.into_iter().map(|(name, value)| (name, value.map(round))).collect()
+}
+
+fn check(program: &Program, bindings: Bindings, tolerance: f64) {
+    let bindings = rounded(bindings);
+    let expected = program.eval(&bindings, DRAW).unwrap();
+    let params = params(program, &bindings);
+    let values: Vec<(String, DType, Vec<f64>)> = program
+        .inputs()
+        .map(|leaf| (leaf.name.to_string(), leaf.ty.dtype, bindings[&*leaf.name].data.clone()))
+        .collect();
+    let floats: Vec<Vec<f32>> =
+        values.iter().map(|(_, _, v)| v.iter().map(|&x| x as f32).collect()).collect();
+    let ids: Vec<Vec<i32>> =
+        values.iter().map(|(_, _, v)| v.iter().map(|&x| x as i32).collect()).collect();
+    let inputs: Vec<(&str, Value)> = values
+        .iter()
+        .enumerate()
+        .map(|(i, (name, dtype, _))| match dtype {
+            DType::F32 => (name.as_str(), Value::F32(&floats[i])),
+            DType::I32 => (name.as_str(), Value::I32(&ids[i])),
+        })
+        .collect();
+    let plan = plan(program);
+    let mut cpu = Cpu::new();
+    // The second run meets an arena full of the first one's values.
+    let mut last: Option<Vec<Vec<u32>>> = None;
+    for _ in 0..2 {
+        let outputs = cpu.run(&plan, &params, &inputs, DRAW).unwrap();
+        let mut bits = Vec::new();
+        for (name, expected) in &expected {
+            let found = outputs.get(name).unwrap();
+            bits.push(found.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+            let found = support_tensor(expected.shape.clone(), found);
+            assert!(
+                close(&found, expected, tolerance),
+                "{name}: {:?}\nexpected {:?}\n{program}",
+                &found.data[..found.data.len().min(8)],
+                &expected.data[..expected.data.len().min(8)]
+            );
+        }
+        assert!(last.is_none_or(|last| last == bits), "the same run gives the same bits");
+        last = Some(bits);
+    }
+}
+
+fn support_tensor(shape: Vec<usize>, data: &[f32]) -> ailora_graph::ir::Tensor {
+    ailora_graph::ir::Tensor::new(shape, data.iter().map(|&x| f64::from(x)).collect::<Vec<_>>())
+}
+
+const CONFIG: &str = r#"{"sites": {
+    "query": {"init": "principal", "rank": 2, "alpha": 3.0},
+    "value": {"init": "minor", "rank": 3, "lr": 2.0, "dropout": 0.2},
+    "layers.1.up": {"init": "random", "rank": 2},
+    "classifier": {"init": "full"}}}"#;
+
+#[test]
+fn a_training_step_equals_the_interpreter() {
+    for (config, dropout) in [(CONFIG, 0.0), (CONFIG, 0.2), (r#"{"method": "full"}"#, 0.1)] {
+        let (program, sites) = encoder(2, dropout, config);
+        let adapted = adapt(&program, &sites, config.contains("full\"}")).unwrap();
+        let step = gradients(&adapted, "loss").unwrap();
+        let mut bindings = encoder_inputs();
+        bind(&step, &mut bindings);
+        check(&step, bindings, 2e-5);
+    }
+}
+
+#[test]
+fn hoisting_changes_nothing() {
+    let (program, sites) = encoder(2, 0.0, CONFIG);
+    let step = gradients(&adapt(&program, &sites, false).unwrap(), "loss").unwrap();
+    let mut bindings = encoder_inputs();
+    bind(&step, &mut bindings);
+    let expected = step.eval(&bindings, DRAW).unwrap();
+    let hoisted = hoist(&step).unwrap();
+    for (name, value) in hoisted.once.eval(&bindings, DRAW).unwrap() {
+        bindings.insert(name.to_string(), value);
+    }
+    let found = hoisted.step.eval(&bindings, DRAW).unwrap();
+    assert_eq!(found, expected);
+    let read: Vec<_> = hoisted.step.frozen_parameters().map(|leaf| leaf.name.clone()).collect();
+    assert!(!read.iter().any(|name| name.contains("A0") && !name.contains('~')), "{read:?}");
+    assert!(!read.iter().any(|name| &**name == "layers.0.query.weight"), "{read:?}");
+    check(&hoisted.step, bindings, 2e-5);
+}
+
+#[test]
+fn chains_run_as_one_loop_and_sums_in_place() {
+    let (program, sites) = encoder(1, 0.1, CONFIG.replace("layers.1.up", "up").as_str());
+    let adapted = adapt(&program, &sites, false).unwrap();
+    let forward = plan(&hoist(&adapted).unwrap().step);
+    let loops = forward.steps.iter().filter(|s| matches!(s.kernel, Kernel::Loop(_))).count();
+    // Embedding dropout; dropped value input; q, k, v biases; bias + dropout + residual + norm and
+    // bias + gelu and the same again; the pooled tanh; the logits' bias.
+    assert!(loops <= 10, "{loops} loops:\n{adapted}");
+    let gemms: Vec<_> = forward
+        .steps
+        .iter()
+        .filter_map(|step| match &step.kernel {
+            Kernel::Gemm { accumulate, alpha, .. } => Some((*accumulate, *alpha)),
+            _ => None,
+        })
+        .collect();
+    // 6 projections and a head; query, value and up with two thin products each.
+    assert_eq!(gemms.len(), 7 + 6);
+    assert_eq!(gemms.iter().filter(|(accumulate, _)| *accumulate).count(), 3);
+    assert_eq!(gemms.iter().filter(|(_, alpha)| *alpha != 1.0).count(), 1, "alpha 3 / rank 2");
+}
+
+#[test]
+fn odd_shapes_views_and_broadcasts() {
+    let mut p = Program::new();
+    let x = p.input("x", Type::f32([3, 5, 7])).unwrap();
+    let column = p.input("column", Type::f32([5, 1])).unwrap();
+    let frozen = p.frozen("w", Type::f32([7, 3])).unwrap();
+    let sum = p.sum(x, column).unwrap();
+    let turned = p.add(Permute { axes: vec![2, 0, 1] }, &[sum]).unwrap();
+    let padded = p.add(Pad { axis: 1, before: 1, after: 2 }, &[turned]).unwrap();
+    let sliced = p.add(Slice { axis: 2, start: 1, end: 4 }, &[padded]).unwrap();
+    let rows = p.add(Slice { axis: 0, start: 2, end: 5 }, &[x]);
+    assert!(rows.is_err());
+    let rows = p.add(Slice { axis: 0, start: 1, end: 3 }, &[x]).unwrap();
+    let product = p.matmul(rows, false, frozen, false).unwrap();
+    let soft = p.add(Softmax, &[product]).unwrap();
+    let norm = p.add(Normalize { eps: Real(1e-3) }, &[sliced]).unwrap();
+    let largest = p.add(Reduce::max([0, 2]), &[norm]).unwrap();
+    let less = p.add(Binary::Less, &[norm, largest]).unwrap();
+    let total = p.add(Reduce::sum([1]), &[less]).unwrap();
+    let exp = p.add(Unary::Exp, &[total]).unwrap();
+    let wide = p.expand(column, &[2, 5, 6]).unwrap();
+    let constant = p.constant(2.5);
+    for (name, id) in [
+        ("soft", soft),
+        ("norm", norm),
+        ("exp", exp),
+        ("wide", wide),
+        ("constant", constant),
+        ("rows", rows),
+        ("parameter", frozen),
+    ] {
+        p.set_output(name, id);
+    }
+    let mut bindings = Bindings::new();
+    bind(&p, &mut bindings);
+    check(&p, bindings, 1e-5);
+}
+
+#[test]
+fn wide_rows_are_split_and_many_rows_shared() {
+    let mut p = Program::new();
+    for (i, shape) in [[3, 5000], [700, 33], [1, 40_000]].into_iter().enumerate() {
+        let x = p.input(&format!("x{i}"), Type::f32(shape)).unwrap();
+        let bias = p.input(&format!("b{i}"), Type::f32([shape[1]])).unwrap();
+        let y = p.sum(x, bias).unwrap();
+        let y = p.add(Unary::Gelu, &[y]).unwrap();
+        p.set_output(format!("y{i}"), y);
+        let z = p.add(Softmax, &[y]).unwrap();
+        p.set_output(format!("z{i}"), z);
+        let columns = p.add(Reduce::sum([0]), &[y]).unwrap();
+        p.set_output(format!("columns{i}"), columns);
+    }
+    let mut bindings = Bindings::new();
+    bind(&p, &mut bindings);
+    check(&p, bindings, 1e-5);
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_named() {
+    let (program, sites) = encoder(1, 0.0, r#"{"method": "full"}"#);
+    let adapted = adapt(&program, &sites, true).unwrap();
+    let mut bindings = encoder_inputs();
+    bind(&adapted, &mut bindings);
+    let params = params(&adapted, &bindings);
+    let plan = plan(&adapted);
+    let mut cpu = Cpu::new();
+    let mask = [1.0; 15];
+    let good = [1; 15];
+    let mut run = |ids: &[i32], labels: Value| -> Result<(), RunError> {
+        let inputs = [("ids", Value::I32(ids)), ("mask", Value::F32(&mask)), ("labels", labels)];
+        cpu.run(&plan, &params, &inputs, DRAW).map(|_| ())
+    };
+    assert!(run(&good, Value::I32(&[0, 1, 1])).is_ok());
+    let message = run(&good, Value::I32(&[0, 2, 1])).unwrap_err().to_string();
+    assert_eq!(message, "input `labels`: id 2 at position 1 is not in 0..2");
+    let mut bad = good;
+    bad[4] = -1;
+    let message = run(&bad, Value::I32(&[0, 1, 1])).unwrap_err().to_string();
+    assert_eq!(message, "input `ids`: id -1 at position 4 is not in 0..13");
+    let message = run(&good, Value::F32(&[0.0; 3])).unwrap_err().to_string();
+    assert_eq!(message, "input `labels` is i32[3], found 3 floats");
+    let mut fewer = params.clone();
+    fewer.shift_remove("classifier.weight");
+    let inputs = [("ids", Value::I32(&good)), ("mask", Value::F32(&mask)), ("labels", Value::I32(&[0, 1, 1]))];
+    let error = Cpu::new().run(&plan, &fewer, &inputs, DRAW).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("`classifier.weight`"));
+}

@@ -1,0 +1,6 @@
+//! Under construction.
+
+pub mod batch;
+pub mod metrics;
+pub mod task;
+pub mod tokenizer;

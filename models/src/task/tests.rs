@@ -1,0 +1,445 @@
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn task(name: &str) -> &'static Task {
+    Task::parse(name).unwrap()
+}
+
+fn load(name: &str, content: impl AsRef<[u8]>, labels: Labels) -> Result<Vec<Example>, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data.tsv");
+    std::fs::write(&path, content).unwrap();
+    let loaded = task(name).load(&path, labels);
+    loaded.map_err(|e| {
+        e.to_string()
+            .replace(&path.display().to_string(), "data.tsv")
+    })
+}
+
+fn required(name: &str, content: impl AsRef<[u8]>) -> Result<Vec<Example>, String> {
+    load(name, content, Labels::Required)
+}
+
+fn single(text: &str, class: usize) -> Example {
+    Example {
+        text: text.to_owned(),
+        pair: None,
+        label: Some(Label::Class(class)),
+    }
+}
+
+fn pair(text: &str, pair: &str, label: Label) -> Example {
+    Example {
+        text: text.to_owned(),
+        pair: Some(pair.to_owned()),
+        label: Some(label),
+    }
+}
+
+#[test]
+fn names_and_aliases_whatever_the_case() {
+    for (spelling, name) in [
+        ("cola", "cola"),
+        ("CoLA", "cola"),
+        ("SST-2", "sst2"),
+        ("sts-b", "stsb"),
+    ] {
+        assert_eq!(task(spelling).name, name);
+    }
+    let message = Task::parse("colla").unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "unknown task `colla`; known tasks: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp; \
+         did you mean `cola`?"
+    );
+    let message = Task::parse("imagenet").unwrap_err().to_string();
+    assert!(message.ends_with("rte, svamp"), "{message}");
+}
+
+#[test]
+fn label_order_and_headline_are_the_official_ones() {
+    let facts = TASKS.map(|t| {
+        (
+            t.name,
+            t.outputs(),
+            t.label_names().first().copied(),
+            t.headline(),
+        )
+    });
+    let expected = [
+        ("cola", 2, Some("unacceptable"), Metric::Matthews),
+        ("sst2", 2, Some("negative"), Metric::Accuracy),
+        ("mrpc", 2, Some("not_equivalent"), Metric::F1),
+        ("qqp", 2, Some("not_duplicate"), Metric::F1),
+        ("stsb", 1, None, Metric::Spearman),
+        ("mnli", 3, Some("entailment"), Metric::Accuracy),
+        ("qnli", 2, Some("entailment"), Metric::Accuracy),
+        ("rte", 2, Some("entailment"), Metric::Accuracy),
+        ("svamp", 4, Some("Addition"), Metric::Accuracy),
+    ];
+    assert_eq!(facts, expected);
+}
+
+#[test]
+fn every_official_layout() {
+    let rows = |name, content: &str| required(name, content).unwrap();
+    // Quotes are ordinary characters; CoLA has no header; the last line may lack its line feed.
+    assert_eq!(
+        rows("cola", "gj04\t1\t\tShe said \"no.\ngj04\t0\t*\tHim \"left"),
+        [single("She said \"no.", 1), single("Him \"left", 0)]
+    );
+    assert_eq!(
+        rows("sst2", "sentence\tlabel\nso bad \t0\n"),
+        [single("so bad ", 0)]
+    );
+    // A byte-order mark and CRLF line ends, as in some copies of MRPC.
+    assert_eq!(
+        rows(
+            "mrpc",
+            "\u{feff}Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t70\t71\tA b.\tB a.\r\n"
+        ),
+        [pair("A b.", "B a.", Label::Class(1))]
+    );
+    assert_eq!(
+        rows(
+            "qqp",
+            "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n9\t1\t2\tWhy?\tHow?\t0\n"
+        ),
+        [pair("Why?", "How?", Label::Class(0))]
+    );
+    let stsb =
+        "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n";
+    assert_eq!(
+        rows(
+            "stsb",
+            &format!(
+                "{stsb}0\tg\tf\t2012\t1\tn\tn\tA.\tB.\t3.800\n1\tg\tf\t2012\t1\tn\tn\tC.\tD.\t5\n"
+            )
+        ),
+        [
+            pair("A.", "B.", Label::Score(3.8)),
+            pair("C.", "D.", Label::Score(5.0))
+        ]
+    );
+    // The development files have five more label columns than the training file.
+    assert_eq!(
+        rows(
+            "mnli",
+            "index\tsentence1\tsentence2\tlabel1\tgold_label\n0\tA.\tB.\tneutral\tcontradiction\n"
+        ),
+        [pair("A.", "B.", Label::Class(2))]
+    );
+    assert_eq!(
+        rows(
+            "qnli",
+            "index\tquestion\tsentence\tlabel\n0\tWho?\tHe.\tnot_entailment\n"
+        ),
+        [pair("Who?", "He.", Label::Class(1))]
+    );
+    assert_eq!(
+        rows(
+            "rte",
+            "index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\tentailment\n"
+        ),
+        [pair("A.", "B.", Label::Class(0))]
+    );
+}
+
+#[test]
+fn test_files_without_labels() {
+    let bare = |text: &str, pair: Option<&str>| Example {
+        text: text.to_owned(),
+        pair: pair.map(str::to_owned),
+        label: None,
+    };
+    let optional = |name, content| load(name, content, Labels::Optional).unwrap();
+    assert_eq!(
+        optional("cola", "index\tsentence\n0\tBill left.\n"),
+        [bare("Bill left.", None)]
+    );
+    assert_eq!(
+        optional("rte", "index\tsentence1\tsentence2\n0\tA.\tB.\n"),
+        [bare("A.", Some("B."))]
+    );
+    assert_eq!(
+        optional("sst2", "sentence\tlabel\ngood\t\nbad\t0\n"),
+        [bare("good", None), single("bad", 0)]
+    );
+    assert_eq!(
+        load("sst2", "sentence\tlabel\ngood\t7\n", Labels::Optional).unwrap_err(),
+        "data.tsv, line 2, column `label`: expected one of 0 (negative), 1 (positive), found \"7\""
+    );
+    assert_eq!(
+        required("rte", "index\tsentence1\tsentence2\n0\tA.\tB.\n").unwrap_err(),
+        "data.tsv, line 1: the header has no column `label`; found columns: \"index, sentence1, sentence2\""
+    );
+}
+
+#[test]
+fn malformed_rows_are_named_by_line_and_column() {
+    let rte = "index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\tentailment\n";
+    let stsb = "sentence1\tsentence2\tscore\n";
+    let cases: [(&str, Vec<u8>, &str); 14] = [
+        (
+            "rte",
+            format!("{rte}1\tA.\tentailment").into(),
+            "line 3: expected 4 tab-separated columns (index, sentence1, sentence2, label), found 3",
+        ),
+        (
+            "rte",
+            format!("{rte}1\tA.\tB.\tC.\tentailment").into(),
+            "line 3: expected 4 tab-separated",
+        ),
+        (
+            "rte",
+            format!("{rte}\n1\tA.\tB.\tentailment").into(),
+            "line 3: expected 4 tab-separated",
+        ),
+        (
+            "rte",
+            format!("{rte}1\tA.\t \tentailment").into(),
+            "line 3, column `sentence2`: expected a sentence, found \" \"",
+        ),
+        (
+            "rte",
+            format!("{rte}1\t\t\tentailment").into(),
+            "line 3, column `sentence1`: expected a sentence, found nothing",
+        ),
+        (
+            "rte",
+            format!("{rte}1\tA.\tB.\tentailmnt").into(),
+            "line 3, column `label`: expected one of entailment, not_entailment; did you mean `entailment`?, found \"entailmnt\"",
+        ),
+        (
+            "rte",
+            format!("{rte}1\tA.\tB.\t").into(),
+            "line 3, column `label`: expected one of entailment, not_entailment, found nothing",
+        ),
+        (
+            "cola",
+            b"gj04\t2\t\tHi.".to_vec(),
+            "line 1, column `label`: expected one of 0 (unacceptable), 1 (acceptable), found \"2\"",
+        ),
+        (
+            "cola",
+            b"gj04\t1\tHi.".to_vec(),
+            "line 1: expected 4 tab-separated columns (source, label, mark, sentence), found 3",
+        ),
+        (
+            "cola",
+            b"gj04\t1\t\tOk.\ngj04\t1\t\tCaf\xe9.".to_vec(),
+            "line 2, column `sentence`: expected UTF-8 text, found byte 0xe9 at position 12 of the line",
+        ),
+        (
+            "cola",
+            b"gj04\t1\t\0\tOk.".to_vec(),
+            "line 1, column `mark`: expected text without NUL, found byte 0x00",
+        ),
+        (
+            "stsb",
+            format!("{stsb}A.\tB.\t5.1").into(),
+            "line 2, column `score`: expected a number from 0 to 5, found \"5.1\"",
+        ),
+        (
+            "stsb",
+            format!("{stsb}A.\tB.\tNaN").into(),
+            "line 2, column `score`: expected a number from 0 to 5, found \"NaN\"",
+        ),
+        (
+            "stsb",
+            b"a\tb\tc\nA.\tB.\t1".to_vec(),
+            "line 1: the header has no column `sentence1`; found columns: \"a, b, c\"",
+        ),
+    ];
+    for (name, content, expected) in cases {
+        let message = required(name, content).unwrap_err();
+        assert!(
+            message.starts_with(&format!("data.tsv, {expected}")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn files_without_examples_or_without_a_file() {
+    for (name, content) in [
+        ("sst2", ""),
+        ("cola", ""),
+        ("sst2", "sentence\tlabel\n"),
+        ("sst2", "\u{feff}sentence\tlabel"),
+    ] {
+        assert_eq!(
+            required(name, content).unwrap_err(),
+            "data.tsv holds no examples"
+        );
+    }
+    let missing = task("rte")
+        .load(Path::new("no/such.tsv"), Labels::Required)
+        .unwrap_err();
+    assert!(missing.to_string().starts_with("cannot read no/such.tsv"));
+}
+
+/// The published QQP holds line feeds inside questions, and questions that are empty.
+#[test]
+fn qqp_rows_over_several_lines_are_read_whole() {
+    let head = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n";
+    let broken = "1\t2\t3\t\"Was he\n\"\tWas he real?\t0\n4\t5\t6\tHow?\tWhy\r\n\nso?\t1\n7\t8\t9\tWho?\t\t0\n";
+    assert_eq!(
+        required("qqp", format!("{head}{broken}")).unwrap(),
+        [
+            pair("\"Was he \"", "Was he real?", Label::Class(0)),
+            pair("How?", "Why  so?", Label::Class(1)),
+            pair("Who?", "", Label::Class(0)),
+        ]
+    );
+    let whole = "9\t9\t9\tA?\tB?\t1\n";
+    for (bad, message) in [
+        ("1\t2\t3\tA?\t1", "line 2: expected 6 tab-separated"),
+        ("1\t2", "line 2: expected 6 tab-separated"),
+        ("", "line 2: expected 6 tab-separated"),
+        (
+            "1\t2\t3\t\t\t1",
+            "line 2, column `question1`: expected a sentence",
+        ),
+    ] {
+        let error = required("qqp", format!("{head}{bad}\n{whole}")).unwrap_err();
+        assert!(error.contains(message), "{error}");
+    }
+    let cut = required("qqp", format!("{head}{whole}1\t2\t3\tA?")).unwrap_err();
+    assert!(cut.contains("line 3: expected 6 tab-separated"), "{cut}");
+}
+
+#[test]
+fn a_folder_gives_its_named_splits() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str, label: &str| {
+        let content = format!("sentence1\tsentence2\tgold_label\n{text}\tB.\t{label}\n");
+        std::fs::write(dir.path().join(file), content).unwrap();
+    };
+    write("train.tsv", "T.", "neutral");
+    write("dev_matched.tsv", "M.", "entailment");
+    let message = task("mnli").load_dir(dir.path()).unwrap_err().to_string();
+    assert!(
+        message.ends_with(
+            "has no file dev_mismatched.tsv, which holds the mismatched split of task mnli"
+        ),
+        "{message}"
+    );
+    write("dev_mismatched.tsv", "N.", "contradiction");
+    let splits = task("mnli").load_dir(dir.path()).unwrap();
+    assert_eq!(splits.train, [pair("T.", "B.", Label::Class(1))]);
+    assert_eq!(
+        splits.dev.keys().collect::<Vec<_>>(),
+        [&"matched", &"mismatched"]
+    );
+    assert_eq!(splits.dev["matched"], [pair("M.", "B.", Label::Class(0))]);
+    assert_eq!(
+        splits.dev["mismatched"],
+        [pair("N.", "B.", Label::Class(2))]
+    );
+}
+
+fn svamp() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/svamp")
+}
+
+#[test]
+fn bundled_svamp() {
+    let all = task("svamp")
+        .load(&svamp().join("SVAMP.json"), Labels::Required)
+        .unwrap();
+    let mut counts = [0; 4];
+    for example in &all {
+        let Some(Label::Class(class)) = example.label else {
+            panic!("{example:?} has no class");
+        };
+        counts[class] += 1;
+    }
+    // 165 spelt `Common-Division` and one `Common-Divison`.
+    assert_eq!(counts, [195, 531, 108, 166]);
+    assert_eq!(
+        all[0],
+        single(
+            "Each pack of dvds costs 76 dollars. If there is a discount of 25 dollars on each pack \
+             How much do you have to pay to buy each pack?",
+            1
+        )
+    );
+    let splits = task("svamp").load_dir(&svamp()).unwrap();
+    assert_eq!((splits.train.len(), splits.dev["dev"].len()), (800, 200));
+    assert_eq!(splits.train[4..6], all[5..7]);
+    assert_eq!(splits.dev["dev"][..2], [all[4].clone(), all[9].clone()]);
+}
+
+#[test]
+fn malformed_json() {
+    let cases = [
+        (
+            "[{\"Body\": \"A\", \"Question\": \"B?\", \"Type\": \"Adition\"}]",
+            "data.tsv, record 1, column `Type`: expected one of Addition, Subtraction, Multiplication, \
+             Common-Division; did you mean `Addition`?, found \"Adition\"",
+        ),
+        (
+            "[{\"Body\": \"A\", \"Type\": \"Addition\"}]",
+            "data.tsv, record 1, column `Question`: expected a sentence, found no such field",
+        ),
+        (
+            "[{\"Body\": 3, \"Question\": \"B?\", \"Type\": \"Addition\"}]",
+            "data.tsv, record 1, column `Body`: expected a sentence, found \"3\"",
+        ),
+        ("{}", "data.tsv: expected a JSON array of objects: "),
+        (
+            "[{\"Body\": ",
+            "data.tsv: expected a JSON array of objects: EOF",
+        ),
+        ("[]", "data.tsv holds no examples"),
+    ];
+    for (content, expected) in cases {
+        let message = required("svamp", content).unwrap_err();
+        assert!(message.starts_with(expected), "{message}");
+    }
+}
+
+proptest! {
+    /// Whatever the bytes, loading answers, and what it accepts has as many examples as lines.
+    #[test]
+    fn no_bytes_make_it_panic(
+        pieces in prop::collection::vec(
+            prop::sample::select(vec![
+                &b"\t"[..], b"\n", b"\r\n", b"0", b"1", b"entailment", b"sentence", b"sentence1", b"label",
+                b"question1", b"\xef\xbb\xbf", b"\xff", b"\0", b"\"", b"a b", b"[{", b"\xc3\xa9",
+            ]),
+            0..40,
+        ),
+    ) {
+        let bytes = pieces.concat();
+        for task in TASKS {
+            for labels in [Labels::Required, Labels::Optional] {
+                if let Ok(examples) = load(task.name, &bytes, labels) {
+                    prop_assert!(examples.len() <= bytes.split(|b| *b == b'\n').count());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_survive_a_round_trip(
+        rows in prop::collection::vec(("[ -~é]{0,12}[!-~]", "[!-~][ -~]{0,12}", 0..2usize), 1..20),
+        crlf: bool,
+        last: bool,
+    ) {
+        let end = if crlf { "\r\n" } else { "\n" };
+        let names = task("rte").label_names();
+        let lines = rows.iter().map(|(a, b, class)| format!("7\t{a}\t{b}\t{}", names[*class]));
+        let header = "index\tsentence1\tsentence2\tlabel".to_owned();
+        let mut content = std::iter::once(header).chain(lines).collect::<Vec<_>>().join(end);
+        if last {
+            content += end;
+        }
+        let expected: Vec<_> = rows.iter().map(|(a, b, class)| pair(a, b, Label::Class(*class))).collect();
+        prop_assert_eq!(required("rte", content).unwrap(), expected);
+    }
+}

@@ -1,0 +1,2 @@
+//! The `ailora` command.
+fn main() {}

@@ -24,5 +24,5 @@ pub mod module;
 pub mod nn;
 
 pub use adapter::{AdaptConfig, AdapterSpec, Init, Method, Scaling, Strategy};
-// MACROS pub use ailora_macros::{Module, adapt};
+pub use ailora_macros::{Module, adapt};
 pub use module::{Module, Projection, Visitor};

@@ -28,8 +28,10 @@ const DRAW: Draw = Draw { seed: 3, step: 5 };
 /// The gradient of `loss` towards each trained parameter by central differences.
 fn central_differences(program: &Program, bindings: &Bindings) -> Vec<(String, Tensor)> {
     const H: f64 = 1e-5;
-    let names: Vec<String> =
-        program.trained_parameters().map(|leaf| leaf.name.to_string()).collect();
+    let names: Vec<String> = program
+        .trained_parameters()
+        .map(|leaf| leaf.name.to_string())
+        .collect();
     let loss = |bindings: &Bindings| program.eval(bindings, DRAW).unwrap()["loss"].data[0];
     let mut bindings = bindings.clone();
     names
@@ -168,11 +170,35 @@ fn views_and_reductions() {
     check_op(Reduce::sum([0, 2]), &[&[2, 3, 4]]);
     check_op(Reduce::max([1]), &[&[3, 5]]);
     check_op(Reshape { shape: vec![4, 3] }, &[&[2, 6]]);
-    check_op(Permute { axes: vec![2, 0, 1] }, &[&[2, 3, 4]]);
-    check_op(Expand { shape: vec![2, 3, 4] }, &[&[3, 1]]);
+    check_op(
+        Permute {
+            axes: vec![2, 0, 1],
+        },
+        &[&[2, 3, 4]],
+    );
+    check_op(
+        Expand {
+            shape: vec![2, 3, 4],
+        },
+        &[&[3, 1]],
+    );
     for axis in 0..2 {
-        check_op(Slice { axis, start: 1, end: 3 }, &[&[4, 5]]);
-        check_op(Pad { axis, before: 2, after: 1 }, &[&[2, 3]]);
+        check_op(
+            Slice {
+                axis,
+                start: 1,
+                end: 3,
+            },
+            &[&[4, 5]],
+        );
+        check_op(
+            Pad {
+                axis,
+                before: 2,
+                after: 1,
+            },
+            &[&[2, 3]],
+        );
     }
 }
 
@@ -180,7 +206,10 @@ fn views_and_reductions() {
 fn rows() {
     check_op(Softmax, &[&[3, 5]]);
     check_op(Normalize { eps: Real(1e-3) }, &[&[3, 6]]);
-    let dropout = Dropout { rate: Real(0.4), stream: "s".into() };
+    let dropout = Dropout {
+        rate: Real(0.4),
+        stream: "s".into(),
+    };
     check_op(dropout, &[&[6, 7]]);
     let ids = (1, Type::i32([2, 3]), ids("i", &[2, 3], 4));
     check_op_at(Embedding, &[&[4, 5], &[2, 3]], &[ids]);
@@ -248,16 +277,19 @@ fn nothing_is_computed_for_what_is_frozen_or_below_the_lowest_adapter() {
         .collect();
     assert_eq!(
         added,
-        ["layers.1.query.lora_A.weight", "layers.1.query.lora_B.weight"]
+        [
+            "layers.1.query.lora_A.weight",
+            "layers.1.query.lora_B.weight"
+        ]
     );
 
     // A node of the backward pass depends on the seed of differentiation, so what the forward pass
     // of the frozen part would need for its gradients shows as products that read its weights
     // twice. None does: below the adapter, and for keys and values beside it.
     let readers = |name: &str| {
-        let leaf = backward.ids().find(|&id| {
-            matches!(&backward[id].op, Op::Frozen(leaf) if *leaf.name == *name)
-        });
+        let leaf = backward
+            .ids()
+            .find(|&id| matches!(&backward[id].op, Op::Frozen(leaf) if *leaf.name == *name));
         let leaf = leaf.unwrap();
         let live = backward.live();
         backward
@@ -266,25 +298,51 @@ fn nothing_is_computed_for_what_is_frozen_or_below_the_lowest_adapter() {
             .count()
     };
     for part in ["query", "key", "value", "output", "up", "down"] {
-        assert_eq!(readers(&format!("layers.0.{part}.weight")), 1, "layer 0, {part}");
-        let above = if part == "down" || part == "up" || part == "output" { 2 } else { 1 };
-        assert_eq!(readers(&format!("layers.1.{part}.weight")), above, "layer 1, {part}");
-        assert_eq!(readers(&format!("layers.2.{part}.weight")), 2, "layer 2, {part}");
+        assert_eq!(
+            readers(&format!("layers.0.{part}.weight")),
+            1,
+            "layer 0, {part}"
+        );
+        let above = if part == "down" || part == "up" || part == "output" {
+            2
+        } else {
+            1
+        };
+        assert_eq!(
+            readers(&format!("layers.1.{part}.weight")),
+            above,
+            "layer 1, {part}"
+        );
+        assert_eq!(
+            readers(&format!("layers.2.{part}.weight")),
+            2,
+            "layer 2, {part}"
+        );
     }
     assert_eq!(readers("tokens.weight"), 1);
-    assert!(!backward.ids().any(|id| matches!(backward[id].op, Op::EmbeddingGrad(_))));
+    assert!(
+        !backward
+            .ids()
+            .any(|id| matches!(backward[id].op, Op::EmbeddingGrad(_)))
+    );
     // Weights of layer 1's key and value are read forward only, so `dk` and `dv` are not computed.
     let wants = backward.ids().filter_map(|id| match &backward[id].op {
         Op::AttentionGrad(grad) => Some(grad.wants),
         _ => None,
     });
-    assert_eq!(wants.collect::<Vec<_>>(), [[true, true, true], [true, false, false]]);
+    assert_eq!(
+        wants.collect::<Vec<_>>(),
+        [[true, true, true], [true, false, false]]
+    );
 }
 
 #[test]
 fn a_loss_that_is_missing_or_not_a_number_is_named() {
     let (program, _) = encoder(1, 0.0, r#"{"method": "full"}"#);
     let message = |loss| gradients(&program, loss).unwrap_err().to_string();
-    assert_eq!(message("los"), "the program has no output `los`; it has logits, loss");
+    assert_eq!(
+        message("los"),
+        "the program has no output `los`; it has logits, loss"
+    );
     assert!(message("logits").contains("expected a single number"));
 }

@@ -1,6 +1,14 @@
 //! How `ailora` computes: plans, the CPU backend, initialisation, optimisation, training.
+//!
+//! [`plan()`](plan::plan) turns a program into kernels over fixed memory and [`cpu`] executes them;
+//! an [`Engine`](engine::Engine) holds one set of parameters and a plan for each shape of input.
+//! [`init`] gives adapters their start from the [`spectrum`] of the weights; [`train`] moves them.
 
 pub mod cpu;
+pub mod engine;
+pub mod init;
+pub mod optim;
 pub mod plan;
 pub mod spectrum;
 pub mod store;
+pub mod train;

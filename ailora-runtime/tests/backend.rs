@@ -45,7 +45,10 @@ fn params(program: &Program, bindings: &Bindings) -> Params {
 /// Values as float32, so that both sides start from the same numbers.
 fn rounded(bindings: Bindings) -> Bindings {
     let round = |x: f64| f64::from(x as f32);
-    bindings.into_iter().map(|(name, value)| (name, value.map(round))).collect()
+    bindings
+        .into_iter()
+        .map(|(name, value)| (name, value.map(round)))
+        .collect()
 }
 
 fn check(program: &Program, bindings: Bindings, tolerance: f64) {
@@ -54,12 +57,22 @@ fn check(program: &Program, bindings: Bindings, tolerance: f64) {
     let params = params(program, &bindings);
     let values: Vec<(String, DType, Vec<f64>)> = program
         .inputs()
-        .map(|leaf| (leaf.name.to_string(), leaf.ty.dtype, bindings[&*leaf.name].data.clone()))
+        .map(|leaf| {
+            (
+                leaf.name.to_string(),
+                leaf.ty.dtype,
+                bindings[&*leaf.name].data.clone(),
+            )
+        })
         .collect();
-    let floats: Vec<Vec<f32>> =
-        values.iter().map(|(_, _, v)| v.iter().map(|&x| x as f32).collect()).collect();
-    let ids: Vec<Vec<i32>> =
-        values.iter().map(|(_, _, v)| v.iter().map(|&x| x as i32).collect()).collect();
+    let floats: Vec<Vec<f32>> = values
+        .iter()
+        .map(|(_, _, v)| v.iter().map(|&x| x as f32).collect())
+        .collect();
+    let ids: Vec<Vec<i32>> = values
+        .iter()
+        .map(|(_, _, v)| v.iter().map(|&x| x as i32).collect())
+        .collect();
     let inputs: Vec<(&str, Value)> = values
         .iter()
         .enumerate()
@@ -86,13 +99,19 @@ fn check(program: &Program, bindings: Bindings, tolerance: f64) {
                 &expected.data[..expected.data.len().min(8)]
             );
         }
-        assert!(last.is_none_or(|last| last == bits), "the same run gives the same bits");
+        assert!(
+            last.is_none_or(|last| last == bits),
+            "the same run gives the same bits"
+        );
         last = Some(bits);
     }
 }
 
 fn support_tensor(shape: Vec<usize>, data: &[f32]) -> ailora_graph::ir::Tensor {
-    ailora_graph::ir::Tensor::new(shape, data.iter().map(|&x| f64::from(x)).collect::<Vec<_>>())
+    ailora_graph::ir::Tensor::new(
+        shape,
+        data.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(),
+    )
 }
 
 const CONFIG: &str = r#"{"sites": {
@@ -126,9 +145,21 @@ fn hoisting_changes_nothing() {
     }
     let found = hoisted.step.eval(&bindings, DRAW).unwrap();
     assert_eq!(found, expected);
-    let read: Vec<_> = hoisted.step.frozen_parameters().map(|leaf| leaf.name.clone()).collect();
-    assert!(!read.iter().any(|name| name.contains("A0") && !name.contains('~')), "{read:?}");
-    assert!(!read.iter().any(|name| &**name == "layers.0.query.weight"), "{read:?}");
+    let read: Vec<_> = hoisted
+        .step
+        .frozen_parameters()
+        .map(|leaf| leaf.name.clone())
+        .collect();
+    assert!(
+        !read
+            .iter()
+            .any(|name| name.contains("A0") && !name.contains('~')),
+        "{read:?}"
+    );
+    assert!(
+        !read.iter().any(|name| &**name == "layers.0.query.weight"),
+        "{read:?}"
+    );
     check(&hoisted.step, bindings, 2e-5);
 }
 
@@ -137,7 +168,11 @@ fn chains_run_as_one_loop_and_sums_in_place() {
     let (program, sites) = encoder(1, 0.1, CONFIG.replace("layers.1.up", "up").as_str());
     let adapted = adapt(&program, &sites, false).unwrap();
     let forward = plan(&hoist(&adapted).unwrap().step);
-    let loops = forward.steps.iter().filter(|s| matches!(s.kernel, Kernel::Loop(_))).count();
+    let loops = forward
+        .steps
+        .iter()
+        .filter(|s| matches!(s.kernel, Kernel::Loop(_)))
+        .count();
     // Embedding dropout; dropped value input; q, k, v biases; bias + dropout + residual + norm and
     // bias + gelu and the same again; the pooled tanh; the logits' bias.
     assert!(loops <= 10, "{loops} loops:\n{adapted}");
@@ -145,14 +180,23 @@ fn chains_run_as_one_loop_and_sums_in_place() {
         .steps
         .iter()
         .filter_map(|step| match &step.kernel {
-            Kernel::Gemm { accumulate, alpha, .. } => Some((*accumulate, *alpha)),
+            Kernel::Gemm {
+                accumulate, alpha, ..
+            } => Some((*accumulate, *alpha)),
             _ => None,
         })
         .collect();
     // 6 projections and a head; query, value and up with two thin products each.
     assert_eq!(gemms.len(), 7 + 6);
-    assert_eq!(gemms.iter().filter(|(accumulate, _)| *accumulate).count(), 3);
-    assert_eq!(gemms.iter().filter(|(_, alpha)| *alpha != 1.0).count(), 1, "alpha 3 / rank 2");
+    assert_eq!(
+        gemms.iter().filter(|(accumulate, _)| *accumulate).count(),
+        3
+    );
+    assert_eq!(
+        gemms.iter().filter(|(_, alpha)| *alpha != 1.0).count(),
+        1,
+        "alpha 3 / rank 2"
+    );
 }
 
 #[test]
@@ -162,12 +206,53 @@ fn odd_shapes_views_and_broadcasts() {
     let column = p.input("column", Type::f32([5, 1])).unwrap();
     let frozen = p.frozen("w", Type::f32([7, 3])).unwrap();
     let sum = p.sum(x, column).unwrap();
-    let turned = p.add(Permute { axes: vec![2, 0, 1] }, &[sum]).unwrap();
-    let padded = p.add(Pad { axis: 1, before: 1, after: 2 }, &[turned]).unwrap();
-    let sliced = p.add(Slice { axis: 2, start: 1, end: 4 }, &[padded]).unwrap();
-    let rows = p.add(Slice { axis: 0, start: 2, end: 5 }, &[x]);
+    let turned = p
+        .add(
+            Permute {
+                axes: vec![2, 0, 1],
+            },
+            &[sum],
+        )
+        .unwrap();
+    let padded = p
+        .add(
+            Pad {
+                axis: 1,
+                before: 1,
+                after: 2,
+            },
+            &[turned],
+        )
+        .unwrap();
+    let sliced = p
+        .add(
+            Slice {
+                axis: 2,
+                start: 1,
+                end: 4,
+            },
+            &[padded],
+        )
+        .unwrap();
+    let rows = p.add(
+        Slice {
+            axis: 0,
+            start: 2,
+            end: 5,
+        },
+        &[x],
+    );
     assert!(rows.is_err());
-    let rows = p.add(Slice { axis: 0, start: 1, end: 3 }, &[x]).unwrap();
+    let rows = p
+        .add(
+            Slice {
+                axis: 0,
+                start: 1,
+                end: 3,
+            },
+            &[x],
+        )
+        .unwrap();
     let product = p.matmul(rows, false, frozen, false).unwrap();
     let soft = p.add(Softmax, &[product]).unwrap();
     let norm = p.add(Normalize { eps: Real(1e-3) }, &[sliced]).unwrap();
@@ -224,7 +309,11 @@ fn inputs_that_do_not_fit_are_named() {
     let mask = [1.0; 15];
     let good = [1; 15];
     let mut run = |ids: &[i32], labels: Value| -> Result<(), RunError> {
-        let inputs = [("ids", Value::I32(ids)), ("mask", Value::F32(&mask)), ("labels", labels)];
+        let inputs = [
+            ("ids", Value::I32(ids)),
+            ("mask", Value::F32(&mask)),
+            ("labels", labels),
+        ];
         cpu.run(&plan, &params, &inputs, DRAW).map(|_| ())
     };
     assert!(run(&good, Value::I32(&[0, 1, 1])).is_ok());
@@ -238,7 +327,14 @@ fn inputs_that_do_not_fit_are_named() {
     assert_eq!(message, "input `labels` is i32[3], found 3 floats");
     let mut fewer = params.clone();
     fewer.shift_remove("classifier.weight");
-    let inputs = [("ids", Value::I32(&good)), ("mask", Value::F32(&mask)), ("labels", Value::I32(&[0, 1, 1]))];
-    let error = Cpu::new().run(&plan, &fewer, &inputs, DRAW).map(|_| ()).unwrap_err();
+    let inputs = [
+        ("ids", Value::I32(&good)),
+        ("mask", Value::F32(&mask)),
+        ("labels", Value::I32(&[0, 1, 1])),
+    ];
+    let error = Cpu::new()
+        .run(&plan, &fewer, &inputs, DRAW)
+        .map(|_| ())
+        .unwrap_err();
     assert!(error.to_string().contains("`classifier.weight`"));
 }

@@ -126,7 +126,7 @@ def train(model, examples, lr, epochs, seed):
             torch.nn.utils.clip_grad_norm_(params, 1.0)
             optimizer.step()
             schedule.step()
-            total += loss.detach() * len(y)
+            total += loss.detach().double() * len(y)
         yield total.item() / len(examples)
 
 

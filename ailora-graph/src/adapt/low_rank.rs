@@ -27,7 +27,12 @@ fn trained(p: &mut Program, site: &Site) -> Result<Factors, ProgramError> {
     })
 }
 
-/// What `x W` becomes.
+/// Whether a product with the site's weight on its right is `x W^T`, as the papers write `W`.
+pub(super) fn is_projection(product: MatMul, site: &Site) -> bool {
+    !product.trans_a && product.trans_b == (site.layout == Layout::OutIn)
+}
+
+/// What such a product of `x` and `weight` becomes.
 pub(super) fn project(
     p: &mut Program,
     product: MatMul,
@@ -35,10 +40,6 @@ pub(super) fn project(
     weight: Id,
     site: &Site,
 ) -> Result<Id, ProgramError> {
-    if product.trans_a || product.trans_b != (site.layout == Layout::OutIn) {
-        let merged = merged(p, weight, site)?;
-        return p.add(product, &[x, merged]);
-    }
     let residual = residual(p, weight, site)?;
     let frozen = p.add(product, &[x, residual])?;
     let factors = trained(p, site)?;

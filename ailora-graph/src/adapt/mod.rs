@@ -63,27 +63,27 @@ pub fn adapt(program: &Program, sites: &[Site], everything: bool) -> Result<Prog
             });
         }
     }
-    program.rewrite(|new, _, node, args| {
-        if let Op::MatMul(product) = &node.op
-            && let Op::Frozen(leaf) = &new[args[1]].op
-            && let Some(site) = low_rank.get(&*leaf.name)
+    let site_of = |op: &Op| match op {
+        Op::Frozen(leaf) if !everything => low_rank.get(&*leaf.name).copied(),
+        _ => None,
+    };
+    program.rewrite(|new, _, node, args| match &node.op {
+        Op::MatMul(product)
+            if let Some(site) = site_of(&program[node.args[1]].op)
+                && low_rank::is_projection(*product, site) =>
         {
-            return Ok(low_rank::project(new, *product, args[0], args[1], site)?);
+            let weight = program.ty(node.args[1]).clone();
+            let weight = new.frozen(&site.weight, weight)?;
+            Ok(low_rank::project(new, *product, args[0], weight, site)?)
         }
-        if let Op::Frozen(leaf) = &node.op
-            && (everything || full.contains(&&*leaf.name))
-        {
-            return Ok(new.trained(&leaf.name, leaf.ty.clone())?);
+        Op::Frozen(leaf) if everything || full.contains(&&*leaf.name) => {
+            Ok(new.trained(&leaf.name, leaf.ty.clone())?)
         }
         // Any other use of an adapted weight, as in tied embeddings, sees the merged weight.
-        let mut args = args.to_vec();
-        for arg in &mut args {
-            if let Op::Frozen(leaf) = &new[*arg].op
-                && let Some(site) = low_rank.get(&*leaf.name)
-            {
-                *arg = low_rank::merged(new, *arg, site)?;
-            }
+        op if let Some(site) = site_of(op) => {
+            let weight = new.add(op.clone(), &[])?;
+            Ok(low_rank::merged(new, weight, site)?)
         }
-        Ok(new.add(node.op.clone(), &args)?)
+        op => Ok(new.add(op.clone(), args)?),
     })
 }

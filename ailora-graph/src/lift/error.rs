@@ -16,10 +16,10 @@ pub enum LiftError {
         expected: String,
     },
     /// An output that is no node of the graph.
-    #[error("node {node} is not in the graph; was the tensor made in another graph?")]
-    NoNode {
-        /// Its index.
-        node: usize,
+    #[error("output `{output}` is not in the graph; was it made in another one?")]
+    Foreign {
+        /// Its name.
+        output: String,
     },
     /// A node without a meaning here.
     #[error("node {node} ({label}): {reason}")]

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use luminal::prelude::{GraphTensor, NodeIndex, Shape, ShapeTracker};
+use luminal::prelude::{Graph, GraphTensor, NodeIndex, Shape, ShapeTracker};
 
 use crate::{Module, Visitor, ir::Type, nn};
 
@@ -46,6 +46,15 @@ impl Leaves {
         self.by_node.insert(node, leaf);
     }
 
+    /// The node that loads the input `name` of a lifted program.
+    pub fn node_of(&self, graph: &Graph, name: &str) -> Option<NodeIndex> {
+        let named = self.by_node.iter().find(|(_, leaf)| leaf.name == name);
+        named.map(|(node, _)| *node).or_else(|| {
+            let mut nodes = graph.graph.node_indices();
+            nodes.find(|&node| !self.by_node.contains_key(&node) && load_name(graph, node) == name)
+        })
+    }
+
     pub(super) fn get(&self, node: NodeIndex) -> Option<&Leaf> {
         self.by_node.get(&node)
     }
@@ -56,7 +65,10 @@ impl Leaves {
 pub struct Output {
     pub(super) name: String,
     pub(super) node: NodeIndex,
-    pub(super) tracker: ShapeTracker,
+    /// The view that is asked for; the node's buffer as it lies where there is none.
+    pub(super) tracker: Option<ShapeTracker>,
+    /// The graph it was made in, if that is known.
+    graph: Option<*const Graph>,
 }
 
 impl Output {
@@ -65,7 +77,18 @@ impl Output {
         Self {
             name: name.to_owned(),
             node,
-            tracker: nn::tracker(shape),
+            tracker: Some(nn::tracker(shape)),
+            graph: None,
+        }
+    }
+
+    /// A node's buffer as it lies, whatever handles make of it.
+    pub fn buffer(name: &str, node: NodeIndex) -> Self {
+        Self {
+            name: name.to_owned(),
+            node,
+            tracker: None,
+            graph: None,
         }
     }
 
@@ -74,7 +97,35 @@ impl Output {
         Self {
             name: name.to_owned(),
             node: tensor.id,
-            tracker: tensor.shape,
+            tracker: Some(tensor.shape),
+            graph: Some(tensor.graph_ref),
         }
+    }
+
+    pub(super) fn is_of(&self, graph: &Graph) -> bool {
+        graph.graph.contains_node(self.node)
+            && self.graph.is_none_or(|own| std::ptr::eq(own, graph))
+    }
+}
+
+/// The name of a load that was not given one: luminal's, and the node's index where several share it.
+pub(super) fn load_name(graph: &Graph, node: NodeIndex) -> String {
+    let label = |node| {
+        let operator = graph.graph.node_weight(node);
+        operator
+            .map(|operator| format!("{operator:?}"))
+            .unwrap_or_default()
+    };
+    let own = label(node);
+    let name = own.strip_suffix(" Load").unwrap_or(&own);
+    let namesakes = graph
+        .graph
+        .node_indices()
+        .filter(|&other| label(other) == own)
+        .count();
+    if namesakes > 1 {
+        format!("{name}.{}", node.index())
+    } else {
+        name.to_owned()
     }
 }

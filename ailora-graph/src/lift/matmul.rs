@@ -37,7 +37,10 @@ impl Lifter<'_> {
         let a = self.input_view(product, &factors, 0)?;
         let b = self.input_view(product, &factors, 1)?;
         let rank = a.shape().len();
-        if rank != b.shape().len()
+        // A reshape between the product and the sum would make `axis` an axis of another shape.
+        if a.shape() != seen.shape()
+            || a.shape() != b.shape()
+            || axis >= rank
             || !a.is_exact()
             || !b.is_exact()
             || a.is_fake(axis)
@@ -53,10 +56,17 @@ impl Lifter<'_> {
                 (false, false) => batch.push(i),
                 (false, true) => rows.push(i),
                 (true, false) => columns.push(i),
+                (true, true) if a.shape()[i] == 1 => {}
                 (true, true) => return Ok(None),
             }
         }
+        // Dot products of rows with their own partners are no matrix product.
+        if rows.is_empty() && columns.is_empty() {
+            return Ok(None);
+        }
         let logical = a.shape().to_vec();
+        let mut result = logical.clone();
+        result.remove(axis);
         let product = self.added(node, |p| {
             let (left, trans_left) = operand(p, &a, &batch, &rows, axis)?;
             let (right, trans_right) = operand(p, &b, &batch, &columns, axis)?;
@@ -69,14 +79,16 @@ impl Lifter<'_> {
             let mut sorted = axes.clone();
             sorted.sort_unstable();
             let place = |i: &usize| axes.iter().position(|a| a == i).unwrap_or(0);
-            p.permute(unfolded, &sorted.iter().map(place).collect::<Vec<_>>())
+            let ordered = p.permute(unfolded, &sorted.iter().map(place).collect::<Vec<_>>())?;
+            p.reshape(ordered, &result)
         })?;
         Ok(Some(product))
     }
 }
 
 /// One factor as a matrix or a stack of them, and whether the summed axis comes before the kept
-/// ones in it. The buffer is used as it lies wherever its order allows.
+/// ones in it. The buffer is used as it lies wherever its order allows, and its last axis stays last
+/// but where that is a batch axis.
 fn operand(
     p: &mut Program,
     view: &View,
@@ -88,12 +100,11 @@ fn operand(
     let (order, sizes): (Vec<usize>, Vec<usize>) = stored.iter().copied().unzip();
     let kept_first = [batch, kept, &[summed]].concat();
     let summed_first = [batch, &[summed], kept].concat();
-    let mut x = p.reshape(view.source, &sizes)?;
-    let first = order == summed_first && order != kept_first;
-    if !first && order != kept_first {
-        let place = |i: &usize| order.iter().position(|o| o == i).unwrap_or(0);
-        x = p.permute(x, &kept_first.iter().map(place).collect::<Vec<_>>())?;
-    }
+    let first = order.last() != Some(&summed);
+    let wanted = if first { summed_first } else { kept_first };
+    let place = |i: &usize| order.iter().position(|o| o == i).unwrap_or(0);
+    let x = p.reshape(view.source, &sizes)?;
+    let x = p.permute(x, &wanted.iter().map(place).collect::<Vec<_>>())?;
     let size = |axes: &[usize]| -> usize { axes.iter().map(|&i| view.shape()[i]).product() };
     let [k, n] = [size(&[summed]), size(kept)];
     let tail = if first { [k, n] } else { [n, k] };

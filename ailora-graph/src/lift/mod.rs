@@ -13,7 +13,7 @@ mod view;
 pub use error::LiftError;
 pub use leaves::{Leaves, Output};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use luminal::{
     graph::Graph,
@@ -26,7 +26,7 @@ use crate::{
         Id, Op, Program, ProgramError, Type,
         ops::{
             elementwise::{Binary, Unary},
-            reduce::Reduce,
+            reduce::{Combine, Reduce},
         },
     },
     nn::Dialect,
@@ -45,15 +45,23 @@ pub fn lift(graph: &Graph, leaves: &Leaves, outputs: &[Output]) -> Result<Progra
         program: Program::new(),
         values: HashMap::new(),
     };
-    for node in lifter.order(outputs)? {
+    if let Some(output) = outputs.iter().find(|output| !output.is_of(graph)) {
+        return Err(LiftError::Foreign {
+            output: output.name.clone(),
+        });
+    }
+    for node in lifter.order(outputs) {
         let value = lifter.node(node)?;
         lifter.values.insert(node, value);
     }
     for output in outputs {
-        let id = lifter
-            .view(output.node, &output.tracker)?
-            .whole(&mut lifter.program);
-        let id = id.map_err(|error| lifter.wrong(output.node, error))?;
+        let id = match &output.tracker {
+            Some(tracker) => {
+                let view = lifter.view(output.node, tracker)?;
+                lifter.added(output.node, |p| view.whole(p))?
+            }
+            None => lifter.values[&output.node],
+        };
         lifter.program.set_output(output.name.as_str(), id);
     }
     recognize::recognize(&lifter.program).map_err(LiftError::Program)
@@ -71,26 +79,21 @@ struct Lifter<'a> {
 
 impl<'a> Lifter<'a> {
     /// The nodes that the outputs need, sources first.
-    fn order(&self, outputs: &[Output]) -> Result<Vec<NodeIndex>, LiftError> {
+    fn order(&self, outputs: &[Output]) -> Vec<NodeIndex> {
         let mut order = Vec::new();
-        let mut done = HashMap::new();
+        let mut seen = HashSet::new();
         for output in outputs {
             let mut stack = vec![(output.node, false)];
             while let Some((node, expanded)) = stack.pop() {
                 if expanded {
-                    done.insert(node, true);
                     order.push(node);
-                } else if !done.contains_key(&node) {
-                    if !self.graph.graph.contains_node(node) {
-                        return Err(LiftError::NoNode { node: node.index() });
-                    }
-                    done.insert(node, false);
+                } else if seen.insert(node) {
                     stack.push((node, true));
                     stack.extend(self.sources(node).iter().rev().map(|(s, _)| (*s, false)));
                 }
             }
         }
-        Ok(order)
+        order
     }
 
     fn sources(&self, node: NodeIndex) -> Sources {
@@ -110,7 +113,7 @@ impl<'a> Lifter<'a> {
                 Some(leaf) if leaf.parameter => self.added(node, |p| p.frozen(&leaf.name, ty)),
                 Some(leaf) => self.added(node, |p| p.input(&leaf.name, ty)),
                 None => {
-                    let name = self.load_name(node);
+                    let name = leaves::load_name(self.graph, node);
                     self.added(node, |p| p.input(&name, ty))
                 }
             };
@@ -138,9 +141,15 @@ impl<'a> Lifter<'a> {
             (any.is::<op::Sqrt>(), Unary::Sqrt),
         ];
         if let Some((_, function)) = unary.into_iter().find(|(is, _)| *is) {
-            // luminal applies these to the whole buffer, whatever the view.
-            let x = self.value(node, &sources, 0)?;
-            return self.added(node, |p| p.unary(function, x));
+            // luminal applies these to the whole buffer, and the view to the result.
+            let view = self.input_view(node, &sources, 0)?;
+            if view.is_padded() && function.apply(0.0) != 0.0 {
+                return Err(self.refuse(
+                    node,
+                    "luminal 0.2 leaves padding 0 here; call `.contiguous()` before it",
+                ));
+            }
+            return self.added(node, |p| p.unary(function, view.source));
         }
         let binary = [
             (any.is::<op::Add>(), Binary::Add),
@@ -202,6 +211,10 @@ impl<'a> Lifter<'a> {
         let a = self.input_view(node, sources, 0)?;
         let b = self.input_view(node, sources, 1)?;
         let logical = a.shape().to_vec();
+        if b.shape() != logical {
+            let reason = format!("its inputs have shapes {logical:?} and {:?}", b.shape());
+            return Err(self.refuse(node, reason));
+        }
         self.added(node, |p| {
             let a = a.broadcastable(p)?;
             let b = b.broadcastable(p)?;
@@ -223,16 +236,22 @@ impl<'a> Lifter<'a> {
             return Ok(product);
         }
         let view = self.input_view(node, sources, 0)?;
-        if view.is_permuted() && view.shape().len() > 2 {
-            return Err(self.refuse(
-                node,
-                "luminal 0.2 computes a reduction of permuted axes wrongly; call `.contiguous()` \
-                 before it",
-            ));
-        }
         let mut shape = view.shape().to_vec();
         if axis >= shape.len() {
             return Err(self.refuse(node, "it reduces an axis that its input does not have"));
+        }
+        if !view.reduces_along(axis) {
+            return Err(self.refuse(
+                node,
+                "luminal 0.2 computes this reduction of permuted or sliced axes wrongly; call \
+                 `.contiguous()` before it",
+            ));
+        }
+        if view.is_padded() && reduce.combine == Combine::Max {
+            return Err(self.refuse(
+                node,
+                "luminal 0.2 leaves padding out of a maximum; call `.contiguous()` before it",
+            ));
         }
         shape.remove(axis);
         self.added(node, |p| {
@@ -240,14 +259,6 @@ impl<'a> Lifter<'a> {
             let reduced = p.add(reduce, &[whole])?;
             p.reshape(reduced, &shape)
         })
-    }
-
-    /// The buffer that input `i` of `node` reads.
-    fn value(&self, node: NodeIndex, sources: &Sources, i: usize) -> Result<Id, LiftError> {
-        sources
-            .get(i)
-            .and_then(|(source, _)| self.values.get(source).copied())
-            .ok_or_else(|| self.refuse(node, "an input is missing"))
     }
 
     /// What `node` sees of its input `i`.
@@ -266,7 +277,7 @@ impl<'a> Lifter<'a> {
     fn view(&self, source: NodeIndex, tracker: &ShapeTracker) -> Result<View, LiftError> {
         let id = self.values.get(&source).copied();
         let id = id.ok_or_else(|| self.refuse(source, "it depends on itself"))?;
-        View::new(&self.program, id, tracker, &self.graph.dyn_map)
+        View::new(&self.program, id, tracker, self.graph)
             .map_err(|reason| self.refuse(source, reason))
     }
 
@@ -287,25 +298,9 @@ impl<'a> Lifter<'a> {
         let (_, _, tracker) = edge
             .and_then(|edge| edge.weight().as_data())
             .ok_or_else(|| self.refuse(node, "nothing reads it, so its shape is unknown"))?;
-        view::buffer_shape(&tracker, &self.graph.dyn_map)
+        view::buffer_shape(&tracker, self.graph)
             .map(|shape| Some(Type::f32(shape)))
             .map_err(|reason| self.refuse(node, reason))
-    }
-
-    fn load_name(&self, node: NodeIndex) -> String {
-        let label = self.label(node);
-        let name = label.strip_suffix(" Load").unwrap_or(&label);
-        let namesakes = self
-            .graph
-            .graph
-            .node_indices()
-            .filter(|&other| self.label(other) == label)
-            .count();
-        if namesakes > 1 {
-            format!("{name}.{}", node.index())
-        } else {
-            name.to_owned()
-        }
     }
 
     fn operator(&self, node: NodeIndex) -> &'a dyn std::any::Any {

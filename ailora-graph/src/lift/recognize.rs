@@ -7,7 +7,6 @@ use crate::ir::{
         normalize::Normalize,
         reduce::{Combine, Reduce},
         softmax::Softmax,
-        view::{Expand, Reshape},
     },
 };
 
@@ -25,59 +24,44 @@ pub(super) fn recognize(program: &Program) -> Result<Program, ProgramError> {
     })
 }
 
-/// `x`, where `id` is `e * expand(recip(sum(e)))` with `e = exp2((x - max(x)) * log2(e))`.
+/// `x`, where `id` is `e * recip(sum(e))` with `e = exp2((x - max(x)) * log2(e))`.
 fn softmax(p: &Program, id: Id) -> Option<Id> {
-    let (e, total) = factors(p, id)?
-        .into_iter()
-        .find_map(|(e, other)| Some((e, unary(p, unrepeated(p, other), Unary::Recip)?)))?;
-    let summed = reduced_rows(p, total, Combine::Sum)?;
-    let scaled = unary(p, e, Unary::Exp2)?;
-    if summed != e {
+    let (e, other) = either(p, id, Binary::Mul, |e| unary(p, e, Unary::Exp2).is_some())?;
+    let rows = Rows::of(p, id)?;
+    let total = rows.unary(rows.argument(other, id)?, Unary::Recip)?;
+    if rows.reduced(total, Combine::Sum)? != e {
         return None;
     }
-    let centred = factors(p, scaled)?
-        .into_iter()
-        .find_map(|(x, c)| is_close(p, c, std::f64::consts::LOG2_E).then_some(x))?;
-    let (x, max) = terms(p, centred)?
-        .into_iter()
-        .find_map(|(x, other)| Some((x, unrepeated(p, negated(p, other)?))))?;
-    (reduced_rows(p, max, Combine::Max)? == x).then_some(x)
+    let scaled = unary(p, e, Unary::Exp2)?;
+    let log2_e = |c| constant(p, c).is_some_and(|c| (c - std::f64::consts::LOG2_E).abs() < 1e-6);
+    let (_, centred) = either(p, scaled, Binary::Mul, log2_e)?;
+    let [x, max] = rows.centred(centred)?;
+    (rows.reduced(max, Combine::Max)? == x).then_some(x)
 }
 
-/// `x` and `eps`, where `id` is `c * expand(recip(sqrt(mean(c * c) + eps)))` with
-/// `c = x - expand(mean(x))`.
+/// `x` and `eps`, where `id` is `c * recip(sqrt(mean(c * c) + eps))` with `c = x - mean(x)`.
 fn normalize(p: &Program, id: Id) -> Option<(Id, f64)> {
-    let (centred, root) = factors(p, id)?.into_iter().find_map(|(c, other)| {
-        let root = unary(p, unrepeated(p, other), Unary::Recip)?;
-        Some((c, unary(p, unrepeated(p, root), Unary::Sqrt)?))
+    let (centred, other) = either(p, id, Binary::Mul, |c| {
+        matches!(p[c].op, Op::Binary(Binary::Add))
     })?;
-    let (variance, eps) = terms(p, root)?
-        .into_iter()
-        .find_map(|(variance, eps)| Some((variance, constant(p, eps)?)))?;
-    let square = mean(p, variance)?;
+    let rows = Rows::of(p, id)?;
+    let root = rows.unary(rows.argument(other, id)?, Unary::Recip)?;
+    let variance = rows.unary(root, Unary::Sqrt)?;
+    let (eps, variance) = rows.with_constant(variance, Binary::Add)?;
+    let square = rows.mean(variance)?;
     if p[square].op != Op::Binary(Binary::Mul) || p[square].args != [centred, centred] {
         return None;
     }
-    let (x, average) = terms(p, centred)?
-        .into_iter()
-        .find_map(|(x, other)| Some((x, unrepeated(p, negated(p, other)?))))?;
-    (mean(p, average)? == x).then_some((x, eps))
+    let [x, average] = rows.centred(centred)?;
+    (rows.mean(average)? == x).then_some((x, eps))
 }
 
-/// Both ways of reading a product.
-fn factors(p: &Program, id: Id) -> Option<[(Id, Id); 2]> {
-    binary(p, id, Binary::Mul)
-}
-
-/// Both ways of reading a sum.
-fn terms(p: &Program, id: Id) -> Option<[(Id, Id); 2]> {
-    binary(p, id, Binary::Add)
-}
-
-fn binary(p: &Program, id: Id, op: Binary) -> Option<[(Id, Id); 2]> {
-    let id = unrepeated(p, id);
+/// Both arguments of `id`, a `op` of two values, of which `first` accepts the first.
+fn either(p: &Program, id: Id, op: Binary, first: impl Fn(Id) -> bool) -> Option<(Id, Id)> {
     match (&p[id].op, &p[id].args[..]) {
-        (Op::Binary(found), &[a, b]) if *found == op => Some([(a, b), (b, a)]),
+        (Op::Binary(found), &[a, b]) if *found == op => {
+            [(a, b), (b, a)].into_iter().find(|(a, _)| first(*a))
+        }
         _ => None,
     }
 }
@@ -86,52 +70,94 @@ fn unary(p: &Program, id: Id, op: Unary) -> Option<Id> {
     (p[id].op == Op::Unary(op)).then(|| p[id].args[0])
 }
 
-/// What `id` repeats or reshapes.
-fn unrepeated(p: &Program, mut id: Id) -> Id {
-    while let Op::Expand(Expand { .. }) | Op::Reshape(Reshape { .. }) = &p[id].op {
-        id = p[id].args[0];
-    }
-    id
-}
-
-/// `x`, where `id` is its negation, which luminal writes as a product with -1.
-fn negated(p: &Program, id: Id) -> Option<Id> {
-    factors(p, id)?
-        .into_iter()
-        .find_map(|(x, c)| (constant(p, c)? == -1.0).then_some(x))
-}
-
-/// `x`, where `id` reduces it along its last axis.
-fn reduced_rows(p: &Program, id: Id, combine: Combine) -> Option<Id> {
-    let id = unrepeated(p, id);
-    let x = *p[id].args.first()?;
-    let last = p.ty(x).rank().checked_sub(1)?;
-    let axes = vec![last];
-    (p[id].op == Op::Reduce(Reduce { combine, axes })).then_some(x)
-}
-
-/// `x`, where `id` is its mean along the last axis: the sum times the reciprocal of the count.
-fn mean(p: &Program, id: Id) -> Option<Id> {
-    let (total, count) = factors(p, id)?.into_iter().find_map(|(total, other)| {
-        let other = unrepeated(p, other);
-        let count = match unary(p, other, Unary::Recip) {
-            Some(count) => constant(p, count)?,
-            None => 1.0 / constant(p, other)?,
-        };
-        Some((total, count))
-    })?;
-    let x = reduced_rows(p, total, Combine::Sum)?;
-    let width = *p.shape(x).last()? as f64;
-    ((count - width).abs() < 1e-6 * width).then_some(x)
-}
-
+/// The number that every element of `id` is.
 fn constant(p: &Program, id: Id) -> Option<f64> {
-    match p[unrepeated(p, id)].op {
-        Op::Const(Real(value)) => Some(value),
+    match &p[id].op {
+        Op::Const(Real(value)) => Some(*value),
+        Op::Expand(_) | Op::Reshape(_) => constant(p, p[id].args[0]),
+        Op::Unary(Unary::Recip) => constant(p, p[id].args[0]).map(f64::recip),
         _ => None,
     }
 }
 
-fn is_close(p: &Program, id: Id, value: f64) -> bool {
-    constant(p, id).is_some_and(|found| (found - value).abs() < 1e-6)
+/// What is computed for each row of a tensor (of shape `lead` and `width`): a value of the leading dimensions, with or without a
+/// last axis of 1, or repeated along the row. Values in between are followed only where they keep
+/// to their row: in a square matrix, a column of sums may also be turned into a row of them.
+struct Rows<'p> {
+    p: &'p Program,
+    lead: &'p [usize],
+    width: usize,
+}
+
+impl<'p> Rows<'p> {
+    fn of(p: &'p Program, x: Id) -> Option<Self> {
+        let (&width, lead) = p.shape(x).split_last()?;
+        Some(Self { p, lead, width })
+    }
+
+    /// Whether a value of this shape has one element a row.
+    fn is_column(&self, shape: &[usize]) -> bool {
+        shape.split_last() == Some((&1, self.lead)) || shape.is_empty() && self.lead.is_empty()
+    }
+
+    /// Whether `id` repeats the single elements of its argument `arg` along their rows, or keeps
+    /// its shape.
+    fn keeps(&self, arg: Id, id: Id) -> bool {
+        let [from, to] = [arg, id].map(|id| self.p.shape(id));
+        let whole = to.split_last() == Some((&self.width, self.lead));
+        from == to || self.is_column(from) && whole
+    }
+
+    /// The value of each row that `id` repeats or reshapes.
+    fn source(&self, id: Id) -> Option<Id> {
+        let arg = match self.p[id].op {
+            Op::Expand(_) | Op::Reshape(_) => self.p[id].args[0],
+            _ => return Some(id),
+        };
+        let per_row = |id| {
+            let shape = self.p.shape(id);
+            shape == self.lead || self.is_column(shape)
+        };
+        (self.keeps(arg, id) || per_row(arg) && per_row(id))
+            .then(|| self.source(arg))
+            .flatten()
+    }
+
+    /// The value of each row that the argument `arg` of the elementwise `id` is made of.
+    fn argument(&self, arg: Id, id: Id) -> Option<Id> {
+        self.keeps(arg, id).then(|| self.source(arg)).flatten()
+    }
+
+    fn unary(&self, id: Id, op: Unary) -> Option<Id> {
+        self.source(unary(self.p, id, op)?)
+    }
+
+    /// `c` and `x`, where `id` is `op` of a number `c` and of `x`, a value of each row.
+    fn with_constant(&self, id: Id, op: Binary) -> Option<(f64, Id)> {
+        let (c, x) = either(self.p, id, op, |c| constant(self.p, c).is_some())?;
+        Some((constant(self.p, c)?, self.argument(x, id)?))
+    }
+
+    /// `x` and `m`, where `id` is `x - m` with one `m` a row, which luminal writes `x + -1 * m`.
+    fn centred(&self, id: Id) -> Option<[Id; 2]> {
+        let negated = |m| match self.with_constant(self.argument(m, id)?, Binary::Mul)? {
+            (-1.0, m) => Some(m),
+            _ => None,
+        };
+        let (m, x) = either(self.p, id, Binary::Add, |m| negated(m).is_some())?;
+        (self.p.shape(x) == self.p.shape(id)).then_some([x, negated(m)?])
+    }
+
+    /// `x`, where `id` reduces each row of it to one number.
+    fn reduced(&self, id: Id, combine: Combine) -> Option<Id> {
+        let axes = vec![self.lead.len()];
+        (self.p[id].op == Op::Reduce(Reduce { combine, axes })).then(|| self.p[id].args[0])
+    }
+
+    /// `x`, where `id` is the mean of each row of it: the sum times the reciprocal of the width.
+    fn mean(&self, id: Id) -> Option<Id> {
+        let (factor, total) = self.with_constant(id, Binary::Mul)?;
+        let is_mean = (factor * self.width as f64 - 1.0).abs() < 1e-6;
+        is_mean.then(|| self.reduced(total, Combine::Sum)).flatten()
+    }
 }

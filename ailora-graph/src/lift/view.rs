@@ -1,11 +1,9 @@
-use std::collections::HashMap;
-use std::hash::BuildHasher;
-
-use luminal::prelude::{ShapeTracker, symbolic::Expression};
+use luminal::{
+    graph::Graph,
+    prelude::{ShapeTracker, symbolic::Expression},
+};
 
 use crate::ir::{Id, Program, ProgramError, ops::view::Pad};
-
-type Vars<S> = HashMap<char, usize, S>;
 
 /// What a node sees of a buffer through luminal's shape tracker, in resolved numbers.
 #[derive(Clone, Debug)]
@@ -36,42 +34,38 @@ impl Axis {
 }
 
 /// The dimensions of the buffer that a tracker views.
-pub(super) fn buffer_shape<S: BuildHasher>(
-    tracker: &ShapeTracker,
-    vars: &Vars<S>,
-) -> Result<Vec<usize>, String> {
+pub(super) fn buffer_shape(tracker: &ShapeTracker, graph: &Graph) -> Result<Vec<usize>, String> {
     (0..tracker.dims.len())
         .filter(|&i| !tracker.fake[i])
-        .map(|i| resolve(&tracker.dims[i], vars))
+        .map(|i| resolve(&tracker.dims[i], graph))
         .collect()
 }
 
-fn resolve<S: BuildHasher>(value: &Expression, vars: &Vars<S>) -> Result<usize, String> {
-    let vars = vars.iter().map(|(&name, &size)| (name, size)).collect();
+fn resolve(value: &Expression, graph: &Graph) -> Result<usize, String> {
     value
-        .exec(&vars)
+        .exec(&graph.dyn_map)
         .ok_or_else(|| format!("the dimension {value:?} has no value; set it with `set_dyn_dim`"))
 }
 
 impl View {
-    pub fn new<S: BuildHasher>(
+    pub fn new(
         program: &Program,
         source: Id,
         tracker: &ShapeTracker,
-        vars: &Vars<S>,
+        graph: &Graph,
     ) -> Result<Self, String> {
         let mut axes = Vec::new();
         for i in 0..tracker.dims.len() {
-            let size = resolve(&tracker.dims[i], vars)?;
+            let size = resolve(&tracker.dims[i], graph)?;
             let (start, end) = tracker.slices[i];
-            let (start, end) = (resolve(&start, vars)?, resolve(&end, vars)?.min(size));
+            let (start, end) = (resolve(&start, graph)?, resolve(&end, graph)?.min(size));
             let padding = tracker.padding[i];
-            let padding = (resolve(&padding.0, vars)?, resolve(&padding.1, vars)?);
+            let padding = (resolve(&padding.0, graph)?, resolve(&padding.1, graph)?);
             let slice = (start > 0 || end < size).then_some((start, end));
-            if slice.is_some() && padding != (0, 0) {
+            if padding != (0, 0) && (slice.is_some() || tracker.fake[i]) {
                 return Err(
-                    "luminal 0.2 computes an axis that is both padded and sliced wrongly; \
-                            call `.contiguous()` between"
+                    "luminal 0.2 computes wrongly what is padded and either sliced or repeated \
+                     along one axis; call `.contiguous()` before the padding"
                         .into(),
                 );
             }
@@ -91,8 +85,9 @@ impl View {
         let buffer = program.ty(source).len();
         if stored != buffer {
             return Err(format!(
-                "its buffer of {buffer} elements is read as one of {stored}, which luminal 0.2 \
-                 computes wrongly; call `.contiguous()` before the reshape or reduction"
+                "its buffer of {buffer} elements is read as one of {stored}; call `.contiguous()` \
+                 before a reshape or reduction of a slice, which luminal 0.2 computes wrongly, and \
+                 give the values of `arange`, `tril` or `gather` as inputs"
             ));
         }
         let order: Vec<usize> = tracker.indexes.iter().copied().collect();
@@ -111,7 +106,23 @@ impl View {
     }
 
     pub fn is_permuted(&self) -> bool {
-        self.order.iter().enumerate().any(|(i, &axis)| i != axis)
+        !self.order.is_sorted()
+    }
+
+    pub fn is_padded(&self) -> bool {
+        self.axes.iter().any(|axis| axis.padding != (0, 0))
+    }
+
+    /// Whether luminal 0.2 reduces it rightly along logical axis `i`: its handle of the result
+    /// keeps the order of the other axes, and it miscounts an axis that is cut at both ends.
+    pub fn reduces_along(&self, i: usize) -> bool {
+        let mut others = self.order.clone();
+        others.remove(i);
+        let cut_twice = |axis: &Axis| {
+            axis.slice
+                .is_some_and(|(start, end)| start > 0 && end < axis.size)
+        };
+        others.is_sorted() && !self.axes.iter().any(cut_twice)
     }
 
     /// Whether logical axis `i` is repeated rather than stored.
@@ -135,35 +146,37 @@ impl View {
             .collect()
     }
 
-    /// The tensor it shows, with repeated axes of size 1.
+    /// The tensor it shows, with repeated axes of size 1, and without those that lead.
     pub fn broadcastable(&self, p: &mut Program) -> Result<Id, ProgramError> {
-        if p.ty(self.source).rank() == 0 {
-            return Ok(self.source);
-        }
-        let memory: Vec<usize> = self
-            .axes
-            .iter()
-            .map(|axis| if axis.fake { 1 } else { axis.size })
-            .collect();
+        let stored = || self.axes.iter().filter(|axis| !axis.fake);
+        let memory: Vec<usize> = stored().map(|axis| axis.size).collect();
         let mut x = p.reshape(self.source, &memory)?;
-        for (i, axis) in self.axes.iter().enumerate().filter(|(_, axis)| !axis.fake) {
-            if let Some((start, end)) = axis.slice {
-                x = p.slice(x, i, start, end)?;
+        for (axis, stored) in stored().enumerate() {
+            if let Some((start, end)) = stored.slice {
+                x = p.slice(x, axis, start, end)?;
             }
-            let (before, after) = axis.padding;
+            let (before, after) = stored.padding;
             if (before, after) != (0, 0) {
-                let axis = i;
-                x = p.add(
-                    Pad {
-                        axis,
-                        before,
-                        after,
-                    },
-                    &[x],
-                )?;
+                let pad = Pad {
+                    axis,
+                    before,
+                    after,
+                };
+                x = p.add(pad, &[x])?;
             }
         }
-        p.permute(x, &self.order)
+        let place = |axis: usize| self.axes[..axis].iter().filter(|a| !a.fake).count();
+        let logical = || self.order.iter().map(|&i| (i, &self.axes[i]));
+        let order: Vec<usize> = logical()
+            .filter(|(_, axis)| !axis.fake)
+            .map(|(i, _)| place(i))
+            .collect();
+        x = p.permute(x, &order)?;
+        let shape: Vec<usize> = logical()
+            .skip_while(|(_, axis)| axis.fake)
+            .map(|(_, axis)| if axis.fake { 1 } else { axis.len() })
+            .collect();
+        p.reshape(x, &shape)
     }
 
     /// The tensor it shows, with every element in place.

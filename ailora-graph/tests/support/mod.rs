@@ -12,7 +12,12 @@ use ailora_graph::{
 pub fn normal(name: &str, shape: &[usize], scale: f64) -> Tensor {
     let key = Draw { seed: 7, step: 0 }.key(name);
     let len: usize = shape.iter().product();
-    Tensor::new(shape, (0..len).map(|i| scale * key.normal(i as u64)).collect::<Vec<_>>())
+    Tensor::new(
+        shape,
+        (0..len)
+            .map(|i| scale * key.normal(i as u64))
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// Integers below `limit` fixed by a name.
@@ -43,7 +48,13 @@ pub fn bind(program: &Program, bindings: &mut Bindings) {
 /// smaller: some gradients, like that of a key's bias, are zero. NaN never agrees.
 pub fn close(a: &Tensor, b: &Tensor, tolerance: f64) -> bool {
     let norm = |x: &Tensor| x.data.iter().map(|x| x * x).sum::<f64>().sqrt();
-    let difference = a.data.iter().zip(&b.data).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+    let difference = a
+        .data
+        .iter()
+        .zip(&b.data)
+        .map(|(a, b)| (a - b).powi(2))
+        .sum::<f64>()
+        .sqrt();
     a.shape == b.shape && difference <= tolerance * norm(a).max(norm(b)).max(0.01)
 }
 
@@ -97,7 +108,10 @@ impl Encoder {
             let mixed = q.attention(&k, &v, mask, 2, dropout);
             let mixed = layer.output.forward(&mixed).dropout(dropout);
             x = layer.norm.forward(&(&x + &mixed));
-            let inner = layer.down.forward(&layer.up.forward(&x).gelu()).dropout(dropout);
+            let inner = layer
+                .down
+                .forward(&layer.up.forward(&x).gelu())
+                .dropout(dropout);
             x = layer.last_norm.forward(&(&x + &inner));
         }
         let first = x.slice(1, 0, 1).reshape([BATCH, WIDTH]);
@@ -128,14 +142,20 @@ impl Module for Layer {
 
 /// The encoder as a program with outputs `logits` and `loss`, and its projections with `config`.
 pub fn encoder(layers: usize, dropout: f64, config: &str) -> (Program, Vec<Site>) {
-    let cx = if dropout > 0.0 { Cx::training() } else { Cx::new() };
+    let cx = if dropout > 0.0 {
+        Cx::training()
+    } else {
+        Cx::new()
+    };
     let model = Encoder::new(&cx, layers);
     let ids = cx.input("ids", Type::i32([BATCH, LENGTH]));
     let mask = cx.input("mask", Type::f32([BATCH, LENGTH]));
     let labels = cx.input("labels", Type::i32([BATCH]));
     let logits = model.forward(&ids, &mask, dropout);
     let loss = logits.cross_entropy(&labels);
-    let program = cx.program(&model, &[("logits", &logits), ("loss", &loss)]).unwrap();
+    let program = cx
+        .program(&model, &[("logits", &logits), ("loss", &loss)])
+        .unwrap();
     let (_, sites) = Visitor::inventory(&model);
     let config: AdaptConfig = serde_json::from_str(config).unwrap();
     (program, config.resolve(sites).unwrap())

@@ -55,7 +55,10 @@ impl<'a> Heads<'a> {
         (0..d.batch * d.heads).into_par_iter().for_each(|i| {
             let (b, h) = (i / d.heads, i % d.heads);
             let mask = &self.mask[b * d.keys..][..d.keys];
-            let keys = mask.iter().rposition(|&m| m != 0.0).map_or(0, |last| last + 1);
+            let keys = mask
+                .iter()
+                .rposition(|&m| m != 0.0)
+                .map_or(0, |last| last + 1);
             SCRATCH.with_borrow_mut(|scratch| {
                 let needed = matrices * d.queries * d.keys;
                 if scratch.len() < needed {
@@ -80,10 +83,22 @@ impl<'a> Heads<'a> {
         matmul(
             MatMut::from_row_major_slice_mut(&mut *scores, d.queries, keys),
             Accum::Replace,
-            matrix(self.part(self.q, b, h, d.queries), d.queries, d.depth, width, false),
-            matrix(self.part(self.k, b, h, d.keys), d.keys, d.depth, width, false)
-                .subrows(0, keys)
-                .transpose(),
+            matrix(
+                self.part(self.q, b, h, d.queries),
+                d.queries,
+                d.depth,
+                width,
+                false,
+            ),
+            matrix(
+                self.part(self.k, b, h, d.keys),
+                d.keys,
+                d.depth,
+                width,
+                false,
+            )
+            .subrows(0, keys)
+            .transpose(),
             self.scale,
             Par::Seq,
         );
@@ -109,7 +124,6 @@ impl<'a> Heads<'a> {
         }
     }
 }
-
 
 /// From the first to the last element of a head's part of `rows` rows.
 fn span(rows: usize, width: usize, depth: usize) -> usize {
@@ -208,7 +222,14 @@ pub(super) fn forward(op: &Attention, d: Dims, reads: [&[f32]; 4], out: Region, 
             out,
             Accum::Replace,
             matrix(scores, d.queries, keys, keys, false),
-            matrix(heads.part(heads.v, b, h, d.keys), d.keys, d.depth, width, false).subrows(0, keys),
+            matrix(
+                heads.part(heads.v, b, h, d.keys),
+                d.keys,
+                d.depth,
+                width,
+                false,
+            )
+            .subrows(0, keys),
             1.0,
             Par::Seq,
         );
@@ -236,7 +257,8 @@ pub(super) fn backward(
     }
     heads.for_each(2, |b, h, keys, scratch| {
         // SAFETY: each head is handled once, and the gradients lie behind each other.
-        let gradient = |i: usize| wants[i].then(|| unsafe { target(out, starts[i], (b, h), d, rows[i]) });
+        let gradient =
+            |i: usize| wants[i].then(|| unsafe { target(out, starts[i], (b, h), d, rows[i]) });
         let [dq, dk, dv] = [gradient(0), gradient(1), gradient(2)];
         if keys == 0 {
             for mut gradient in [dq, dk, dv].into_iter().flatten() {

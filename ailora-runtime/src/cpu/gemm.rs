@@ -41,7 +41,11 @@ pub(super) fn run(
         k,
         batched_b,
     } = dims;
-    let beta = if accumulate { Accum::Add } else { Accum::Replace };
+    let beta = if accumulate {
+        Accum::Add
+    } else {
+        Accum::Replace
+    };
     let one = |i: usize, par: Par| {
         let a = &a[i * m * k..][..m * k];
         let b = &b[if batched_b { i * k * n } else { 0 }..][..k * n];

@@ -84,9 +84,7 @@ impl<'a> Outputs<'a> {
     pub fn get(&self, name: &str) -> Option<&'a [f32]> {
         let (view, _) = self.plan.outputs.get(name)?;
         match &self.plan.buffers[view.buffer] {
-            Buffer::Arena { start, .. } => {
-                Some(&self.arena[start + view.start..][..view.len])
-            }
+            Buffer::Arena { start, .. } => Some(&self.arena[start + view.start..][..view.len]),
             Buffer::Parameter { name, .. } => {
                 Some(&self.params.get(&**name)?.data[view.start..][..view.len])
             }
@@ -148,7 +146,6 @@ impl Cpu {
 }
 
 fn bind(input: &Input, value: Value<'_>, memory: &Memory) -> Result<(), RunError> {
-
     // SAFETY: no kernel is running.
     let to = unsafe { memory.region(input.view).write_all() };
     match (value, input.ty.dtype) {
@@ -219,4 +216,3 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
         }
     }
 }
-

@@ -28,7 +28,11 @@ pub(super) fn allocate(lowered: Lowered) -> Plan {
         .map(|(buffer, storage)| Lifetime {
             buffer,
             len: storage.len.next_multiple_of(ALIGNMENT),
-            first: if storage.kind == Kind::Input { 0 } else { usize::MAX },
+            first: if storage.kind == Kind::Input {
+                0
+            } else {
+                usize::MAX
+            },
             last: 0,
         })
         .collect();

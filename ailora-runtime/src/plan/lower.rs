@@ -272,7 +272,11 @@ impl Lowering<'_> {
         };
         match &node.op {
             Op::Permute(permute) => Strided {
-                from: permute.axes.iter().map(|&axis| from_strides[axis]).collect(),
+                from: permute
+                    .axes
+                    .iter()
+                    .map(|&axis| from_strides[axis])
+                    .collect(),
                 ..plain
             },
             Op::Slice(slice) => Strided {
@@ -292,7 +296,9 @@ impl Lowering<'_> {
     /// A loop over the members' common shape.
     fn fused(&mut self, time: usize, members: &[Id]) {
         let program = self.program;
-        let whole_rows = members.iter().any(|&id| loop_op(&program[id].op).needs_row());
+        let whole_rows = members
+            .iter()
+            .any(|&id| loop_op(&program[id].op).needs_row());
         let shape = program.shape(members[0]).to_vec();
         let mut operands: Vec<Id> = Vec::new();
         let mut instructions = Vec::new();

@@ -133,12 +133,14 @@ impl<'a> Grouping<'a> {
         let node = &self.program[id];
         match (&node.op, &node.args[..]) {
             (Op::MatMul(_), _) => Some((id, 1.0)),
-            (Op::Binary(Binary::Mul), &[a, b]) => [(a, b), (b, a)].into_iter().find_map(|(x, c)| {
-                match (&self.program[x].op, &self.program[c].op) {
-                    (Op::MatMul(_), Op::Const(Real(alpha))) => Some((x, *alpha)),
-                    _ => None,
-                }
-            }),
+            (Op::Binary(Binary::Mul), &[a, b]) => {
+                [(a, b), (b, a)].into_iter().find_map(|(x, c)| {
+                    match (&self.program[x].op, &self.program[c].op) {
+                        (Op::MatMul(_), Op::Const(Real(alpha))) => Some((x, *alpha)),
+                        _ => None,
+                    }
+                })
+            }
             _ => None,
         }
     }
@@ -146,8 +148,7 @@ impl<'a> Grouping<'a> {
     /// Whether the sum `id` can be left in the memory of `onto`.
     fn can_take_sum(&self, onto: Id, id: Id) -> bool {
         let op = &self.program[onto].op;
-        let owns_memory = op.operation().is_some()
-            && !matches!(op, Op::Reshape(_) | Op::Slice(_));
+        let owns_memory = op.operation().is_some() && !matches!(op, Op::Reshape(_) | Op::Slice(_));
         owns_memory && self.used_once(onto) && self.program.ty(onto) == self.program.ty(id)
     }
 
@@ -217,9 +218,12 @@ impl<'a> Grouping<'a> {
         match self.unit[usize::from(id)].map(|unit| &self.units[unit]) {
             Some(Unit::Loop(members)) => members.clone(),
             // The scaling node between product and sum reads nothing else but a number.
-            Some(Unit::Gemm { node, product, onto, .. }) => {
-                onto.iter().chain([product, node]).copied().collect()
-            }
+            Some(Unit::Gemm {
+                node,
+                product,
+                onto,
+                ..
+            }) => onto.iter().chain([product, node]).copied().collect(),
             Some(Unit::Single(_)) | None => vec![id],
         }
     }
@@ -261,7 +265,10 @@ impl<'a> Grouping<'a> {
         }
         assert_eq!(order.len(), self.units.len(), "fusion made no cycle");
         let mut units: Vec<Option<Unit>> = self.units.into_iter().map(Some).collect();
-        order.into_iter().filter_map(|unit| units[unit].take()).collect()
+        order
+            .into_iter()
+            .filter_map(|unit| units[unit].take())
+            .collect()
     }
 }
 

@@ -3,13 +3,14 @@ use faer::MatRef;
 
 /// How well vectors and values fit the definition of singular triplets.
 ///
-/// `residual` alone would not do: after a Rayleigh-Ritz step one of the two equations holds by construction, so both are
-/// measured, and vectors that repeat each other satisfy both, so orthonormality is measured too. Together they say that
-/// the triplets belong to a matrix within `residual` of this one, whatever the method that found them.
+/// `residual` alone would not do: after a Rayleigh-Ritz step one of the two equations holds by
+/// construction, so both are measured, and vectors that repeat each other satisfy both, so
+/// orthonormality is measured too. Together they say that the triplets belong to a matrix within
+/// `residual` of this one, whatever the method that found them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Accuracy {
-    /// `max_i max(|W v_i - s_i u_i|, |W^T u_i - s_i v_i|)` divided by a lower bound of the largest singular value: the
-    /// root mean square of all singular values or `s_1`, whichever is larger.
+    /// `max_i max(|W v_i - s_i u_i|, |W^T u_i - s_i v_i|)` divided by a lower bound of the largest
+    /// singular value: the root mean square of all singular values or `s_1`, whichever is larger.
     pub residual: f64,
     /// The largest entry of `|U^T U - I|` and `|V^T V - I|`.
     pub orthonormality: f64,
@@ -17,7 +18,12 @@ pub struct Accuracy {
 
 impl Accuracy {
     /// Measures `u: [rows, k]`, `s: [k]`, `v: [cols, k]` against `w: [rows, cols]`.
-    pub(super) fn measure(w: MatRef<'_, f64>, u: MatRef<'_, f64>, s: &[f64], v: MatRef<'_, f64>) -> Self {
+    pub(super) fn measure(
+        w: MatRef<'_, f64>,
+        u: MatRef<'_, f64>,
+        s: &[f64],
+        v: MatRef<'_, f64>,
+    ) -> Self {
         let right = residual(product(w, v).as_ref(), u, s);
         let left = residual(product(w.transpose(), u).as_ref(), v, s);
         let sides = nan_max([right, left].into_iter());
@@ -37,14 +43,25 @@ impl Accuracy {
 
 impl std::fmt::Display for Accuracy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "residual {:.1e}, orthonormality {:.1e}", self.residual, self.orthonormality)
+        write!(
+            f,
+            "residual {:.1e}, orthonormality {:.1e}",
+            self.residual, self.orthonormality
+        )
     }
 }
 
 /// `max_i |image_i - s_i x_i|`.
 fn residual(image: MatRef<'_, f64>, x: MatRef<'_, f64>, s: &[f64]) -> f64 {
     let columns = image.col_iter().zip(x.col_iter()).zip(s);
-    nan_max(columns.map(|((image, x), s)| image.iter().zip(x.iter()).map(|(a, b)| (a - s * b).powi(2)).sum::<f64>().sqrt()))
+    nan_max(columns.map(|((image, x), s)| {
+        image
+            .iter()
+            .zip(x.iter())
+            .map(|(a, b)| (a - s * b).powi(2))
+            .sum::<f64>()
+            .sqrt()
+    }))
 }
 
 /// The largest entry of `|Q^T Q - I|`.

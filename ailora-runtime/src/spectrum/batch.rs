@@ -26,12 +26,12 @@ pub struct Progress<'a> {
     pub triplets: &'a Triplets,
 }
 
-/// The triplets of many matrices, in the order of `requests`: small matrices beside each other, one thread each, large
-/// ones after each other, all threads for each. `progress` is called from any thread, in the order of completion; the
-/// results do not depend on that order.
+/// The triplets of many matrices, in the order of `requests`: small matrices beside each other, one
+/// thread each, large ones after each other, all threads for each. `progress` is called from any
+/// thread, in the order of completion; the results do not depend on that order.
 ///
 /// # Errors
-/// Those of [`triplets`]; of several, the first in the order of `requests`.
+/// Those of [`triplets()`]; of several, the first in the order of `requests`.
 pub fn triplets_of(
     requests: &[Request<'_>],
     options: &Options,
@@ -42,11 +42,22 @@ pub fn triplets_of(
         let result = triplets(&request.matrix, request.end, request.k, options);
         if let Ok(triplets) = &result {
             let done = 1 + done.fetch_add(1, Ordering::Relaxed);
-            progress(Progress { done, total: requests.len(), site: request.matrix.site(), triplets });
+            progress(Progress {
+                done,
+                total: requests.len(),
+                site: request.matrix.site(),
+                triplets,
+            });
         }
         result
     };
-    let beside: Vec<_> =
-        requests.par_iter().map(|request| is_small(&request.matrix).then(|| compute(request))).collect();
-    requests.iter().zip(beside).map(|(request, small)| small.unwrap_or_else(|| compute(request))).collect()
+    let beside: Vec<_> = requests
+        .par_iter()
+        .map(|request| is_small(&request.matrix).then(|| compute(request)))
+        .collect();
+    requests
+        .iter()
+        .zip(beside)
+        .map(|(request, small)| small.unwrap_or_else(|| compute(request)))
+        .collect()
 }

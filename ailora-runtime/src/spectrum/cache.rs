@@ -12,11 +12,13 @@ const VERSION: u32 = 1;
 /// The entry of a file's metadata that holds its [`Header`].
 const HEADER: &str = "ailora-spectrum";
 
-/// Singular triplets kept in a directory, one safetensors file for a weight, an end and a number of triplets, named by a
-/// hash of the weight's shape and bits, so that a sweep over ranks, seeds and tasks decomposes a weight once.
+/// Singular triplets kept in a directory, one safetensors file for a weight, an end and a number of
+/// triplets, named by a hash of the weight's shape and bits, so that a sweep over ranks, seeds and
+/// tasks decomposes a weight once.
 ///
-/// The cache never fails: a file that is truncated, damaged or foreign is logged, ignored and replaced, a directory that
-/// cannot be written is logged once. Files appear whole or not at all, so processes may share a directory.
+/// The cache never fails: a file that is truncated, damaged or foreign is logged, ignored and
+/// replaced, a directory that cannot be written is logged once. Files appear whole or not at all,
+/// so processes may share a directory.
 #[derive(Debug)]
 pub struct SpectrumCache {
     dir: PathBuf,
@@ -38,7 +40,10 @@ struct Header {
 impl SpectrumCache {
     /// A cache in `dir`, which is created when first written to.
     pub fn open(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), warned: AtomicBool::new(false) }
+        Self {
+            dir: dir.into(),
+            warned: AtomicBool::new(false),
+        }
     }
 
     /// The key of `matrix` decomposed with `options`.
@@ -54,7 +59,13 @@ impl SpectrumCache {
     }
 
     /// The `k` triplets of `matrix` at `end`, if there is a sound file of them.
-    pub(super) fn read(&self, key: &Key, matrix: &Matrix<'_>, end: End, k: usize) -> Option<Triplets> {
+    pub(super) fn read(
+        &self,
+        key: &Key,
+        matrix: &Matrix<'_>,
+        end: End,
+        k: usize,
+    ) -> Option<Triplets> {
         let path = self.path(key, end, k);
         let found = match std::fs::read(&path) {
             Ok(bytes) => decode(&bytes, matrix.rows(), matrix.cols(), k),
@@ -104,7 +115,11 @@ fn encode(triplets: &Triplets) -> io::Result<Vec<u8>> {
         ("v", vec![triplets.v.len() / k, k], bytes(&triplets.v)),
     ];
     let sha256 = checksum(tensors.iter().map(|(_, _, data)| data.as_slice()));
-    let header = serde_json::to_string(&Header { version: VERSION, method: triplets.method, sha256 })?;
+    let header = serde_json::to_string(&Header {
+        version: VERSION,
+        method: triplets.method,
+        sha256,
+    })?;
     let views = tensors
         .iter()
         .map(|(name, shape, data)| Ok((*name, TensorView::new(Dtype::F64, shape.clone(), data)?)))
@@ -117,25 +132,47 @@ fn encode(triplets: &Triplets) -> io::Result<Vec<u8>> {
 fn decode(file: &[u8], rows: usize, cols: usize, k: usize) -> Result<Triplets, String> {
     let text = |error: safetensors::SafeTensorError| error.to_string();
     let (_, metadata) = SafeTensors::read_metadata(file).map_err(text)?;
-    let header = metadata.metadata().as_ref().and_then(|entries| entries.get(HEADER)).ok_or("not a spectrum file")?;
+    let header = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|entries| entries.get(HEADER))
+        .ok_or("not a spectrum file")?;
     let header: Header = serde_json::from_str(header).map_err(|error| error.to_string())?;
     if header.version != VERSION {
-        return Err(format!("written in version {} of the format, this is {VERSION}", header.version));
+        return Err(format!(
+            "written in version {} of the format, this is {VERSION}",
+            header.version
+        ));
     }
     let tensors = SafeTensors::deserialize(file).map_err(text)?;
     let tensor = |name: &str, shape: &[usize]| {
         let view = tensors.tensor(name).map_err(text)?;
         if view.dtype() != Dtype::F64 || view.shape() != shape {
-            return Err(format!("{name} is {:?} {:?}, not F64 {shape:?}", view.dtype(), view.shape()));
+            return Err(format!(
+                "{name} is {:?} {:?}, not F64 {shape:?}",
+                view.dtype(),
+                view.shape()
+            ));
         }
         Ok(view.data())
     };
-    let (residual, s, u, v) = (tensor("residual", &[1])?, tensor("s", &[k])?, tensor("u", &[rows, k])?, tensor("v", &[cols, k])?);
+    let (residual, s, u, v) = (
+        tensor("residual", &[1])?,
+        tensor("s", &[k])?,
+        tensor("u", &[rows, k])?,
+        tensor("v", &[cols, k])?,
+    );
     if checksum([residual, s, u, v].into_iter()) != header.sha256 {
         return Err("its checksum does not match its contents".to_owned());
     }
     let residual = floats(residual)[0];
-    Ok(Triplets { u: floats(u), s: floats(s), v: floats(v), residual, method: header.method })
+    Ok(Triplets {
+        u: floats(u),
+        s: floats(s),
+        v: floats(v),
+        residual,
+        method: header.method,
+    })
 }
 
 fn checksum<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
@@ -143,7 +180,10 @@ fn checksum<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
 }
 
 fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn bytes(values: &[f64]) -> Vec<u8> {
@@ -151,5 +191,10 @@ fn bytes(values: &[f64]) -> Vec<u8> {
 }
 
 fn floats(bytes: &[u8]) -> Vec<f64> {
-    bytes.as_chunks().0.iter().map(|&chunk| f64::from_le_bytes(chunk)).collect()
+    bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&chunk| f64::from_le_bytes(chunk))
+        .collect()
 }

@@ -1,5 +1,5 @@
-//! The few dense operations the methods are written in, over faer's allocation-free routines: those take the parallelism
-//! as an argument, where faer's operators read a process-wide setting.
+//! The few dense operations the methods are written in, over faer's allocation-free routines: those
+//! take the parallelism as an argument, where faer's operators read a process-wide setting.
 
 use faer::diag::DiagMut;
 use faer::dyn_stack::{MemBuffer, MemStack};
@@ -8,13 +8,18 @@ use faer::linalg::householder::{
     apply_block_householder_sequence_on_the_left_in_place_with_conj,
 };
 use faer::linalg::matmul::matmul;
-use faer::linalg::qr::no_pivoting::factor::{qr_in_place, qr_in_place_scratch, recommended_block_size};
+use faer::linalg::qr::no_pivoting::factor::{
+    qr_in_place, qr_in_place_scratch, recommended_block_size,
+};
 use faer::linalg::svd::{self, ComputeSvdVectors};
-use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
+use faer::linalg::triangular_solve::{
+    solve_lower_triangular_in_place, solve_upper_triangular_in_place,
+};
 use faer::{Accum, ColMut, Conj, Mat, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-/// Bands of rows a product is cut into. Their number is fixed, so the bits of a product do not depend on the threads.
+/// Bands of rows a product is cut into. Their number is fixed, so the bits of a product do not
+/// depend on the threads.
 const BANDS: usize = 16;
 /// Rows of a band at least, and of a diagonal block of a triangular solve.
 const BAND: usize = 32;
@@ -42,8 +47,17 @@ pub(super) fn solve_upper(triangle: MatRef<'_, f64>, x: &mut Mat<f64>) {
         let start = end.saturating_sub(DIAGONAL);
         let (above, mut block) = x.as_mut().subrows_mut(0, end).split_at_row_mut(start);
         let width = end - start;
-        solve_upper_triangular_in_place(triangle.submatrix(start, start, width, width), block.as_mut(), Par::Seq);
-        accumulate(above, -1.0, triangle.submatrix(0, start, start, width), block.as_ref());
+        solve_upper_triangular_in_place(
+            triangle.submatrix(start, start, width, width),
+            block.as_mut(),
+            Par::Seq,
+        );
+        accumulate(
+            above,
+            -1.0,
+            triangle.submatrix(0, start, start, width),
+            block.as_ref(),
+        );
         end = start;
     }
 }
@@ -54,11 +68,19 @@ pub(super) fn solve_upper_transposed(triangle: MatRef<'_, f64>, x: &mut Mat<f64>
     for start in (0..n).step_by(DIAGONAL) {
         let end = n.min(start + DIAGONAL);
         let width = end - start;
-        let (block, below) = x.as_mut().subrows_mut(start, n - start).split_at_row_mut(width);
+        let (block, below) = x
+            .as_mut()
+            .subrows_mut(start, n - start)
+            .split_at_row_mut(width);
         let mut block = block;
         let diagonal = triangle.submatrix(start, start, width, width).transpose();
         solve_lower_triangular_in_place(diagonal, block.as_mut(), Par::Seq);
-        accumulate(below, -1.0, triangle.submatrix(start, end, width, n - end).transpose(), block.as_ref());
+        accumulate(
+            below,
+            -1.0,
+            triangle.submatrix(start, end, width, n - end).transpose(),
+            block.as_ref(),
+        );
     }
 }
 
@@ -78,19 +100,40 @@ pub(super) fn thin_svd(a: MatRef<'_, f64>, par: Par) -> Option<ThinSvd> {
     let size = m.min(n);
     let (mut u, mut s, mut v) = (Mat::zeros(m, size), vec![0.0; size], Mat::zeros(n, size));
     let thin = ComputeSvdVectors::Thin;
-    let mut memory = MemBuffer::new(svd::svd_scratch::<f64>(m, n, thin, thin, par, Default::default()));
+    let mut memory = MemBuffer::new(svd::svd_scratch::<f64>(
+        m,
+        n,
+        thin,
+        thin,
+        par,
+        Default::default(),
+    ));
     let diagonal = ColMut::from_slice_mut(&mut s).as_diagonal_mut();
     decompose(a, diagonal, Some((&mut u, &mut v)), par, &mut memory)?;
     Some(ThinSvd { u, s, v })
 }
 
-/// The singular values of `a` in non-increasing order, or `None` if the iteration does not converge.
+/// The singular values of `a` in non-increasing order, or `None` if the iteration does not
+/// converge.
 pub(super) fn singular_values(a: MatRef<'_, f64>, par: Par) -> Option<Vec<f64>> {
     let (m, n) = a.shape();
     let mut s = vec![0.0; m.min(n)];
     let no = ComputeSvdVectors::No;
-    let mut memory = MemBuffer::new(svd::svd_scratch::<f64>(m, n, no, no, par, Default::default()));
-    decompose(a, ColMut::from_slice_mut(&mut s).as_diagonal_mut(), None, par, &mut memory)?;
+    let mut memory = MemBuffer::new(svd::svd_scratch::<f64>(
+        m,
+        n,
+        no,
+        no,
+        par,
+        Default::default(),
+    ));
+    decompose(
+        a,
+        ColMut::from_slice_mut(&mut s).as_diagonal_mut(),
+        None,
+        par,
+        &mut memory,
+    )?;
     Some(s)
 }
 
@@ -105,7 +148,8 @@ fn decompose(
     svd::svd(a, s, u, v, par, MemStack::new(memory), Default::default()).ok()
 }
 
-/// `a = Q R` with `Q: [m, n]` orthonormal and `R: [n, n]` upper triangular and regular to rounding, for `m >= n`.
+/// `a = Q R` with `Q: [m, n]` orthonormal and `R: [n, n]` upper triangular and regular to rounding,
+/// for `m >= n`.
 pub(super) struct Qr {
     reflectors: Mat<f64>,
     coefficients: Mat<f64>,
@@ -113,17 +157,34 @@ pub(super) struct Qr {
 }
 
 impl Qr {
-    /// The factorisation of `a`, or `None` if a column depends on those before it to rounding error.
+    /// The factorisation of `a`, or `None` if a column depends on those before it to rounding
+    /// error.
     pub(super) fn new(a: MatRef<'_, f64>, par: Par) -> Option<Self> {
         let (m, n) = a.shape();
         let block = recommended_block_size::<f64>(m, n);
         let (mut reflectors, mut coefficients) = (a.to_owned(), Mat::zeros(block, n));
-        let mut memory = MemBuffer::new(qr_in_place_scratch::<f64>(m, n, block, par, Default::default()));
+        let mut memory = MemBuffer::new(qr_in_place_scratch::<f64>(
+            m,
+            n,
+            block,
+            par,
+            Default::default(),
+        ));
         let stack = MemStack::new(&mut memory);
-        let info = qr_in_place(reflectors.as_mut(), coefficients.as_mut(), par, stack, Default::default());
+        let info = qr_in_place(
+            reflectors.as_mut(),
+            coefficients.as_mut(),
+            par,
+            stack,
+            Default::default(),
+        );
         let mut triangle = Mat::zeros(n, n);
         triangle.copy_from_triangular_upper(reflectors.subrows(0, n));
-        (info.rank == n).then_some(Self { reflectors, coefficients, triangle })
+        (info.rank == n).then_some(Self {
+            reflectors,
+            coefficients,
+            triangle,
+        })
     }
 
     /// `R`.
@@ -136,7 +197,11 @@ impl Qr {
         let (m, block) = (self.reflectors.nrows(), self.coefficients.nrows());
         let mut out = Mat::zeros(m, x.ncols());
         out.subrows_mut(0, x.nrows()).copy_from(x);
-        let scratch = apply_block_householder_sequence_on_the_left_in_place_scratch::<f64>(m, block, x.ncols());
+        let scratch = apply_block_householder_sequence_on_the_left_in_place_scratch::<f64>(
+            m,
+            block,
+            x.ncols(),
+        );
         apply_block_householder_sequence_on_the_left_in_place_with_conj(
             self.reflectors.as_ref(),
             self.coefficients.as_ref(),

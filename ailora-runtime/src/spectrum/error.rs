@@ -1,7 +1,7 @@
 use super::Accuracy;
 
-/// Why a matrix could not be decomposed. Every variant that concerns one matrix names it by its site, the parameter path
-/// the caller gave.
+/// Why a matrix could not be decomposed. Every variant that concerns one matrix names it by its
+/// site, the parameter path the caller gave.
 #[derive(Debug, thiserror::Error)]
 pub enum SpectrumError {
     /// The data does not fill the stated shape.
@@ -17,7 +17,9 @@ pub enum SpectrumError {
         found: usize,
     },
     /// A dimension is zero.
-    #[error("{site}: a {rows} x {cols} matrix has no singular values; both dimensions must be at least 1")]
+    #[error(
+        "{site}: a {rows} x {cols} matrix has no singular values; both dimensions must be at least 1"
+    )]
     Empty {
         /// Path of the parameter.
         site: String,
@@ -27,7 +29,9 @@ pub enum SpectrumError {
         cols: usize,
     },
     /// An entry is infinite or not a number.
-    #[error("{site}: entry [{row}, {col}] is {value}; a decomposition needs finite weights, check the file it came from")]
+    #[error(
+        "{site}: entry [{row}, {col}] is {value}; a decomposition needs finite weights, check the file it came from"
+    )]
     NonFinite {
         /// Path of the parameter.
         site: String,
@@ -51,13 +55,17 @@ pub enum SpectrumError {
         cols: usize,
     },
     /// The adapter's scale cannot be divided out of the factors.
-    #[error("the adapter scale is {scale}; it must be positive and finite for its factors to reproduce the chosen part of the weight")]
+    #[error(
+        "the adapter scale is {scale}; it must be positive and finite for its factors to reproduce the chosen part of the weight"
+    )]
     Scale {
         /// The scale found.
         scale: f64,
     },
     /// Even the full decomposition failed or missed the tolerance.
-    #[error("{site}: the full singular value decomposition missed the tolerance {tolerance:e} ({found})")]
+    #[error(
+        "{site}: the full singular value decomposition missed the tolerance {tolerance:e} ({found})"
+    )]
     Inaccurate {
         /// Path of the parameter.
         site: String,

@@ -10,21 +10,46 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// A view of `data` as `[rows, cols]`, row-major; `site` is the parameter path that errors and logs name.
+    /// A view of `data` as `[rows, cols]`, row-major; `site` is the parameter path that errors and
+    /// logs name.
     ///
     /// # Errors
     /// [`SpectrumError::Empty`], [`SpectrumError::Length`] and [`SpectrumError::NonFinite`].
-    pub fn new(site: &'a str, data: &'a [f32], rows: usize, cols: usize) -> Result<Self, SpectrumError> {
+    pub fn new(
+        site: &'a str,
+        data: &'a [f32],
+        rows: usize,
+        cols: usize,
+    ) -> Result<Self, SpectrumError> {
         if rows == 0 || cols == 0 {
-            return Err(SpectrumError::Empty { site: site.to_owned(), rows, cols });
+            return Err(SpectrumError::Empty {
+                site: site.to_owned(),
+                rows,
+                cols,
+            });
         }
         if rows.checked_mul(cols) != Some(data.len()) {
-            return Err(SpectrumError::Length { site: site.to_owned(), rows, cols, found: data.len() });
+            return Err(SpectrumError::Length {
+                site: site.to_owned(),
+                rows,
+                cols,
+                found: data.len(),
+            });
         }
         if let Some(at) = data.iter().position(|x| !x.is_finite()) {
-            return Err(SpectrumError::NonFinite { site: site.to_owned(), row: at / cols, col: at % cols, value: data[at] });
+            return Err(SpectrumError::NonFinite {
+                site: site.to_owned(),
+                row: at / cols,
+                col: at % cols,
+                value: data[at],
+            });
         }
-        Ok(Self { site, data, rows, cols })
+        Ok(Self {
+            site,
+            data,
+            rows,
+            cols,
+        })
     }
 
     /// The parameter path.

@@ -1,8 +1,9 @@
 //! The outermost triplets of a large matrix at a fraction of a full decomposition's cost.
 //!
-//! Principal triplets lead the matrix itself. Minor ones lead the inverse of its triangular factor: `W = Q R`, and the
-//! largest singular values of `R^-T` are the reciprocals of the smallest of `W`, with the same right vectors. Either way
-//! [`lanczos`](super::lanczos) supplies bases, which [`refine`] turns into triplets of the matrix itself.
+//! Principal triplets lead the matrix itself. Minor ones lead the inverse of its triangular factor:
+//! `W = Q R`, and the largest singular values of `R^-T` are the reciprocals of the smallest of `W`,
+//! with the same right vectors. Either way [`lanczos`] supplies a basis, which
+//! [`refine`] turns into triplets of the matrix itself.
 
 use super::dense::{Qr, ThinSvd, product, solve_upper, solve_upper_transposed, thin_svd};
 use super::lanczos::{self, Operator};
@@ -13,7 +14,8 @@ pub(super) fn principal(w: MatRef<'_, f64>, k: usize) -> Option<ThinSvd> {
     Some(select(&refine(&Product(w), w, k)?, 0, k))
 }
 
-/// The `k` minor triplets of `w`, to be checked; `None` if `w` is singular to rounding or numbers overflowed.
+/// The `k` minor triplets of `w`, to be checked; `None` if `w` is singular to rounding or numbers
+/// overflowed.
 pub(super) fn minor(w: MatRef<'_, f64>, k: usize, par: Par) -> Option<ThinSvd> {
     if w.nrows() < w.ncols() {
         let ThinSvd { u, s, v } = minor(w.transpose(), k, par)?;
@@ -22,23 +24,34 @@ pub(super) fn minor(w: MatRef<'_, f64>, k: usize, par: Par) -> Option<ThinSvd> {
     let qr = Qr::new(w, par)?;
     let refined = refine(&InverseTranspose(qr.triangle()), qr.triangle(), k)?;
     let inner = select(&refined, refined.s.len() - k, k);
-    Some(ThinSvd { u: qr.apply_q(inner.u.as_ref(), par), ..inner })
+    Some(ThinSvd {
+        u: qr.apply_q(inner.u.as_ref(), par),
+        ..inner
+    })
 }
 
-/// Triplets of `matrix` in the spaces that lead `operator`. One step of subspace iteration from the Lanczos vectors comes
-/// first: what rounding mixed into one of them from outside, the operator damps, and what it mixed in from a more leading
-/// one, the orthonormalisation in order removes.
+/// Triplets of `matrix` in the spaces that lead `operator`. One step of subspace iteration from the
+/// Lanczos vectors comes first: what rounding mixed into one of them from outside, the operator
+/// damps, and what it mixed in from a more leading one, the orthonormalisation in order removes.
 fn refine(operator: &impl Operator, matrix: MatRef<'_, f64>, k: usize) -> Option<ThinSvd> {
-    let (_, v) = lanczos::leading_bases(operator, k)?;
+    let v = lanczos::leading_basis(operator, k)?;
     let left = lanczos::orthonormal(operator.apply(v.as_ref()))?;
     let right = lanczos::orthonormal(operator.apply_transpose(left.as_ref()))?;
     let core = product(left.transpose(), product(matrix, right.as_ref()).as_ref());
     let ThinSvd { u, s, v } = thin_svd(core.as_ref(), Par::Seq)?;
-    Some(ThinSvd { u: product(left.as_ref(), u.as_ref()), s, v: product(right.as_ref(), v.as_ref()) })
+    Some(ThinSvd {
+        u: product(left.as_ref(), u.as_ref()),
+        s,
+        v: product(right.as_ref(), v.as_ref()),
+    })
 }
 
 fn select(all: &ThinSvd, first: usize, k: usize) -> ThinSvd {
-    ThinSvd { u: all.u.subcols(first, k).to_owned(), s: all.s[first..first + k].to_vec(), v: all.v.subcols(first, k).to_owned() }
+    ThinSvd {
+        u: all.u.subcols(first, k).to_owned(),
+        s: all.s[first..first + k].to_vec(),
+        v: all.v.subcols(first, k).to_owned(),
+    }
 }
 
 /// A matrix as an operator.

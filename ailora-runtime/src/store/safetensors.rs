@@ -96,8 +96,15 @@ pub fn load(path: &Path) -> Result<(Params, HashMap<String, String>), StoreError
             Dtype::F16 => elements(bytes, |b| f16::from_le_bytes(b).to_f32()),
             Dtype::BF16 => elements(bytes, |b| bf16::from_le_bytes(b).to_f32()),
             Dtype::F64 => elements(bytes, |b| f64::from_le_bytes(b) as f32),
-            Dtype::BOOL | Dtype::U8 | Dtype::I8 | Dtype::I16 | Dtype::U16 | Dtype::I32
-            | Dtype::U32 | Dtype::I64 | Dtype::U64 => continue,
+            Dtype::BOOL
+            | Dtype::U8
+            | Dtype::I8
+            | Dtype::I16
+            | Dtype::U16
+            | Dtype::I32
+            | Dtype::U32
+            | Dtype::I64
+            | Dtype::U64 => continue,
             found => {
                 return Err(StoreError::Dtype {
                     path: path.to_owned(),
@@ -113,7 +120,12 @@ pub fn load(path: &Path) -> Result<(Params, HashMap<String, String>), StoreError
 }
 
 fn elements<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    bytes.as_chunks::<N>().0.iter().map(|&chunk| f(chunk)).collect()
+    bytes
+        .as_chunks::<N>()
+        .0
+        .iter()
+        .map(|&chunk| f(chunk))
+        .collect()
 }
 
 /// A tensor to be written.
@@ -150,7 +162,9 @@ pub fn save(
     params: &Params,
     metadata: HashMap<String, String>,
 ) -> Result<(), StoreError> {
-    let rows = params.iter().map(|(name, array)| (name.as_str(), Row(array)));
+    let rows = params
+        .iter()
+        .map(|(name, array)| (name.as_str(), Row(array)));
     let bytes = safetensors::serialize(rows, Some(metadata)).map_err(StoreError::format(path))?;
     write_atomically(path, &bytes)
 }
@@ -167,10 +181,12 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     std::fs::create_dir_all(folder).map_err(StoreError::io(folder, "create the folder"))?;
     let mut file =
         NamedTempFile::new_in(folder).map_err(StoreError::io(path, "create a file beside it"))?;
-    file.write_all(bytes).map_err(StoreError::io(path, "write it"))?;
-    file.as_file().sync_all().map_err(StoreError::io(path, "write it to disk"))?;
+    file.write_all(bytes)
+        .map_err(StoreError::io(path, "write it"))?;
+    file.as_file()
+        .sync_all()
+        .map_err(StoreError::io(path, "write it to disk"))?;
     file.persist(path)
         .map_err(|error| StoreError::io(path, "replace it")(error.error))?;
     Ok(())
 }
-

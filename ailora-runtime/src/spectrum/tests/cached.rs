@@ -5,11 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 fn cached(dir: &Path) -> Options {
-    Options { cache: Some(SpectrumCache::open(dir)), ..Options::default() }
+    Options {
+        cache: Some(SpectrumCache::open(dir)),
+        ..Options::default()
+    }
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
     files
 }
@@ -19,15 +25,29 @@ fn what_is_read_back_has_the_bits_of_what_is_computed() {
     for (weight, options) in [
         (Weight::gaussian(80, 100, 1), Options::default()),
         (Weight::gaussian(430, 420, 2), truncated()),
-        (Weight { data: vec![0.0; 420 * 420], rows: 420, cols: 420 }, truncated()),
+        (
+            Weight {
+                data: vec![0.0; 420 * 420],
+                rows: 420,
+                cols: 420,
+            },
+            truncated(),
+        ),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        let cached = Options { exact_up_to: options.exact_up_to, ..cached(dir.path()) };
+        let cached = Options {
+            exact_up_to: options.exact_up_to,
+            ..cached(dir.path())
+        };
         for end in ENDS {
             for k in [8, 3, 20] {
                 let plain = compute(&weight, end, k, &options);
                 for pass in ["first", "second"] {
-                    assert_eq!(compute(&weight, end, k, &cached), plain, "{end:?}, k = {k}, {pass} time");
+                    assert_eq!(
+                        compute(&weight, end, k, &cached),
+                        plain,
+                        "{end:?}, k = {k}, {pass} time"
+                    );
                 }
             }
         }
@@ -47,19 +67,52 @@ fn a_sound_file_is_used_and_serves_smaller_ranks_and_the_other_end() {
     let key = cache.key(&weight.matrix(), &options);
     for end in ENDS {
         let stored = cache.read(&key, &weight.matrix(), end, 64).unwrap();
-        cache.write(&key, end, &Triplets { residual: 1e-20, ..stored });
+        cache.write(
+            &key,
+            end,
+            &Triplets {
+                residual: 1e-20,
+                ..stored
+            },
+        );
         for k in [1, 8, 64] {
             assert_eq!(compute(&weight, end, k, &options).residual, 1e-20);
         }
-        assert_ne!(compute(&weight, end, 65, &options).residual, 1e-20, "more than is stored");
+        assert_ne!(
+            compute(&weight, end, 65, &options).residual,
+            1e-20,
+            "more than is stored"
+        );
     }
 
-    let other = Weight { data: weight.data.iter().map(|x| -x).collect(), ..weight };
-    assert_ne!(compute(&other, End::Minor, 8, &options).residual, 1e-20, "another weight");
-    let reshaped = Weight { data: other.data.iter().map(|x| -x).collect(), rows: 80, cols: 90 };
-    assert_ne!(compute(&reshaped, End::Minor, 8, &options).residual, 1e-20, "another shape");
-    let strict = Options { tolerance: 1e-12, ..cached(dir.path()) };
-    assert_ne!(compute(&weight_again(), End::Minor, 8, &strict).residual, 1e-20, "another tolerance");
+    let other = Weight {
+        data: weight.data.iter().map(|x| -x).collect(),
+        ..weight
+    };
+    assert_ne!(
+        compute(&other, End::Minor, 8, &options).residual,
+        1e-20,
+        "another weight"
+    );
+    let reshaped = Weight {
+        data: other.data.iter().map(|x| -x).collect(),
+        rows: 80,
+        cols: 90,
+    };
+    assert_ne!(
+        compute(&reshaped, End::Minor, 8, &options).residual,
+        1e-20,
+        "another shape"
+    );
+    let strict = Options {
+        tolerance: 1e-12,
+        ..cached(dir.path())
+    };
+    assert_ne!(
+        compute(&weight_again(), End::Minor, 8, &strict).residual,
+        1e-20,
+        "another tolerance"
+    );
 
     fn weight_again() -> Weight {
         Weight::gaussian(90, 80, 3)
@@ -72,7 +125,10 @@ fn damaged_and_foreign_files_are_ignored_and_replaced() {
     let weight = Weight::gaussian(30, 40, 4);
     let plain = compute(&weight, End::Minor, 5, &Options::default());
     compute(&weight, End::Minor, 5, &cached(dir.path()));
-    let path = files(dir.path()).into_iter().find(|path| path.to_string_lossy().contains("minor")).unwrap();
+    let path = files(dir.path())
+        .into_iter()
+        .find(|path| path.to_string_lossy().contains("minor"))
+        .unwrap();
     let sound = fs::read(&path).unwrap();
 
     let mut damages: Vec<Vec<u8>> = [0, 1, 7, 8, 9, 100, sound.len() / 2, sound.len() - 1]
@@ -87,7 +143,8 @@ fn damaged_and_foreign_files_are_ignored_and_replaced() {
     damages.push([sound.as_slice(), b"more"].concat());
     damages.push(vec![0xff; 4096]);
     damages.push(b"not a tensor file".to_vec());
-    let foreign = safetensors::serialize::<&str, safetensors::tensor::TensorView<'_>, _>([], None).unwrap();
+    let foreign =
+        safetensors::serialize::<&str, safetensors::tensor::TensorView<'_>, _>([], None).unwrap();
     damages.push(foreign);
     for damage in damages {
         fs::write(&path, &damage).unwrap();
@@ -96,7 +153,9 @@ fn damaged_and_foreign_files_are_ignored_and_replaced() {
         let options = cached(dir.path());
         let cache = options.cache.as_ref().unwrap();
         let key = cache.key(&weight.matrix(), &options);
-        assert!(rewritten != damage && cache.read(&key, &weight.matrix(), End::Minor, 30).is_some());
+        assert!(
+            rewritten != damage && cache.read(&key, &weight.matrix(), End::Minor, 30).is_some()
+        );
     }
 
     fs::remove_file(&path).unwrap();
@@ -126,7 +185,10 @@ fn several_users_of_a_directory_agree() {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..5 {
-                    assert_eq!(compute(&weight, End::Principal, 8, &cached(dir.path())), plain);
+                    assert_eq!(
+                        compute(&weight, End::Principal, 8, &cached(dir.path())),
+                        plain
+                    );
                 }
             });
         }

@@ -1,0 +1,213 @@
+//! The two entry points, on token streams that tests can make too.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{
+    Attribute, Data, DeriveInput, Error, Fields, Path, Result, Token, punctuated::Punctuated,
+};
+
+use crate::{
+    check::Adapters,
+    entry::Entry,
+    expand::{self, Variant},
+    part::{self, Part},
+};
+
+/// `#[adapt(args)] item`
+pub fn adapt(args: TokenStream, item: TokenStream) -> TokenStream {
+    try_adapt(args, item.clone()).unwrap_or_else(|error| with_errors(item, &[error]))
+}
+
+fn try_adapt(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    let mut input: DeriveInput = syn::parse2(item)?;
+    if let Some(derive) = input.attrs.iter().find_map(derived_module) {
+        let message = "`#[adapt]` implements `Module` already: remove it from `derive`";
+        return Err(Error::new_spanned(derive, message));
+    }
+    let fields = named_fields(&mut input)?;
+    let mut errors = Vec::new();
+    let parts = Part::all(fields, &mut errors);
+    part::strip_attributes(fields);
+    let adapters = match Entry::parse_all(args) {
+        Ok(entries) => Adapters::check(entries, &parts, &mut errors),
+        Err(error) => {
+            errors.push(error);
+            Adapters::default()
+        }
+    };
+    let module = if errors.is_empty() {
+        expand::structure(&input, &parts, &adapters)
+    } else {
+        expand::placeholder(&input)
+    };
+    Ok(with_errors(quote!(#input #module), &errors))
+}
+
+/// `#[derive(Module)] item`
+pub fn derive_module(item: TokenStream) -> TokenStream {
+    try_derive(item).unwrap_or_else(Error::into_compile_error)
+}
+
+fn try_derive(item: TokenStream) -> Result<TokenStream> {
+    let input: DeriveInput = syn::parse2(item)?;
+    if let Some(adapt) = input
+        .attrs
+        .iter()
+        .find(|attr| ends_with(attr.path(), "adapt"))
+    {
+        let message = "`#[adapt]` implements `Module` already: remove it from `derive`";
+        return Err(Error::new_spanned(adapt.path(), message));
+    }
+    let mut errors = Vec::new();
+    let module = match &input.data {
+        Data::Struct(data) => {
+            let parts = Part::all(&data.fields, &mut errors);
+            expand::structure(&input, &parts, &Adapters::default())
+        }
+        Data::Enum(data) => {
+            let variant = |variant| Variant::new(variant, &mut errors);
+            expand::enumeration(
+                &input,
+                &data.variants.iter().map(variant).collect::<Vec<_>>(),
+            )
+        }
+        Data::Union(data) => {
+            let message =
+                "a union does not tell which of its fields is live: implement `Module` by hand";
+            return Err(Error::new(data.union_token.span, message));
+        }
+    };
+    if errors.is_empty() {
+        Ok(module)
+    } else {
+        Ok(with_errors(expand::placeholder(&input), &errors))
+    }
+}
+
+/// The fields of a struct that names them.
+fn named_fields(input: &mut DeriveInput) -> Result<&mut Fields> {
+    let message = "`#[adapt]` goes on a struct with named fields";
+    match &mut input.data {
+        Data::Struct(data) if matches!(data.fields, Fields::Named(_)) => Ok(&mut data.fields),
+        Data::Struct(_) => Err(Error::new(input.ident.span(), message)),
+        Data::Enum(data) => Err(Error::new(data.enum_token.span, message)),
+        Data::Union(data) => Err(Error::new(data.union_token.span, message)),
+    }
+}
+
+/// The `Module` in `#[derive(..., Module)]`.
+fn derived_module(attr: &Attribute) -> Option<Path> {
+    if !attr.path().is_ident("derive") {
+        return None;
+    }
+    let derives = attr
+        .parse_args_with(Punctuated::<Path, Token![,]>::parse_terminated)
+        .ok()?;
+    derives.into_iter().find(|path| ends_with(path, "Module"))
+}
+
+fn ends_with(path: &Path, name: &str) -> bool {
+    path.segments.last().is_some_and(|last| last.ident == name)
+}
+
+fn with_errors(item: TokenStream, errors: &[Error]) -> TokenStream {
+    let errors = errors.iter().map(Error::to_compile_error);
+    quote!(#item #(#errors)*)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_same(found: &TokenStream, expected: &TokenStream) {
+        assert_eq!(found.to_string(), expected.to_string());
+    }
+
+    #[test]
+    fn a_struct_expands_to_a_line_a_field() {
+        let item = quote! {
+            /// Documented.
+            #[derive(Clone)]
+            pub struct Attention {
+                /// Documented too.
+                #[serde(rename = "query")]
+                #[module(name = "self.query")]
+                pub q: Linear<16, 16>,
+                pub k: Linear<16, 16>,
+                v: Linear<16, 16>,
+                #[module(skip)]
+                heads: usize,
+            }
+        };
+        let expected = quote! {
+            /// Documented.
+            #[derive(Clone)]
+            pub struct Attention {
+                /// Documented too.
+                #[serde(rename = "query")]
+                pub q: Linear<16, 16>,
+                pub k: Linear<16, 16>,
+                v: Linear<16, 16>,
+                heads: usize,
+            }
+            #[automatically_derived]
+            impl ::ailora_graph::Module for Attention {
+                fn visit(&self, visitor: &mut ::ailora_graph::Visitor) {
+                    visitor.adapted::<Linear<16, 16> >("self.query", &self.q,
+                        ::ailora_graph::AdapterSpec::principal(8));
+                    visitor.child::<Linear<16, 16> >("k", &self.k);
+                    visitor.adapted::<Linear<16, 16> >("v", &self.v,
+                        ::ailora_graph::AdapterSpec::minor(4).with_lr(2.0));
+                }
+            }
+            const _: () = {
+                ::core::assert!(8 <= <Linear<16, 16> as ::ailora_graph::Projection>::MAX_RANK,
+                    "the rank of `q` is above min(in, out) of its weight: choose a smaller rank");
+            };
+            const _: () = {
+                ::core::assert!(4 <= <Linear<16, 16> as ::ailora_graph::Projection>::MAX_RANK,
+                    "the rank of `v` is above min(in, out) of its weight: choose a smaller rank");
+            };
+        };
+        let found = adapt(quote!(q = principal(8), v = minor(4), v_lr = 2), item);
+        assert_same(&found, &expected);
+    }
+
+    #[test]
+    fn generic_structs_are_checked_where_they_are_used() {
+        let item = quote! {
+            struct Block<P, N: Clone, const R: usize = 8> where P: Copy {
+                q: P,
+                norm: Option<N>,
+                #[module(flatten)]
+                inner: [Block<P, N, R>; 2],
+            }
+        };
+        let expected = quote! {
+            struct Block<P, N: Clone, const R: usize = 8> where P: Copy {
+                q: P,
+                norm: Option<N>,
+                inner: [Block<P, N, R>; 2],
+            }
+            #[automatically_derived]
+            impl<P, N: Clone, const R: usize> ::ailora_graph::Module for Block<P, N, R>
+            where P: Copy, P: ::ailora_graph::Projection, Option<N>: ::ailora_graph::Module
+            {
+                fn visit(&self, visitor: &mut ::ailora_graph::Visitor) {
+                    const {
+                        ::core::assert!(R >= 1,
+                            "the rank of `q` must be a positive integer, such as 8");
+                    }
+                    const {
+                        ::core::assert!(R <= <P as ::ailora_graph::Projection>::MAX_RANK,
+                            "the rank of `q` is above min(in, out) of its weight: choose a smaller rank");
+                    }
+                    visitor.adapted::<P>("q", &self.q, ::ailora_graph::AdapterSpec::random(R));
+                    visitor.child::<Option<N> >("norm", &self.norm);
+                    <[Block<P, N, R>; 2] as ::ailora_graph::Module>::visit(&self.inner, visitor);
+                }
+            }
+        };
+        assert_same(&adapt(quote!(q = random(R)), item), &expected);
+    }
+}

@@ -1,0 +1,17 @@
+use ailora_macros::adapt;
+use luminal::nn::linear::Linear;
+
+#[adapt(qeury = principal(8), value = minor(8))]
+struct Close {
+    query: Linear<16, 16>,
+    value: Linear<16, 16>,
+}
+
+#[adapt(w = principal(8))]
+struct Far {
+    q: Linear<16, 16>,
+    k: Linear<16, 16>,
+    v: Linear<16, 16>,
+}
+
+fn main() {}

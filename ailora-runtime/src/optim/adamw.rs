@@ -1,0 +1,152 @@
+use indexmap::IndexMap;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::store::Params;
+
+/// The constants of AdamW.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+        }
+    }
+}
+
+/// Parameters that learn at one multiple of the base rate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// The multiple.
+    pub lr: f64,
+    /// Their names.
+    pub parameters: Vec<String>,
+}
+
+/// The running averages of one parameter's gradient and of its square.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moments {
+    /// Of the gradient.
+    pub first: Vec<f32>,
+    /// Of its square.
+    pub second: Vec<f32>,
+}
+
+/// Adam with decoupled weight decay (Loshchilov & Hutter, 2019), in float32.
+#[derive(Clone, Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    groups: Vec<Group>,
+    step: u64,
+    moments: IndexMap<String, Moments>,
+}
+
+impl AdamW {
+    /// An optimiser for the parameters of `groups`, whose sizes `params` knows.
+    pub fn new(config: AdamWConfig, groups: Vec<Group>, params: &Params) -> Self {
+        let names = groups.iter().flat_map(|group| &group.parameters);
+        let moments = names
+            .filter_map(|name| {
+                let zeros = vec![0.0; params.get(name)?.data.len()];
+                let moments = Moments {
+                    first: zeros.clone(),
+                    second: zeros,
+                };
+                Some((name.clone(), moments))
+            })
+            .collect();
+        Self {
+            config,
+            groups,
+            step: 0,
+            moments,
+        }
+    }
+
+    /// How many updates were made.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// The moments of every parameter, in the order of the groups.
+    pub fn moments(&self) -> &IndexMap<String, Moments> {
+        &self.moments
+    }
+
+    /// Goes on from a saved state.
+    pub fn restore(&mut self, step: u64, moments: IndexMap<String, Moments>) {
+        self.step = step;
+        self.moments = moments;
+    }
+
+    /// One update at the base rate `lr`. Each gradient is multiplied by `factor` first.
+    pub fn update(
+        &mut self,
+        params: &mut Params,
+        gradients: &IndexMap<String, Vec<f32>>,
+        lr: f64,
+        factor: f64,
+    ) {
+        self.step += 1;
+        let AdamWConfig {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+        } = self.config;
+        let correction1 = 1.0 - beta1.powi(self.step as i32);
+        let correction2 = (1.0 - beta2.powi(self.step as i32)).sqrt();
+        for group in &self.groups {
+            let lr = lr * group.lr;
+            let rate = (lr / correction1) as f32;
+            let keep = (1.0 - lr * weight_decay) as f32;
+            let (b1, b2) = (beta1 as f32, beta2 as f32);
+            let (eps, root, factor) = (eps as f32, 1.0 / correction2 as f32, factor as f32);
+            for name in &group.parameters {
+                let (Some(param), Some(gradient), Some(moments)) = (
+                    params.get_mut(name),
+                    gradients.get(name),
+                    self.moments.get_mut(name),
+                ) else {
+                    continue;
+                };
+                const CHUNK: usize = 1 << 16;
+                let state = moments
+                    .first
+                    .par_chunks_mut(CHUNK)
+                    .zip(moments.second.par_chunks_mut(CHUNK));
+                let values = param
+                    .data
+                    .par_chunks_mut(CHUNK)
+                    .zip(gradient.par_chunks(CHUNK));
+                values
+                    .zip(state)
+                    .for_each(|((param, gradient), (first, second))| {
+                        for (((p, &g), m), v) in
+                            param.iter_mut().zip(gradient).zip(first).zip(second)
+                        {
+                            let g = g * factor;
+                            *m = b1 * *m + (1.0 - b1) * g;
+                            *v = b2 * *v + (1.0 - b2) * g * g;
+                            *p = *p * keep - rate * *m / (v.sqrt() * root + eps);
+                        }
+                    });
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+use std::path::PathBuf;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{CheckpointError, MicroBatch, StepReport, TrainError, Trainer};
+use crate::engine::Engine;
+
+/// What is trained on and how it is judged.
+pub trait Workload {
+    /// The rows of one step, prepared.
+    type Batch;
+    /// Why a batch or an evaluation failed.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// How many steps an epoch has.
+    fn steps_per_epoch(&self) -> u64;
+
+    /// The batches of an epoch from step `skip` on, in an order that depends on the epoch alone.
+    ///
+    /// # Errors
+    /// The rows cannot be read.
+    fn epoch(
+        &mut self,
+        epoch: usize,
+        skip: u64,
+    ) -> Result<Box<dyn Iterator<Item = Result<Self::Batch, Self::Error>> + '_>, Self::Error>;
+
+    /// The inputs of a batch.
+    fn micro_batches<'a>(batch: &'a Self::Batch) -> Vec<MicroBatch<'a>>;
+
+    /// The metrics of the current parameters, by name.
+    ///
+    /// # Errors
+    /// A held-out row does not fit.
+    fn evaluate(&mut self, engine: &mut Engine) -> Result<IndexMap<String, f64>, Self::Error>;
+}
+
+/// How long a loop runs and what it leaves.
+#[derive(Clone, Debug)]
+pub struct Fit {
+    /// How often the rows are gone through.
+    pub epochs: usize,
+    /// An end before that, for trials.
+    pub max_steps: Option<u64>,
+    /// Where checkpoints go.
+    pub checkpoint: PathBuf,
+    /// A checkpoint is written after this many steps, and after each epoch.
+    pub checkpoint_every: u64,
+    /// What stands for everything that fixes the run.
+    pub fingerprint: String,
+    /// The metric whose largest value makes the best epoch.
+    pub headline: String,
+}
+
+/// An epoch's end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// The epoch, from 1.
+    pub epoch: usize,
+    /// The step after which it was made.
+    pub step: u64,
+    /// The mean loss over the epoch's rows.
+    pub train_loss: f64,
+    /// The metrics by name.
+    pub metrics: IndexMap<String, f64>,
+}
+
+/// Where a loop stands: what a checkpoint adds to the trainer's state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The evaluations so far.
+    pub evaluations: Vec<Evaluation>,
+    /// The sum of the losses of the current epoch's rows.
+    pub loss_sum: f64,
+    /// How many rows that are.
+    pub rows: usize,
+}
+
+impl Progress {
+    /// The evaluation with the largest headline metric; the first of equals.
+    pub fn best(&self, headline: &str) -> Option<&Evaluation> {
+        let value = |evaluation: &&Evaluation| {
+            let value = evaluation.metrics.get(headline).copied();
+            value.unwrap_or(f64::NEG_INFINITY)
+        };
+        let better = |best, next| {
+            if value(&next) > value(&best) {
+                next
+            } else {
+                best
+            }
+        };
+        self.evaluations.iter().reduce(better)
+    }
+}
+
+/// What a loop tells whoever watches.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A step was made.
+    Step {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// What happened.
+        report: &'a StepReport,
+    },
+    /// An epoch ended.
+    Evaluated {
+        /// Its figures.
+        evaluation: &'a Evaluation,
+        /// Whether it is the best so far.
+        best: bool,
+        /// The trainer, whose parameters these are.
+        trainer: &'a Trainer,
+    },
+    /// A checkpoint was written.
+    Checkpointed {
+        /// After this step.
+        step: u64,
+    },
+}
+
+/// Whether to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Go on.
+    Continue,
+    /// Write a checkpoint and stop.
+    Stop,
+}
+
+/// How a loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps were made.
+    Finished,
+    /// It was asked to stop.
+    Stopped,
+}
+
+/// A loop that could not go on.
+#[derive(Debug, Error)]
+pub enum FitError<E: std::error::Error + 'static, C: std::error::Error + 'static> {
+    /// A step failed.
+    #[error(transparent)]
+    Train(TrainError),
+    /// A checkpoint could not be written.
+    #[error(transparent)]
+    Checkpoint(CheckpointError),
+    /// The rows or an evaluation failed.
+    #[error(transparent)]
+    Workload(E),
+    /// Whoever watches failed.
+    #[error(transparent)]
+    Watcher(C),
+}
+
+/// Trains until the epochs are done or `watch` says stop, from where `progress` and the trainer
+/// stand. The losses are those of an uninterrupted run, bit for bit, wherever it was stopped.
+///
+/// # Errors
+/// A step, an evaluation, a checkpoint or `watch` failed; the last checkpoint is intact.
+pub fn fit<W: Workload, C: std::error::Error + 'static>(
+    trainer: &mut Trainer,
+    workload: &mut W,
+    options: &Fit,
+    progress: &mut Progress,
+    mut watch: impl FnMut(Event<'_>) -> Result<Control, C>,
+) -> Result<Outcome, FitError<W::Error, C>> {
+    let per_epoch = workload.steps_per_epoch();
+    let total = per_epoch * options.epochs as u64;
+    let total = options.max_steps.map_or(total, |max| max.min(total));
+    let save = |trainer: &Trainer, progress: &Progress| {
+        trainer
+            .checkpoint()
+            .save(&options.checkpoint, &options.fingerprint, progress)
+            .map_err(FitError::Checkpoint)
+    };
+    while trainer.steps_done() < total || progress.evaluations.is_empty() {
+        let epoch = (trainer.steps_done() / per_epoch.max(1)) as usize;
+        let skip = trainer.steps_done() % per_epoch.max(1);
+        let mut stop = false;
+        let batches = workload.epoch(epoch, skip).map_err(FitError::Workload)?;
+        for batch in batches {
+            if trainer.steps_done() >= total {
+                break;
+            }
+            let batch = batch.map_err(FitError::Workload)?;
+            let report = trainer
+                .step(&W::micro_batches(&batch))
+                .map_err(FitError::Train)?;
+            progress.loss_sum += report.loss * report.rows as f64;
+            progress.rows += report.rows;
+            let event = Event::Step {
+                epoch: epoch + 1,
+                report: &report,
+            };
+            stop = watch(event).map_err(FitError::Watcher)? == Control::Stop;
+            let ends_epoch = report.step % per_epoch == 0 || report.step == total;
+            if !ends_epoch && (stop || report.step % options.checkpoint_every.max(1) == 0) {
+                save(trainer, progress)?;
+                let event = Event::Checkpointed { step: report.step };
+                watch(event).map_err(FitError::Watcher)?;
+                if stop {
+                    return Ok(Outcome::Stopped);
+                }
+            }
+        }
+        let evaluation = Evaluation {
+            epoch: epoch + 1,
+            step: trainer.steps_done(),
+            train_loss: progress.loss_sum / progress.rows.max(1) as f64,
+            metrics: workload
+                .evaluate(trainer.engine_mut())
+                .map_err(FitError::Workload)?,
+        };
+        (progress.loss_sum, progress.rows) = (0.0, 0);
+        progress.evaluations.push(evaluation);
+        let best = progress.best(&options.headline) == progress.evaluations.last();
+        if let Some(evaluation) = progress.evaluations.last() {
+            let event = Event::Evaluated {
+                evaluation,
+                best,
+                trainer,
+            };
+            stop |= watch(event).map_err(FitError::Watcher)? == Control::Stop;
+        }
+        save(trainer, progress)?;
+        let event = Event::Checkpointed {
+            step: trainer.steps_done(),
+        };
+        watch(event).map_err(FitError::Watcher)?;
+        if stop && trainer.steps_done() < total {
+            return Ok(Outcome::Stopped);
+        }
+    }
+    Ok(Outcome::Finished)
+}

@@ -1,0 +1,9 @@
+//! Training: steps, the loop over epochs, checkpoints, and events for whoever watches.
+
+mod checkpoint;
+mod fit;
+mod trainer;
+
+pub use checkpoint::{Checkpoint, CheckpointError};
+pub use fit::{Control, Evaluation, Event, Fit, FitError, Outcome, Progress, Workload, fit};
+pub use trainer::{MicroBatch, StepReport, TrainError, Trainer};

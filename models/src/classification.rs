@@ -1,0 +1,376 @@
+//! Sequence classification as a workload: rows of a task through a model, for training and for
+//! prediction.
+
+use std::collections::HashMap;
+
+use ailora_graph::{
+    adapt::{AdaptError, adapt},
+    adapter::Site,
+    grad::{GradError, gradients},
+    ir::Draw,
+};
+use ailora_runtime::{
+    engine::{Engine, EngineError, PlanId},
+    train::{MicroBatch, Workload},
+};
+use indexmap::IndexMap;
+use thiserror::Error;
+
+use crate::{
+    batch::{Batch, BatchError, Buckets, Encoded, Plan, evaluation, training_epoch},
+    classifier::{Classifier, ModelError},
+    family::Inputs,
+    metrics::MetricError,
+    task::{Label, Task},
+};
+
+/// The most sequence lengths that programs are compiled for.
+const MAX_BUCKETS: usize = 8;
+
+/// Rows that cannot be trained on or predicted.
+#[derive(Debug, Error)]
+pub enum ClassificationError {
+    /// The model cannot be built for a shape.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The adapters do not fit the model.
+    #[error(transparent)]
+    Adapt(#[from] AdaptError),
+    /// The loss cannot be differentiated.
+    #[error(transparent)]
+    Grad(#[from] GradError),
+    /// A program cannot be compiled or run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Rows cannot be batched.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// A shape that [`Classification::compile`] was not told of.
+    #[error("no program was compiled for {rows} rows of {len} tokens; compile every epoch first")]
+    NotCompiled {
+        /// Rows of the batch.
+        rows: usize,
+        /// Tokens of a row.
+        len: usize,
+    },
+    /// Predictions cannot be scored.
+    #[error(transparent)]
+    Metric(#[from] MetricError),
+}
+
+/// A classifier with adapters, compiled for shapes of input as they come.
+#[derive(Debug)]
+pub struct Predictor {
+    classifier: Classifier,
+    sites: Vec<Site>,
+    everything: bool,
+    pad_id: u32,
+    plans: HashMap<(usize, usize, bool), PlanId>,
+}
+
+impl Predictor {
+    /// A classifier whose projections are as `sites` says; with `everything`, all of its parameters
+    /// train. Sequences are padded with `pad_id`.
+    pub fn new(classifier: Classifier, sites: Vec<Site>, everything: bool, pad_id: u32) -> Self {
+        Self {
+            classifier,
+            sites,
+            everything,
+            pad_id,
+            plans: HashMap::new(),
+        }
+    }
+
+    /// The classifier.
+    pub fn classifier(&self) -> &Classifier {
+        &self.classifier
+    }
+
+    /// The projections.
+    pub fn sites(&self) -> &[Site] {
+        &self.sites
+    }
+
+    /// The program for `rows` sequences of `len` tokens, with the loss and its gradients if
+    /// `training`.
+    ///
+    /// # Errors
+    /// The model cannot be built for this shape, or the adapters do not fit.
+    pub fn program(
+        &self,
+        rows: usize,
+        len: usize,
+        training: bool,
+    ) -> Result<ailora_graph::ir::Program, ClassificationError> {
+        let program = self.classifier.program(rows, len, training, training)?;
+        let adapted = adapt(&program, &self.sites, self.everything)?;
+        Ok(if training {
+            gradients(&adapted, "loss")?
+        } else {
+            adapted
+        })
+    }
+
+    /// The compiled program for a shape.
+    ///
+    /// # Errors
+    /// Those of [`program`](Self::program), or a parameter that is missing.
+    pub fn plan(
+        &mut self,
+        engine: &mut Engine,
+        rows: usize,
+        len: usize,
+        training: bool,
+    ) -> Result<PlanId, ClassificationError> {
+        let key = (rows, len, training);
+        if let Some(&id) = self.plans.get(&key) {
+            return Ok(id);
+        }
+        let program = self.program(rows, len, training)?;
+        let id = engine.compile(&program)?;
+        self.plans.insert(key, id);
+        Ok(id)
+    }
+
+    /// The logits of every row, in the order of the rows: `[rows, outputs]`.
+    ///
+    /// # Errors
+    /// A row is too long, or has an id that the model does not know.
+    pub fn logits(
+        &mut self,
+        engine: &mut Engine,
+        rows: &[Encoded],
+        batches: &[Plan],
+    ) -> Result<Vec<f32>, ClassificationError> {
+        let outputs = self.classifier.outputs();
+        let mut logits = vec![0.0; rows.len() * outputs];
+        for batch in batches {
+            let batch = Batch::new(batch, rows, self.pad_id)?;
+            let plan = self.plan(engine, batch.rows, batch.len, false)?;
+            let inputs = self.classifier.inputs(&batch);
+            let results = engine.run(plan, &inputs.values(), Draw::default())?;
+            let found = results.get("logits").unwrap_or_default();
+            for (&row, found) in batch.indices.iter().zip(found.chunks_exact(outputs)) {
+                logits[row * outputs..][..outputs].copy_from_slice(found);
+            }
+        }
+        Ok(logits)
+    }
+}
+
+/// Rows of one held-out split.
+#[derive(Debug)]
+struct HeldOut {
+    name: String,
+    rows: Vec<Encoded>,
+    labels: Vec<Label>,
+    batches: Vec<Plan>,
+}
+
+/// A task's rows through a classifier.
+#[derive(Debug)]
+pub struct Classification {
+    task: &'static Task,
+    predictor: Predictor,
+    train: Vec<Encoded>,
+    lengths: Vec<usize>,
+    buckets: Buckets,
+    batch_size: usize,
+    accumulate: usize,
+    seed: u64,
+    held_out: Vec<HeldOut>,
+}
+
+/// How rows are batched.
+#[derive(Clone, Copy, Debug)]
+pub struct Batching {
+    /// Rows of a micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches of a step.
+    pub accumulate: usize,
+    /// The longest sequence.
+    pub max_len: usize,
+    /// What fixes the order.
+    pub seed: u64,
+}
+
+impl Classification {
+    /// A workload over training rows and named held-out splits.
+    ///
+    /// # Errors
+    /// A row is longer than the limit, or a batch size of zero.
+    pub fn new(
+        task: &'static Task,
+        predictor: Predictor,
+        train: Vec<Encoded>,
+        held_out: IndexMap<&str, Vec<Encoded>>,
+        batching: Batching,
+    ) -> Result<Self, ClassificationError> {
+        let Batching {
+            batch_size,
+            accumulate,
+            max_len,
+            seed,
+        } = batching;
+        let lengths: Vec<usize> = train.iter().map(Encoded::tokens).collect();
+        let others = held_out.values().flatten().map(Encoded::tokens);
+        let all: Vec<usize> = lengths.iter().copied().chain(others).collect();
+        let buckets = Buckets::choose(&all, max_len, MAX_BUCKETS)?;
+        let held_out = held_out
+            .into_iter()
+            .map(|(name, rows)| {
+                let lengths: Vec<usize> = rows.iter().map(Encoded::tokens).collect();
+                Ok(HeldOut {
+                    name: name.to_owned(),
+                    labels: rows.iter().filter_map(|row| row.label).collect(),
+                    batches: evaluation(&lengths, &buckets, batch_size)?,
+                    rows,
+                })
+            })
+            .collect::<Result<_, ClassificationError>>()?;
+        Ok(Self {
+            task,
+            predictor,
+            train,
+            lengths,
+            buckets,
+            batch_size,
+            accumulate: accumulate.max(1),
+            seed,
+            held_out,
+        })
+    }
+
+    /// Compiles every shape that the epochs and the evaluations will need, before the first step.
+    ///
+    /// # Errors
+    /// A shape cannot be built.
+    pub fn compile(
+        &mut self,
+        engine: &mut Engine,
+        epochs: usize,
+    ) -> Result<(), ClassificationError> {
+        let mut shapes: Vec<(usize, usize, bool)> = Vec::new();
+        for epoch in 0..epochs {
+            let plans = self.epoch_plans(epoch)?;
+            shapes.extend(
+                plans
+                    .iter()
+                    .map(|plan| (plan.indices.len(), plan.len, true)),
+            );
+        }
+        let batches = self.held_out.iter().flat_map(|split| &split.batches);
+        shapes.extend(batches.map(|plan| (plan.indices.len(), plan.len, false)));
+        shapes.sort_unstable();
+        shapes.dedup();
+        for (rows, len, training) in shapes {
+            self.predictor.plan(engine, rows, len, training)?;
+        }
+        Ok(())
+    }
+
+    /// The classifier with its adapters.
+    pub fn predictor(&self) -> &Predictor {
+        &self.predictor
+    }
+
+    fn epoch_plans(&self, epoch: usize) -> Result<Vec<Plan>, BatchError> {
+        training_epoch(
+            &self.lengths,
+            &self.buckets,
+            self.batch_size,
+            self.seed,
+            epoch as u64,
+        )
+    }
+}
+
+/// The prepared inputs of one step.
+#[derive(Debug)]
+pub struct Prepared(Vec<(PlanId, Inputs, usize)>);
+
+impl Workload for Classification {
+    type Batch = Prepared;
+    type Error = ClassificationError;
+
+    fn steps_per_epoch(&self) -> u64 {
+        self.train
+            .len()
+            .div_ceil(self.batch_size)
+            .div_ceil(self.accumulate) as u64
+    }
+
+    fn epoch(
+        &mut self,
+        epoch: usize,
+        skip: u64,
+    ) -> Result<
+        Box<dyn Iterator<Item = Result<Prepared, ClassificationError>> + '_>,
+        ClassificationError,
+    > {
+        let plans = self.epoch_plans(epoch)?;
+        let steps: Vec<Vec<Plan>> = plans
+            .chunks(self.accumulate)
+            .map(<[Plan]>::to_vec)
+            .skip(skip as usize)
+            .collect();
+        let Self {
+            predictor, train, ..
+        } = self;
+        Ok(Box::new(steps.into_iter().map(move |step| {
+            let prepared = step.iter().map(|plan| {
+                let batch = Batch::new(plan, train, predictor.pad_id)?;
+                let key = (batch.rows, batch.len, true);
+                let plan = predictor.plans.get(&key).copied();
+                let plan = plan.ok_or(ClassificationError::NotCompiled {
+                    rows: batch.rows,
+                    len: batch.len,
+                })?;
+                Ok((plan, predictor.classifier.inputs(&batch), batch.rows))
+            });
+            Ok(Prepared(
+                prepared.collect::<Result<_, ClassificationError>>()?,
+            ))
+        })))
+    }
+
+    fn micro_batches<'a>(batch: &'a Prepared) -> Vec<MicroBatch<'a>> {
+        let micro = |(plan, inputs, rows): &'a (PlanId, Inputs, usize)| MicroBatch {
+            plan: *plan,
+            inputs: inputs.values(),
+            rows: *rows,
+        };
+        batch.0.iter().map(micro).collect()
+    }
+
+    fn evaluate(
+        &mut self,
+        engine: &mut Engine,
+    ) -> Result<IndexMap<String, f64>, ClassificationError> {
+        let several = self.held_out.len() > 1;
+        let mut metrics = IndexMap::new();
+        for split in &self.held_out {
+            let logits = self.predictor.logits(engine, &split.rows, &split.batches)?;
+            for (name, value) in self.task.score(&logits, &split.labels)? {
+                let name = if several {
+                    format!("{}_{name}", split.name)
+                } else {
+                    name
+                };
+                metrics.insert(name, value);
+            }
+        }
+        Ok(metrics)
+    }
+}
+
+impl Classification {
+    /// The metric that makes the best epoch: the task's first, on its first split.
+    pub fn headline(&self) -> String {
+        let name = self.task.headline().name();
+        match &self.held_out[..] {
+            [first, _, ..] => format!("{}_{name}", first.name),
+            _ => name.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! `config.json`: which family a model is of, and its sizes.
+
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use crate::family::{Architecture, FAMILIES, Family};
+
+/// A model's `config.json`, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The model's family.
+    pub family: &'static Family,
+    /// Its sizes, and how it is built.
+    pub architecture: Arc<dyn Architecture>,
+    /// The file as it is.
+    pub json: Map<String, Value>,
+}
+
+/// A `config.json` that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}; a model folder needs the config.json that it was published with", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is not a JSON object.
+    #[error("{}: not a JSON object: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column.
+        source: serde_json::Error,
+    },
+    /// The model is of no known family.
+    #[error("{}: `model_type` is {found}; expected one of {known}", path.display())]
+    Family {
+        /// The file.
+        path: PathBuf,
+        /// The family it names.
+        found: String,
+        /// The families there are.
+        known: String,
+    },
+    /// A field is missing or not what it should be.
+    #[error("{}: {source}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: FieldError,
+    },
+}
+
+/// A field of `config.json` that is missing or not what it should be.
+#[derive(Debug, Error)]
+pub enum FieldError {
+    /// A field that is missing or of another type.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// A value out of range or not supported.
+    #[error("`{field}` is {found}; expected {expected}")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+}
+
+impl FieldError {
+    /// An error about `field` unless the value found fits.
+    pub(crate) fn unless(
+        fits: bool,
+        field: &'static str,
+        found: impl Display,
+        expected: impl FnOnce() -> String,
+    ) -> Result<(), Self> {
+        if fits {
+            return Ok(());
+        }
+        Err(Self::Value {
+            field,
+            found: found.to_string(),
+            expected: expected(),
+        })
+    }
+}
+
+impl Config {
+    /// Reads and checks the `config.json` of a model's folder. Unknown fields are ignored.
+    ///
+    /// # Errors
+    /// The file is missing or no JSON object, names no known family, or has fields that are
+    /// missing, out of range or not supported.
+    pub fn from_dir(dir: &Path) -> Result<Self, ConfigError> {
+        let path = dir.join("config.json");
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(ConfigError::Read { path, source }),
+        };
+        let json: Map<String, Value> = match serde_json::from_slice(&bytes) {
+            Ok(json) => json,
+            Err(source) => return Err(ConfigError::Json { path, source }),
+        };
+        let model_type = json.get("model_type").and_then(Value::as_str);
+        let Some(family) = FAMILIES.iter().find(|f| Some(f.model_type) == model_type) else {
+            return Err(ConfigError::Family {
+                path,
+                found: json
+                    .get("model_type")
+                    .map_or("missing".into(), Value::to_string),
+                known: FAMILIES
+                    .each_ref()
+                    .map(|family| family.model_type)
+                    .join(", "),
+            });
+        };
+        match (family.read)(&bytes) {
+            Ok(architecture) => Ok(Self {
+                family,
+                architecture: architecture.into(),
+                json,
+            }),
+            Err(source) => Err(ConfigError::Field { path, source }),
+        }
+    }
+
+    /// How many labels the file says the model's head has; 2 where it says nothing, as in
+    /// transformers.
+    pub fn num_labels(&self) -> usize {
+        let names = || Some(self.json.get("id2label")?.as_object()?.len());
+        let count = || usize::try_from(self.json.get("num_labels")?.as_u64()?).ok();
+        names().or_else(count).unwrap_or(2)
+    }
+}

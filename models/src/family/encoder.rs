@@ -1,0 +1,374 @@
+//! The encoder that BERT and RoBERTa share (Devlin et al., 2019): learnt positions, post-norm layers.
+//!
+//! Fields are named, or renamed, so that module paths are the parameter names of Hugging Face.
+
+use ailora_graph::{
+    Module, adapt,
+    nn::{Cx, Embedding, LayerNorm, Linear, Tensor},
+};
+use serde::Deserialize;
+
+use crate::config::FieldError;
+
+/// The fields of `config.json` that describe the encoder.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct EncoderConfig {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub intermediate_size: usize,
+    pub max_position_embeddings: usize,
+    pub type_vocab_size: usize,
+    pub pad_token_id: Option<usize>,
+    pub hidden_act: Activation,
+    pub hidden_dropout_prob: f64,
+    pub attention_probs_dropout_prob: f64,
+    pub classifier_dropout: Option<f64>,
+    // Files written before these fields existed mean the values that were then fixed.
+    #[serde(default = "layer_norm_eps")]
+    pub layer_norm_eps: f64,
+    #[serde(default = "initializer_range")]
+    pub initializer_range: f64,
+    position_embedding_type: Option<String>,
+    #[serde(default)]
+    is_decoder: bool,
+    #[serde(default)]
+    add_cross_attention: bool,
+}
+
+fn layer_norm_eps() -> f64 {
+    1e-12
+}
+
+fn initializer_range() -> f64 {
+    0.02
+}
+
+impl EncoderConfig {
+    /// Reads and checks the fields; others are ignored.
+    pub fn read(json: &[u8]) -> Result<Self, FieldError> {
+        let config: Self = serde_json::from_slice(json)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), FieldError> {
+        let sizes = [
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 10),
+            ("num_attention_heads", self.num_attention_heads, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 20),
+            (
+                "max_position_embeddings",
+                self.max_position_embeddings,
+                1 << 24,
+            ),
+            ("type_vocab_size", self.type_vocab_size, 1 << 20),
+        ];
+        for (field, found, most) in sizes {
+            FieldError::unless((1..=most).contains(&found), field, found, || {
+                format!("a whole number from 1 to {most}")
+            })?;
+        }
+        let (width, heads) = (self.hidden_size, self.num_attention_heads);
+        FieldError::unless(width.is_multiple_of(heads), "hidden_size", width, || {
+            format!("a multiple of `num_attention_heads`, which is {heads}")
+        })?;
+        let rates = [
+            ("hidden_dropout_prob", self.hidden_dropout_prob),
+            (
+                "attention_probs_dropout_prob",
+                self.attention_probs_dropout_prob,
+            ),
+            ("classifier_dropout", self.head_dropout()),
+        ];
+        for (field, found) in rates {
+            FieldError::unless((0.0..1.0).contains(&found), field, found, || {
+                "a probability from 0 to below 1".into()
+            })?;
+        }
+        let deviations = [
+            ("layer_norm_eps", self.layer_norm_eps),
+            ("initializer_range", self.initializer_range),
+        ];
+        for (field, found) in deviations {
+            FieldError::unless((0.0..=1.0).contains(&found), field, found, || {
+                "a number from 0 to 1".into()
+            })?;
+        }
+        let positions = self
+            .position_embedding_type
+            .as_deref()
+            .unwrap_or("absolute");
+        FieldError::unless(
+            positions == "absolute",
+            "position_embedding_type",
+            positions,
+            || "absolute; relative positions are not supported".into(),
+        )?;
+        for (field, set) in [
+            ("is_decoder", self.is_decoder),
+            ("add_cross_attention", self.add_cross_attention),
+        ] {
+            FieldError::unless(!set, field, set, || {
+                "false; only encoders are supported".into()
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Dropout before a head's projections.
+    pub fn head_dropout(&self) -> f64 {
+        self.classifier_dropout.unwrap_or(self.hidden_dropout_prob)
+    }
+}
+
+/// The function between the two projections of a feed-forward block.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) enum Activation {
+    Gelu,
+    GeluTanh,
+    Relu,
+    Silu,
+}
+
+impl TryFrom<String> for Activation {
+    type Error = FieldError;
+
+    fn try_from(name: String) -> Result<Self, FieldError> {
+        match name.as_str() {
+            "gelu" => Ok(Self::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Self::GeluTanh),
+            "relu" => Ok(Self::Relu),
+            "silu" | "swish" => Ok(Self::Silu),
+            _ => Err(FieldError::Value {
+                field: "hidden_act",
+                found: name,
+                expected: "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, silu or swish"
+                    .into(),
+            }),
+        }
+    }
+}
+
+impl Activation {
+    fn apply<'g>(self, x: &Tensor<'g>) -> Tensor<'g> {
+        match self {
+            Self::Gelu => x.gelu(),
+            Self::GeluTanh => x.gelu_tanh(),
+            Self::Relu => x.relu(),
+            Self::Silu => x.silu(),
+        }
+    }
+}
+
+/// Embeddings and layers: token ids to hidden states.
+#[derive(Module)]
+pub(super) struct Encoder {
+    embeddings: Embeddings,
+    #[module(name = "encoder.layer")]
+    layers: Vec<Layer>,
+}
+
+impl Encoder {
+    pub fn new(cx: &Cx, config: &EncoderConfig) -> Self {
+        Self {
+            embeddings: Embeddings::new(cx, config),
+            layers: (0..config.num_hidden_layers)
+                .map(|_| Layer::new(cx, config))
+                .collect(),
+        }
+    }
+
+    /// # Shapes
+    /// `ids`, `mask`: `[b, s]`; `positions`, `segments`: rows of their tables, as
+    /// [`Embeddings::forward`] takes them; result: `[b, s, width]`
+    pub fn forward<'g>(
+        &self,
+        ids: &Tensor<'g>,
+        positions: &Tensor<'g>,
+        segments: &Tensor<'g>,
+        mask: &Tensor<'g>,
+    ) -> Tensor<'g> {
+        let embedded = self.embeddings.forward(ids, positions, segments);
+        self.layers
+            .iter()
+            .fold(embedded, |x, layer| layer.forward(&x, mask))
+    }
+
+    /// The table of position embeddings.
+    pub fn positions(&self) -> &Embedding {
+        &self.embeddings.position_embeddings
+    }
+
+    /// The table of segment embeddings.
+    pub fn segments(&self) -> &Embedding {
+        &self.embeddings.token_type_embeddings
+    }
+}
+
+#[derive(Module)]
+struct Embeddings {
+    word_embeddings: Embedding,
+    position_embeddings: Embedding,
+    token_type_embeddings: Embedding,
+    #[module(name = "LayerNorm")]
+    norm: LayerNorm,
+    dropout: f64,
+}
+
+impl Embeddings {
+    fn new(cx: &Cx, config: &EncoderConfig) -> Self {
+        let width = config.hidden_size;
+        Self {
+            word_embeddings: Embedding::new(cx, config.vocab_size, width),
+            position_embeddings: Embedding::new(cx, config.max_position_embeddings, width),
+            token_type_embeddings: Embedding::new(cx, config.type_vocab_size, width),
+            norm: LayerNorm::new(cx, width, config.layer_norm_eps),
+            dropout: config.hidden_dropout_prob,
+        }
+    }
+
+    /// # Shapes
+    /// `ids`: `[b, s]`; `positions`, `segments`: `[b, s, width]` or what broadcasts to it
+    fn forward<'g>(
+        &self,
+        ids: &Tensor<'g>,
+        positions: &Tensor<'g>,
+        segments: &Tensor<'g>,
+    ) -> Tensor<'g> {
+        let sum = &(&self.word_embeddings.forward(ids) + segments) + positions;
+        self.norm.forward(&sum).dropout(self.dropout)
+    }
+}
+
+#[derive(Module)]
+struct Layer {
+    #[module(name = "attention.self")]
+    attention: SelfAttention,
+    #[module(name = "attention.output")]
+    attention_output: Output,
+    #[module(name = "intermediate.dense")]
+    intermediate: Linear,
+    #[module(skip)]
+    activation: Activation,
+    output: Output,
+}
+
+impl Layer {
+    fn new(cx: &Cx, config: &EncoderConfig) -> Self {
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        Self {
+            attention: SelfAttention::new(cx, config),
+            attention_output: Output::new(cx, config, width),
+            intermediate: Linear::new(cx, width, inner, true),
+            activation: config.hidden_act,
+            output: Output::new(cx, config, inner),
+        }
+    }
+
+    fn forward<'g>(&self, x: &Tensor<'g>, mask: &Tensor<'g>) -> Tensor<'g> {
+        let mixed = self.attention.forward(x, mask);
+        let x = self.attention_output.forward(&mixed, x);
+        let inner = self.activation.apply(&self.intermediate.forward(&x));
+        self.output.forward(&inner, &x)
+    }
+}
+
+/// Multi-head attention, and what AILoRA adapts: principal queries, minor values.
+#[adapt(query = principal(8), value = minor(8), value_lr = 2.0)]
+struct SelfAttention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    heads: usize,
+    dropout: f64,
+}
+
+impl SelfAttention {
+    fn new(cx: &Cx, config: &EncoderConfig) -> Self {
+        let projection = || Linear::new(cx, config.hidden_size, config.hidden_size, true);
+        Self {
+            query: projection(),
+            key: projection(),
+            value: projection(),
+            heads: config.num_attention_heads,
+            dropout: config.attention_probs_dropout_prob,
+        }
+    }
+
+    fn forward<'g>(&self, x: &Tensor<'g>, mask: &Tensor<'g>) -> Tensor<'g> {
+        let [q, k, v] = [&self.query, &self.key, &self.value].map(|linear| linear.forward(x));
+        q.attention(&k, &v, mask, self.heads, self.dropout)
+    }
+}
+
+/// The end of a block: a projection, the residual, the norm.
+#[derive(Module)]
+struct Output {
+    dense: Linear,
+    #[module(name = "LayerNorm")]
+    norm: LayerNorm,
+    dropout: f64,
+}
+
+impl Output {
+    fn new(cx: &Cx, config: &EncoderConfig, inputs: usize) -> Self {
+        Self {
+            dense: Linear::new(cx, inputs, config.hidden_size, true),
+            norm: LayerNorm::new(cx, config.hidden_size, config.layer_norm_eps),
+            dropout: config.hidden_dropout_prob,
+        }
+    }
+
+    fn forward<'g>(&self, x: &Tensor<'g>, residual: &Tensor<'g>) -> Tensor<'g> {
+        let projected = self.dense.forward(x).dropout(self.dropout);
+        self.norm.forward(&(&projected + residual))
+    }
+}
+
+/// The hidden state of each sequence's first token.
+///
+/// # Shapes
+/// `[b, s, width]` gives `[b, width]`.
+pub(super) fn first_token<'g>(hidden: &Tensor<'g>) -> Tensor<'g> {
+    let [batch, _, width] = hidden.shape()[..] else {
+        return hidden.clone();
+    };
+    hidden.slice(1, 0, 1).reshape([batch, width])
+}
+
+#[cfg(test)]
+mod tests {
+    use ailora_graph::ir::{Bindings, Draw, Tensor, Type};
+
+    use super::*;
+
+    /// Values of torch's `gelu`, `gelu(approximate="tanh")`, `relu` and `silu` at -1 and 2.
+    #[test]
+    fn activations_go_by_the_names_of_transformers() {
+        let gelu_tanh = [-0.158_808, 1.954_597_7];
+        for (name, expected) in [
+            ("gelu", [-0.158_655_3, 1.954_499_7]),
+            ("gelu_new", gelu_tanh),
+            ("gelu_pytorch_tanh", gelu_tanh),
+            ("gelu_fast", gelu_tanh),
+            ("relu", [0.0, 2.0]),
+            ("silu", [-0.268_941_4, 1.761_594_2]),
+            ("swish", [-0.268_941_4, 1.761_594_2]),
+        ] {
+            let activation = Activation::try_from(name.to_owned()).unwrap();
+            let cx = Cx::new();
+            let y = activation.apply(&cx.input("x", Type::f32([2])));
+            let program = cx.program(&(), &[("y", &y)]).unwrap();
+            let bindings = Bindings::from([("x".to_owned(), Tensor::new([2], [-1.0, 2.0]))]);
+            let found = &program.eval(&bindings, Draw::default()).unwrap()["y"].data;
+            for (x, y) in found.iter().zip(expected) {
+                assert!((x - y).abs() < 1e-6, "{name}: {found:?}");
+            }
+        }
+    }
+}

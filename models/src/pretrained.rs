@@ -1,0 +1,359 @@
+//! A pretrained model's folder: its weights under the names of the model with a head.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use ailora_graph::ir::Draw;
+use ailora_runtime::store::{Array, Params};
+use thiserror::Error;
+
+use crate::{
+    classifier::{Classifier, ModelError},
+    config::{Config, ConfigError},
+    tokenizer::{Tokenizer, TokenizerError},
+    weights::{self, WeightsError},
+};
+
+/// A pretrained model that cannot be used.
+#[derive(Debug, Error)]
+pub enum PretrainedError {
+    /// Its configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its weights cannot be read.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// Its tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Its configuration describes no model that can be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Weights of the pretrained model are not in its files.
+    #[error(
+        "{}: {} weights that config.json asks for are missing: {}; is this a whole model of that \
+         kind?", dir.display(), names.len(), shortened(names)
+    )]
+    Missing {
+        /// The folder.
+        dir: PathBuf,
+        /// The weights, with the element type where they are there as something else than floats.
+        names: Vec<String>,
+    },
+    /// A weight has another shape than the configuration says.
+    #[error(
+        "{}: weight `{name}` has shape {found:?}, but config.json asks for {expected:?}; are both \
+         of the same model?", dir.display()
+    )]
+    Shape {
+        /// The folder.
+        dir: PathBuf,
+        /// The weight.
+        name: String,
+        /// The shape it should have.
+        expected: Vec<usize>,
+        /// The shape it has.
+        found: Vec<usize>,
+    },
+    /// Two tensors of the files are the same weight.
+    #[error("{}: both `{first}` and `{second}` are weight `{name}`; remove one", dir.display())]
+    Twice {
+        /// The folder.
+        dir: PathBuf,
+        /// The weight.
+        name: String,
+        /// One tensor's name.
+        first: String,
+        /// The other's.
+        second: String,
+    },
+    /// The model has no trained head.
+    #[error(
+        "{}: it has no trained head for this task: {} missing; train one first, or give an \
+         adapter that has it", dir.display(), shortened(names)
+    )]
+    NoHead {
+        /// The folder.
+        dir: PathBuf,
+        /// The head's weights.
+        names: Vec<String>,
+    },
+    /// The model's head was trained for another number of labels.
+    #[error(
+        "{}: weight `{name}` of its head has shape {found:?}, but the task needs {expected:?}; \
+         give an adapter trained for this task, or a model that was", dir.display()
+    )]
+    OtherHead {
+        /// The folder.
+        dir: PathBuf,
+        /// The weight.
+        name: String,
+        /// The shape the task needs.
+        expected: Vec<usize>,
+        /// The shape it has.
+        found: Vec<usize>,
+    },
+}
+
+/// A pretrained model as its folder has it.
+///
+/// ```no_run
+/// # use ailora_models::{classifier::Classifier, hub, pretrained::Pretrained};
+/// let mut base = Pretrained::open(&hub::resolve("bert-base-uncased")?)?;
+/// let classifier = Classifier::new(base.config.clone(), 3, false);
+/// base.initialise_head(&classifier, 0);
+/// println!("{}", base.report);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Pretrained {
+    /// The folder.
+    pub dir: PathBuf,
+    /// Its configuration.
+    pub config: Config,
+    /// The weights in float32, named as in the model with a classification head. The head's are
+    /// there if the files have them, whatever their shape.
+    pub weights: Params,
+    /// What became of the files' tensors.
+    pub report: LoadReport,
+    /// SHA-256 of the weights' file in hexadecimal; of the shards one after the other, in the order
+    /// of their names, where there are several.
+    pub sha256: String,
+}
+
+impl Pretrained {
+    /// Reads the configuration and weights of a model's folder.
+    ///
+    /// Names may lack the prefix of the pretrained model, and norms may be called `gamma` and
+    /// `beta`, as in old files. Heads of other tasks are left out.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or not supported; a weight of the pretrained model that is
+    /// missing or not of the shape that the configuration says.
+    pub fn open(dir: &Path) -> Result<Self, PretrainedError> {
+        let config = Config::from_dir(dir)?;
+        let files = weights::files(dir)?;
+        let classifier = Classifier::new(config.clone(), config.num_labels().max(1), false);
+        let known = Names::of(&classifier);
+
+        let mut origins: HashMap<String, String> = HashMap::new();
+        let mut unused = Vec::new();
+        let mut params = Params::new();
+        for (origin, array) in weights::load(&files)? {
+            let Some(name) = known.resolve(&origin) else {
+                unused.push(origin);
+                continue;
+            };
+            if let Some(first) = origins.insert(name.clone(), origin.clone()) {
+                return Err(PretrainedError::Twice {
+                    dir: dir.to_owned(),
+                    name,
+                    first,
+                    second: origin,
+                });
+            }
+            params.insert(name, array);
+        }
+
+        // What the hidden states need; the rest is the head, which may be initialised.
+        let encoder = classifier.encoder(1, 1)?;
+        let mut missing = Vec::new();
+        for leaf in encoder.frozen_parameters() {
+            match params.get(&*leaf.name) {
+                Some(array) if array.shape == leaf.ty.shape => {}
+                Some(array) => {
+                    return Err(PretrainedError::Shape {
+                        dir: dir.to_owned(),
+                        name: leaf.name.to_string(),
+                        expected: leaf.ty.shape.clone(),
+                        found: array.shape.clone(),
+                    });
+                }
+                None => missing.push(leaf.name.to_string()),
+            }
+        }
+        if !missing.is_empty() {
+            for (origin, dtype) in weights::integers(&files)? {
+                let name = known.resolve(&origin);
+                let place = missing
+                    .iter_mut()
+                    .find(|missing| name.as_ref() == Some(*missing));
+                if let Some(missing) = place {
+                    *missing = format!("{missing} (stored as {dtype:?}; floats are needed)");
+                }
+            }
+            let (dir, names) = (dir.to_owned(), missing);
+            return Err(PretrainedError::Missing { dir, names });
+        }
+        let report = LoadReport {
+            applied: params.keys().cloned().collect(),
+            initialised: Vec::new(),
+            unused,
+        };
+        Ok(Self {
+            dir: dir.to_owned(),
+            config,
+            weights: params,
+            report,
+            sha256: weights::sha256(&files)?,
+        })
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// It is missing, damaged, or gives ids that the model does not know.
+    pub fn tokenizer(&self) -> Result<Tokenizer, PretrainedError> {
+        let tokenizer = Tokenizer::from_dir(&self.dir)?;
+        tokenizer.check_vocab(self.config.architecture.vocab_size())?;
+        Ok(tokenizer)
+    }
+
+    /// Gives `classifier` a head to train: what the files lack or have in another shape starts from
+    /// normal numbers of the configuration's `initializer_range`, fixed by `seed` and the weight's
+    /// name; biases start from zero.
+    pub fn initialise_head(&mut self, classifier: &Classifier, seed: u64) {
+        let deviation = self.config.architecture.initializer_range();
+        for parameter in classifier.parameters() {
+            let (name, shape) = (parameter.name, parameter.shape);
+            let found = self.weights.get(&name).map(|array| array.shape.clone());
+            if found.as_ref() == Some(&shape) {
+                continue;
+            }
+            let mut array = Array::zeros(shape);
+            if !name.ends_with(".bias") {
+                let key = Draw { seed, step: 0 }.key(&name);
+                for (i, x) in (0..).zip(&mut array.data) {
+                    *x = (deviation * key.normal(i)) as f32;
+                }
+            }
+            self.weights.insert(name.clone(), array);
+            self.report.applied.retain(|applied| *applied != name);
+            self.report.initialised.push(Initialised { name, found });
+        }
+    }
+
+    /// Checks that the files have the whole of `classifier`, its trained head included.
+    ///
+    /// # Errors
+    /// There is no head, or one for another number of labels.
+    pub fn check_head(&self, classifier: &Classifier) -> Result<(), PretrainedError> {
+        let dir = &self.dir;
+        let mut missing = Vec::new();
+        for parameter in classifier.parameters() {
+            match self.weights.get(&parameter.name) {
+                None => missing.push(parameter.name),
+                Some(array) if array.shape == parameter.shape => {}
+                Some(array) => {
+                    return Err(PretrainedError::OtherHead {
+                        dir: dir.clone(),
+                        name: parameter.name,
+                        expected: parameter.shape,
+                        found: array.shape.clone(),
+                    });
+                }
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let (dir, names) = (dir.clone(), missing);
+        Err(PretrainedError::NoHead { dir, names })
+    }
+}
+
+/// The names of a model's parameters, and what files call them.
+struct Names {
+    base: &'static str,
+    known: HashSet<String>,
+}
+
+impl Names {
+    fn of(classifier: &Classifier) -> Self {
+        Self {
+            base: classifier.config().family.base,
+            known: classifier
+                .parameters()
+                .into_iter()
+                .map(|p| p.name)
+                .collect(),
+        }
+    }
+
+    /// The parameter that a file's tensor is, if it is one.
+    fn resolve(&self, origin: &str) -> Option<String> {
+        let norm = |old, new| Some(format!("{}{new}", origin.strip_suffix(old)?));
+        let name = norm("LayerNorm.gamma", "LayerNorm.weight")
+            .or_else(|| norm("LayerNorm.beta", "LayerNorm.bias"))
+            .unwrap_or_else(|| origin.to_owned());
+        let prefixed = format!("{}.{name}", self.base);
+        [name, prefixed]
+            .into_iter()
+            .find(|name| self.known.contains(name))
+    }
+}
+
+/// What became of the tensors of a model's files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Weights of the model that were read.
+    pub applied: Vec<String>,
+    /// Weights of the model that were not there and were given a start.
+    pub initialised: Vec<Initialised>,
+    /// Tensors that the model has no use for, by the name they have in the files.
+    pub unused: Vec<String>,
+}
+
+/// A weight that was given a start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Initialised {
+    /// Its name.
+    pub name: String,
+    /// The shape it has in the files where that is another: a head of another task was dropped.
+    pub found: Option<Vec<usize>>,
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} weights loaded", self.applied.len())?;
+        if !self.initialised.is_empty() {
+            let names: Vec<String> = self.initialised.iter().map(ToString::to_string).collect();
+            write!(
+                f,
+                "; {} newly initialised: {}",
+                names.len(),
+                names.join(", ")
+            )?;
+        }
+        if !self.unused.is_empty() {
+            let count = self.unused.len();
+            write!(
+                f,
+                "; {count} in the files not used: {}",
+                shortened(&self.unused)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Initialised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.found {
+            Some(shape) => write!(f, "{} (the files' has shape {shape:?})", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+/// The first few of many names.
+fn shortened(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    match names.len().checked_sub(SHOWN) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..SHOWN].join(", ")),
+    }
+}

@@ -1,0 +1,197 @@
+//! The files that hold a model's weights: one, or shards with an index.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{self, Read},
+    path::{Component, Path, PathBuf},
+};
+
+use ailora_runtime::store::{self, Params, StoreError};
+use indexmap::IndexMap;
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+/// Name of the only file.
+pub(crate) const WHOLE: &str = "model.safetensors";
+/// Name of the index of shards.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+
+/// Weights that cannot be found or read.
+#[derive(Debug, Error)]
+pub enum WeightsError {
+    /// The folder has no weights.
+    #[error("{} has neither {WHOLE} nor {INDEX}{hint}", dir.display())]
+    None {
+        /// The folder.
+        dir: PathBuf,
+        /// What to do where it has weights of another format.
+        hint: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The index of shards is not what it should be.
+    #[error("{}: not an index of shards: {cause}", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A shard that the index names is not there.
+    #[error("{} is missing, which {INDEX} names; download the folder again", path.display())]
+    Shard {
+        /// The shard.
+        path: PathBuf,
+    },
+    /// A file is not a whole safetensors file of floats.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl WeightsError {
+    fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Read { path, source }
+    }
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: IndexMap<String, String>,
+}
+
+/// The weight files of a model's folder, in the order of their names.
+///
+/// # Errors
+/// There is none, the index cannot be used, or a shard is missing.
+pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>, WeightsError> {
+    let whole = dir.join(WHOLE);
+    if whole.is_file() {
+        return Ok(vec![whole]);
+    }
+    let index = dir.join(INDEX);
+    if !index.is_file() {
+        let hint = if dir.join("pytorch_model.bin").is_file() {
+            "; convert its pytorch_model.bin with transformers: \
+             `AutoModel.from_pretrained(DIR).save_pretrained(DIR)`"
+        } else {
+            ""
+        };
+        let dir = dir.to_owned();
+        return Err(WeightsError::None { dir, hint });
+    }
+    let shards = shards(&index)?.into_iter().map(|name| dir.join(name));
+    shards
+        .map(|path| match path.is_file() {
+            true => Ok(path),
+            false => Err(WeightsError::Shard { path }),
+        })
+        .collect()
+}
+
+/// The shards that an index names, in the order of their names.
+///
+/// # Errors
+/// The file cannot be read, is no index, or names what is no file name.
+pub(crate) fn shards(index: &Path) -> Result<BTreeSet<String>, WeightsError> {
+    let bytes = std::fs::read(index).map_err(WeightsError::read(index))?;
+    let invalid = |cause: String| WeightsError::Index {
+        path: index.to_owned(),
+        cause,
+    };
+    let Index { weight_map } =
+        serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
+    let names: BTreeSet<String> = weight_map.into_values().collect();
+    let plain = |name: &&String| {
+        let mut parts = Path::new(name).components();
+        matches!(
+            (parts.next(), parts.next()),
+            (Some(Component::Normal(_)), None)
+        )
+    };
+    if let Some(name) = names.iter().find(|name| !plain(name)) {
+        return Err(invalid(format!("{name:?} is not the name of a file")));
+    }
+    if names.is_empty() {
+        return Err(invalid("its weight_map is empty".into()));
+    }
+    Ok(names)
+}
+
+/// The float tensors of all files, by the names they have there.
+///
+/// # Errors
+/// A file is not a whole safetensors file of floats.
+pub(crate) fn load(files: &[PathBuf]) -> Result<Params, WeightsError> {
+    let mut params = Params::new();
+    for path in files {
+        params.extend(store::load(path)?.0);
+    }
+    Ok(params)
+}
+
+/// The tensors that [`load`] leaves out because they hold integers, with their element types.
+pub(crate) fn integers(files: &[PathBuf]) -> Result<IndexMap<String, Dtype>, WeightsError> {
+    let mut found = IndexMap::new();
+    for path in files {
+        let header = header(path).map_err(WeightsError::read(path))?;
+        let Ok((_, metadata)) = SafeTensors::read_metadata(&header) else {
+            continue;
+        };
+        for (name, info) in metadata.tensors() {
+            if !matches!(
+                info.dtype,
+                Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64
+            ) {
+                found.insert(name, info.dtype);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The length and header at the start of a safetensors file.
+fn header(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let mut header = length.to_vec();
+    file.take(u64::from_le_bytes(length))
+        .read_to_end(&mut header)?;
+    Ok(header)
+}
+
+/// The SHA-256, in hexadecimal, of the files one after the other.
+///
+/// # Errors
+/// A file cannot be read.
+pub(crate) fn sha256(files: &[PathBuf]) -> Result<String, WeightsError> {
+    const BLOCK: usize = 1 << 20;
+    let mut digest = Sha256::new();
+    let mut block = Vec::with_capacity(BLOCK);
+    for path in files {
+        let mut file = File::open(path).map_err(WeightsError::read(path))?;
+        loop {
+            block.clear();
+            let part = file.by_ref().take(BLOCK as u64).read_to_end(&mut block);
+            if part.map_err(WeightsError::read(path))? == 0 {
+                break;
+            }
+            digest.update(&block);
+        }
+    }
+    Ok(digest
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}

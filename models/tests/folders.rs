@@ -1,0 +1,460 @@
+//! Model folders: names and heads of other models, shards, and everything that can be wrong.
+
+mod support;
+
+use std::{collections::HashMap, fs, path::Path};
+
+use ailora_models::{classifier::Classifier, pretrained::Pretrained};
+use ailora_runtime::store::{self, Array, Params};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::{Value, json};
+use support::fixtures;
+use tempfile::TempDir;
+
+const QUERY: &str = "bert.encoder.layer.1.attention.self.query.weight";
+
+/// A copy of a fixture's folder, to be spoilt.
+fn copy(family: &str) -> TempDir {
+    let from = fixtures().join(format!("parity/{family}_cls-0"));
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(from.join(file), dir.path().join(file)).unwrap();
+    }
+    dir
+}
+
+fn weights(dir: &Path) -> Params {
+    store::load(&dir.join("model.safetensors")).unwrap().0
+}
+
+fn save(dir: &Path, file: &str, params: &Params) {
+    store::save(&dir.join(file), params, HashMap::new()).unwrap();
+}
+
+/// The message of opening a folder whose weights `change` has changed.
+fn spoilt(change: impl FnOnce(&mut Params)) -> String {
+    let dir = copy("bert");
+    let mut params = weights(dir.path());
+    change(&mut params);
+    save(dir.path(), "model.safetensors", &params);
+    error(dir.path())
+}
+
+fn error(dir: &Path) -> String {
+    let message = Pretrained::open(dir).unwrap_err().to_string();
+    message.replace(&dir.display().to_string(), "DIR")
+}
+
+/// The message of opening a folder whose `config.json` has another value of `field`, or none.
+fn with_field(family: &str, field: &str, value: Option<Value>) -> String {
+    let dir = copy(family);
+    let path = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let fields = config.as_object_mut().unwrap();
+    match value {
+        Some(value) => fields.insert(field.into(), value),
+        None => fields.shift_remove(field),
+    };
+    fs::write(&path, config.to_string()).unwrap();
+    error(dir.path())
+}
+
+#[test]
+fn old_names_and_heads_of_other_tasks() {
+    let dir = copy("bert");
+    let original = Pretrained::open(dir.path()).unwrap();
+    // As a BertForPreTraining of 2018 without the model's own prefix.
+    let mut old: Params = weights(dir.path())
+        .into_iter()
+        .filter(|(name, _)| !name.starts_with("classifier."))
+        .map(|(name, array)| {
+            let name = name.strip_prefix("bert.").unwrap().to_owned();
+            let name = name.replace("LayerNorm.weight", "LayerNorm.gamma");
+            (name.replace("LayerNorm.bias", "LayerNorm.beta"), array)
+        })
+        .collect();
+    old.insert("cls.predictions.bias".into(), Array::zeros([99]));
+    save(dir.path(), "model.safetensors", &old);
+    let mut found = Pretrained::open(dir.path()).unwrap();
+    assert_eq!(found.report.unused, ["cls.predictions.bias"]);
+    assert_eq!(found.weights.len(), original.weights.len() - 2);
+    for (name, array) in &found.weights {
+        assert_eq!(array, &original.weights[name], "{name}");
+    }
+    assert_ne!(found.sha256, original.sha256);
+
+    let classifier = Classifier::new(found.config.clone(), 3, false);
+    let message = found.check_head(&classifier).unwrap_err().to_string();
+    assert!(message.contains("no trained head"), "{message}");
+    assert!(
+        message.contains("classifier.weight, classifier.bias"),
+        "{message}"
+    );
+    found.initialise_head(&classifier, 5);
+    found.check_head(&classifier).unwrap();
+    let report = found.report.to_string();
+    assert_eq!(
+        report,
+        "39 weights loaded; 2 newly initialised: classifier.weight, classifier.bias; 1 in the files \
+         not used: cls.predictions.bias"
+    );
+}
+
+#[test]
+fn a_new_head_is_normal_and_fixed_by_the_seed() {
+    for (family, weight) in [
+        ("bert", "classifier.weight"),
+        ("roberta", "classifier.out_proj.weight"),
+    ] {
+        let dir = copy(family);
+        let base = Pretrained::open(dir.path()).unwrap();
+        let classifier = Classifier::new(base.config.clone(), 400, false);
+        let head = |seed| {
+            let mut base = base.clone();
+            base.initialise_head(&classifier, seed);
+            assert!(
+                base.report
+                    .to_string()
+                    .contains(&format!("{weight} (the files' has shape"))
+            );
+            assert!(!base.report.applied.iter().any(|name| name == weight));
+            base.weights
+        };
+        let [first, again, other] = [head(1), head(1), head(2)];
+        assert_eq!(first, again);
+        assert_ne!(first[weight], other[weight]);
+        let data = &first[weight].data;
+        let mean = data.iter().sum::<f32>() / data.len() as f32;
+        let variance = data.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / data.len() as f32;
+        assert!(
+            mean.abs() < 1e-3 && (variance.sqrt() - 0.02).abs() < 1e-3,
+            "{mean} {variance}"
+        );
+        let bias = weight.replace("weight", "bias");
+        assert!(first[&bias].data.iter().all(|&x| x == 0.0));
+        // What fits stays.
+        let stays = Classifier::new(base.config.clone(), base.config.num_labels(), false);
+        let mut same = base.clone();
+        same.initialise_head(&stays, 1);
+        assert_eq!(same.weights, base.weights);
+        assert_eq!(same.report, base.report);
+        let message = base.check_head(&classifier).unwrap_err().to_string();
+        assert!(message.contains("the task needs [400"), "{message}");
+    }
+}
+
+#[test]
+fn a_missing_pooler_may_be_initialised() {
+    let dir = copy("bert");
+    let mut params = weights(dir.path());
+    params.retain(|name, _| !name.contains("pooler"));
+    save(dir.path(), "model.safetensors", &params);
+    let mut base = Pretrained::open(dir.path()).unwrap();
+    let classifier = Classifier::new(base.config.clone(), 2, false);
+    base.initialise_head(&classifier, 0);
+    assert!(
+        base.report
+            .to_string()
+            .contains("2 newly initialised: bert.pooler.dense.weight")
+    );
+}
+
+#[test]
+fn shards_are_one_model() {
+    let dir = copy("roberta");
+    let whole = Pretrained::open(dir.path()).unwrap();
+    let params = weights(dir.path());
+    fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    let mut shards = [Params::new(), Params::new()];
+    let mut map = serde_json::Map::new();
+    for (i, (name, array)) in params.into_iter().enumerate() {
+        map.insert(name.clone(), json!(format!("model-{}.safetensors", i % 2)));
+        shards[i % 2].insert(name, array);
+    }
+    for (i, shard) in shards.iter().enumerate() {
+        save(dir.path(), &format!("model-{i}.safetensors"), shard);
+    }
+    let index = dir.path().join("model.safetensors.index.json");
+    fs::write(
+        &index,
+        json!({"metadata": {}, "weight_map": map}).to_string(),
+    )
+    .unwrap();
+    let found = Pretrained::open(dir.path()).unwrap();
+    assert_eq!(found.weights.len(), whole.weights.len());
+    for (name, array) in &found.weights {
+        assert_eq!(array, &whole.weights[name], "{name}");
+    }
+
+    fs::remove_file(dir.path().join("model-1.safetensors")).unwrap();
+    let message = error(dir.path());
+    assert!(
+        message.starts_with("DIR/model-1.safetensors is missing"),
+        "{message}"
+    );
+    for (text, cause) in [
+        (
+            json!({"weight_map": {"a": "../b"}}).to_string(),
+            "\"../b\" is not the name of a file",
+        ),
+        (
+            json!({"weight_map": {}}).to_string(),
+            "its weight_map is empty",
+        ),
+        (
+            json!({"weights": {}}).to_string(),
+            "missing field `weight_map`",
+        ),
+        ("{".into(), "line 1 column 1"),
+    ] {
+        fs::write(&index, text).unwrap();
+        let message = error(dir.path());
+        assert!(
+            message.contains("not an index of shards") && message.contains(cause),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn damaged_weight_files_are_errors() {
+    let dir = copy("bert");
+    let path = dir.path().join("model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let mut spoils: Vec<Vec<u8>> = [0, 4, 8, 100, header + 8, header + 9, whole.len() - 1]
+        .map(|len| whole[..len].to_vec())
+        .into();
+    for length in [0, 1, u64::MAX, 1 << 40, whole.len() as u64] {
+        spoils.push([&length.to_le_bytes()[..], &whole[8..]].concat());
+    }
+    spoils.push([&whole[..], b"more"].concat());
+    spoils.push(b"PK\x03\x04 a zip file, as pytorch_model.bin is".to_vec());
+    for bytes in spoils {
+        fs::write(&path, &bytes).unwrap();
+        let message = error(dir.path());
+        assert!(message.starts_with("DIR/model.safetensors: "), "{message}");
+    }
+    fs::remove_file(&path).unwrap();
+    assert!(error(dir.path()).starts_with("DIR has neither model.safetensors nor"));
+    fs::write(dir.path().join("pytorch_model.bin"), b"").unwrap();
+    assert!(error(dir.path()).contains("convert its pytorch_model.bin with transformers"));
+}
+
+#[test]
+fn weights_that_do_not_fit_are_named() {
+    let message = spoilt(|params| {
+        params[QUERY] = Array::zeros([32, 31]);
+    });
+    assert_eq!(
+        message,
+        format!(
+            "DIR: weight `{QUERY}` has shape [32, 31], but config.json asks for [32, 32]; are both \
+             of the same model?"
+        )
+    );
+    let message = spoilt(|params| {
+        params.shift_remove(QUERY);
+        params.shift_remove("bert.embeddings.LayerNorm.bias");
+    });
+    assert!(message.starts_with("DIR: 2 weights that config.json asks for are missing: "));
+    assert!(message.contains(QUERY) && message.contains("bert.embeddings.LayerNorm.bias"));
+    let message = spoilt(Params::clear);
+    assert!(
+        message.contains("37 weights") && message.contains(" and 29 more"),
+        "{message}"
+    );
+    let message = spoilt(|params| {
+        params.insert(
+            QUERY.trim_start_matches("bert.").into(),
+            Array::zeros([32, 32]),
+        );
+    });
+    assert!(
+        message.contains("both") && message.contains("remove one"),
+        "{message}"
+    );
+}
+
+#[test]
+fn integer_weights_are_named_with_their_type() {
+    let dir = copy("bert");
+    let path = dir.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let integers = vec![0; 32 * 32];
+    let views: Vec<(String, TensorView<'_>)> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let spoilt = || TensorView::new(Dtype::I8, vec![32, 32], &integers).unwrap();
+            let view = if name == QUERY { spoilt() } else { view };
+            (name, view)
+        })
+        .collect();
+    fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let message = error(dir.path());
+    assert!(
+        message.contains(&format!("{QUERY} (stored as I8; floats are needed)")),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_configuration_needs_its_fields() {
+    for field in [
+        "hidden_size",
+        "vocab_size",
+        "hidden_act",
+        "num_hidden_layers",
+        "type_vocab_size",
+    ] {
+        let message = with_field("bert", field, None);
+        assert!(message.starts_with("DIR/config.json: "), "{message}");
+        assert!(
+            message.contains(&format!("missing field `{field}`")),
+            "{message}"
+        );
+    }
+    let family = "expected one of bert, roberta";
+    let message = with_field("bert", "model_type", None);
+    assert_eq!(
+        message,
+        format!("DIR/config.json: `model_type` is missing; {family}")
+    );
+    let message = with_field("bert", "model_type", Some(json!("t5")));
+    assert_eq!(
+        message,
+        format!("DIR/config.json: `model_type` is \"t5\"; {family}")
+    );
+}
+
+#[test]
+fn a_configuration_out_of_range_is_refused() {
+    for (field, value, expected) in [
+        (
+            "num_hidden_layers",
+            json!(0),
+            "`num_hidden_layers` is 0; expected a whole number from 1 to",
+        ),
+        (
+            "num_hidden_layers",
+            json!(1e15 as u64),
+            "`num_hidden_layers` is 1000000000000000; expected",
+        ),
+        (
+            "num_attention_heads",
+            json!(0),
+            "`num_attention_heads` is 0",
+        ),
+        ("vocab_size", json!(0), "`vocab_size` is 0"),
+        ("vocab_size", json!(-3), "invalid value: integer `-3`"),
+        ("hidden_size", json!("32"), "invalid type: string \"32\""),
+        (
+            "hidden_size",
+            json!(33),
+            "a multiple of `num_attention_heads`, which is 4",
+        ),
+        (
+            "hidden_act",
+            json!("mish"),
+            "`hidden_act` is mish; expected gelu",
+        ),
+        (
+            "hidden_dropout_prob",
+            json!(1.0),
+            "`hidden_dropout_prob` is 1; expected a probability",
+        ),
+        (
+            "attention_probs_dropout_prob",
+            json!(-0.1),
+            "expected a probability",
+        ),
+        ("classifier_dropout", json!(2), "`classifier_dropout` is 2"),
+        (
+            "layer_norm_eps",
+            json!(-1e-5),
+            "`layer_norm_eps` is -0.00001",
+        ),
+        (
+            "position_embedding_type",
+            json!("relative_key"),
+            "`position_embedding_type` is relative_key",
+        ),
+        (
+            "is_decoder",
+            json!(true),
+            "`is_decoder` is true; expected false",
+        ),
+        (
+            "add_cross_attention",
+            json!(true),
+            "`add_cross_attention` is true; expected false",
+        ),
+    ] {
+        let message = with_field("bert", field, Some(value));
+        assert!(message.starts_with("DIR/config.json: "), "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
+    let message = with_field("roberta", "pad_token_id", Some(json!(39)));
+    assert!(message.contains("expected more than 40"), "{message}");
+    // Of another model: the weights tell.
+    let message = with_field("bert", "hidden_size", Some(json!(64)));
+    assert!(message.contains("config.json asks for"), "{message}");
+}
+
+#[test]
+fn what_is_not_a_configuration_is_an_error() {
+    let dir = copy("bert");
+    let path = dir.path().join("config.json");
+    let whole = fs::read(&path).unwrap();
+    for bytes in [
+        b"".as_slice(),
+        b"[1]",
+        b"\"bert\"",
+        b"\xff\xfe",
+        &whole[..whole.len() / 2],
+    ] {
+        fs::write(&path, bytes).unwrap();
+        let message = error(dir.path());
+        assert!(
+            message.starts_with("DIR/config.json: not a JSON object: "),
+            "{message}"
+        );
+        assert!(
+            message.contains("line") && message.contains("column"),
+            "{message}"
+        );
+    }
+    fs::remove_file(&path).unwrap();
+    assert!(error(dir.path()).starts_with("cannot read DIR/config.json: "));
+}
+
+#[test]
+fn the_number_of_labels_is_what_the_file_says() {
+    let labels = |family| {
+        Pretrained::open(copy(family).path())
+            .unwrap()
+            .config
+            .num_labels()
+    };
+    assert_eq!((labels("bert"), labels("roberta")), (2, 3));
+}
+
+#[test]
+fn the_hash_is_that_of_the_file() {
+    let dir = copy("bert");
+    let found = Pretrained::open(dir.path()).unwrap().sha256;
+    let output = std::process::Command::new("sha256sum")
+        .arg(dir.path().join("model.safetensors"))
+        .output();
+    // Where there is no such command, the length is all there is to check.
+    assert_eq!(found.len(), 64);
+    if let Ok(output) = output {
+        assert!(
+            String::from_utf8(output.stdout)
+                .unwrap()
+                .starts_with(&found)
+        );
+    }
+}

@@ -1,0 +1,277 @@
+//! Models by id: the cache's layout, its place, and a download from a small hub of our own.
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ailora_models::hub::{Hub, HubError, resolve};
+
+fn hub(cache: &Path, offline: bool) -> Hub {
+    Hub {
+        cache: Some(cache.to_owned()),
+        // Nothing listens on port 1.
+        endpoint: "http://127.0.0.1:1".into(),
+        offline,
+    }
+}
+
+/// A cache with these files of a model, as Hugging Face's own library lays it out.
+fn cache(folder: &str, files: &[&str]) -> (tempfile::TempDir, PathBuf) {
+    let cache = tempfile::tempdir().unwrap();
+    let model = cache.path().join(folder);
+    let snapshot = model.join("snapshots/0123abc");
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::create_dir_all(model.join("refs")).unwrap();
+    fs::write(model.join("refs/main"), "0123abc").unwrap();
+    for file in files {
+        fs::write(snapshot.join(file), "{}").unwrap();
+    }
+    (cache, snapshot)
+}
+
+#[test]
+fn a_folder_is_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(resolve(dir.path().to_str().unwrap()).unwrap(), dir.path());
+}
+
+#[test]
+fn a_cached_model_needs_no_network() {
+    let files = ["config.json", "tokenizer.json", "model.safetensors"];
+    for (id, folder) in [
+        ("org/tiny-bert", "models--org--tiny-bert"),
+        ("gpt", "models--gpt"),
+    ] {
+        let (cache, snapshot) = cache(folder, &files);
+        assert_eq!(hub(cache.path(), true).resolve(id).unwrap(), snapshot);
+        assert_eq!(hub(cache.path(), false).resolve(id).unwrap(), snapshot);
+    }
+    // Without a tokenizer it is worth asking the hub, if that is allowed.
+    let (cache, snapshot) = cache("models--a--b", &["config.json", "model.safetensors"]);
+    assert_eq!(hub(cache.path(), true).resolve("a/b").unwrap(), snapshot);
+    assert!(matches!(
+        hub(cache.path(), false).resolve("a/b"),
+        Err(HubError::Download { .. })
+    ));
+}
+
+#[test]
+fn an_incomplete_cache_is_no_model() {
+    for files in [
+        &[][..],
+        &["config.json"],
+        &["model.safetensors", "tokenizer.json"],
+    ] {
+        let (cache, _) = cache("models--a--b", files);
+        let message = hub(cache.path(), true)
+            .resolve("a/b")
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("`a/b` is no folder here and not complete in the cache"));
+        assert!(
+            message.contains(&cache.path().display().to_string()),
+            "{message}"
+        );
+        assert!(message.contains("HF_HUB_OFFLINE is set"), "{message}");
+        let message = hub(cache.path(), false)
+            .resolve("a/b")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("from http://127.0.0.1:1 failed"),
+            "{message}"
+        );
+        assert!(
+            message.contains("check the id and the network"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn paths_are_not_ids() {
+    let hub = hub(Path::new("nowhere"), true);
+    for model in [
+        "", ".", "./a", "../a", "/a/b", "a/b/c", "a//b", "a/..", "a b", "~/x", "C:\\m",
+    ] {
+        let model = if Path::new(model).is_dir() {
+            "./no such folder"
+        } else {
+            model
+        };
+        assert!(
+            matches!(hub.resolve(model), Err(HubError::NotFound { .. })),
+            "{model}"
+        );
+    }
+}
+
+#[test]
+fn variables_say_where_the_cache_is() {
+    let from = |vars: &[(&str, &str)]| {
+        let vars: HashMap<String, OsString> = vars
+            .iter()
+            .map(|(name, value)| ((*name).into(), value.into()))
+            .collect();
+        Hub::from_vars(|name| vars.get(name).cloned())
+    };
+    let cache = |vars: &[(&str, &str)]| from(vars).cache.map(|path| path.display().to_string());
+    let mut vars = vec![("HOME", "/h")];
+    assert_eq!(cache(&vars).as_deref(), Some("/h/.cache/huggingface/hub"));
+    for (name, value, expected) in [
+        ("XDG_CACHE_HOME", "/x", "/x/huggingface/hub"),
+        ("HF_HOME", "/hf", "/hf/hub"),
+        ("HUGGINGFACE_HUB_CACHE", "/old", "/old"),
+        ("HF_HUB_CACHE", "/new", "/new"),
+    ] {
+        vars.push((name, value));
+        assert_eq!(cache(&vars).as_deref(), Some(expected));
+    }
+    assert_eq!(cache(&[("HF_HOME", "")]), None);
+    assert!(matches!(
+        from(&[]).resolve("a/b"),
+        Err(HubError::NoHome { .. })
+    ));
+    let offline = |value| from(&[("HF_HUB_OFFLINE", value)]).offline;
+    assert!(offline("1") && offline("true") && !offline("0") && !offline(""));
+    assert_eq!(from(&[]).endpoint, "https://huggingface.co");
+    assert_eq!(
+        from(&[("HF_ENDPOINT", "http://mirror")]).endpoint,
+        "http://mirror"
+    );
+}
+
+/// A hub that serves these files of the model `org/tiny`; its address.
+fn serve(files: &[(&str, &str)]) -> String {
+    let files: Arc<HashMap<String, String>> = Arc::new(
+        files
+            .iter()
+            .map(|(name, text)| ((*name).into(), (*text).into()))
+            .collect(),
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            answer(stream.unwrap(), &files);
+        }
+    });
+    format!("http://{address}")
+}
+
+fn answer(mut stream: TcpStream, files: &HashMap<String, String>) {
+    let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+    let request = lines.next().unwrap_or_default();
+    let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+    let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+    let (status, body, size) = if path == "/api/models/org/tiny/revision/main" {
+        let names = files
+            .keys()
+            .map(|name| format!("{{\"rfilename\": \"{name}\"}}"));
+        let names = names.collect::<Vec<_>>().join(", ");
+        let body = format!("{{\"siblings\": [{names}], \"sha\": \"feed\"}}");
+        ("200 OK", body, None)
+    } else {
+        let file = path
+            .strip_prefix("/org/tiny/resolve/main/")
+            .and_then(|name| files.get(name));
+        match file {
+            None => ("404 Not Found", String::new(), None),
+            Some(text) => {
+                let first = headers
+                    .iter()
+                    .any(|line| line.to_lowercase() == "range: bytes=0-0");
+                let body = if first {
+                    text[..1].to_owned()
+                } else {
+                    text.clone()
+                };
+                ("206 Partial Content", body, Some(text.len()))
+            }
+        }
+    };
+    let range = size.map_or(String::new(), |size| {
+        format!("content-range: bytes 0-0/{size}\r\n")
+    });
+    let etag = path.replace('/', "-");
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\nx-repo-commit: feed\r\netag: \"{etag}\"\r\n{range}\
+         connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+}
+
+/// Whether this machine's settings send even local requests to a proxy.
+fn behind_a_proxy() -> bool {
+    let names = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+    let proxy = names
+        .into_iter()
+        .any(|name| std::env::var_os(name).is_some());
+    if proxy {
+        println!("skipped: an HTTP proxy is set");
+    }
+    proxy
+}
+
+#[test]
+fn what_is_not_cached_is_downloaded_once() {
+    if behind_a_proxy() {
+        return;
+    }
+    let index = r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}"#;
+    let whole = ("model.safetensors", "weights");
+    let shards = [
+        ("model.safetensors.index.json", index),
+        ("model-1.safetensors", "first"),
+        ("model-2.safetensors", "second"),
+    ];
+    for weights in [&[whole][..], &shards] {
+        let mut files = vec![
+            ("config.json", "{\"a\": 1}"),
+            ("tokenizer.json", "{\"b\": 2}"),
+            ("tokenizer_config.json", "{}"),
+        ];
+        files.extend(weights);
+        let folder = tempfile::tempdir().unwrap();
+        let mut hub = hub(folder.path(), false);
+        hub.endpoint = serve(&[&files[..], &[("README.md", "not needed")]].concat());
+        let dir = hub.resolve("org/tiny").unwrap();
+        for (name, text) in &files {
+            assert_eq!(fs::read_to_string(dir.join(name)).unwrap(), *text, "{name}");
+        }
+        assert!(!dir.join("README.md").exists());
+        hub.offline = true;
+        assert_eq!(hub.resolve("org/tiny").unwrap(), dir);
+    }
+}
+
+#[test]
+fn what_the_hub_lacks_is_named() {
+    if behind_a_proxy() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut hub = hub(folder.path(), false);
+    hub.endpoint = serve(&[
+        ("config.json", "{}"),
+        ("tokenizer.json", "{}"),
+        ("pytorch_model.bin", "x"),
+    ]);
+    let message = hub.resolve("org/tiny").unwrap_err().to_string();
+    assert!(
+        message.contains("`org/tiny` has no model.safetensors on the hub"),
+        "{message}"
+    );
+    let message = hub.resolve("org/other").unwrap_err().to_string();
+    assert!(
+        message.contains("downloading the list of files") && message.contains("404"),
+        "{message}"
+    );
+}

@@ -1,0 +1,184 @@
+//! Fixtures, and running a program on a batch in float32 and in float64.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::path::{Path, PathBuf};
+
+use ailora_graph::{
+    AdaptConfig, Method,
+    adapt::adapt,
+    grad::gradients,
+    ir::{Bindings, Draw, Program, Tensor},
+};
+use ailora_models::{
+    batch::{Batch, Targets},
+    classifier::Classifier,
+    family::Inputs,
+};
+use ailora_runtime::{
+    cpu::{Cpu, Value},
+    plan::plan,
+    store::Params,
+};
+use safetensors::{Dtype, SafeTensors};
+
+/// The folder of fixtures at the repository's root.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+/// Every tensor of a safetensors file, integers included.
+pub struct File(Vec<u8>);
+
+impl File {
+    pub fn open(path: &Path) -> Self {
+        Self(std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        file.names().into_iter().map(str::to_owned).collect()
+    }
+
+    pub fn shape(&self, name: &str) -> Vec<usize> {
+        SafeTensors::deserialize(&self.0)
+            .unwrap()
+            .tensor(name)
+            .unwrap()
+            .shape()
+            .to_vec()
+    }
+
+    pub fn floats(&self, name: &str) -> Vec<f64> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let tensor = file.tensor(name).unwrap();
+        assert_eq!(tensor.dtype(), Dtype::F32, "{name}");
+        let (chunks, _) = tensor.data().as_chunks::<4>();
+        chunks
+            .iter()
+            .map(|&bytes| f64::from(f32::from_le_bytes(bytes)))
+            .collect()
+    }
+
+    pub fn ids(&self, name: &str) -> Option<Vec<i32>> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let tensor = file.tensor(name).ok()?;
+        assert_eq!(tensor.dtype(), Dtype::I64, "{name}");
+        let (chunks, _) = tensor.data().as_chunks::<8>();
+        Some(
+            chunks
+                .iter()
+                .map(|&bytes| i64::from_le_bytes(bytes) as i32)
+                .collect(),
+        )
+    }
+
+    /// The inputs that transformers was given, as a batch.
+    pub fn batch(&self) -> Batch {
+        let [rows, len] = self.shape("input_ids")[..] else {
+            panic!("input_ids is no matrix");
+        };
+        let mask = self.ids("attention_mask").unwrap();
+        Batch {
+            rows,
+            len,
+            ids: self.ids("input_ids").unwrap(),
+            type_ids: self.ids("token_type_ids").unwrap_or(vec![0; rows * len]),
+            mask: mask.into_iter().map(|x| x as f32).collect(),
+            targets: self
+                .ids("labels")
+                .map_or(Targets::Unlabelled, Targets::Classes),
+            indices: (0..rows).collect(),
+        }
+    }
+}
+
+/// The program of one training step of every parameter, without dropout.
+pub fn full_step(classifier: &Classifier, batch: &Batch) -> Program {
+    let program = classifier
+        .program(batch.rows, batch.len, false, true)
+        .unwrap();
+    let config = AdaptConfig::method(Method::Full, 1);
+    let sites = config.resolve(classifier.sites()).unwrap();
+    let adapted = adapt(&program, &sites, config.trains_everything()).unwrap();
+    gradients(&adapted, "loss").unwrap()
+}
+
+/// Every output, from the CPU backend.
+pub fn run(program: &Program, params: &Params, inputs: &Inputs) -> Vec<(String, Vec<f64>)> {
+    let plan = plan(program);
+    let mut cpu = Cpu::new();
+    let outputs = cpu
+        .run(&plan, params, &inputs.values(), Draw::default())
+        .unwrap();
+    let value = |name: &str| {
+        outputs
+            .get(name)
+            .unwrap()
+            .iter()
+            .map(|&x| f64::from(x))
+            .collect()
+    };
+    plan.outputs
+        .keys()
+        .map(|name| (name.to_string(), value(name)))
+        .collect()
+}
+
+/// Every output, from the float64 interpreter.
+pub fn eval(program: &Program, params: &Params, inputs: &Inputs) -> Vec<(String, Vec<f64>)> {
+    let widen = |data: &[f32]| data.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+    let mut bindings: Bindings = params
+        .iter()
+        .map(|(name, array)| {
+            (
+                name.clone(),
+                Tensor::new(array.shape.clone(), widen(&array.data)),
+            )
+        })
+        .collect();
+    for (name, value) in inputs.values() {
+        let data = match value {
+            Value::F32(data) => widen(data),
+            Value::I32(data) => data.iter().map(|&x| f64::from(x)).collect(),
+        };
+        let shape = program
+            .inputs()
+            .find(|leaf| &*leaf.name == name)
+            .map(|leaf| &leaf.ty.shape);
+        if let Some(shape) = shape {
+            bindings.insert(name.to_owned(), Tensor::new(shape.clone(), data));
+        }
+    }
+    let outputs = program.eval(&bindings, Draw::default()).unwrap();
+    outputs
+        .into_iter()
+        .map(|(name, value)| (name.to_string(), value.data))
+        .collect()
+}
+
+/// The largest difference of two values; infinite if their lengths differ or one is NaN.
+pub fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
+    if a.len() != b.len() {
+        return f64::INFINITY;
+    }
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |most, x| {
+        if x <= most {
+            most
+        } else if x.is_nan() {
+            f64::INFINITY
+        } else {
+            x
+        }
+    })
+}
+
+/// The norm of the difference, relative to that of `expected`; infinite if the lengths differ.
+pub fn relative_difference(found: &[f64], expected: &[f64]) -> f64 {
+    if found.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let difference = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
+    difference / norm(&mut expected.iter().copied())
+}

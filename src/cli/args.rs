@@ -1,0 +1,111 @@
+//! Arguments that several commands share.
+
+use std::path::PathBuf;
+
+use ailora::{
+    AdaptConfig, Method, Scaling,
+    adapter::{Site, SiteOverride},
+    finetune::{Model, read_yaml},
+    models::task::Task,
+};
+use clap::Args;
+
+use super::Error;
+
+/// What is adapted, and how.
+#[derive(Clone, Debug, Args)]
+pub struct AdapterArgs {
+    /// How the annotated adapters start: ailora, lora, pissa, milora, reailora, rslora; or full
+    /// fine-tuning [default: ailora].
+    #[arg(long, value_parser = method)]
+    method: Option<Method>,
+    /// Rank of the annotated adapters [default: 8].
+    #[arg(long)]
+    rank: Option<usize>,
+    /// Numerator of the adapters' scale [default: the rank].
+    #[arg(long)]
+    alpha: Option<f64>,
+    /// Dropout on the adapters' input [default: 0].
+    #[arg(long)]
+    dropout: Option<f64>,
+    /// How alpha becomes the scale: classic (alpha/r) or rank_stabilized (alpha/sqrt r).
+    #[arg(long, value_parser = scaling)]
+    scaling: Option<Scaling>,
+    /// A YAML or JSON file with any of these, and `sites` by name or pattern.
+    #[arg(long, value_name = "FILE")]
+    adapter_config: Option<PathBuf>,
+    /// A change at some projections, such as `key={init: random, rank: 4}`; may be repeated.
+    #[arg(long = "site", value_name = "PATTERN={..}", value_parser = site)]
+    sites: Vec<(String, SiteOverride)>,
+}
+
+impl AdapterArgs {
+    /// The configuration that the flags and their file give, over what `base` says.
+    pub fn config(&self, base: AdaptConfig) -> Result<AdaptConfig, Error> {
+        let mut config = match &self.adapter_config {
+            Some(path) => read_yaml(path)?,
+            None => base,
+        };
+        config.method = self.method.or(config.method);
+        config.rank = self.rank.or(config.rank);
+        config.alpha = self.alpha.or(config.alpha);
+        config.dropout = self.dropout.or(config.dropout);
+        config.scaling = self.scaling.or(config.scaling);
+        config.sites.extend(self.sites.iter().cloned());
+        Ok(config)
+    }
+}
+
+fn method(text: &str) -> Result<Method, String> {
+    let names = || Method::ALL.map(Method::name).join(", ");
+    Method::ALL
+        .into_iter()
+        .find(|method| method.name() == text.to_lowercase())
+        .ok_or_else(|| format!("expected one of {}", names()))
+}
+
+fn scaling(text: &str) -> Result<Scaling, String> {
+    match text {
+        "classic" => Ok(Scaling::Classic),
+        "rank_stabilized" => Ok(Scaling::RankStabilized),
+        _ => Err("expected classic or rank_stabilized".into()),
+    }
+}
+
+fn site(text: &str) -> Result<(String, SiteOverride), String> {
+    let (pattern, change) = text
+        .split_once('=')
+        .ok_or("expected PATTERN={..}, such as `key={init: random, rank: 4}`")?;
+    let change = serde_saphyr::from_str(change).map_err(|error| error.to_string())?;
+    Ok((pattern.to_owned(), change))
+}
+
+/// A model for a task.
+#[derive(Clone, Debug, Args)]
+pub struct ModelArgs {
+    /// A folder with a pretrained model, or its id on the hub.
+    #[arg(long, value_name = "DIR_OR_ID")]
+    pub model: String,
+    /// The task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or svamp.
+    #[arg(long)]
+    pub task: String,
+}
+
+impl ModelArgs {
+    /// Loads the model; if `complete`, its files must hold a head for the task.
+    pub fn open(&self, complete: bool) -> Result<(Model, &'static Task), Error> {
+        let task = Task::parse(&self.task)?;
+        Ok((Model::open(&self.model, task, 0, complete)?, task))
+    }
+
+    /// The projections of the model with adapters.
+    pub fn adapted(
+        &self,
+        adapters: &AdapterArgs,
+    ) -> Result<(Model, Vec<Site>, AdaptConfig), Error> {
+        let (model, _) = self.open(false)?;
+        let config = adapters.config(AdaptConfig::default())?;
+        let sites = config.resolve(model.classifier.sites())?;
+        Ok((model, sites, config))
+    }
+}

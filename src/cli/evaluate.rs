@@ -1,0 +1,65 @@
+use std::{path::PathBuf, process::ExitCode};
+
+use ailora::{
+    models::{
+        batch::{Buckets, Encoded, evaluation},
+        task::Label,
+    },
+    runtime::engine::Engine,
+};
+use indexmap::IndexMap;
+
+use super::{Error, args::ModelArgs, table};
+
+/// What is scored.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// A folder with an adapter; without one the model's own head is used.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// The folder with the task's files.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Rows of a batch.
+    #[arg(long, default_value_t = 32)]
+    batch_size: usize,
+    /// The longest sequence, in tokens.
+    #[arg(long, default_value_t = 128)]
+    max_length: usize,
+}
+
+/// Prints one JSON object: the metrics of each held-out split by name.
+pub fn run(args: &Args) -> Result<ExitCode, Error> {
+    let (model, task) = args.model.open(args.adapter.is_none())?;
+    let splits = task.dev;
+    let max_len = model.max_len(args.max_length);
+    let (mut predictor, mut engine, model) = model.predictor(args.adapter.as_deref())?;
+    let mut scores: IndexMap<&str, IndexMap<String, f64>> = IndexMap::new();
+    for split in splits {
+        let rows = task.load_split(&args.data, split)?;
+        let rows = model.encode(&rows, max_len)?;
+        let labels: Vec<Label> = rows.iter().filter_map(|row| row.label).collect();
+        let logits = logits(&mut predictor, &mut engine, &rows, max_len, args.batch_size)?;
+        let metrics = task.score(&logits, &labels)?;
+        eprintln!("{}: {}", split.name, table::metrics(&metrics));
+        scores.insert(split.name, metrics);
+    }
+    println!("{}", serde_json::to_string(&scores)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The logits of encoded rows, in their order.
+pub fn logits(
+    predictor: &mut ailora::models::classification::Predictor,
+    engine: &mut Engine,
+    rows: &[Encoded],
+    max_len: usize,
+    batch_size: usize,
+) -> Result<Vec<f32>, Error> {
+    let lengths: Vec<usize> = rows.iter().map(Encoded::tokens).collect();
+    let buckets = Buckets::choose(&lengths, max_len, 8)?;
+    let batches = evaluation(&lengths, &buckets, batch_size)?;
+    Ok(predictor.logits(engine, rows, &batches)?)
+}

@@ -1,0 +1,112 @@
+use std::{path::PathBuf, process::ExitCode};
+
+use ailora::{
+    finetune::{Model, heads, write_model},
+    models::{
+        batch::Encoded,
+        classification::Predictor,
+        peft::Adapter,
+        task::{Example, Task},
+    },
+    runtime::engine::Engine,
+};
+
+use super::{Error, args::ModelArgs, evaluate::logits};
+
+/// Sentences whose logits must survive what is written.
+const PROBES: [&str; 3] = [
+    "The quick brown fox jumps over the lazy dog.",
+    "Nobody had expected that.",
+    "If there are 12 apples and 5 are eaten, how many are left?",
+];
+
+/// How far logits may be apart, relative to the larger of 1 and their size: float32 sums in another
+/// order.
+const TOLERANCE: f32 = 1e-4;
+
+/// What is exported.
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The folder with the adapter.
+    #[arg(long, value_name = "DIR")]
+    adapter: PathBuf,
+    /// The folder to write.
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+}
+
+/// What is merged.
+#[derive(Debug, clap::Args)]
+pub struct MergeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The folder with the adapter.
+    #[arg(long, value_name = "DIR")]
+    adapter: PathBuf,
+    /// The folder for the merged model.
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+}
+
+/// Writes an adapter folder anew, loads it again, and compares logits before saying done.
+pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
+    let (model, _) = args.model.open(false)?;
+    let adapter = Adapter::load(&args.adapter, &model.classifier.sites())?;
+    adapter.save(
+        &args.output,
+        &args.model.model,
+        &heads(&model.classifier.sites(), &model),
+    )?;
+    let before = probe(model.predictor(Some(&args.adapter))?)?;
+    let (again, _) = args.model.open(false)?;
+    let after = probe(again.predictor(Some(&args.output))?)?;
+    confirm(&before, &after)?;
+    println!("wrote {}", args.output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the merged model, loads it again, and compares logits before saying done.
+pub fn merge(args: &MergeArgs) -> Result<ExitCode, Error> {
+    let (mut model, task) = args.model.open(false)?;
+    let sites = model.classifier.sites();
+    let adapter = Adapter::load(&args.adapter, &sites)?;
+    let mut params = std::mem::take(&mut model.pretrained.weights);
+    adapter.merge_into(&sites, &mut params)?;
+    write_model(&model, task, &params, &args.output)?;
+    let (model, _) = args.model.open(false)?;
+    let before = probe(model.predictor(Some(&args.adapter))?)?;
+    let after = probe(open_merged(args, task)?.predictor(None)?)?;
+    confirm(&before, &after)?;
+    println!("wrote {}", args.output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open_merged(args: &MergeArgs, task: &Task) -> Result<Model, Error> {
+    Ok(Model::open(&args.output.to_string_lossy(), task, 0, true)?)
+}
+
+fn probe(
+    (mut predictor, mut engine, model): (Predictor, Engine, Model),
+) -> Result<Vec<f32>, Error> {
+    let rows = PROBES.map(|text| Example {
+        text: text.into(),
+        pair: None,
+        label: None,
+    });
+    let max_len = model.max_len(64);
+    let rows: Vec<Encoded> = model.encode(&rows, max_len)?;
+    logits(&mut predictor, &mut engine, &rows, max_len, PROBES.len())
+}
+
+fn confirm(before: &[f32], after: &[f32]) -> Result<(), Error> {
+    let agree = |(a, b): (&f32, &f32)| (a - b).abs() <= TOLERANCE * a.abs().max(1.0);
+    if before.len() == after.len() && before.iter().zip(after).all(agree) {
+        return Ok(());
+    }
+    Err(format!(
+        "what was written computes other logits than the adapter: {after:?} instead of {before:?}"
+    )
+    .into())
+}

@@ -1,0 +1,77 @@
+mod args;
+mod evaluate;
+mod explain;
+mod export;
+mod finetune;
+mod plan;
+mod predict;
+mod spectrum;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// What a command fails with.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Fine-tunes pretrained transformers with AILoRA: low-rank adapters that start where a projection's
+/// role says they should.
+#[derive(Debug, Parser)]
+#[command(name = "ailora", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Threads; all cores if absent.
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Trains an adapter on a task.
+    Finetune(Box<finetune::Args>),
+    /// Scores a model, with an adapter or without, on a task's held-out rows.
+    Evaluate(evaluate::Args),
+    /// Writes the logits and labels of a file's rows.
+    Predict(predict::Args),
+    /// Writes an adapter to a new folder in PEFT's format, and checks what it wrote.
+    Export(export::ExportArgs),
+    /// Writes the model with the adapter merged into its weights.
+    Merge(export::MergeArgs),
+    /// Shows what a training step computes and how much memory it takes, without running it.
+    Plan(plan::Args),
+    /// Shows one projection before and after adaptation.
+    Explain(explain::Args),
+    /// Shows the singular values of the projections, and what each strategy takes of them.
+    Spectrum(spectrum::Args),
+}
+
+/// Runs the command line.
+pub fn run() -> Result<ExitCode, Error> {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("AILORA_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    if let Some(threads) = cli.threads {
+        if threads == 0 {
+            return Err("--threads is 0; expected at least 1".into());
+        }
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()?;
+    }
+    match cli.command {
+        Command::Finetune(args) => finetune::run(*args),
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Predict(args) => predict::run(&args),
+        Command::Export(args) => export::export(&args),
+        Command::Merge(args) => export::merge(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Spectrum(args) => spectrum::run(&args),
+    }
+}

@@ -1,0 +1,554 @@
+//! A whole fine-tuning run: from a pretrained folder and a task's files to an adapter folder.
+
+mod manifest;
+mod output;
+mod settings;
+
+pub use manifest::Manifest;
+pub use output::Output;
+pub use settings::{Settings, SettingsError, read_yaml};
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use ailora_graph::{
+    adapter::{AdapterError, Site, Strategy},
+    ir::Draw,
+};
+use ailora_models::{
+    batch::Encoded,
+    classification::{Batching, Classification, ClassificationError, Predictor},
+    classifier::{Classifier, ModelError},
+    hub::{self, HubError},
+    peft::{Adapter, PeftError},
+    pretrained::{LoadReport, Pretrained, PretrainedError},
+    task::{Example, Splits, Task, TaskError},
+    tokenizer::{Tokenizer, TokenizerError},
+};
+use ailora_runtime::{
+    engine::{Engine, EngineError},
+    init::{InitError, initialise},
+    optim::{AdamW, Group, Schedule},
+    spectrum::{Options, SpectrumCache},
+    store::{self, Params, StoreError},
+    train::{
+        Checkpoint, CheckpointError, Control, Evaluation, Event, Fit, FitError, Outcome, Progress,
+        TrainError, Trainer, Workload, fit,
+    },
+};
+use serde_json::Value;
+use thiserror::Error;
+
+/// A run that cannot start or go on.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is the error it wraps")]
+pub enum Error {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Pretrained(#[from] PretrainedError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    #[error(transparent)]
+    Init(#[from] InitError),
+    #[error(transparent)]
+    Classification(#[from] ClassificationError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Peft(#[from] PeftError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{path}: cannot {action}: {source}", path = path.display())]
+    Io {
+        path: PathBuf,
+        action: &'static str,
+        source: io::Error,
+    },
+    /// The output folder holds another run.
+    #[error(
+        "{folder} already holds a run; add --resume to go on with it, or choose another folder",
+        folder = .0.display()
+    )]
+    Occupied(PathBuf),
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            path,
+            action,
+            source,
+        }
+    }
+}
+
+/// What a run tells whoever watches it.
+#[derive(Debug)]
+pub enum Stage<'a> {
+    /// Model, data and adapters are known; nothing was computed yet.
+    Loaded {
+        /// What of the model's files was used.
+        report: &'a LoadReport,
+        /// The projections and what happens to them.
+        sites: &'a [Site],
+        /// Numbers in all parameters.
+        parameters: usize,
+        /// Numbers that are trained.
+        trainable: usize,
+        /// Training rows.
+        rows: usize,
+    },
+    /// An adapter got its start.
+    Initialised {
+        /// How many did.
+        done: usize,
+        /// Of how many.
+        total: usize,
+    },
+    /// Every program is compiled.
+    Compiled {
+        /// How many programs.
+        programs: usize,
+        /// Peak bytes of parameters, intermediate values, gradients and optimiser.
+        peak_bytes: usize,
+        /// Steps of the run.
+        steps: u64,
+        /// Steps that an earlier session made.
+        done: u64,
+    },
+    /// Training.
+    Training(Event<'a>),
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Whether all steps were made.
+    pub outcome: Outcome,
+    /// The epochs' figures.
+    pub evaluations: Vec<Evaluation>,
+    /// The epoch with the largest headline metric.
+    pub best: Option<Evaluation>,
+    /// The headline metric.
+    pub headline: String,
+}
+
+/// A pretrained model for a task, with its tokenizer.
+#[derive(Debug)]
+pub struct Model {
+    /// Weights and configuration.
+    pub pretrained: Pretrained,
+    /// The model's own tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The classifier for the task.
+    pub classifier: Classifier,
+}
+
+impl Model {
+    /// Loads a folder or a hub id as a classifier for `task`. What the files lack, such as a new
+    /// head, is drawn from `seed`; if `complete`, nothing may be lacking.
+    ///
+    /// # Errors
+    /// The files are missing, malformed, or of a model that is not supported.
+    pub fn open(name: &str, task: &Task, seed: u64, complete: bool) -> Result<Self, Error> {
+        let mut pretrained = Pretrained::open(&hub::resolve(name)?)?;
+        let regression = task.label_names().is_empty();
+        let classifier = Classifier::new(pretrained.config.clone(), task.outputs(), regression);
+        if complete {
+            pretrained.check_head(&classifier)?;
+        } else {
+            pretrained.initialise_head(&classifier, seed);
+        }
+        Ok(Self {
+            tokenizer: pretrained.tokenizer()?,
+            pretrained,
+            classifier,
+        })
+    }
+
+    /// The longest sequence, at most `wanted`.
+    pub fn max_len(&self, wanted: usize) -> usize {
+        wanted.min(self.pretrained.config.architecture.max_len())
+    }
+
+    /// Rows as the model sees them.
+    ///
+    /// # Errors
+    /// The tokenizer fails on a row.
+    pub fn encode(&self, rows: &[Example], max_len: usize) -> Result<Vec<Encoded>, Error> {
+        Ok(Encoded::from_examples(rows, &self.tokenizer, max_len)?)
+    }
+
+    /// A predictor with the adapter of a folder, or none, and an engine with the parameters it
+    /// needs.
+    ///
+    /// # Errors
+    /// The folder holds no adapter of this model.
+    pub fn predictor(mut self, adapter: Option<&Path>) -> Result<(Predictor, Engine, Self), Error> {
+        let mut sites = self.classifier.sites();
+        let mut params = std::mem::take(&mut self.pretrained.weights);
+        if let Some(folder) = adapter {
+            let adapter = Adapter::load(folder, &sites)?;
+            sites = adapter.apply_to(sites);
+            for (name, array) in &adapter.tensors {
+                params.insert(name.clone(), array.clone());
+            }
+        } else {
+            for site in &mut sites {
+                site.spec = ailora_graph::AdapterSpec::frozen();
+            }
+        }
+        let pad = self.tokenizer.pad_id();
+        let predictor = Predictor::new(self.classifier.clone(), sites, false, pad);
+        Ok((predictor, Engine::new(params), self))
+    }
+}
+
+/// Runs what `settings` say, writing to `output`; with `resume`, from its last checkpoint if there is
+/// one. `watch` sees everything and may stop it.
+///
+/// # Errors
+/// Something given is wrong, or a file cannot be written. Whatever was checkpointed is intact.
+pub fn finetune(
+    settings: &Settings,
+    output: &Path,
+    resume: bool,
+    mut watch: impl FnMut(Stage<'_>) -> Control + Send,
+) -> Result<Report, Error> {
+    settings.check()?;
+    let task = Task::parse(&settings.task)?;
+    let mut model = Model::open(&settings.model, task, settings.seed, false)?;
+    let everything = settings.adapters.trains_everything();
+    let sites = settings.adapters.resolve(model.classifier.sites())?;
+    let Splits { train, dev } = task.load_dir(&settings.data)?;
+    let train = subset(train, settings.rows);
+    let manifest = Manifest::new(settings, &model.pretrained.sha256, task)?;
+    let mut files = Output::open(output, &manifest, resume)?;
+
+    let mut params = std::mem::take(&mut model.pretrained.weights);
+    let parameters: usize = params.values().map(|array| array.data.len()).sum();
+    let trainable = if everything {
+        parameters
+    } else {
+        sites.iter().map(Site::trainable).sum()
+    };
+    let _ = watch(Stage::Loaded {
+        report: &model.pretrained.report,
+        sites: &sites,
+        parameters,
+        trainable,
+        rows: train.len(),
+    });
+
+    let max_len = model.max_len(settings.max_length);
+    let encoded = model.encode(&train, max_len)?;
+    let held_out = dev
+        .into_iter()
+        .map(|(name, rows)| Ok((name, model.encode(&rows, max_len)?)))
+        .collect::<Result<_, Error>>()?;
+    let options = Options {
+        cache: spectrum_cache(),
+        ..Options::default()
+    };
+    {
+        let watch = std::sync::Mutex::new(&mut watch);
+        initialise(&sites, &mut params, settings.seed, &options, |progress| {
+            if let Ok(mut watch) = watch.lock() {
+                let (done, total) = (progress.done, progress.total);
+                let _ = watch(Stage::Initialised { done, total });
+            }
+        })?;
+    }
+
+    let pad = model.tokenizer.pad_id();
+    let predictor = Predictor::new(model.classifier.clone(), sites.clone(), everything, pad);
+    let batching = Batching {
+        batch_size: settings.batch_size,
+        accumulate: settings.accumulate,
+        max_len,
+        seed: settings.seed,
+    };
+    let mut workload = Classification::new(task, predictor, encoded, held_out, batching)?;
+    let mut engine = Engine::new(params);
+    workload.compile(&mut engine, settings.epochs)?;
+    let starts = starts(&sites, engine.params());
+    engine.release_unread();
+    let (groups, trained) = groups(&sites, &model.classifier, everything, engine.params());
+    let optimizer = AdamW::new(settings.optimizer, groups, engine.params());
+    let per_epoch = workload.steps_per_epoch();
+    let total = per_epoch * settings.epochs as u64;
+    let schedule = Schedule {
+        kind: settings.schedule,
+        // At least one step, so that the first update is not at the full rate.
+        warmup: ((settings.warmup * total as f64) as u64).max(1),
+        total,
+    };
+    let peak_bytes = engine.bytes() + 3 * 4 * trained;
+    let programs = engine.programs();
+    let mut trainer = Trainer::new(
+        engine,
+        optimizer,
+        settings.lr,
+        schedule,
+        settings.clip,
+        settings.seed,
+    );
+    let mut progress = Progress::default();
+    if let Some(path) = files.checkpoint_to_resume() {
+        let (checkpoint, saved) = Checkpoint::load(&path, &manifest.fingerprint)?;
+        trainer.restore(&checkpoint)?;
+        progress = saved;
+    }
+    let done = trainer.steps_done();
+    files.start_logs(done)?;
+    let steps = settings.max_steps.map_or(total, |max| max.min(total));
+    let _ = watch(Stage::Compiled {
+        programs,
+        peak_bytes,
+        steps,
+        done,
+    });
+
+    let headline = workload.headline();
+    let options = Fit {
+        epochs: settings.epochs,
+        max_steps: settings.max_steps,
+        checkpoint: files.checkpoint_path(),
+        checkpoint_every: settings.checkpoint_every,
+        fingerprint: manifest.fingerprint.clone(),
+        headline: headline.clone(),
+    };
+    let outcome = fit(
+        &mut trainer,
+        &mut workload,
+        &options,
+        &mut progress,
+        |event| {
+            files.log(&event)?;
+            Ok::<_, Error>(watch(Stage::Training(event)))
+        },
+    )
+    .map_err(|error| match error {
+        FitError::Train(error) => error.into(),
+        FitError::Checkpoint(error) => error.into(),
+        FitError::Workload(error) => error.into(),
+        FitError::Watcher(error) => error,
+    })?;
+
+    let best = progress.best(&headline).cloned();
+    files.write_metrics(
+        &manifest,
+        &headline,
+        &progress.evaluations,
+        best.as_ref(),
+        outcome,
+    )?;
+    let mut params = trainer.trained();
+    if everything {
+        params.retain(|name, _| !name.contains(".lora_"));
+        files.write_model(&model, task, &params)?;
+    } else {
+        params.extend(starts);
+        let adapter = Adapter::from_trained(&sites, &params)?;
+        files.write_adapter(&adapter, settings, &sites, &heads(&sites, &model))?;
+    }
+    Ok(Report {
+        outcome,
+        evaluations: progress.evaluations,
+        best,
+        headline,
+    })
+}
+
+/// The modules that hold what is trained in full, as PEFT saves them: a head's whole module, such as
+/// `classifier`, and single projections of the encoder.
+pub fn heads(sites: &[Site], model: &Model) -> Vec<String> {
+    let base = model.pretrained.config.family.base;
+    let mut heads: Vec<String> = Vec::new();
+    for site in sites
+        .iter()
+        .filter(|site| site.spec.strategy == Strategy::Full)
+    {
+        let first = site.path.split('.').next().unwrap_or(&site.path);
+        let name = if first == base { &site.path } else { first };
+        if !heads.iter().any(|head| head == name) {
+            heads.push(name.to_owned());
+        }
+    }
+    heads
+}
+
+/// The cache of spectra: `AILORA_CACHE`, or the user's cache folder.
+pub fn spectrum_cache() -> Option<SpectrumCache> {
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let folder = variable("AILORA_CACHE")
+        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("ailora")))
+        .or_else(|| Some(variable("HOME")?.join(".cache/ailora")))?;
+    Some(SpectrumCache::open(folder.join("spectrum")))
+}
+
+/// Some of the rows, always the same ones, in file order.
+fn subset(rows: Vec<Example>, wanted: Option<usize>) -> Vec<Example> {
+    let Some(wanted) = wanted.filter(|&wanted| wanted < rows.len()) else {
+        return rows;
+    };
+    let key = Draw::default().key("rows");
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by(|&a, &b| key.uniform(a as u64).total_cmp(&key.uniform(b as u64)));
+    let mut kept = vec![false; rows.len()];
+    order[..wanted].iter().for_each(|&row| kept[row] = true);
+    rows.into_iter()
+        .zip(kept)
+        .filter_map(|(row, kept)| kept.then_some(row))
+        .collect()
+}
+
+/// The frozen starts of the adapters, which the exported adapter subtracts.
+fn starts(sites: &[Site], params: &Params) -> Params {
+    let names = sites
+        .iter()
+        .flat_map(|site| [site.lora_a0(), site.lora_b0()]);
+    names
+        .filter_map(|name| Some((name.clone(), params.get(&name)?.clone())))
+        .collect()
+}
+
+/// The optimiser's groups: trained parameters by their multiple of the base rate. And how many
+/// numbers are trained.
+fn groups(
+    sites: &[Site],
+    classifier: &Classifier,
+    everything: bool,
+    params: &Params,
+) -> (Vec<Group>, usize) {
+    let mut rates: Vec<(String, f64)> = Vec::new();
+    if everything {
+        rates.extend(
+            classifier
+                .parameters()
+                .into_iter()
+                .map(|parameter| (parameter.name, 1.0)),
+        );
+    } else {
+        for site in sites {
+            let names = match site.spec.strategy {
+                Strategy::Frozen => Vec::new(),
+                Strategy::Full => std::iter::once(&site.weight)
+                    .chain(&site.bias)
+                    .cloned()
+                    .collect(),
+                Strategy::LowRank { .. } => vec![site.lora_a(), site.lora_b()],
+            };
+            rates.extend(names.into_iter().map(|name| (name, site.spec.lr)));
+        }
+    }
+    rates.retain(|(name, _)| params.contains_key(name));
+    let trained = rates
+        .iter()
+        .filter_map(|(name, _)| params.get(name))
+        .map(|a| a.data.len())
+        .sum();
+    let mut groups: Vec<Group> = Vec::new();
+    for (name, lr) in rates {
+        match groups.iter_mut().find(|group| group.lr == lr) {
+            Some(group) => group.parameters.push(name),
+            None => groups.push(Group {
+                lr,
+                parameters: vec![name],
+            }),
+        }
+    }
+    (groups, trained)
+}
+
+/// Reads a whole file's bytes for its hash.
+pub(crate) fn sha256(path: &Path) -> Result<String, Error> {
+    use sha2::{Digest, Sha256};
+    let mut file = std::fs::File::open(path).map_err(Error::io(path, "open it"))?;
+    let mut hash = Sha256::new();
+    io::copy(&mut file, &mut HashWriter(&mut hash)).map_err(Error::io(path, "read it"))?;
+    Ok(hex(&hash.finalize()))
+}
+
+struct HashWriter<'a>(&'a mut sha2::Sha256);
+
+impl io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        sha2::Digest::update(self.0, bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes a model folder that transformers and this crate load: weights, configuration with the
+/// task's labels, tokenizer.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn write_model(
+    model: &Model,
+    task: &Task,
+    params: &Params,
+    folder: &Path,
+) -> Result<(), Error> {
+    let metadata = std::collections::HashMap::from([("format".into(), "pt".into())]);
+    store::save(&folder.join("model.safetensors"), params, metadata)?;
+    let mut config = model.pretrained.config.json.clone();
+    let names = task.label_names();
+    let ids = 0..task.outputs();
+    if !names.is_empty() {
+        let by_id = ids.clone().map(|i| (i.to_string(), Value::from(names[i])));
+        let by_name = ids.map(|i| (names[i].to_owned(), Value::from(i)));
+        config.insert("id2label".into(), Value::Object(by_id.collect()));
+        config.insert("label2id".into(), Value::Object(by_name.collect()));
+    }
+    config.insert("num_labels".into(), task.outputs().into());
+    config.insert(
+        "architectures".into(),
+        vec![model.pretrained.config.family.classifier].into(),
+    );
+    let text = format!("{:#}\n", Value::Object(config));
+    store::write_atomically(&folder.join("config.json"), text.as_bytes())?;
+    for file in [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.txt",
+        "vocab.json",
+        "merges.txt",
+    ] {
+        let from = model.pretrained.dir.join(file);
+        if from.is_file() {
+            let bytes = std::fs::read(&from).map_err(Error::io(&from, "read it"))?;
+            store::write_atomically(&folder.join(file), &bytes)?;
+        }
+    }
+    Ok(())
+}

@@ -21,8 +21,7 @@ use proc_macro::TokenStream;
 /// Says which projections of a model carry which adapter, and implements `Module` for it.
 ///
 /// ```
-/// use ailora_graph::{AdapterSpec, Visitor};
-/// use ailora_macros::adapt;
+/// use ailora_graph::{AdapterSpec, Visitor, adapt};
 /// use luminal::{nn::linear::Linear, prelude::{Graph, InitModule}};
 ///
 /// #[adapt(q = principal(8), v = minor(8), v_lr = 2.0)]
@@ -90,8 +89,7 @@ pub fn adapt(args: TokenStream, item: TokenStream) -> TokenStream {
 /// | `#[module(skip)]`                   | is left out                                          |
 ///
 /// ```
-/// use ailora_graph::Visitor;
-/// use ailora_macros::Module;
+/// use ailora_graph::{Module, Visitor};
 /// use luminal::{nn::linear::Linear, prelude::{Graph, InitModule}};
 ///
 /// #[derive(Module)]

@@ -102,6 +102,21 @@ impl Engine {
             .run(&self.plans[id.0], &self.params, inputs, draw)?)
     }
 
+    /// Executes a compiled program and adds to `seconds` what each step of its plan took.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn profile(
+        &mut self,
+        id: PlanId,
+        inputs: &[(&str, Value<'_>)],
+        draw: Draw,
+        seconds: &mut Vec<f64>,
+    ) -> Result<Outputs<'_>, EngineError> {
+        let plan = &self.plans[id.0];
+        Ok(self.cpu.profile(plan, &self.params, inputs, draw, seconds)?)
+    }
+
     /// A compiled program.
     pub fn plan(&self, id: PlanId) -> &Plan {
         &self.plans[id.0]

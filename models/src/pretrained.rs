@@ -136,52 +136,14 @@ impl Pretrained {
     pub fn open(dir: &Path) -> Result<Self, PretrainedError> {
         let config = Config::from_dir(dir)?;
         let files = weights::files(dir)?;
-        let classifier = Classifier::new(config.clone(), config.num_labels().max(1), false);
-        let known = Names::of(&classifier);
-
-        let mut origins: HashMap<String, String> = HashMap::new();
-        let mut unused = Vec::new();
-        let mut params = Params::new();
-        for (origin, array) in weights::load(&files)? {
-            let Some(name) = known.resolve(&origin) else {
-                unused.push(origin);
-                continue;
-            };
-            if let Some(first) = origins.insert(name.clone(), origin.clone()) {
-                return Err(PretrainedError::Twice {
-                    dir: dir.to_owned(),
-                    name,
-                    first,
-                    second: origin,
-                });
-            }
-            params.insert(name, array);
-        }
-
-        // What the hidden states need; the rest is the head, which may be initialised.
-        let encoder = classifier.encoder(1, 1)?;
-        let mut missing = Vec::new();
-        for leaf in encoder.frozen_parameters() {
-            match params.get(&*leaf.name) {
-                Some(array) if array.shape == leaf.ty.shape => {}
-                Some(array) => {
-                    return Err(PretrainedError::Shape {
-                        dir: dir.to_owned(),
-                        name: leaf.name.to_string(),
-                        expected: leaf.ty.shape.clone(),
-                        found: array.shape.clone(),
-                    });
-                }
-                None => missing.push(leaf.name.to_string()),
-            }
-        }
+        let known = Names::of(&config);
+        let (weights, unused) = known.sort(dir, weights::load(&files)?)?;
+        check_shapes(dir, &config, &weights)?;
+        let mut missing = missing(&config, &weights)?;
         if !missing.is_empty() {
             for (origin, dtype) in weights::integers(&files)? {
                 let name = known.resolve(&origin);
-                let place = missing
-                    .iter_mut()
-                    .find(|missing| name.as_ref() == Some(*missing));
-                if let Some(missing) = place {
+                for missing in missing.iter_mut().filter(|m| name.as_ref() == Some(*m)) {
                     *missing = format!("{missing} (stored as {dtype:?}; floats are needed)");
                 }
             }
@@ -189,14 +151,14 @@ impl Pretrained {
             return Err(PretrainedError::Missing { dir, names });
         }
         let report = LoadReport {
-            applied: params.keys().cloned().collect(),
+            applied: weights.keys().cloned().collect(),
             initialised: Vec::new(),
             unused,
         };
         Ok(Self {
             dir: dir.to_owned(),
             config,
-            weights: params,
+            weights,
             report,
             sha256: weights::sha256(&files)?,
         })
@@ -265,6 +227,35 @@ impl Pretrained {
     }
 }
 
+/// Checks every weight whose shape does not depend on the number of labels.
+fn check_shapes(dir: &Path, config: &Config, weights: &Params) -> Result<(), PretrainedError> {
+    let parameters = |outputs| Classifier::new(config.clone(), outputs, false).parameters();
+    for (expected, other) in parameters(1).into_iter().zip(parameters(2)) {
+        if let Some(array) = weights.get(&expected.name)
+            && expected.shape == other.shape
+            && expected.shape != array.shape
+        {
+            return Err(PretrainedError::Shape {
+                dir: dir.to_owned(),
+                name: expected.name,
+                expected: expected.shape,
+                found: array.shape.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The weights that the hidden states need and that are not there. Others are a head's, which may
+/// be initialised.
+fn missing(config: &Config, weights: &Params) -> Result<Vec<String>, ModelError> {
+    let encoder = Classifier::new(config.clone(), 1, false).encoder(1, 1)?;
+    let names = encoder
+        .frozen_parameters()
+        .map(|leaf| leaf.name.to_string());
+    Ok(names.filter(|name| !weights.contains_key(name)).collect())
+}
+
 /// The names of a model's parameters, and what files call them.
 struct Names {
     base: &'static str,
@@ -272,15 +263,34 @@ struct Names {
 }
 
 impl Names {
-    fn of(classifier: &Classifier) -> Self {
+    fn of(config: &Config) -> Self {
+        let parameters = Classifier::new(config.clone(), 1, false).parameters();
         Self {
-            base: classifier.config().family.base,
-            known: classifier
-                .parameters()
-                .into_iter()
-                .map(|p| p.name)
-                .collect(),
+            base: config.family.base,
+            known: parameters.into_iter().map(|p| p.name).collect(),
         }
+    }
+
+    /// The parameters among a file's tensors by their own names, and the names of the other tensors.
+    fn sort(&self, dir: &Path, tensors: Params) -> Result<(Params, Vec<String>), PretrainedError> {
+        let mut origins: HashMap<String, String> = HashMap::new();
+        let (mut params, mut unused) = (Params::new(), Vec::new());
+        for (origin, array) in tensors {
+            let Some(name) = self.resolve(&origin) else {
+                unused.push(origin);
+                continue;
+            };
+            if let Some(first) = origins.insert(name.clone(), origin.clone()) {
+                return Err(PretrainedError::Twice {
+                    dir: dir.to_owned(),
+                    name,
+                    first,
+                    second: origin,
+                });
+            }
+            params.insert(name, array);
+        }
+        Ok((params, unused))
     }
 
     /// The parameter that a file's tensor is, if it is one.

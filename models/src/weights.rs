@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::{self, Read},
+    io::{self, BufReader, Read},
     path::{Component, Path, PathBuf},
 };
 
 use ailora_runtime::store::{self, Params, StoreError};
 use indexmap::IndexMap;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -140,18 +140,15 @@ pub(crate) fn load(files: &[PathBuf]) -> Result<Params, WeightsError> {
 }
 
 /// The tensors that [`load`] leaves out because they hold integers, with their element types.
+///
+/// # Errors
+/// A file cannot be read.
 pub(crate) fn integers(files: &[PathBuf]) -> Result<IndexMap<String, Dtype>, WeightsError> {
     let mut found = IndexMap::new();
     for path in files {
-        let header = header(path).map_err(WeightsError::read(path))?;
-        let Ok((_, metadata)) = SafeTensors::read_metadata(&header) else {
-            continue;
-        };
-        for (name, info) in metadata.tensors() {
-            if !matches!(
-                info.dtype,
-                Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64
-            ) {
+        for (name, info) in header(path).map_err(WeightsError::read(path))?.tensors() {
+            let floats = [Dtype::F16, Dtype::BF16, Dtype::F32, Dtype::F64];
+            if !floats.contains(&info.dtype) {
                 found.insert(name, info.dtype);
             }
         }
@@ -159,15 +156,14 @@ pub(crate) fn integers(files: &[PathBuf]) -> Result<IndexMap<String, Dtype>, Wei
     Ok(found)
 }
 
-/// The length and header at the start of a safetensors file.
-fn header(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+/// The header of a safetensors file, whose length in bytes comes first.
+fn header(path: &Path) -> io::Result<Metadata> {
+    let mut file = BufReader::new(File::open(path)?);
     let mut length = [0; 8];
     file.read_exact(&mut length)?;
-    let mut header = length.to_vec();
-    file.take(u64::from_le_bytes(length))
-        .read_to_end(&mut header)?;
-    Ok(header)
+    Ok(serde_json::from_reader(
+        file.take(u64::from_le_bytes(length)),
+    )?)
 }
 
 /// The SHA-256, in hexadecimal, of the files one after the other.

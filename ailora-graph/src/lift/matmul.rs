@@ -1,7 +1,4 @@
-use luminal::{
-    op,
-    prelude::{NodeIndex, petgraph::Direction},
-};
+use luminal::{op, prelude::NodeIndex};
 
 use super::{LiftError, Lifter, Sources, view::View};
 use crate::ir::{Id, Program, ProgramError};
@@ -20,14 +17,8 @@ impl Lifter<'_> {
         let Some(&(product, _)) = sources.first() else {
             return Ok(None);
         };
-        let readers = self
-            .graph
-            .graph
-            .edges_directed(product, Direction::Outgoing)
-            .count();
         let seen = self.input_view(node, sources, 0)?;
         if !self.operator(product).is::<op::Mul>()
-            || readers != 1
             || seen.is_permuted()
             || !seen.is_exact()
         {

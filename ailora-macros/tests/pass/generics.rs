@@ -3,8 +3,7 @@
 
 use std::marker::PhantomData;
 
-use ailora_graph::{Module, Projection};
-use ailora_macros::{Module, adapt};
+use ailora_graph::{Module, Projection, adapt};
 use luminal::{
     nn::linear::Linear,
     prelude::{GraphTensor, Shape},

@@ -3,7 +3,7 @@
 #![deny(warnings)]
 
 #[derive(::std::clone::Clone, ::std::fmt::Debug)]
-#[::ailora_macros::adapt(r#type = principal(4), visitor = minor(2 + 2), scaling = full, type_lr = 2)]
+#[::ailora_graph::adapt(r#type = principal(4), visitor = minor(2 + 2), scaling = full, type_lr = 2)]
 pub struct Names {
     /// Documented.
     #[doc(alias = "kind")]
@@ -14,7 +14,7 @@ pub struct Names {
     pub absent: Absent,
 }
 
-#[::ailora_macros::adapt(part = random(4))]
+#[::ailora_graph::adapt(part = random(4))]
 #[derive(::std::fmt::Debug)]
 pub(crate) struct Only {
     #[cfg(all())]
@@ -23,23 +23,23 @@ pub(crate) struct Only {
     part: Absent,
 }
 
-#[derive(::std::fmt::Debug, ::ailora_macros::Module)]
+#[derive(::std::fmt::Debug, ::ailora_graph::Module)]
 pub enum Visitor {
     AdapterSpec { visitor: Option, r#type: Option },
     Module(Option, #[module(skip)] fn()),
     None,
 }
 
-#[derive(::ailora_macros::Module)]
+#[derive(::ailora_graph::Module)]
 pub enum Never {}
 
-#[derive(::ailora_macros::Module)]
+#[derive(::ailora_graph::Module)]
 pub enum Flags {
     On,
     Off,
 }
 
-#[derive(::ailora_macros::Module)]
+#[derive(::ailora_graph::Module)]
 pub struct Unit;
 
 #[derive(::std::clone::Clone, ::std::fmt::Debug)]
@@ -47,7 +47,12 @@ pub struct Option;
 
 impl ::ailora_graph::Module for Option {
     fn visit(&self, visitor: &mut ::ailora_graph::Visitor) {
-        visitor.projection("weight", ::std::option::Option::None, [4, 4], ::ailora_graph::adapter::Layout::OutIn);
+        visitor.projection(
+            "weight",
+            ::std::option::Option::None,
+            [4, 4],
+            ::ailora_graph::adapter::Layout::OutIn,
+        );
     }
 }
 
@@ -60,6 +65,14 @@ fn main() {
     let (_, sites) = ::ailora_graph::Visitor::inventory(&only);
     ::std::assert_eq!(sites[0].path, "part");
     ::std::mem::drop(only.part);
-    let _ = (Visitor::None, Visitor::Module(Option, main), Flags::On, Flags::Off);
-    let _ = Visitor::AdapterSpec { visitor: Option, r#type: Option };
+    let _ = (
+        Visitor::None,
+        Visitor::Module(Option, main),
+        Flags::On,
+        Flags::Off,
+    );
+    let _ = Visitor::AdapterSpec {
+        visitor: Option,
+        r#type: Option,
+    };
 }

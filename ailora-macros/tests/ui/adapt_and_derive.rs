@@ -1,4 +1,4 @@
-use ailora_macros::{Module, adapt};
+use ailora_graph::{Module, adapt};
 use luminal::nn::linear::Linear;
 
 #[adapt(q = principal(8))]
@@ -16,7 +16,7 @@ struct Above {
 }
 
 #[adapt(q = principal(8))]
-#[derive(Default, ailora_macros::Module)]
+#[derive(Default, ailora_graph::Module)]
 struct ByPath {
     q: Option<Linear<16, 16>>,
 }

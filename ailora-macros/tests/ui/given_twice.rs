@@ -1,4 +1,4 @@
-use ailora_macros::adapt;
+use ailora_graph::adapt;
 use luminal::nn::linear::Linear;
 
 #[adapt(q = principal(8), alpha = 2.0, q = minor(8), alpha = 4.0)]

@@ -1,4 +1,4 @@
-use ailora_macros::adapt;
+use ailora_graph::adapt;
 use luminal::nn::linear::Linear;
 
 #[adapt]

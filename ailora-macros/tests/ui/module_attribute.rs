@@ -1,4 +1,4 @@
-use ailora_macros::{Module, adapt};
+use ailora_graph::{Module, adapt};
 use luminal::nn::linear::Linear;
 
 #[derive(Module)]

@@ -1,4 +1,4 @@
-use ailora_macros::adapt;
+use ailora_graph::adapt;
 use luminal::nn::linear::Linear;
 
 #[adapt(q = principal(0), k = minor(-1), v = random(8.0), o = random("8"))]

@@ -1,5 +1,5 @@
 use ailora_graph::Visitor;
-use ailora_macros::adapt;
+use ailora_graph::adapt;
 use luminal::{
     nn::linear::Linear,
     prelude::{Graph, InitModule},

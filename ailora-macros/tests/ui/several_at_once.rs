@@ -1,4 +1,4 @@
-use ailora_macros::adapt;
+use ailora_graph::adapt;
 use luminal::nn::linear::Linear;
 
 #[adapt(quary = principal(8), k = minr(8), k_alpha = 2.0, v = minor(0), v_lr = -1.0)]

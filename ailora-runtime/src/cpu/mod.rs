@@ -9,6 +9,8 @@ mod memory;
 mod rows;
 mod tensors;
 
+use std::time::Instant;
+
 use ailora_graph::ir::{DType, Draw, Name};
 use thiserror::Error;
 
@@ -117,6 +119,41 @@ impl Cpu {
         inputs: &[(&str, Value<'_>)],
         draw: Draw,
     ) -> Result<Outputs<'a>, RunError> {
+        self.run_observed(plan, params, inputs, |step, memory| {
+            execute(step, memory, draw);
+        })
+    }
+
+    /// Executes a plan and adds to `seconds` what each of its steps took.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn profile<'a>(
+        &'a mut self,
+        plan: &'a Plan,
+        params: &'a Params,
+        inputs: &[(&str, Value<'_>)],
+        draw: Draw,
+        seconds: &mut Vec<f64>,
+    ) -> Result<Outputs<'a>, RunError> {
+        seconds.resize(plan.steps.len(), 0.0);
+        let mut seconds = seconds.iter_mut();
+        self.run_observed(plan, params, inputs, |step, memory| {
+            let start = Instant::now();
+            execute(step, memory, draw);
+            if let Some(total) = seconds.next() {
+                *total += start.elapsed().as_secs_f64();
+            }
+        })
+    }
+
+    fn run_observed<'a>(
+        &'a mut self,
+        plan: &'a Plan,
+        params: &'a Params,
+        inputs: &[(&str, Value<'_>)],
+        mut run_step: impl FnMut(&Step, &Memory),
+    ) -> Result<Outputs<'a>, RunError> {
         self.reserve(plan);
         let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
         let sizes = |name: &str, data: &[f32]| {
@@ -134,7 +171,7 @@ impl Cpu {
             bind(input, *value, &memory)?;
         }
         for step in &plan.steps {
-            execute(step, &memory, draw);
+            run_step(step, &memory);
         }
         let arena: &[f32] = bytemuck::cast_slice(&self.arena);
         Ok(Outputs {

@@ -32,8 +32,11 @@ pub struct Family {
     /// What transformers calls the model with a classification head.
     pub classifier: &'static str,
     /// Reads and checks the family's fields of a `config.json`.
-    pub read: fn(&[u8]) -> Result<Box<dyn Architecture>, FieldError>,
+    pub read: Read,
 }
+
+/// Makes an architecture of the text of a `config.json`.
+pub type Read = fn(&[u8]) -> Result<Box<dyn Architecture>, FieldError>;
 
 /// A model of a family with its sizes: what is built, and what it reads.
 pub trait Architecture: Debug + Send + Sync {

@@ -5,16 +5,15 @@ mod programs;
 mod support;
 
 use ailora_graph::{
-    AdapterSpec, Init, Scaling,
+    Init,
     adapt::adapt,
     adapter::{self, Layout, Site},
     grad::{gradient_name, gradients},
     hoist::hoist,
     ir::{Bindings, Draw, Op, Program, ProgramError, Tensor},
 };
-use programs::{is_smooth, program, recipes, with_loss};
+use programs::{is_smooth, program, recipes, site_bytes, sites, with_loss};
 use proptest::{
-    collection::vec,
     prelude::*,
     strategy::ValueTree,
     test_runner::{RngSeed, TestRunner},
@@ -26,7 +25,7 @@ const DRAW: Draw = Draw { seed: 3, step: 5 };
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
-        rng_seed: RngSeed::Fixed(std::env::var("S").map_or(17, |s| s.parse().unwrap())),
+        rng_seed: RngSeed::Fixed(17),
         failure_persistence: None,
         ..ProptestConfig::default()
     }
@@ -64,59 +63,6 @@ fn same(a: &Program, b: &Program, bindings: &[&Bindings; 2]) -> Result<(), TestC
         );
     }
     Ok(())
-}
-
-/// Adapters on the matrices of a program, as bytes say.
-fn sites(program: &Program, bytes: &[[u8; 5]]) -> Vec<Site> {
-    let matrices = program
-        .frozen_parameters()
-        .filter(|leaf| leaf.ty.rank() == 2);
-    matrices
-        .zip(bytes)
-        .map(|(leaf, &[strategy, layout, rank, alpha, scaling])| {
-            let layout = if layout % 2 == 0 {
-                Layout::InOut
-            } else {
-                Layout::OutIn
-            };
-            let [rows, columns] = [leaf.ty.shape[0], leaf.ty.shape[1]];
-            let (in_features, out_features) = match layout {
-                Layout::InOut => (rows, columns),
-                Layout::OutIn => (columns, rows),
-            };
-            let rank = 1 + usize::from(rank) % rows.min(columns);
-            let low_rank = |init| adapter::Strategy::LowRank { init, rank };
-            let spec = AdapterSpec {
-                strategy: match strategy % 6 {
-                    0 => adapter::Strategy::Frozen,
-                    1 => adapter::Strategy::Full,
-                    2 => low_rank(Init::Random),
-                    3 => low_rank(Init::Minor),
-                    _ => low_rank(Init::Principal),
-                },
-                alpha: (alpha % 4 > 0).then_some(f64::from(alpha % 4) * 0.8),
-                scaling: if scaling % 2 == 0 {
-                    Scaling::Classic
-                } else {
-                    Scaling::RankStabilized
-                },
-                ..AdapterSpec::frozen()
-            };
-            Site {
-                path: format!("site.{}", leaf.name),
-                weight: leaf.name.to_string(),
-                bias: None,
-                in_features,
-                out_features,
-                layout,
-                spec,
-            }
-        })
-        .collect()
-}
-
-fn site_bytes() -> impl Strategy<Value = Vec<[u8; 5]>> {
-    vec(any::<[u8; 5]>(), 8)
 }
 
 /// `s B A` as it lies beside the weight, from the values of `a` and `b`.
@@ -170,7 +116,7 @@ fn started(adapted: &Program, sites: &[Site], mut bindings: Bindings) -> Binding
 }
 
 proptest! {
-    #![proptest_config(config(std::env::var("N").map_or(400, |s| s.parse().unwrap())))]
+    #![proptest_config(config(400))]
 
     #[test]
     fn a_rewrite_to_the_same_keeps_values_and_equal_nodes_are_one(recipe in recipes()) {

@@ -15,7 +15,7 @@ use crate::{
 /// What is said of all fields.
 #[derive(Default)]
 pub struct Adapters {
-    /// By field; `None` where the strategy is mistaken.
+    /// By field; `None` where the name or the strategy is mistaken.
     by_field: BTreeMap<String, Option<Adapter>>,
     /// Every option's number.
     pub numbers: Vec<Number>,
@@ -41,7 +41,10 @@ impl Adapters {
                     adapters.by_field.insert(name, adapter);
                 }
                 Ok(option) => options.push((option, entry)),
-                Err(error) => errors.push(error),
+                Err(error) => {
+                    errors.push(error);
+                    adapters.by_field.insert(name, None);
+                }
             }
         }
         for (option, entry) in options {

@@ -98,14 +98,10 @@ fn implement(
         generics.make_where_clause().predicates.extend(bounds);
     }
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
-    let visitor = format_ident!(
-        "{}",
-        if body.is_empty() {
-            "_visitor"
-        } else {
-            "visitor"
-        }
-    );
+    let visitor = match body.is_empty() {
+        true => quote!(_),
+        false => quote!(visitor),
+    };
     quote! {
         #[automatically_derived]
         impl #impl_generics #krate::Module for #ident #ty_generics #where_clause {

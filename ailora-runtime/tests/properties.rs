@@ -6,9 +6,13 @@ mod programs;
 mod support;
 
 use ailora_graph::{
+    adapt::adapt,
     grad::gradients,
     hoist::hoist,
-    ir::{Bindings, DType, Draw, Name, Program},
+    ir::{
+        Bindings, DType, Draw, Id, Name, Op, Program, ProgramError, Tensor, Type,
+        ops::elementwise::Unary,
+    },
 };
 use ailora_runtime::{
     cpu::{Cpu, Value},
@@ -16,15 +20,20 @@ use ailora_runtime::{
     store::{Array, Params},
 };
 use indexmap::IndexMap;
-use programs::{program, recipes, with_loss};
+use programs::{is_smooth, program, recipes, site_bytes, sites, with_loss};
 use proptest::{prelude::*, test_runner::RngSeed};
 use support::{bind, normal};
 
 const DRAW: Draw = Draw { seed: 3, step: 5 };
 
 fn config(cases: u32) -> ProptestConfig {
-    let rng_seed = RngSeed::Fixed(std::env::var("S").map_or(23, |s| s.parse().unwrap()));
-    ProptestConfig { cases, rng_seed, failure_persistence: None, ..ProptestConfig::default() }
+    let rng_seed = RngSeed::Fixed(23);
+    ProptestConfig {
+        cases,
+        rng_seed,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 /// The values of a leaf, as the backend takes them.
@@ -37,30 +46,55 @@ enum Input {
 fn bound(program: &Program) -> Bindings {
     let mut bindings = Bindings::new();
     bind(program, &mut bindings);
-    bindings.values_mut().for_each(|value| *value = value.map(|x| f64::from(x as f32)));
+    bindings
+        .values_mut()
+        .for_each(|value| *value = rounded(value));
     bindings
 }
 
-/// How much each output may differ: a fixed part of its largest element, and what values that are
-/// off by a few float32 roundings make of it, as programs may amplify these.
+fn rounded(value: &Tensor) -> Tensor {
+    value.map(|x| f64::from(x as f32))
+}
+
+/// How much each output may differ: by what the interpreter's own values differ by when each value
+/// on the way is off by about a float32 rounding, as programs may amplify these.
 fn tolerances(program: &Program, bindings: &Bindings) -> IndexMap<Name, f64> {
     let expected = program.eval(bindings, DRAW).unwrap();
+    let rough = program.rewrite(|new, id, node, args| -> Result<Id, ProgramError> {
+        let value = new.add(node.op.clone(), args)?;
+        let ty = program.ty(id).clone();
+        if ty.dtype == DType::I32 || matches!(node.op, Op::Const(_)) {
+            return Ok(value);
+        }
+        let rounding = new.input(&format!("rounding {id}"), ty)?;
+        new.product(value, rounding)
+    });
+    let rough = rough.unwrap();
     let mut allowed: IndexMap<Name, f64> = expected
         .iter()
-        .map(|(name, value)| (name.clone(), 1e-5 * largest(value.data.iter().copied()).max(1.0)))
+        .map(|(name, value)| {
+            (
+                name.clone(),
+                1e-5 * largest(value.data.iter().copied()).max(1.0),
+            )
+        })
         .collect();
     for n in 0..2 {
-        let mut moved = bindings.clone();
-        for leaf in program.inputs().chain(program.frozen_parameters()).chain(program.trained_parameters()) {
-            if leaf.ty.dtype == DType::F32 {
-                let value = moved.get_mut(&*leaf.name).unwrap();
-                let noise = normal(&format!("{n} {}", leaf.name), &value.shape, 1e-6);
-                value.data.iter_mut().zip(noise.data).for_each(|(x, noise)| *x *= 1.0 + noise);
-            }
+        let mut bindings = bindings.clone();
+        for leaf in rough
+            .inputs()
+            .filter(|leaf| leaf.name.starts_with("rounding"))
+        {
+            let noise = normal(&format!("{n} {}", leaf.name), &leaf.ty.shape, 1e-7);
+            bindings.insert(leaf.name.to_string(), noise.map(|x| 1.0 + x));
         }
-        for (name, value) in program.eval(&moved, DRAW).unwrap() {
-            let differences = value.data.iter().zip(&expected[&name].data).map(|(a, b)| a - b);
-            allowed[&name] += 5.0 * largest(differences);
+        for (name, value) in rough.eval(&bindings, DRAW).unwrap() {
+            let differences = value
+                .data
+                .iter()
+                .zip(&expected[&name].data)
+                .map(|(a, b)| a - b);
+            allowed[&name] += 10.0 * largest(differences);
         }
     }
     allowed
@@ -73,12 +107,21 @@ fn largest(values: impl Iterator<Item = f64>) -> f64 {
 /// Fails where the backend and the interpreter differ.
 fn check(program: &Program, bindings: &Bindings) -> Result<(), TestCaseError> {
     let expected = program.eval(bindings, DRAW).unwrap();
-    let floats = |name: &str| bindings[name].data.iter().map(|&x| x as f32).collect::<Vec<_>>();
+    let floats = |name: &str| {
+        bindings[name]
+            .data
+            .iter()
+            .map(|&x| x as f32)
+            .collect::<Vec<_>>()
+    };
     let params: Params = program
         .frozen_parameters()
         .chain(program.trained_parameters())
         .map(|leaf| {
-            let array = Array { shape: leaf.ty.shape.clone(), data: floats(&leaf.name) };
+            let array = Array {
+                shape: leaf.ty.shape.clone(),
+                data: floats(&leaf.name),
+            };
             (leaf.name.to_string(), array)
         })
         .collect();
@@ -87,9 +130,13 @@ fn check(program: &Program, bindings: &Bindings) -> Result<(), TestCaseError> {
         .map(|leaf| {
             let input = match leaf.ty.dtype {
                 DType::F32 => Input::F32(floats(&leaf.name)),
-                DType::I32 => {
-                    Input::I32(bindings[&*leaf.name].data.iter().map(|&x| x as i32).collect())
-                }
+                DType::I32 => Input::I32(
+                    bindings[&*leaf.name]
+                        .data
+                        .iter()
+                        .map(|&x| x as i32)
+                        .collect(),
+                ),
             };
             (&*leaf.name, input)
         })
@@ -114,9 +161,8 @@ fn check(program: &Program, bindings: &Bindings) -> Result<(), TestCaseError> {
             let expected = &expected[name];
             let found = outputs.get(name).unwrap();
             let tolerance = tolerances[name];
-            let near = |(found, expected): (&f32, &f64)| {
-                (f64::from(*found) - expected).abs() <= tolerance
-            };
+            let near =
+                |(found, expected): (&f32, &f64)| (f64::from(*found) - expected).abs() <= tolerance;
             prop_assert!(
                 found.len() == expected.data.len() && found.iter().zip(&expected.data).all(near),
                 "{name}: {found:?}\nexpected {:?}\n{program}\n{plan:?}",
@@ -127,8 +173,19 @@ fn check(program: &Program, bindings: &Bindings) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// The gradients of a random program with random adapters; of the program alone where a gradient
+/// jumps between float32 and float64, at a tie of a maximum.
+fn training_step(recipe: &[[u8; 8]], bytes: &[[u8; 5]]) -> Program {
+    let program = program(recipe);
+    if !is_smooth(&program) {
+        return program;
+    }
+    let adapted = adapt(&program, &sites(&program, bytes), false).unwrap();
+    gradients(&with_loss(adapted), "loss").unwrap()
+}
+
 proptest! {
-    #![proptest_config(config(std::env::var("N").map_or(600, |s| s.parse().unwrap())))]
+    #![proptest_config(config(600))]
 
     #[test]
     fn a_plan_computes_what_the_interpreter_does(recipe in recipes()) {
@@ -137,20 +194,71 @@ proptest! {
     }
 
     #[test]
-    fn so_does_the_plan_of_a_training_step(recipe in recipes()) {
-        let step = gradients(&with_loss(program(&recipe)), "loss").unwrap();
+    fn so_does_the_plan_of_a_training_step(recipe in recipes(), bytes in site_bytes()) {
+        let step = training_step(&recipe, &bytes);
         check(&step, &bound(&step))?;
     }
 
     #[test]
-    fn so_do_the_two_parts_of_a_hoisted_step(recipe in recipes()) {
-        let step = gradients(&with_loss(program(&recipe)), "loss").unwrap();
+    fn so_do_the_two_parts_of_a_hoisted_step(recipe in recipes(), bytes in site_bytes()) {
+        let step = training_step(&recipe, &bytes);
         let mut bindings = bound(&step);
         let hoisted = hoist(&step).unwrap();
         check(&hoisted.once, &bindings)?;
         for (name, value) in hoisted.once.eval(&bindings, DRAW).unwrap() {
-            bindings.insert(name.to_string(), value.map(|x| f64::from(x as f32)));
+            bindings.insert(name.to_string(), rounded(&value));
         }
         check(&hoisted.step, &bindings)?;
     }
+}
+
+#[test]
+fn a_product_does_not_add_onto_a_sum_that_repeats_it() {
+    let mut p = Program::new();
+    let x = p.input("x", Type::f32([3, 4])).unwrap();
+    let w = p.input("w", Type::f32([3, 1])).unwrap();
+    let turned = p.permute(x, &[1, 0]).unwrap();
+    let number = p.matmul(w, true, w, false).unwrap();
+    let sum = p.sum(turned, number).unwrap();
+    p.set_output("y", sum);
+    check(&p, &bound(&p)).unwrap();
+}
+
+/// Each of two loops could go on with a node that reads the other's result, but not both.
+#[test]
+fn loops_do_not_wait_for_each_other() {
+    let mut p = Program::new();
+    let [x, y] = ["x", "y"].map(|name| p.input(name, Type::f32([3, 3])).unwrap());
+    let one = p.unary(Unary::Tanh, x).unwrap();
+    let of_one = p.matmul(one, false, one, false).unwrap();
+    let two = p.unary(Unary::Tanh, y).unwrap();
+    let of_two = p.matmul(two, false, two, false).unwrap();
+    let one = p.product(one, of_two).unwrap();
+    let two = p.product(two, of_one).unwrap();
+    p.set_output("one", one);
+    p.set_output("two", two);
+    check(&p, &bound(&p)).unwrap();
+}
+
+#[test]
+fn what_is_read_again_is_neither_overwritten_nor_absorbed() {
+    let mut p = Program::new();
+    let x = p.input("x", Type::f32([4, 4])).unwrap();
+    let square = p.matmul(x, false, x, false).unwrap();
+    // The loop reads the first row with every row.
+    let row = p.slice(square, 0, 0, 1).unwrap();
+    let repeated = p.product(square, row).unwrap();
+    let scaled = p.matmul(x, true, x, false).unwrap();
+    let half = p.scale(scaled, 0.5).unwrap();
+    let sum = p.sum(repeated, half).unwrap();
+    let whole = p.unary(Unary::Tanh, scaled).unwrap();
+    for (name, id) in [
+        ("repeated", repeated),
+        ("half", half),
+        ("sum", sum),
+        ("whole", whole),
+    ] {
+        p.set_output(name, id);
+    }
+    check(&p, &bound(&p)).unwrap();
 }

@@ -159,12 +159,18 @@ pub struct Plan {
     pub indices: Vec<usize>,
 }
 
-/// The batches of one training epoch: consecutive runs of a shuffle of all examples, each padded to
-/// the bucket of its longest.
+/// Into how many parts an epoch is cut, each sorted by length: few enough that batches hold sequences
+/// of nearly one length, enough that an epoch's batches are other ones than the last's.
+const PARTS: usize = 8;
+
+/// The batches of one training epoch: a shuffle of all examples, of which every eighth part is
+/// sorted by length, so that little is padded; then the batches in random order, each padded to the
+/// bucket of its longest. Only the last batch may be short.
 ///
-/// The shuffle depends on `seed`, `epoch` and the number of examples alone, on every platform:
-/// Fisher-Yates from the end, the index below `n` being the high word of `n` times the next output
-/// of SplitMix64 (Steele et al., 2014), which starts from `mix(seed ^ mix(epoch))`.
+/// The order depends on `seed`, `epoch` and the lengths alone, on every platform: Fisher-Yates from
+/// the end, the index below `n` being the high word of `n` times the next output of SplitMix64
+/// (Steele et al., 2014), which starts from `mix(seed ^ mix(epoch))`, and from `mix(!seed ^
+/// mix(epoch))` for the order of the batches.
 ///
 /// # Errors
 /// A batch size of 0, or an example longer than all buckets.
@@ -175,12 +181,18 @@ pub fn training_epoch(
     seed: u64,
     epoch: u64,
 ) -> Result<Vec<Plan>, BatchError> {
-    batches(
-        &shuffle(lengths.len(), seed, epoch),
-        lengths,
-        buckets,
-        batch_size,
-    )
+    let mut order = shuffle(lengths.len(), seed, epoch);
+    let part = (lengths.len() / PARTS).next_multiple_of(batch_size.max(1));
+    // Within one batch, order means nothing.
+    if part > batch_size {
+        for part in order.chunks_mut(part) {
+            part.sort_by_key(|index| lengths[*index]);
+        }
+    }
+    let grouped = batches(&order, lengths, buckets, batch_size)?;
+    let whole = lengths.len() / batch_size.max(1);
+    let order = shuffle(whole, !seed, epoch).into_iter().chain(whole..grouped.len());
+    Ok(order.map(|batch| grouped[batch].clone()).collect())
 }
 
 /// The batches of an evaluation: examples by ascending length, so that little is padded.

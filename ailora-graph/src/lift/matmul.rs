@@ -18,10 +18,7 @@ impl Lifter<'_> {
             return Ok(None);
         };
         let seen = self.input_view(node, sources, 0)?;
-        if !self.operator(product).is::<op::Mul>()
-            || seen.is_permuted()
-            || !seen.is_exact()
-        {
+        if !self.operator(product).is::<op::Mul>() || seen.is_permuted() || !seen.is_exact() {
             return Ok(None);
         }
         let factors = self.sources(product);

@@ -1,19 +1,23 @@
 //! Random programs: any bytes describe a shape-correct one.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use ailora_graph::ir::{
-    Id, Op, Program, Real, Type,
-    ops::{
-        attention::Attention,
-        dropout::Dropout,
-        elementwise::{Binary, Unary},
-        embedding::Embedding,
-        normalize::Normalize,
-        reduce::{Combine, Reduce},
-        softmax::Softmax,
-        view::{Expand, Pad, Permute, Reshape, Slice},
+use ailora_graph::{
+    AdapterSpec, Init, Scaling,
+    adapter::{self, Layout, Site},
+    ir::{
+        Id, Op, Program, Real, Type,
+        ops::{
+            attention::Attention,
+            dropout::Dropout,
+            elementwise::{Binary, Unary},
+            embedding::Embedding,
+            normalize::Normalize,
+            reduce::{Combine, Reduce},
+            softmax::Softmax,
+            view::{Expand, Pad, Permute, Reshape, Slice},
+        },
+        shape::broadcast,
     },
-    shape::broadcast,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -83,6 +87,60 @@ pub fn is_smooth(program: &Program) -> bool {
         Op::Reduce(reduce) => reduce.combine == Combine::Sum,
         _ => true,
     })
+}
+
+/// What [`sites`] takes.
+pub fn site_bytes() -> impl Strategy<Value = Vec<[u8; 5]>> {
+    vec(any::<[u8; 5]>(), 8)
+}
+
+/// Adapters on the matrices of a program, as bytes say.
+pub fn sites(program: &Program, bytes: &[[u8; 5]]) -> Vec<Site> {
+    let matrices = program
+        .frozen_parameters()
+        .filter(|leaf| leaf.ty.rank() == 2);
+    matrices
+        .zip(bytes)
+        .map(|(leaf, &[strategy, layout, rank, alpha, scaling])| {
+            let layout = if layout % 2 == 0 {
+                Layout::InOut
+            } else {
+                Layout::OutIn
+            };
+            let [rows, columns] = [leaf.ty.shape[0], leaf.ty.shape[1]];
+            let (in_features, out_features) = match layout {
+                Layout::InOut => (rows, columns),
+                Layout::OutIn => (columns, rows),
+            };
+            let rank = 1 + usize::from(rank) % rows.min(columns);
+            let low_rank = |init| adapter::Strategy::LowRank { init, rank };
+            let spec = AdapterSpec {
+                strategy: match strategy % 6 {
+                    0 => adapter::Strategy::Frozen,
+                    1 => adapter::Strategy::Full,
+                    2 => low_rank(Init::Random),
+                    3 => low_rank(Init::Minor),
+                    _ => low_rank(Init::Principal),
+                },
+                alpha: (alpha % 4 > 0).then_some(f64::from(alpha % 4) * 0.8),
+                scaling: if scaling % 2 == 0 {
+                    Scaling::Classic
+                } else {
+                    Scaling::RankStabilized
+                },
+                ..AdapterSpec::frozen()
+            };
+            Site {
+                path: format!("site.{}", leaf.name),
+                weight: leaf.name.to_string(),
+                bias: None,
+                in_features,
+                out_features,
+                layout,
+                spec,
+            }
+        })
+        .collect()
 }
 
 /// How large an element of a leaf may be; the tests draw normal numbers of half that variance.

@@ -7,7 +7,7 @@ struct Close {
     value: Linear<16, 16>,
 }
 
-#[adapt(w = principal(8))]
+#[adapt(w = principal(8), alpha = 16.0)]
 struct Far {
     q: Linear<16, 16>,
     k: Linear<16, 16>,

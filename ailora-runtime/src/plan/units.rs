@@ -84,7 +84,8 @@ impl<'a> Grouping<'a> {
                 let Some((product, alpha)) = self.scaled_product(product) else {
                     continue;
                 };
-                if a != b && self.can_take_sum(onto, id) {
+                let whole = self.program.ty(product) == self.program.ty(id);
+                if a != b && whole && self.can_take_sum(onto, id) {
                     self.gemm(id, product, alpha, Some(onto));
                     break;
                 }
@@ -155,7 +156,6 @@ impl<'a> Grouping<'a> {
     /// Joins element-wise and row-wise nodes of one shape with the loop of an argument, where the
     /// loop does not then wait for itself.
     fn fuse_loops(&mut self) {
-        let mut first: Vec<Id> = vec![Id::from(0); self.units.len()];
         for id in self.ids() {
             if self.unit[usize::from(id)].is_some() || !is_fusible(&self.program[id].op) {
                 continue;
@@ -168,10 +168,10 @@ impl<'a> Grouping<'a> {
                 .filter_map(|&arg| self.unit[usize::from(arg)])
                 .filter(|&unit| matches!(self.units[unit], Unit::Loop(_)))
                 .collect();
-            candidates.sort_unstable_by_key(|&unit| Reverse(first[unit]));
+            candidates.sort_unstable_by_key(|&unit| Reverse(unit));
             let joined = candidates
                 .into_iter()
-                .find(|&unit| !self.waits_for(id, unit, first[unit]));
+                .find(|&unit| !self.waits_for(id, unit));
             match joined {
                 Some(unit) => {
                     if let Unit::Loop(members) = &mut self.units[unit] {
@@ -182,50 +182,46 @@ impl<'a> Grouping<'a> {
                 None => {
                     let unit = self.units.len();
                     self.units.push(Unit::Loop(vec![id]));
-                    first.push(id);
                     self.assign(id, unit);
                 }
             }
         }
     }
 
-    /// Whether `id` reads, through other units, something that `unit` computes. Its first node is
-    /// `first`: units that end before that cannot.
-    fn waits_for(&self, id: Id, unit: usize, first: Id) -> bool {
-        let inside = |id: Id| self.unit[usize::from(id)] == Some(unit);
+    /// Whether `id` reads, through other units, something that `unit` computes.
+    fn waits_for(&self, id: Id, unit: usize) -> bool {
+        let of = |id: Id| self.unit[usize::from(id)];
+        let mut seen_units = vec![false; self.units.len()];
         let mut seen = vec![false; self.program.len()];
         let mut stack: Vec<Id> = self.program[id].args.clone();
-        stack.retain(|&arg| !inside(arg));
+        stack.retain(|&arg| of(arg) != Some(unit));
         while let Some(id) = stack.pop() {
-            if inside(id) {
-                return true;
-            }
-            let members = self.companions(id);
-            let ends = members.last().copied().unwrap_or(id);
-            if ends < first || std::mem::replace(&mut seen[usize::from(id)], true) {
+            let known = match of(id) {
+                Some(other) if other == unit => return true,
+                Some(other) => &mut seen_units[other],
+                None => &mut seen[usize::from(id)],
+            };
+            if std::mem::replace(known, true) {
                 continue;
             }
-            for member in members {
-                seen[usize::from(member)] = true;
-                stack.extend(&self.program[member].args);
+            // A unit waits for what any of its nodes reads.
+            match of(id).map(|other| &self.units[other]) {
+                Some(Unit::Loop(members)) => {
+                    stack.extend(
+                        members
+                            .iter()
+                            .flat_map(|&member| &self.program[member].args),
+                    );
+                }
+                // The scaling node between product and sum reads nothing else but a number.
+                Some(Unit::Gemm { product, onto, .. }) => {
+                    stack.extend(&self.program[*product].args);
+                    stack.extend(onto);
+                }
+                Some(Unit::Single(_)) | None => stack.extend(&self.program[id].args),
             }
         }
         false
-    }
-
-    /// The nodes that run together with `id`, itself included.
-    fn companions(&self, id: Id) -> Vec<Id> {
-        match self.unit[usize::from(id)].map(|unit| &self.units[unit]) {
-            Some(Unit::Loop(members)) => members.clone(),
-            // The scaling node between product and sum reads nothing else but a number.
-            Some(Unit::Gemm {
-                node,
-                product,
-                onto,
-                ..
-            }) => onto.iter().chain([product, node]).copied().collect(),
-            Some(Unit::Single(_)) | None => vec![id],
-        }
     }
 
     /// Units by dependence, and by the program's order where that leaves a choice.

@@ -105,7 +105,8 @@ fn positive(name: &str, shape: &[usize]) -> Tensor {
 
 #[test]
 fn unary_primitives() {
-    let functions: [(fn(GraphTensor<R2<3, 4>>) -> GraphTensor<R2<3, 4>>, &str); 5] = [
+    type Function = fn(GraphTensor<R2<3, 4>>) -> GraphTensor<R2<3, 4>>;
+    let functions: [(Function, &str); 5] = [
         (GraphTensor::exp2, "exp2"),
         (GraphTensor::log2, "log2"),
         (GraphTensor::sin, "sin"),
@@ -126,10 +127,9 @@ fn unary_primitives() {
 
 #[test]
 fn binary_primitives() {
-    let functions: [(
-        fn(GraphTensor<R2<3, 4>>, GraphTensor<R2<3, 4>>) -> GraphTensor<R2<3, 4>>,
-        &str,
-    ); 4] = [
+    type X = GraphTensor<R2<3, 4>>;
+    type Function = fn(X, X) -> X;
+    let functions: [(Function, &str); 4] = [
         (|a, b| a + b, "add"),
         (|a, b| a * b, "mul"),
         (|a, b| a % b, "mod"),

@@ -143,7 +143,7 @@ pub fn sites(program: &Program, bytes: &[[u8; 5]]) -> Vec<Site> {
         .collect()
 }
 
-/// How large an element of a leaf may be; the tests draw normal numbers of half that variance.
+/// How large an element of a leaf is: the tests draw normal numbers of a fifth of that deviation.
 const LEAF_BOUND: f64 = 2.5;
 /// Elements of values stay below this, so that float32 resolves them.
 const BOUND: f64 = 60.0;
@@ -196,7 +196,7 @@ impl Builder {
         let n = self.leaves;
         self.leaves += 1;
         let ty = Type::f32(shape);
-        if byte % 2 == 0 {
+        if byte.is_multiple_of(2) {
             self.program.input(&format!("x{n}"), ty).unwrap()
         } else {
             self.program.trained(&format!("t{n}"), ty).unwrap()
@@ -220,7 +220,7 @@ impl Builder {
         let fits = |w: &&Value| self.program.shape(w.id)[at] == k;
         let earlier = self.weights.iter().rev().find(fits).copied();
         match earlier {
-            Some(weight) if byte % 4 != 0 => weight,
+            Some(weight) if !byte.is_multiple_of(4) => weight,
             _ => self.weight(if transposed { [n, k] } else { [k, n] }),
         }
     }

@@ -11,6 +11,7 @@ use ailora::{
     grad::gradients,
     ir::Draw,
     models::{classifier::Classifier, config::Config},
+    narrow::narrow,
     runtime::{
         cpu::Value,
         engine::Engine,
@@ -25,8 +26,13 @@ use ailora::{
 use faer::{Accum, Mat, Par, linalg::matmul::matmul};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let numbers: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
-    let [batch, length] = [numbers.first().copied().unwrap_or(32), numbers.get(1).copied().unwrap_or(32)];
+    let numbers: Vec<usize> = std::env::args()
+        .filter_map(|arg| arg.parse().ok())
+        .collect();
+    let [batch, length] = [
+        numbers.first().copied().unwrap_or(32),
+        numbers.get(1).copied().unwrap_or(32),
+    ];
     let steps = numbers.get(2).copied().unwrap_or(20);
 
     let folder = tempfile::tempdir()?;
@@ -42,7 +48,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|parameter| {
             let key = Draw::default().key(&parameter.name);
             let mut array = Array::zeros(parameter.shape);
-            (0..).zip(&mut array.data).for_each(|(i, x)| *x = 0.02 * key.normal(i) as f32);
+            (0..)
+                .zip(&mut array.data)
+                .for_each(|(i, x)| *x = 0.02 * key.normal(i) as f32);
             (parameter.name, array)
         })
         .collect();
@@ -50,24 +58,36 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sites = AdaptConfig::method(Method::LoRa, 8).resolve(classifier.sites())?;
     initialise(&sites, &mut params, 0, &Options::default(), |_| {})?;
     let program = classifier.program(batch, length, true, true)?;
-    let program = gradients(&adapt(&program, &sites, false)?, "loss")?;
+    let program = gradients(&narrow(&adapt(&program, &sites, false)?)?, "loss")?;
     let mut engine = Engine::new(params);
     let id = engine.compile(&program)?;
     let compile_ms = 1e3 * start.elapsed().as_secs_f64();
 
     let trained = sites.iter().flat_map(|site| match site.spec.strategy {
         Strategy::LowRank { .. } => vec![site.lora_a(), site.lora_b()],
-        Strategy::Full => std::iter::once(&site.weight).chain(&site.bias).cloned().collect(),
+        Strategy::Full => std::iter::once(&site.weight)
+            .chain(&site.bias)
+            .cloned()
+            .collect(),
         Strategy::Frozen => Vec::new(),
     });
-    let group = Group { lr: 1.0, parameters: trained.collect() };
+    let group = Group {
+        lr: 1.0,
+        parameters: trained.collect(),
+    };
     let optimizer = AdamW::new(AdamWConfig::default(), vec![group], engine.params());
-    let schedule = Schedule { kind: ScheduleKind::Constant, warmup: 0, total: 1000 };
+    let schedule = Schedule {
+        kind: ScheduleKind::Constant,
+        warmup: 0,
+        total: 1000,
+    };
     let mut trainer = Trainer::new(engine, optimizer, 3e-4, schedule, None, 0);
 
     let key = Draw::default().key("ids");
     let draw = |n: usize, limit: f64| -> Vec<i32> {
-        (0..n).map(|i| (key.uniform(i as u64) * limit) as i32).collect()
+        (0..n)
+            .map(|i| (key.uniform(i as u64) * limit) as i32)
+            .collect()
     };
     let tokens = batch * length;
     let ids = draw(tokens, 30_000.0);
@@ -87,7 +107,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut step_ms, mut product_ms) = (Vec::new(), Vec::new());
     for i in 0..steps + 3 {
         let start = Instant::now();
-        trainer.step(&[MicroBatch { plan: id, inputs: inputs.clone(), rows: batch }])?;
+        trainer.step(&[MicroBatch {
+            plan: id,
+            inputs: inputs.clone(),
+            rows: batch,
+        }])?;
         let step = 1e3 * start.elapsed().as_secs_f64();
         let start = Instant::now();
         products.run();
@@ -99,7 +123,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let mut seconds = Vec::new();
     for _ in 0..steps {
-        trainer.engine_mut().profile(id, &inputs, Draw::default(), &mut seconds)?;
+        trainer
+            .engine_mut()
+            .profile(id, &inputs, Draw::default(), &mut seconds)?;
     }
     let mut kinds: HashMap<&str, f64> = HashMap::new();
     for (step, seconds) in plan.steps.iter().zip(seconds) {
@@ -146,7 +172,8 @@ impl Products {
                 *seen.entry((dims.m, dims.n, dims.k)).or_default() += 1;
             }
         }
-        let matrix = |rows, columns| Mat::from_fn(rows, columns, |i, j| ((i * 7 + j) % 13) as f32 - 6.0);
+        let matrix =
+            |rows, columns| Mat::from_fn(rows, columns, |i, j| ((i * 7 + j) % 13) as f32 - 6.0);
         let mut products = Vec::new();
         for ((m, n, k), count) in seen {
             for _ in 0..count {
@@ -159,7 +186,14 @@ impl Products {
 
     fn run(&mut self) {
         for (c, a, b) in &mut self.0 {
-            matmul(c.as_mut(), Accum::Replace, a.as_ref(), b.as_ref(), 1.0, Par::rayon(0));
+            matmul(
+                c.as_mut(),
+                Accum::Replace,
+                a.as_ref(),
+                b.as_ref(),
+                1.0,
+                Par::rayon(0),
+            );
         }
     }
 }

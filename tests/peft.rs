@@ -25,7 +25,12 @@ fn fixtures() -> PathBuf {
 /// A little-endian tensor's elements.
 fn elements<const N: usize, T>(file: &SafeTensors, name: &str, f: fn([u8; N]) -> T) -> Vec<T> {
     let bytes = file.tensor(name).unwrap().data().to_vec();
-    bytes.as_chunks::<N>().0.iter().map(|&chunk| f(chunk)).collect()
+    bytes
+        .as_chunks::<N>()
+        .0
+        .iter()
+        .map(|&chunk| f(chunk))
+        .collect()
 }
 
 fn ids(file: &SafeTensors, name: &str) -> Vec<i32> {
@@ -38,7 +43,10 @@ fn floats(file: &SafeTensors, name: &str) -> Vec<f32> {
 
 fn close(found: &[f32], expected: &[f32], tolerance: f32) -> bool {
     found.len() == expected.len()
-        && found.iter().zip(expected).all(|(a, b)| (a - b).abs() <= tolerance)
+        && found
+            .iter()
+            .zip(expected)
+            .all(|(a, b)| (a - b).abs() <= tolerance)
 }
 
 /// The sites of an adapter, with the head that is trained beside it.
@@ -61,7 +69,11 @@ fn twenty_steps_equal_pefts() {
         let steps = SafeTensors::deserialize(&bytes).unwrap();
         let json = std::fs::read_to_string(folder.join("steps.json")).unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-        let number = |name: &str| json[name].as_f64().unwrap_or_else(|| panic!("{name}: {json}"));
+        let number = |name: &str| {
+            json[name]
+                .as_f64()
+                .unwrap_or_else(|| panic!("{name}: {json}"))
+        };
 
         let mut pretrained = Pretrained::open(&fixtures().join("parity").join(base)).unwrap();
         let classifier = Classifier::new(pretrained.config.clone(), outputs, false);
@@ -79,7 +91,10 @@ fn twenty_steps_equal_pefts() {
         let plan = engine.compile(&program).unwrap();
         let group = Group {
             lr: 1.0,
-            parameters: program.trained_parameters().map(|leaf| leaf.name.to_string()).collect(),
+            parameters: program
+                .trained_parameters()
+                .map(|leaf| leaf.name.to_string())
+                .collect(),
         };
         let config = AdamWConfig {
             weight_decay: number("weight_decay"),
@@ -95,7 +110,10 @@ fn twenty_steps_equal_pefts() {
         let mut trainer = Trainer::new(engine, optimizer, number("lr"), schedule, clip, 0);
 
         let input_ids = ids(&steps, "input_ids");
-        let mask: Vec<f32> = ids(&steps, "attention_mask").iter().map(|&m| m as f32).collect();
+        let mask: Vec<f32> = ids(&steps, "attention_mask")
+            .iter()
+            .map(|&m| m as f32)
+            .collect();
         let labels = ids(&steps, "labels");
         let types = if family == "bert" {
             ids(&steps, "token_type_ids")
@@ -146,7 +164,10 @@ fn twenty_steps_equal_pefts() {
         for (name, found) in trainer.trained() {
             let peft = format!("final.base_model.model.{name}");
             let expected = floats(&steps, &peft);
-            assert!(close(&found.data, &expected, 5e-6), "{family}: {name} ends elsewhere");
+            assert!(
+                close(&found.data, &expected, 5e-6),
+                "{family}: {name} ends elsewhere"
+            );
         }
     }
 }

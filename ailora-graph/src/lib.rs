@@ -5,6 +5,7 @@
 //!
 //! [`lift()`](lift::lift) reads the graph as a [`Program`](ir::Program), a pure tensor program with
 //! shapes; [`adapt()`](adapt::adapt) replaces the chosen projections by residual + low rank;
+//! [`narrow()`](narrow::narrow) leaves out rows that nothing reads;
 //! [`gradients()`](grad::gradients) appends the backward pass towards what trains;
 //! [`hoist()`](hoist::hoist) splits off what depends on frozen parameters only. Each result can be
 //! printed ([`explain`]), and evaluated in float64 by the reference interpreter
@@ -21,6 +22,7 @@ pub mod hoist;
 pub mod ir;
 pub mod lift;
 pub mod module;
+pub mod narrow;
 pub mod nn;
 
 pub use adapter::{AdaptConfig, AdapterSpec, Init, Method, Scaling, Strategy};

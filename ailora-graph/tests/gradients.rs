@@ -20,8 +20,9 @@ use ailora_graph::{
             view::{Expand, Pad, Permute, Reshape, Slice},
         },
     },
+    narrow::narrow,
 };
-use support::{bind, close, encoder, encoder_inputs, ids, normal};
+use support::{BATCH, LENGTH, WIDTH, bind, close, encoder, encoder_inputs, ids, normal};
 
 const DRAW: Draw = Draw { seed: 3, step: 5 };
 
@@ -345,4 +346,33 @@ fn a_loss_that_is_missing_or_not_a_number_is_named() {
         "the program has no output `los`; it has logits, loss"
     );
     assert!(message("logits").contains("expected a single number"));
+}
+
+#[test]
+fn only_the_first_token_goes_through_the_last_layer() {
+    let config = r#"{"sites": {"query": {"init": "minor", "rank": 2},
+                               "value": {"init": "random", "rank": 2}}}"#;
+    let (program, sites) = encoder(2, 0.0, config);
+    let program = adapt(&program, &sites, false).unwrap();
+    let narrowed = narrow(&program).unwrap();
+    let mut bindings = encoder_inputs();
+    bind(&program, &mut bindings);
+    let expected = program.eval(&bindings, DRAW).unwrap();
+    let found = narrowed.eval(&bindings, DRAW).unwrap();
+    assert!(close(&found["logits"], &expected["logits"], 1e-12));
+    check(&narrowed, &bindings);
+    let rows = |p: &Program| -> usize {
+        let live = p.live();
+        p.ids()
+            .filter(|&id| live[usize::from(id)] && matches!(p[id].op, Op::MatMul(_)))
+            .map(|id| p.shape(id).iter().rev().skip(1).product::<usize>())
+            .sum()
+    };
+    // Of the 12 projections of two layers with their adapters' two halves, the second layer's query,
+    // its adapter, the output and the two of the feed-forward part see one token of five.
+    let (tokens, firsts) = (BATCH * LENGTH, BATCH);
+    // The products of the two queries' starts, which are computed once.
+    let starts = 2 * WIDTH;
+    assert_eq!(rows(&program), 20 * tokens + firsts + starts);
+    assert_eq!(rows(&narrowed), 14 * tokens + 7 * firsts + starts);
 }

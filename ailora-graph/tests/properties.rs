@@ -11,6 +11,7 @@ use ailora_graph::{
     grad::{gradient_name, gradients},
     hoist::hoist,
     ir::{Bindings, Draw, Op, Program, ProgramError, Tensor},
+    narrow::narrow,
 };
 use programs::{is_smooth, program, recipes, site_bytes, sites, with_loss};
 use proptest::{
@@ -170,6 +171,22 @@ proptest! {
             merged.insert(site.weight.clone(), combined(&weight, &after, |w, p| w + p));
         }
         same(&adapted, &program, &[&moved, &merged])?;
+    }
+
+    #[test]
+    fn narrowing_keeps_values(recipe in recipes(), axis in 0..3usize) {
+        let mut whole = program(&recipe);
+        let outputs: Vec<_> = whole.outputs().iter().map(|(n, &id)| (n.clone(), id)).collect();
+        for (name, id) in outputs {
+            let shape = whole.shape(id).to_vec();
+            if let Some(&size) = shape.get(axis).filter(|&&size| size > 1) {
+                let slice = whole.slice(id, axis, size / 2, size).unwrap();
+                whole.set_output(name, slice);
+            }
+        }
+        let narrowed = narrow(&whole).unwrap();
+        let bindings = bound(&whole);
+        same(&narrowed, &whole, &[&bindings, &bindings])?;
     }
 
     #[test]

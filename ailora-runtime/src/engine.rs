@@ -114,7 +114,9 @@ impl Engine {
         seconds: &mut Vec<f64>,
     ) -> Result<Outputs<'_>, EngineError> {
         let plan = &self.plans[id.0];
-        Ok(self.cpu.profile(plan, &self.params, inputs, draw, seconds)?)
+        Ok(self
+            .cpu
+            .profile(plan, &self.params, inputs, draw, seconds)?)
     }
 
     /// A compiled program.

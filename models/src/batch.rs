@@ -191,7 +191,9 @@ pub fn training_epoch(
     }
     let grouped = batches(&order, lengths, buckets, batch_size)?;
     let whole = lengths.len() / batch_size.max(1);
-    let order = shuffle(whole, !seed, epoch).into_iter().chain(whole..grouped.len());
+    let order = shuffle(whole, !seed, epoch)
+        .into_iter()
+        .chain(whole..grouped.len());
     Ok(order.map(|batch| grouped[batch].clone()).collect())
 }
 

@@ -7,11 +7,12 @@ use ailora_graph::{
     adapt::{AdaptError, adapt},
     adapter::Site,
     grad::{GradError, gradients},
-    ir::Draw,
+    ir::{Draw, Program},
+    narrow::narrow,
 };
 use ailora_runtime::{
     engine::{Engine, EngineError, PlanId},
-    train::{MicroBatch, Workload},
+    train::{Batches, MicroBatch, Workload},
 };
 use indexmap::IndexMap;
 use thiserror::Error;
@@ -101,9 +102,10 @@ impl Predictor {
         rows: usize,
         len: usize,
         training: bool,
-    ) -> Result<ailora_graph::ir::Program, ClassificationError> {
+    ) -> Result<Program, ClassificationError> {
         let program = self.classifier.program(rows, len, training, training)?;
         let adapted = adapt(&program, &self.sites, self.everything)?;
+        let adapted = narrow(&adapted).map_err(EngineError::from)?;
         Ok(if training {
             gradients(&adapted, "loss")?
         } else {
@@ -304,10 +306,7 @@ impl Workload for Classification {
         &mut self,
         epoch: usize,
         skip: u64,
-    ) -> Result<
-        Box<dyn Iterator<Item = Result<Prepared, ClassificationError>> + '_>,
-        ClassificationError,
-    > {
+    ) -> Result<Batches<'_, Prepared, ClassificationError>, ClassificationError> {
         let plans = self.epoch_plans(epoch)?;
         let steps: Vec<Vec<Plan>> = plans
             .chunks(self.accumulate)

@@ -75,3 +75,14 @@ pub fn run() -> Result<ExitCode, Error> {
         Command::Spectrum(args) => spectrum::run(&args),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_two_flags_share_a_name() {
+        Cli::command().debug_assert();
+    }
+}

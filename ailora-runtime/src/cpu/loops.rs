@@ -196,7 +196,7 @@ fn compute<'a>(
         }
         LoopOp::SoftmaxGrad => {
             map(arg(1), to, |x| x);
-            with_row(arg(0), to, |y, dy| rows::softmax_grad(y, dy));
+            with_row(arg(0), to, rows::softmax_grad);
         }
         LoopOp::Normalize { eps } => {
             map(arg(0), to, |x| x);

@@ -52,7 +52,7 @@ pub fn sigmoid(x: f32) -> f32 {
 #[inline(always)]
 fn normal(x: f32) -> (f32, f32) {
     let z = x.abs() * FRAC_1_SQRT_2;
-    let t = 1.0 / (1.0 + 0.327_529_11 * z);
+    let t = 1.0 / (1.0 + 0.327_529_1 * z);
     let p = -0.144_265_52_f32;
     let p = p.mul_add(t, 0.510_428_2);
     let p = p.mul_add(t, -0.430_138_82);

@@ -7,6 +7,9 @@ use thiserror::Error;
 use super::{CheckpointError, MicroBatch, StepReport, TrainError, Trainer};
 use crate::engine::Engine;
 
+/// The batches of an epoch, as they are prepared.
+pub type Batches<'a, B, E> = Box<dyn Iterator<Item = Result<B, E>> + 'a>;
+
 /// What is trained on and how it is judged.
 pub trait Workload {
     /// The rows of one step, prepared.
@@ -25,7 +28,7 @@ pub trait Workload {
         &mut self,
         epoch: usize,
         skip: u64,
-    ) -> Result<Box<dyn Iterator<Item = Result<Self::Batch, Self::Error>> + '_>, Self::Error>;
+    ) -> Result<Batches<'_, Self::Batch, Self::Error>, Self::Error>;
 
     /// The inputs of a batch.
     fn micro_batches<'a>(batch: &'a Self::Batch) -> Vec<MicroBatch<'a>>;

@@ -5,5 +5,7 @@ mod fit;
 mod trainer;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
-pub use fit::{Control, Evaluation, Event, Fit, FitError, Outcome, Progress, Workload, fit};
+pub use fit::{
+    Batches, Control, Evaluation, Event, Fit, FitError, Outcome, Progress, Workload, fit,
+};
 pub use trainer::{MicroBatch, StepReport, TrainError, Trainer};

@@ -257,7 +257,8 @@ impl Operation for AttentionGrad {
         let len = [q, k, v]
             .iter()
             .zip(self.wants)
-            .filter_map(|(ty, wanted)| wanted.then(|| ty.len()))
+            .filter(|(_, wanted)| *wanted)
+            .map(|(ty, _)| ty.len())
             .sum::<usize>();
         Ok(Type::f32([len]))
     }

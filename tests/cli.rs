@@ -253,7 +253,9 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
         ],
     );
 
-    scene.finetune("killed", &again);
+    let ran = scene.run(&args);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("resumed at step "), "{}", ran.stderr);
     assert_eq!(scene.losses("killed"), scene.losses("whole"));
     let file = "adapter_model.safetensors";
     assert!(scene.read(&format!("killed/{file}")) == scene.read(&format!("whole/{file}")));
@@ -298,7 +300,16 @@ fn an_interrupted_run_says_how_to_go_on() {
     );
     assert_eq!(scene.json("out/metrics.json")["finished"], false);
 
-    scene.finetune("out", &format!("{LONG} --resume"));
+    let made = scene.losses("out").len();
+    let ran = scene.run(&format!(
+        "finetune --model bert {TINY} --output out {LONG} --resume"
+    ));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains(&format!("resumed at step {made}\n")),
+        "{}",
+        ran.stderr
+    );
     scene.finetune("whole", LONG);
     assert_eq!(scene.losses("out"), scene.losses("whole"));
     let file = "adapter_model.safetensors";
@@ -320,9 +331,9 @@ fn flags_that_mean_nothing_are_refused() {
         &with("--schedule square"),
         &["--schedule", "linear, cosine or constant"],
     );
-    scene.fails(2, &with("--site key"), &["--site", "PATTERN={..}"]);
-    scene.fails(2, &with("--site key={rnak:4}"), &["--site"]);
-    scene.fails(2, &with("--site key={"), &["--site"]);
+    scene.fails(2, &with("--adapt key"), &["--adapt", "PATTERN={..}"]);
+    scene.fails(2, &with("--adapt key={rnak:4}"), &["--adapt"]);
+    scene.fails(2, &with("--adapt key={"), &["--adapt"]);
     scene.fails(2, "finetune", &["--output"]);
     scene.fails(2, "train", &["train"]);
 
@@ -335,7 +346,7 @@ fn flags_that_mean_nothing_are_refused() {
     );
     scene.refused(&ranked("0"), &["rank 0", "at least 1"]);
     scene.refused(
-        &with(r#"--site qeury={"rank":2}"#),
+        &with(r#"--adapt qeury={"rank":2}"#),
         &[
             "pattern `qeury` matches no projection",
             "did you mean `query`?",
@@ -381,7 +392,7 @@ fn flags_that_mean_nothing_are_refused() {
         &["no projection", "zzz"],
     );
     scene.refused(
-        &format!("explain {part} --projection zzz"),
+        &format!("explain {part} --site zzz"),
         &["`zzz`", "layer.0.attention"],
     );
     scene.refused(&format!("plan {part} --length 41"), &["41", "40"]);
@@ -534,7 +545,7 @@ fn places_that_cannot_be_written_are_refused() {
         &["file: cannot create the folder"],
     );
     scene.refused(
-        &format!("explain {base} --rank 4 --dot file/site.dot"),
+        &format!("explain {base} --length 16 --dot file/site.dot"),
         &["file: cannot create the folder"],
     );
     scene.refused(
@@ -580,12 +591,7 @@ fn folders_that_hold_no_fitting_adapter_are_refused() {
         let args = format!("{command} --model bert --task mnli --adapter out --output made");
         scene.refused(
             &args,
-            &[
-                "out/adapter_model.safetensors",
-                "classifier",
-                "[2, 32]",
-                "[3, 32]",
-            ],
+            &["out/adapter_model.safetensors", "classifier", "[2]", "[3]"],
         );
     }
     assert!(!scene.path("made").exists());
@@ -620,7 +626,7 @@ fn plan_explain_and_spectrum_show_what_a_step_is() {
 
     let site = "layer.1.attention.self.value";
     let shown = scene.ok(&format!(
-        "explain {base} --projection {site} --length 16 --dot site.dot"
+        "explain {base} --site {site} --length 16 --dot site.dot"
     ));
     let (before, after) = shown.split_once("after:").unwrap();
     assert!(

@@ -262,6 +262,12 @@ impl Adapter {
                 }
                 let scale = config.scale(module, rank);
                 adapter.sites.insert(module.to_owned(), (rank, scale));
+            } else if let Some(expected) = sites.iter().find_map(|site| own_shape(site, &name))
+                && array.shape != expected
+            {
+                return Err(misfit(format!(
+                    "the model and task need {expected:?}; give the adapter's own"
+                )));
             }
             adapter.tensors.insert(name, array);
         }
@@ -342,6 +348,18 @@ impl LoraConfig {
         let rank = rank as f64;
         alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }
+}
+
+/// The shape of a projection's weight or bias, if `name` is one of them.
+fn own_shape(site: &Site, name: &str) -> Option<Vec<usize>> {
+    if site.weight == name {
+        let (out, inputs) = (site.out_features, site.in_features);
+        return Some(match site.layout {
+            Layout::OutIn => vec![out, inputs],
+            Layout::InOut => vec![inputs, out],
+        });
+    }
+    (site.bias.as_deref() == Some(name)).then(|| vec![site.out_features])
 }
 
 /// The value of the first key that is the module or the end of its path.

@@ -35,7 +35,7 @@ pub struct AdapterArgs {
     #[arg(long, value_name = "FILE")]
     adapter_config: Option<PathBuf>,
     /// A change at some projections, such as `key={init: random, rank: 4}`; may be repeated.
-    #[arg(long = "site", value_name = "PATTERN={..}", value_parser = site)]
+    #[arg(long = "adapt", value_name = "PATTERN={..}", value_parser = site)]
     sites: Vec<(String, SiteOverride)>,
 }
 

@@ -16,7 +16,7 @@ pub struct Args {
     adapters: AdapterArgs,
     /// The projection's path, or the end of it; the first adapted one if absent.
     #[arg(long, value_name = "PATH")]
-    projection: Option<String>,
+    site: Option<String>,
     /// Rows of a batch.
     #[arg(long, default_value_t = 32)]
     batch_size: usize,
@@ -31,7 +31,7 @@ pub struct Args {
 /// Prints the program of a projection before and after adaptation.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let (model, sites, config) = args.model.adapted(&args.adapters)?;
-    let wanted = |path: &str| match &args.projection {
+    let wanted = |path: &str| match &args.site {
         Some(wanted) => path == wanted || path.ends_with(&format!(".{wanted}")),
         None => true,
     };
@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
             .filter(|site| site.spec.rank().is_some())
             .map(|site| site.path.as_str())
             .collect();
-        let wanted = args.projection.as_deref().unwrap_or_default();
+        let wanted = args.site.as_deref().unwrap_or_default();
         format!(
             "`{wanted}` is no adapted projection; there are: {}",
             paths.join(", ")

@@ -1,7 +1,7 @@
 //! Building models with run-time shapes on a luminal graph.
 //!
 //! A [`Cx`] holds the graph. A [`Tensor`] is a value in it; its methods add nodes. Layers are
-//! structs of [`Param`]s that implement [`Module`](crate::Module). What does not fit is remembered
+//! structs of [`Param`]s that implement [`Module`]. What does not fit is remembered
 //! and reported once, by [`Cx::program`], so that `forward` functions read as the formulas do.
 //!
 //! ```

@@ -1,5 +1,5 @@
 //! A training step of MiniLM's shape (6 layers, 384 wide) with random weights, as
-//! `cargo bench --bench step -- BATCH LENGTH [STEPS]`: one JSON line with the median milliseconds of
+//! `cargo bench --bench step -- BATCH LENGTH [STEPS] [LAYERS]`: one JSON line with the median milliseconds of
 //! a step, and of a plain sequence of faer products that does the same multiplications.
 
 use std::{collections::HashMap, time::Instant};
@@ -34,12 +34,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         numbers.get(1).copied().unwrap_or(32),
     ];
     let steps = numbers.get(2).copied().unwrap_or(20);
+    let layers = numbers.get(3).copied().unwrap_or(6);
 
     let folder = tempfile::tempdir()?;
     let config = r#"{"model_type": "bert", "vocab_size": 30522, "hidden_size": 384,
-        "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
+        "num_hidden_layers": LAYERS, "num_attention_heads": 12, "intermediate_size": 1536,
         "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
         "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}"#;
+    let config = config.replace("LAYERS", &layers.to_string());
     std::fs::write(folder.path().join("config.json"), config)?;
     let classifier = Classifier::new(Config::from_dir(folder.path())?, 2, false);
     let mut params: Params = classifier
@@ -145,7 +147,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|step| step.kernel.gemm_flops())
         .sum();
     let line = serde_json::json!({
-        "model": "minilm-l6", "batch": batch, "length": length, "rank": 8,
+        "layers": layers, "batch": batch, "length": length, "rank": 8,
         "ms": ms, "samples_per_second": 1e3 * batch as f64 / ms,
         "faer_products_ms": median(&mut product_ms), "gemm_gflop": gemm_flops as f64 / 1e9,
         "gemm_ms": kinds["gemm"], "loop_ms": kinds["loop"], "attention_ms": kinds["attention"],

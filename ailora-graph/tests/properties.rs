@@ -184,6 +184,15 @@ proptest! {
                 whole.set_output(name, slice);
             }
         }
+        // What is dropped depends on the place of an element, which narrowing changes.
+        let draws = |id| match &whole[id].op {
+            Op::Dropout(_) => true,
+            Op::Attention(attention) => attention.dropout.0 > 0.0,
+            _ => false,
+        };
+        if whole.ids().any(draws) {
+            return Ok(());
+        }
         let narrowed = narrow(&whole).unwrap();
         let bindings = bound(&whole);
         same(&narrowed, &whole, &[&bindings, &bindings])?;

@@ -126,7 +126,7 @@ fn cuts(program: &Program, id: Id, slice: &Slice) -> Option<Vec<Option<Slice>>> 
         let own = program.shape(arg);
         let axis = (slice.axis + own.len()).checked_sub(rank)?;
         let cut = own[axis] != 1 && (i == 0 || !first_only);
-        cut.then(|| Slice { axis, ..*slice })
+        cut.then_some(Slice { axis, ..*slice })
     };
     Some(node.args.iter().enumerate().map(cut).collect())
 }

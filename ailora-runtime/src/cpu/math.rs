@@ -108,7 +108,8 @@ mod tests {
         assert!(worst(exp2, Unary::Exp2, 20.0, f64::abs) < 2e-6);
         assert!(worst(tanh, Unary::Tanh, 12.0, |y| y.abs().max(1e-9)) < 6e-7);
         assert!(worst(sigmoid, Unary::Sigmoid, 30.0, f64::abs) < 5e-7);
-        assert!(worst(gelu, Unary::Gelu, 9.0, |y| y.abs().max(1e-3)) < 5e-7);
+        // Where it falls below 1e-3, z^2 is about 5, and rounding z moves e^(-z^2) by 2 z^2 2^-24.
+        assert!(worst(gelu, Unary::Gelu, 9.0, |y| y.abs().max(1e-3)) < 1.5e-6);
         assert!(worst(gelu_prime, Unary::GeluPrime, 9.0, |y| y.abs().max(0.1)) < 1e-6);
     }
 

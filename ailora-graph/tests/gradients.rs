@@ -9,6 +9,7 @@ use ailora_graph::{
         Bindings, Draw, Id, Op, Program, Real, Tensor, Type,
         ops::{
             attention::Attention,
+            concat::Concat,
             dropout::Dropout,
             elementwise::{Binary, Unary},
             embedding::Embedding,
@@ -201,6 +202,8 @@ fn views_and_reductions() {
             &[&[2, 3]],
         );
     }
+    check_op(Concat { axis: 0 }, &[&[2, 3], &[1, 3], &[4, 3]]);
+    check_op(Concat { axis: 1 }, &[&[2, 3], &[2, 2]]);
 }
 
 #[test]

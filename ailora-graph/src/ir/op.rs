@@ -95,6 +95,8 @@ operations! {
     Slice(view),
     /// Zeros around one axis.
     Pad(view),
+    /// Tensors side by side.
+    Concat(concat),
     /// Softmax along the last axis.
     Softmax(softmax),
     /// Its derivative.

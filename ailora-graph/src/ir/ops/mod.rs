@@ -1,6 +1,7 @@
 //! The operations, one file a family: type, float64 value and derivative of each.
 
 pub mod attention;
+pub mod concat;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;

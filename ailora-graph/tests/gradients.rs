@@ -8,7 +8,7 @@ use ailora_graph::{
     ir::{
         Bindings, Draw, Id, Op, Program, Real, Tensor, Type,
         ops::{
-            attention::Attention,
+            attention::{Attention, Operand},
             concat::Concat,
             dropout::Dropout,
             elementwise::{Binary, Unary},
@@ -330,14 +330,12 @@ fn nothing_is_computed_for_what_is_frozen_or_below_the_lowest_adapter() {
             .any(|id| matches!(backward[id].op, Op::EmbeddingGrad(_)))
     );
     // Weights of layer 1's key and value are read forward only, so `dk` and `dv` are not computed.
-    let wants = backward.ids().filter_map(|id| match &backward[id].op {
-        Op::AttentionGrad(grad) => Some(grad.wants),
+    let of = backward.ids().filter_map(|id| match &backward[id].op {
+        Op::AttentionGrad(grad) => Some(grad.of),
         _ => None,
     });
-    assert_eq!(
-        wants.collect::<Vec<_>>(),
-        [[true, true, true], [true, false, false]]
-    );
+    use Operand::{K, Q, V};
+    assert_eq!(of.collect::<Vec<_>>(), [Q, K, V, Q]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use ailora_graph::{
         Id, Op, Program, Real, Type,
         ops::{
             attention::Attention,
+            concat::Concat,
             dropout::Dropout,
             elementwise::{Binary, Unary},
             embedding::Embedding,
@@ -292,6 +293,7 @@ impl Builder {
                 };
                 self.add(dropout, &[x.id], x.bound / 0.7);
             }
+            (15, [_, ..]) if a % 4 == 1 => self.concat(x, &shape, usize::from(b) % rank),
             _ => {
                 let weight = self.weight([self.size(a), self.size(b)]);
                 self.push(weight.id, LEAF_BOUND);
@@ -340,6 +342,26 @@ impl Builder {
                 self.push(id, bound(w, k));
             }
         }
+    }
+
+    /// `x` with what fits beside it along an axis, in either order; itself, if nothing does.
+    fn concat(&mut self, x: Value, shape: &[usize], axis: usize) {
+        let fits = |y: &&Value| {
+            let mut other = self.program.shape(y.id).to_vec();
+            let same_rank = other.len() == shape.len();
+            if same_rank {
+                other[axis] = shape[axis];
+            }
+            same_rank && other == shape
+        };
+        let beside = self.values.iter().rev().filter(fits).take(3).copied();
+        let mut parts: Vec<Value> = beside.chain([x]).collect();
+        if shape[axis] % 2 == 0 {
+            parts.reverse();
+        }
+        let bound = parts.iter().map(|part| part.bound).fold(0.0, f64::max);
+        let ids: Vec<Id> = parts.iter().map(|part| part.id).collect();
+        self.add(Concat { axis }, &ids, bound);
     }
 
     fn function(&mut self, x: Value, a: u8) {

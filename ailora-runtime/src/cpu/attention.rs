@@ -8,11 +8,11 @@ use ailora_graph::ir::{
     ops::attention::{Attention, Dims},
     random::{Key, drop_threshold},
 };
-use faer::{Accum, MatMut, Par, linalg::matmul::matmul};
+use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 use pulp::{Arch, WithSimd};
 use rayon::prelude::*;
 
-use super::{gemm::matrix, memory::Region, rows};
+use super::{memory::Region, rows};
 
 thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -26,15 +26,14 @@ struct Heads<'a> {
     /// Random words below this drop a probability.
     threshold: u32,
     keep: f32,
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+    q: Region,
+    k: Region,
+    v: Region,
     mask: &'a [f32],
 }
 
 impl<'a> Heads<'a> {
-    fn new(op: &Attention, d: Dims, reads: [&'a [f32]; 4], draw: Draw) -> Self {
-        let [q, k, v, mask] = reads;
+    fn new(op: &Attention, d: Dims, [q, k, v]: [Region; 3], mask: &'a [f32], draw: Draw) -> Self {
         Self {
             d,
             scale: op.scale.0 as f32,
@@ -70,35 +69,21 @@ impl<'a> Heads<'a> {
     }
 
     /// A head's part of a tensor of `rows` tokens a sequence.
-    fn part<'b>(&self, x: &'b [f32], b: usize, h: usize, rows: usize) -> &'b [f32] {
-        let width = self.d.heads * self.d.depth;
-        let start = b * rows * width + h * self.d.depth;
-        &x[start..start + span(rows, width, self.d.depth)]
+    fn part(&self, x: Region, b: usize, h: usize, rows: usize) -> MatRef<'a, f32> {
+        let stride = x.stride(self.d.heads * self.d.depth);
+        let start = b * rows * stride + h * self.d.depth;
+        // SAFETY: the plan keeps what attention writes apart from what it reads.
+        unsafe { x.matrix(start, rows, self.d.depth, stride) }
     }
 
     /// The probabilities of a head, before dropout: `[queries, keys]`.
     fn probabilities(&self, b: usize, h: usize, keys: usize, scores: &mut [f32]) {
         let d = self.d;
-        let width = d.heads * d.depth;
         matmul(
             MatMut::from_row_major_slice_mut(&mut *scores, d.queries, keys),
             Accum::Replace,
-            matrix(
-                self.part(self.q, b, h, d.queries),
-                d.queries,
-                d.depth,
-                width,
-                false,
-            ),
-            matrix(
-                self.part(self.k, b, h, d.keys),
-                d.keys,
-                d.depth,
-                width,
-                false,
-            )
-            .subrows(0, keys)
-            .transpose(),
+            self.part(self.q, b, h, d.queries),
+            self.part(self.k, b, h, d.keys).subrows(0, keys).transpose(),
             self.scale,
             Par::Seq,
         );
@@ -123,11 +108,6 @@ impl<'a> Heads<'a> {
             });
         }
     }
-}
-
-/// From the first to the last element of a head's part of `rows` rows.
-fn span(rows: usize, width: usize, depth: usize) -> usize {
-    rows.saturating_sub(1) * width + depth
 }
 
 struct Softmax<'a> {
@@ -191,26 +171,25 @@ impl WithSimd for Drop<'_> {
 ///
 /// # Safety
 /// No other thread uses this head of this sequence.
-unsafe fn target<'a>(
-    out: Region,
-    start: usize,
-    (b, h): (usize, usize),
-    d: Dims,
-    rows: usize,
-) -> MatMut<'a, f32> {
-    let width = d.heads * d.depth;
-    let start = start + b * rows * width + h * d.depth;
+unsafe fn target<'a>(out: Region, (b, h): (usize, usize), d: Dims, rows: usize) -> MatMut<'a, f32> {
+    let stride = out.stride(d.heads * d.depth);
     // SAFETY: by the caller's promise; other heads lie in the gaps between the rows.
-    unsafe { out.matrix(start, rows, d.depth, width) }
+    unsafe { out.matrix_mut(b * rows * stride + h * d.depth, rows, d.depth, stride) }
 }
 
 /// The forward pass.
-pub(super) fn forward(op: &Attention, d: Dims, reads: [&[f32]; 4], out: Region, draw: Draw) {
-    let heads = Heads::new(op, d, reads, draw);
-    let width = d.heads * d.depth;
+pub(super) fn forward(
+    op: &Attention,
+    d: Dims,
+    operands: [Region; 3],
+    mask: &[f32],
+    out: Region,
+    draw: Draw,
+) {
+    let heads = Heads::new(op, d, operands, mask, draw);
     heads.for_each(1, |b, h, keys, scratch| {
         // SAFETY: each head is handled once.
-        let mut out = unsafe { target(out, 0, (b, h), d, d.queries) };
+        let mut out = unsafe { target(out, (b, h), d, d.queries) };
         if keys == 0 {
             out.fill(0.0);
             return;
@@ -221,44 +200,31 @@ pub(super) fn forward(op: &Attention, d: Dims, reads: [&[f32]; 4], out: Region, 
         matmul(
             out,
             Accum::Replace,
-            matrix(scores, d.queries, keys, keys, false),
-            matrix(
-                heads.part(heads.v, b, h, d.keys),
-                d.keys,
-                d.depth,
-                width,
-                false,
-            )
-            .subrows(0, keys),
+            MatRef::from_row_major_slice(scores, d.queries, keys),
+            heads.part(heads.v, b, h, d.keys).subrows(0, keys),
             1.0,
             Par::Seq,
         );
     });
 }
 
-/// The backward pass: the wanted ones of `dq, dk, dv`, one behind the other.
+/// The backward pass: the gradients towards `q, k, v` that are wanted.
 pub(super) fn backward(
     op: &Attention,
     d: Dims,
-    wants: [bool; 3],
-    reads: [&[f32]; 4],
-    dy: &[f32],
-    out: Region,
+    operands: [Region; 3],
+    mask: &[f32],
+    dy: Region,
+    out: [Option<Region>; 3],
     draw: Draw,
 ) {
-    let heads = Heads::new(op, d, reads, draw);
-    let width = d.heads * d.depth;
+    let heads = Heads::new(op, d, operands, mask, draw);
     let rows = [d.queries, d.keys, d.keys];
-    let mut starts = [0; 3];
-    let mut end = 0;
-    for i in (0..3).filter(|&i| wants[i]) {
-        starts[i] = end;
-        end += d.batch * rows[i] * width;
-    }
     heads.for_each(2, |b, h, keys, scratch| {
-        // SAFETY: each head is handled once, and the gradients lie behind each other.
-        let gradient =
-            |i: usize| wants[i].then(|| unsafe { target(out, starts[i], (b, h), d, rows[i]) });
+        let gradient = |i: usize| {
+            // SAFETY: each head is handled once, and the gradients lie apart.
+            out[i].map(|out| unsafe { target(out, (b, h), d, rows[i]) })
+        };
         let [dq, dk, dv] = [gradient(0), gradient(1), gradient(2)];
         if keys == 0 {
             for mut gradient in [dq, dk, dv].into_iter().flatten() {
@@ -269,7 +235,7 @@ pub(super) fn backward(
         let size = d.queries * keys;
         let (p, rest) = scratch.split_at_mut(size);
         let ds = &mut rest[..size];
-        let part = |x, rows| matrix(heads.part(x, b, h, rows), rows, d.depth, width, false);
+        let part = |x, rows| heads.part(x, b, h, rows);
         let (q, dy) = (part(heads.q, d.queries), part(dy, d.queries));
         let (k, v) = (
             part(heads.k, d.keys).subrows(0, keys),
@@ -280,7 +246,7 @@ pub(super) fn backward(
             ds.copy_from_slice(p);
             heads.drop(b, h, keys, ds);
             dv.as_mut().subrows_mut(keys, d.keys - keys).fill(0.0);
-            let dropped = matrix(ds, d.queries, keys, keys, false);
+            let dropped = MatRef::from_row_major_slice(ds, d.queries, keys);
             matmul(
                 dv.subrows_mut(0, keys),
                 Accum::Replace,
@@ -303,7 +269,7 @@ pub(super) fn backward(
         );
         heads.drop(b, h, keys, ds);
         Arch::new().dispatch(SoftmaxGrad { p, ds, keys });
-        let ds = matrix(ds, d.queries, keys, keys, false);
+        let ds = MatRef::from_row_major_slice(ds, d.queries, keys);
         if let Some(dq) = dq {
             matmul(dq, Accum::Replace, ds, k, heads.scale, Par::Seq);
         }

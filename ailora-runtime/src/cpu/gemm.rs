@@ -1,7 +1,7 @@
 //! Matrix products by faer.
 
 use ailora_graph::ir::ops::matmul::{Dims, MatMul};
-use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
+use faer::{Accum, MatRef, Par, linalg::matmul::matmul};
 use rayon::prelude::*;
 
 use super::memory::Region;
@@ -9,31 +9,8 @@ use super::memory::Region;
 /// Multiply-adds below which a product is not worth another thread.
 const SERIAL: usize = 64 * 64 * 64;
 
-/// A row-major matrix with its row stride, perhaps transposed.
-pub(super) fn matrix(
-    data: &[f32],
-    rows: usize,
-    columns: usize,
-    stride: usize,
-    transposed: bool,
-) -> MatRef<'_, f32> {
-    if transposed {
-        MatRef::from_row_major_slice_with_stride(data, columns, rows, stride).transpose()
-    } else {
-        MatRef::from_row_major_slice_with_stride(data, rows, columns, stride)
-    }
-}
-
 /// `c = alpha op(a) op(b)`, or `c += ...`, for each matrix of the stacks.
-pub(super) fn run(
-    op: MatMul,
-    dims: Dims,
-    alpha: f32,
-    accumulate: bool,
-    a: &[f32],
-    b: &[f32],
-    c: Region,
-) {
+pub(super) fn run(op: MatMul, dims: Dims, alpha: f32, accumulate: bool, [a, b, c]: [Region; 3]) {
     let Dims {
         batch,
         m,
@@ -47,18 +24,17 @@ pub(super) fn run(
         Accum::Replace
     };
     let one = |i: usize, par: Par| {
-        let a = &a[i * m * k..][..m * k];
-        let b = &b[if batched_b { i * k * n } else { 0 }..][..k * n];
-        // SAFETY: each product of the batch has its own part of the result.
-        let c = unsafe { c.write(i * m * n, m * n) };
-        matmul(
-            MatMut::from_row_major_slice_mut(c, m, n),
-            beta,
-            matrix(a, m, k, if op.trans_a { m } else { k }, op.trans_a),
-            matrix(b, k, n, if op.trans_b { k } else { n }, op.trans_b),
-            alpha,
-            par,
-        );
+        // SAFETY: each product of the batch has its own part of the result, and the plan keeps it
+        // apart from the operands.
+        let (a, b, c) = unsafe {
+            let stride = c.stride(n);
+            (
+                operand(a, i, [m, k], op.trans_a),
+                operand(b, if batched_b { i } else { 0 }, [k, n], op.trans_b),
+                c.matrix_mut(i * m * stride, m, n, stride),
+            )
+        };
+        matmul(c, beta, a, b, alpha, par);
     };
     if batch > 1 {
         (0..batch).into_par_iter().for_each(|i| one(i, Par::Seq));
@@ -69,5 +45,30 @@ pub(super) fn run(
             Par::rayon(0)
         };
         (0..batch).for_each(|i| one(i, par));
+    }
+}
+
+/// Matrix `i` of a stack, as `rows x columns`; transposed, it lies in memory as `columns x rows`.
+///
+/// # Safety
+/// Nothing writes it while it is used.
+unsafe fn operand<'a>(
+    stack: Region,
+    i: usize,
+    [rows, columns]: [usize; 2],
+    transposed: bool,
+) -> MatRef<'a, f32> {
+    let [height, width] = if transposed {
+        [columns, rows]
+    } else {
+        [rows, columns]
+    };
+    let stride = stack.stride(width);
+    // SAFETY: by the caller's promise.
+    let matrix = unsafe { stack.matrix(i * height * stride, height, width, stride) };
+    if transposed {
+        matrix.transpose()
+    } else {
+        matrix
     }
 }

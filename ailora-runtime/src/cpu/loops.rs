@@ -149,10 +149,11 @@ fn one(task: &Task, unit: usize, registers: &mut [f32]) {
         };
         compute(task, instruction, arg, row * walk.width + start, to);
     }
-    for (result, &register) in task.results.iter().zip(&walk.results) {
+    for (result, stored) in task.results.iter().zip(&walk.results) {
+        let at = offset(row, &walk.rows, &stored.rows) + start;
         // SAFETY: each unit is executed once and has its own elements of every result.
-        let to = unsafe { result.write(row * walk.width + start, n) };
-        to.copy_from_slice(&registers[register * task.block..][..n]);
+        let to = unsafe { result.write(at, n) };
+        to.copy_from_slice(&registers[stored.register * task.block..][..n]);
     }
 }
 

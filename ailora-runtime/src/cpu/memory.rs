@@ -1,5 +1,5 @@
 use ailora_graph::ir::Name;
-use faer::MatMut;
+use faer::{MatMut, MatRef};
 
 use crate::plan::{Buffer, Plan, View};
 
@@ -46,33 +46,30 @@ impl<'a> Memory<'a> {
         })
     }
 
-    /// The elements of a view.
+    /// The elements of a view without gaps.
     pub fn read(&self, view: View) -> &[f32] {
-        match self.buffers[view.buffer] {
-            Place::Parameter(data) => &data[view.start..view.start + view.len],
-            Place::Arena(start) => {
-                let start = start + view.start;
-                assert!(start + view.len <= self.len, "the plan fits its arena");
-                // SAFETY: in bounds; kernels that read whole views write none that overlaps them.
-                unsafe { std::slice::from_raw_parts(self.arena.add(start), view.len) }
-            }
-        }
+        assert!(view.is_dense(), "the plan gives this kernel dense operands");
+        let len = view.len();
+        // SAFETY: kernels that read whole views write none that overlaps them.
+        unsafe { self.region(view).read(0, len) }
     }
 
     /// A view's elements behind a pointer, for a kernel whose threads share them.
     pub fn region(&self, view: View) -> Region {
+        let len = view.span();
         let start = match self.buffers[view.buffer] {
-            Place::Parameter(data) => data[view.start..view.start + view.len].as_ptr().cast_mut(),
+            Place::Parameter(data) => data[view.start..view.start + len].as_ptr().cast_mut(),
             Place::Arena(start) => {
                 let start = start + view.start;
-                assert!(start + view.len <= self.len, "the plan fits its arena");
+                assert!(start + len <= self.len, "the plan fits its arena");
                 // SAFETY: in bounds.
                 unsafe { self.arena.add(start) }
             }
         };
         Region {
             start,
-            len: view.len,
+            len,
+            stride: (!view.is_dense()).then_some(view.stride),
         }
     }
 }
@@ -83,7 +80,10 @@ impl<'a> Memory<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Region {
     start: *mut f32,
+    /// From the first element to behind the last.
     len: usize,
+    /// Between rows, if there are gaps.
+    stride: Option<usize>,
 }
 
 // SAFETY: every access is through the methods below, whose callers promise that it is disjoint from
@@ -93,7 +93,13 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    fn at(self, start: usize, len: usize) -> *mut f32 {
+    /// Elements between the starts of rows of `width`.
+    pub fn stride(self, width: usize) -> usize {
+        self.stride.unwrap_or(width)
+    }
+
+    /// Elements from `start` on, of which `len` are within the region.
+    pub fn at(self, start: usize, len: usize) -> *mut f32 {
         assert!(start + len <= self.len, "a kernel stays within its view");
         // SAFETY: in bounds.
         unsafe { self.start.add(start) }
@@ -126,11 +132,27 @@ impl Region {
         unsafe { self.write(0, self.len) }
     }
 
+    /// A matrix of elements with gaps between its rows.
+    ///
+    /// # Safety
+    /// Nothing writes the matrix's elements while it is used; the gaps are not touched.
+    pub unsafe fn matrix<'a>(
+        self,
+        start: usize,
+        rows: usize,
+        columns: usize,
+        stride: usize,
+    ) -> MatRef<'a, f32> {
+        let span = rows.saturating_sub(1) * stride + columns;
+        // SAFETY: in bounds, and not written by the caller's promise.
+        unsafe { MatRef::from_raw_parts(self.at(start, span), rows, columns, stride as isize, 1) }
+    }
+
     /// A matrix of elements with gaps between its rows, to be written.
     ///
     /// # Safety
     /// Nothing else uses the matrix's elements while it is used; the gaps are not touched.
-    pub unsafe fn matrix<'a>(
+    pub unsafe fn matrix_mut<'a>(
         self,
         start: usize,
         rows: usize,

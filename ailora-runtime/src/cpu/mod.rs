@@ -86,9 +86,9 @@ impl<'a> Outputs<'a> {
     pub fn get(&self, name: &str) -> Option<&'a [f32]> {
         let (view, _) = self.plan.outputs.get(name)?;
         match &self.plan.buffers[view.buffer] {
-            Buffer::Arena { start, .. } => Some(&self.arena[start + view.start..][..view.len]),
+            Buffer::Arena { start, .. } => Some(&self.arena[start + view.start..][..view.len()]),
             Buffer::Parameter { name, .. } => {
-                Some(&self.params.get(&**name)?.data[view.start..][..view.len])
+                Some(&self.params.get(&**name)?.data[view.start..][..view.len()])
             }
         }
     }
@@ -183,11 +183,18 @@ impl Cpu {
 }
 
 fn bind(input: &Input, value: Value<'_>, memory: &Memory) -> Result<(), RunError> {
-    // SAFETY: no kernel is running.
-    let to = unsafe { memory.region(input.view).write_all() };
+    let to = memory.region(input.view);
+    let fill = |data: &[f32]| {
+        let width = input.view.width;
+        for (i, row) in data.chunks_exact(width.max(1)).enumerate() {
+            // SAFETY: no kernel is running.
+            unsafe { to.write(i * to.stride(width), width) }.copy_from_slice(row);
+        }
+    };
+    let len = input.view.len();
     match (value, input.ty.dtype) {
-        (Value::F32(data), DType::F32) if data.len() == to.len() => to.copy_from_slice(data),
-        (Value::I32(data), DType::I32) if data.len() == to.len() => {
+        (Value::F32(data), DType::F32) if data.len() == len => fill(data),
+        (Value::I32(data), DType::I32) if data.len() == len => {
             let limit = input.limit.unwrap_or(i32::MAX as usize);
             let outside = |&id: &i32| usize::try_from(id).map_or(true, |id| id >= limit);
             if let Some(position) = data.iter().position(outside) {
@@ -198,7 +205,7 @@ fn bind(input: &Input, value: Value<'_>, memory: &Memory) -> Result<(), RunError
                     limit,
                 });
             }
-            bytemuck::cast_slice_mut(to).copy_from_slice(data);
+            fill(bytemuck::cast_slice(data));
         }
         (value, _) => {
             let found = match value {
@@ -219,6 +226,7 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
     let read = |i: usize| memory.read(step.reads[i]);
     let ids = |i: usize| -> &[i32] { bytemuck::cast_slice(read(i)) };
     let region = || memory.region(step.writes[0]);
+    let source = |i: usize| memory.region(step.reads[i]);
     // SAFETY: these kernels run on this thread, and the plan keeps what they write apart from what
     // they read.
     let write = || unsafe { region().write_all() };
@@ -228,14 +236,20 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
             dims,
             alpha,
             accumulate,
-        } => gemm::run(*op, *dims, *alpha, *accumulate, read(0), read(1), region()),
+        } => {
+            let operands = [source(0), source(1), region()];
+            gemm::run(*op, *dims, *alpha, *accumulate, operands);
+        }
         Kernel::Loop(walk) => loops::run(walk, memory, &step.reads, &step.writes, draw),
         Kernel::Attention { op, dims } => {
-            attention::forward(op, *dims, [0, 1, 2, 3].map(read), region(), draw);
+            let operands = [0, 1, 2].map(source);
+            attention::forward(op, *dims, operands, read(3), region(), draw);
         }
         Kernel::AttentionGrad { op, dims, wants } => {
-            let reads = [0, 1, 2, 3].map(read);
-            attention::backward(op, *dims, *wants, reads, read(4), region(), draw);
+            let mut writes = step.writes.iter().map(|&view| memory.region(view));
+            let gradients = wants.map(|wanted| wanted.then(|| writes.next()).flatten());
+            let operands = [0, 1, 2].map(source);
+            attention::backward(op, *dims, operands, read(3), source(4), gradients, draw);
         }
         Kernel::Gather { width } => tensors::gather(*width, read(0), ids(1), write()),
         Kernel::ScatterAdd { width } => tensors::scatter_add(*width, ids(0), read(1), write()),
@@ -243,8 +257,8 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
             combine,
             shape,
             strides,
-        } => tensors::reduce(*combine, shape, strides, read(0), write()),
-        Kernel::Copy(moved) => tensors::copy(moved, read(0), write()),
+        } => tensors::reduce(*combine, shape, strides, source(0), write()),
+        Kernel::Copy(moved) => tensors::copy(moved, source(0), region()),
         Kernel::CrossEntropy { classes } => {
             write()[0] = tensors::cross_entropy(*classes, read(0), ids(1));
         }

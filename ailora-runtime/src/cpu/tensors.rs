@@ -2,7 +2,7 @@
 
 use ailora_graph::ir::{ops::reduce::Combine, shape::for_each_index};
 
-use super::rows;
+use super::{memory::Region, rows};
 use crate::plan::Strided;
 
 fn dot(index: &[usize], strides: &[usize]) -> usize {
@@ -10,21 +10,31 @@ fn dot(index: &[usize], strides: &[usize]) -> usize {
 }
 
 /// Moves elements between strided places.
-pub(super) fn copy(moved: &Strided, from: &[f32], to: &mut [f32]) {
+pub(super) fn copy(moved: &Strided, from: Region, to: Region) {
     if moved.clear {
-        to.fill(0.0);
+        // SAFETY: a plan clears dense results only, which this kernel alone uses.
+        unsafe { to.write_all() }.fill(0.0);
     }
-    let Some((&width, outer)) = moved.shape.split_last() else {
-        to[moved.to_start] = from[moved.from_start];
-        return;
+    let (width, outer) = match moved.shape.split_last() {
+        Some((&width, outer)) => (width, outer),
+        None => (1, &[][..]),
     };
     let last = outer.len();
+    let steps = [&moved.from, &moved.to].map(|strides| strides.get(last).copied().unwrap_or(1));
     for_each_index(outer, |index| {
-        let from_row = &from[moved.from_start + dot(index, &moved.from)..];
-        let to_row = &mut to[moved.to_start + dot(index, &moved.to)..];
-        match (moved.from[last], moved.to[last]) {
-            (1, 1) => to_row[..width].copy_from_slice(&from_row[..width]),
-            (f, t) => (0..width).for_each(|i| to_row[i * t] = from_row[i * f]),
+        let from_start = moved.from_start + dot(index, &moved.from);
+        let to_start = moved.to_start + dot(index, &moved.to);
+        // SAFETY: source and destination are different elements, and nothing else uses either.
+        unsafe {
+            if steps == [1, 1] {
+                to.write(to_start, width)
+                    .copy_from_slice(from.read(from_start, width));
+            } else {
+                for i in 0..width {
+                    to.write(to_start + i * steps[1], 1)[0] =
+                        from.read(from_start + i * steps[0], 1)[0];
+                }
+            }
         }
     });
 }
@@ -34,7 +44,7 @@ pub(super) fn reduce(
     combine: Combine,
     shape: &[usize],
     strides: &[usize],
-    from: &[f32],
+    from: Region,
     to: &mut [f32],
 ) {
     let larger = |a: f32, b: f32| if a > b || a.is_nan() { a } else { b };
@@ -47,9 +57,11 @@ pub(super) fn reduce(
         None => (1, shape),
     };
     let along = strides.last().is_none_or(|&stride| stride == 0);
-    let mut rows = from.chunks_exact(width.max(1));
+    let mut start = 0;
     for_each_index(outer, |index| {
-        let Some(row) = rows.next() else { return };
+        // SAFETY: the plan keeps the result apart from the rows that are read.
+        let row = unsafe { from.read(start, width) };
+        start += from.stride(width);
         let at = dot(index, strides);
         match (combine, along) {
             (Combine::Sum, true) => to[at] += rows::sum(row, row, |x, _| x),

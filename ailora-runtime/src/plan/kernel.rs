@@ -33,7 +33,7 @@ pub enum Kernel {
         /// The sizes.
         dims: AttentionDims,
     },
-    /// Reads `q, k, v, mask, dy`; writes the wanted gradients one behind the other.
+    /// Reads `q, k, v, mask, dy`; writes the wanted gradients.
     AttentionGrad {
         /// The forward operation.
         op: Attention,
@@ -52,7 +52,7 @@ pub enum Kernel {
         /// Width of a row.
         width: usize,
     },
-    /// Reads a tensor; writes it combined along axes of `shape` where `strides` is 0.
+    /// Reads a tensor's rows; writes it combined along axes of `shape` where `strides` is 0.
     Reduce {
         /// How elements are combined.
         combine: Combine,
@@ -109,6 +109,20 @@ pub struct Strided {
     pub clear: bool,
 }
 
+impl Strided {
+    /// All elements of `shape`, from strides to strides.
+    pub(super) fn between(shape: &[usize], from: Vec<usize>, to: Vec<usize>) -> Self {
+        Self {
+            shape: shape.to_vec(),
+            from,
+            from_start: 0,
+            to,
+            to_start: 0,
+            clear: false,
+        }
+    }
+}
+
 /// A loop over the rows of a domain, in which every instruction handles one row at a time, in
 /// registers of that width.
 #[derive(Clone, Debug)]
@@ -125,8 +139,17 @@ pub struct Loop {
     pub instructions: Vec<Instruction>,
     /// How many registers.
     pub registers: usize,
-    /// The register of each of the step's writes, stored when the instructions of a row are done.
-    pub results: Vec<usize>,
+    /// What is stored in each of the step's writes when the instructions of a row are done.
+    pub results: Vec<Stored>,
+}
+
+/// A register that a loop stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The register.
+    pub register: usize,
+    /// Strides of the result along the domain's row dimensions.
+    pub rows: Vec<usize>,
 }
 
 /// How a loop walks one of its operands.

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use ailora_graph::ir::{
     DType, Id, Name, Op, Program, Type,
-    ops::matmul::MatMul,
-    shape::{broadcast_strides, strides},
+    ops::{attention::Operand as Toward, matmul::MatMul},
+    shape::broadcast_strides,
 };
 use indexmap::IndexMap;
 
 use super::{
-    Input, Instruction, Kernel, Loop, LoopOp, Operand, Source, Step, Strided, View,
+    Input, Instruction, Kernel, Loop, LoopOp, Operand, Source, Step, Stored, Strided, View,
     units::{Unit, is_fusible},
 };
 
@@ -48,12 +48,13 @@ pub(super) fn lower(program: &Program, schedule: &[Unit]) -> Lowered {
         last_use: last_uses(program, schedule),
         readers: readers(program),
         limits: limits(program),
+        homes: homes(program, schedule),
     };
     for (time, unit) in schedule.iter().enumerate() {
         lowering.unit(time, unit);
     }
     for (name, &id) in program.outputs() {
-        let view = lowering.view(id);
+        let view = lowering.dense(id);
         let ty = program.ty(id).clone();
         lowering.out.outputs.insert(name.clone(), (view, ty));
     }
@@ -69,6 +70,71 @@ struct Lowering<'a> {
     /// For each node, the nodes that read it.
     readers: Vec<Vec<Id>>,
     limits: HashMap<Id, usize>,
+    homes: Vec<Option<Home>>,
+}
+
+/// The place in a concatenation that a node is computed into.
+#[derive(Clone, Copy, Debug)]
+struct Home {
+    concat: Id,
+    axis: usize,
+    start: usize,
+}
+
+/// Where each node is computed that a concatenation reads, so that nothing is left to copy. A node
+/// in two of them has its home in the first.
+fn homes(program: &Program, schedule: &[Unit]) -> Vec<Option<Home>> {
+    let mut homes = vec![None; program.len()];
+    let live = program.live();
+    for concat in program.ids().filter(|&id| live[usize::from(id)]) {
+        let Op::Concat(op) = &program[concat].op else {
+            continue;
+        };
+        let mut start = 0;
+        for &arg in &program[concat].args {
+            let mut owner = arg;
+            while let Op::Reshape(_) = program[owner].op {
+                owner = program[owner].args[0];
+            }
+            let home = &mut homes[usize::from(owner)];
+            if home.is_none() && writes_rows(&program[owner].op) {
+                *home = Some(Home {
+                    concat,
+                    axis: op.axis,
+                    start,
+                });
+            }
+            start += program.shape(arg)[op.axis];
+        }
+    }
+    // A product that is left in the memory of what it is added to has its home there.
+    for unit in schedule.iter().rev() {
+        if let Unit::Gemm {
+            node,
+            onto: Some(onto),
+            ..
+        } = unit
+        {
+            let home = homes[usize::from(*node)].take();
+            let under = &mut homes[usize::from(*onto)];
+            *under = under.or(home.filter(|_| writes_rows(&program[*onto].op)));
+        }
+    }
+    homes
+}
+
+/// Whether the kernel of an operation leaves gaps between rows as they are.
+fn writes_rows(op: &Op) -> bool {
+    is_fusible(op)
+        || matches!(
+            op,
+            Op::Input(_)
+                | Op::MatMul(_)
+                | Op::Attention(_)
+                | Op::AttentionGrad(_)
+                | Op::Concat(_)
+                | Op::Permute(_)
+        )
 }
 
 /// The node whose memory `id` is a view of.
@@ -79,25 +145,16 @@ fn root(program: &Program, mut id: Id) -> Id {
     id
 }
 
-/// Whether a node is its argument's memory under another shape.
+/// Whether a node is its argument's memory under another shape, or a part of it, or else a copy of
+/// that.
 fn is_view(program: &Program, id: Id) -> bool {
-    match &program[id].op {
-        Op::Reshape(_) => true,
-        // Rows of a row-major tensor lie together.
-        Op::Slice(slice) => slice.axis == 0,
-        _ => false,
-    }
+    matches!(&program[id].op, Op::Reshape(_) | Op::Slice(_))
 }
 
 fn last_uses(program: &Program, schedule: &[Unit]) -> Vec<usize> {
     let mut last = vec![0; program.len()];
     for (time, unit) in schedule.iter().enumerate() {
-        let members: Vec<Id> = match unit {
-            Unit::Single(id) => vec![*id],
-            Unit::Loop(members) => members.clone(),
-            Unit::Gemm { node, product, .. } => vec![*node, *product],
-        };
-        for arg in members.iter().flat_map(|&id| &program[id].args) {
+        for arg in unit.members().into_iter().flat_map(|id| &program[id].args) {
             last[usize::from(root(program, *arg))] = time;
         }
     }
@@ -129,6 +186,7 @@ impl Lowering<'_> {
         match unit {
             Unit::Single(id) => self.single(*id),
             Unit::Loop(members) => self.fused(time, members),
+            Unit::AttentionGrad(members) => self.attention_grad(members),
             Unit::Gemm {
                 node,
                 product,
@@ -140,7 +198,7 @@ impl Lowering<'_> {
                 };
                 let view = match onto {
                     Some(onto) => self.view(*onto),
-                    None => self.fresh(*node),
+                    None => self.place(*node),
                 };
                 self.views[usize::from(*node)] = Some(view);
                 self.gemm(*product, op, *alpha as f32, onto.is_some(), view);
@@ -157,7 +215,50 @@ impl Lowering<'_> {
             alpha,
             accumulate,
         };
-        self.step(kernel, &args, to);
+        self.step(kernel, args.iter().map(|&arg| self.view(arg)).collect(), to);
+    }
+
+    fn attention_grad(&mut self, members: &[Id]) {
+        let program = self.program;
+        let args = &program[members[0]].args[..];
+        let Op::AttentionGrad(grad) = &program[members[0]].op else {
+            return;
+        };
+        let of = |id: Id| match &program[id].op {
+            Op::AttentionGrad(grad) => Some(grad.of),
+            _ => None,
+        };
+        let kernel = Kernel::AttentionGrad {
+            op: grad.forward.clone(),
+            dims: grad
+                .forward
+                .dims(program.shape(args[0]), program.shape(args[1])),
+            wants: Toward::ALL.map(|toward| members.iter().any(|&id| of(id) == Some(toward))),
+        };
+        let mut in_order = members.to_vec();
+        in_order.sort_by_key(|&id| of(id));
+        let reads = self.attention_operands(args);
+        let writes = in_order.into_iter().map(|id| self.place(id)).collect();
+        self.out.steps.push(Step {
+            kernel,
+            reads,
+            writes,
+        });
+    }
+
+    /// Operands of an attention: all but its mask may have gaps between rows.
+    fn attention_operands(&mut self, args: &[Id]) -> Vec<View> {
+        const MASK: usize = 3;
+        args.iter()
+            .enumerate()
+            .map(|(i, &arg)| {
+                if i == MASK {
+                    self.dense(arg)
+                } else {
+                    self.view(arg)
+                }
+            })
+            .collect()
     }
 
     fn single(&mut self, id: Id) {
@@ -167,7 +268,7 @@ impl Lowering<'_> {
         let shape = |i: usize| program.shape(args[i]);
         let kernel = match &node.op {
             Op::Input(leaf) => {
-                let view = self.buffer(leaf.ty.len(), Kind::Input);
+                let view = self.input(id);
                 let limit = (leaf.ty.dtype == DType::I32)
                     .then(|| self.limits.get(&id).copied())
                     .flatten();
@@ -177,7 +278,6 @@ impl Lowering<'_> {
                     view,
                     limit,
                 });
-                self.views[usize::from(id)] = Some(view);
                 return;
             }
             Op::Frozen(leaf) | Op::Trained(leaf) => {
@@ -195,36 +295,34 @@ impl Lowering<'_> {
                         .iter()
                         .any(|&reader| !is_fusible(&program[reader].op));
                 if needed {
-                    let to = self.fresh(id);
-                    self.views[usize::from(id)] = Some(to);
-                    self.step(Kernel::Loop(Loop::fill(number)), &[], to);
+                    let to = self.place(id);
+                    self.step(Kernel::Loop(Loop::fill(number)), Vec::new(), to);
                 }
                 return;
             }
-            _ if is_view(program, id) => {
-                let mut view = self.view(args[0]);
-                if let Op::Slice(slice) = &node.op {
-                    view.start += slice.start * strides(shape(0))[0];
-                }
-                view.len = program.ty(id).len();
+            Op::Reshape(_) | Op::Slice(_) if let Some(view) = self.view_of(id) => {
                 self.views[usize::from(id)] = Some(view);
+                return;
+            }
+            Op::Reshape(_) | Op::Slice(_) | Op::Permute(_) | Op::Pad(_) => {
+                let to = self.place(id);
+                let moved = self.rearrangement(id, to);
+                self.step(Kernel::Copy(moved), vec![self.view(args[0])], to);
+                return;
+            }
+            Op::Concat(concat) => {
+                self.concat(id, concat.axis);
                 return;
             }
             Op::MatMul(op) => {
                 let op = *op;
-                let to = self.fresh(id);
-                self.views[usize::from(id)] = Some(to);
+                let to = self.place(id);
                 self.gemm(id, op, 1.0, false, to);
                 return;
             }
             Op::Attention(op) => Kernel::Attention {
                 op: op.clone(),
                 dims: op.dims(shape(0), shape(1)),
-            },
-            Op::AttentionGrad(op) => Kernel::AttentionGrad {
-                op: op.forward.clone(),
-                dims: op.forward.dims(shape(0), shape(1)),
-                wants: op.wants,
             },
             Op::Embedding(_) => Kernel::Gather { width: shape(0)[1] },
             Op::EmbeddingGrad(_) => Kernel::ScatterAdd {
@@ -235,7 +333,6 @@ impl Lowering<'_> {
                 shape: shape(0).to_vec(),
                 strides: broadcast_strides(program.shape(id), shape(0)),
             },
-            Op::Permute(_) | Op::Slice(_) | Op::Pad(_) => Kernel::Copy(self.rearrangement(id)),
             Op::CrossEntropy(_) => Kernel::CrossEntropy {
                 classes: shape(0)[1],
             },
@@ -246,50 +343,86 @@ impl Lowering<'_> {
             | Op::Binary(_)
             | Op::Dropout(_)
             | Op::Expand(_)
-            | Op::Reshape(_)
             | Op::Softmax(_)
             | Op::SoftmaxGrad(_)
             | Op::Normalize(_)
-            | Op::NormalizeGrad(_) => unreachable!("loops and views are handled above"),
+            | Op::NormalizeGrad(_)
+            | Op::AttentionGrad(_) => unreachable!("loops and gradients have units of their own"),
         };
-        let to = self.fresh(id);
-        self.views[usize::from(id)] = Some(to);
-        self.step(kernel, &node.args, to);
+        let reads = match &kernel {
+            Kernel::Attention { .. } => self.attention_operands(args),
+            Kernel::Reduce { .. } => vec![self.view(args[0])],
+            _ => args.iter().map(|&arg| self.dense(arg)).collect(),
+        };
+        let to = self.place(id);
+        self.step(kernel, reads, to);
     }
 
-    fn rearrangement(&self, id: Id) -> Strided {
+    /// How the elements of a node's argument become its own at `to`.
+    fn rearrangement(&self, id: Id, to: View) -> Strided {
         let node = &self.program[id];
         let from = self.program.shape(node.args[0]);
-        let to = self.program.shape(id);
-        let (from_strides, to_strides) = (strides(from), strides(to));
-        let plain = Strided {
-            shape: to.to_vec(),
-            from: from_strides.clone(),
-            from_start: 0,
-            to: to_strides.clone(),
-            to_start: 0,
-            clear: false,
-        };
+        let shape = self.program.shape(id);
+        let (from_strides, to_strides) = (self.view(node.args[0]).strides(from), to.strides(shape));
         match &node.op {
-            Op::Permute(permute) => Strided {
-                from: permute
-                    .axes
-                    .iter()
-                    .map(|&axis| from_strides[axis])
-                    .collect(),
-                ..plain
-            },
+            Op::Permute(permute) => {
+                let axes = permute.axes.iter();
+                Strided::between(
+                    shape,
+                    axes.map(|&axis| from_strides[axis]).collect(),
+                    to_strides,
+                )
+            }
             Op::Slice(slice) => Strided {
                 from_start: slice.start * from_strides[slice.axis],
-                ..plain
+                ..Strided::between(shape, from_strides, to_strides)
             },
             Op::Pad(pad) => Strided {
-                shape: from.to_vec(),
                 to_start: pad.before * to_strides[pad.axis],
                 clear: true,
-                ..plain
+                ..Strided::between(from, from_strides, to_strides)
             },
-            _ => plain,
+            // A reshape, of rows with gaps to rows without.
+            _ => Strided::between(
+                from,
+                from_strides,
+                View::dense(0, 0, to.len()).strides(from),
+            ),
+        }
+    }
+
+    /// The memory of a reshape or a slice, where it is a part of its argument's.
+    fn view_of(&self, id: Id) -> Option<View> {
+        let node = &self.program[id];
+        let view = self.view(node.args[0]);
+        let shape = self.program.shape(id);
+        match &node.op {
+            Op::Slice(slice) => {
+                let whole = self.program.shape(node.args[0]);
+                view.part(whole, slice.axis, slice.start, shape)
+            }
+            _ => view.reshaped(shape),
+        }
+    }
+
+    /// Moves what was not computed in its place.
+    fn concat(&mut self, id: Id, axis: usize) {
+        let program = self.program;
+        let whole = self.place(id);
+        let shape = program.shape(id);
+        let strides = whole.strides(shape);
+        let mut start = 0;
+        for &arg in &program[id].args {
+            let from = self.view(arg);
+            let own = program.shape(arg);
+            if whole.part(shape, axis, start, own) != Some(from) {
+                let moved = Strided {
+                    to_start: start * strides[axis],
+                    ..Strided::between(own, from.strides(own), strides.clone())
+                };
+                self.step(Kernel::Copy(moved), vec![from], whole);
+            }
+            start += own[axis];
         }
     }
 
@@ -325,16 +458,6 @@ impl Lowering<'_> {
             .copied()
             .filter(|&id| self.is_read_outside(id, members))
             .collect();
-        let results = leaves
-            .iter()
-            .filter_map(|id| members.iter().position(|member| member == id))
-            .collect();
-        let strides = operands
-            .iter()
-            .map(|&id| broadcast_strides(program.shape(id), &shape))
-            .collect();
-        let domain = Domain::collapsed(&shape, strides, whole_rows);
-        let kernel = domain.walk(instructions, results, whole_rows);
         let reads: Vec<View> = operands.iter().map(|&id| self.view(id)).collect();
         let mut taken: Vec<usize> = Vec::new();
         let writes: Vec<View> = leaves
@@ -346,8 +469,11 @@ impl Lowering<'_> {
                     let owner = root(program, operand);
                     let view = self.view(operand);
                     program.shape(operand) == shape
+                        && self.homes[usize::from(id)].is_none()
                         && self.last_use[usize::from(owner)] == time
-                        && self.view(owner) == view
+                        && view.len() == self.out.buffers[view.buffer].len
+                        // What it joins may be read later.
+                        && !matches!(program[owner].op, Op::Concat(_))
                         && !taken.contains(&view.buffer)
                         && !matches!(self.out.buffers[view.buffer].kind, Kind::Parameter(_))
                         && operands
@@ -356,13 +482,29 @@ impl Lowering<'_> {
                 });
                 let view = match dying {
                     Some(operand) => self.view(operand),
-                    None => self.fresh(id),
+                    None => self.place(id),
                 };
                 taken.push(view.buffer);
                 self.views[usize::from(id)] = Some(view);
                 view
             })
             .collect();
+        let operand_strides = operands.iter().zip(&reads).map(|(&id, view)| {
+            let own = program.shape(id);
+            let lead = shape.len() - own.len();
+            let mut strides = vec![0; shape.len()];
+            for (axis, stride) in view.strides(own).into_iter().enumerate() {
+                strides[lead + axis] = if own[axis] == 1 { 0 } else { stride };
+            }
+            strides
+        });
+        let result_strides = writes.iter().map(|view| view.strides(&shape));
+        let strides = operand_strides.chain(result_strides).collect();
+        let domain = Domain::collapsed(&shape, strides, whole_rows);
+        let registers = leaves
+            .iter()
+            .filter_map(|id| members.iter().position(|member| member == id));
+        let kernel = domain.walk(instructions, registers.collect(), whole_rows);
         self.out.steps.push(Step {
             kernel: Kernel::Loop(kernel),
             reads,
@@ -376,8 +518,7 @@ impl Lowering<'_> {
         is_output || readers.iter().any(|reader| !members.contains(reader))
     }
 
-    fn step(&mut self, kernel: Kernel, args: &[Id], to: View) {
-        let reads = args.iter().map(|&arg| self.view(arg)).collect();
+    fn step(&mut self, kernel: Kernel, reads: Vec<View>, to: View) {
         self.out.steps.push(Step {
             kernel,
             reads,
@@ -387,15 +528,53 @@ impl Lowering<'_> {
 
     fn buffer(&mut self, len: usize, kind: Kind) -> View {
         self.out.buffers.push(Storage { len, kind });
-        View {
-            buffer: self.out.buffers.len() - 1,
-            start: 0,
-            len,
-        }
+        View::dense(self.out.buffers.len() - 1, 0, len)
     }
 
-    fn fresh(&mut self, id: Id) -> View {
-        self.buffer(self.program.ty(id).len(), Kind::Value)
+    /// Where a node is computed: its home if it has one, or a buffer of its own.
+    fn place(&mut self, id: Id) -> View {
+        if let Some(view) = self.views[usize::from(id)] {
+            return view;
+        }
+        let view = self
+            .at_home(id)
+            .unwrap_or_else(|| self.buffer(self.program.ty(id).len(), Kind::Value));
+        self.views[usize::from(id)] = Some(view);
+        view
+    }
+
+    fn at_home(&mut self, id: Id) -> Option<View> {
+        let home = self.homes[usize::from(id)]?;
+        let program = self.program;
+        let whole = self.place(home.concat);
+        let shape = program.shape(home.concat);
+        // The node may be another shape of the concatenation's argument.
+        let mut part = shape.to_vec();
+        let len: usize = part.iter().product::<usize>() / part[home.axis].max(1);
+        part[home.axis] = program.ty(id).len() / len.max(1);
+        whole
+            .part(shape, home.axis, home.start, &part)?
+            .reshaped(program.shape(id))
+    }
+
+    /// Where an input is put: it is there from the start.
+    fn input(&mut self, id: Id) -> View {
+        let view = self.place(id);
+        self.out.buffers[view.buffer].kind = Kind::Input;
+        view
+    }
+
+    /// A node's value without gaps.
+    fn dense(&mut self, id: Id) -> View {
+        let from = self.view(id);
+        if from.is_dense() {
+            return from;
+        }
+        let shape = self.program.shape(id);
+        let to = self.buffer(from.len(), Kind::Value);
+        let moved = Strided::between(shape, from.strides(shape), to.strides(shape));
+        self.step(Kernel::Copy(moved), vec![from], to);
+        to
     }
 
     fn view(&self, id: Id) -> View {
@@ -478,23 +657,42 @@ impl Domain {
                 }
             }
         }
+        // Columns lie side by side; what does not is rows of one column.
+        if domain.strides.iter().any(|own| own.last() > Some(&1)) {
+            domain.shape.push(1);
+            domain.strides.iter_mut().for_each(|own| own.push(0));
+        }
         domain
     }
 
+    /// The loop over it; the strides of its results are the last ones.
     fn walk(self, instructions: Vec<Instruction>, results: Vec<usize>, whole_rows: bool) -> Loop {
         let (width, rows) = match self.shape.split_last() {
             Some((&width, rows)) => (width, rows.to_vec()),
             None => (1, Vec::new()),
         };
-        let operands = self.strides.into_iter().map(|mut strides| Operand {
-            column: strides.pop().unwrap_or(0),
-            rows: strides,
-        });
+        let mut operands: Vec<Operand> = self
+            .strides
+            .into_iter()
+            .map(|mut strides| Operand {
+                column: strides.pop().unwrap_or(0),
+                rows: strides,
+            })
+            .collect();
+        let stored = operands.split_off(operands.len() - results.len());
+        let results = stored
+            .into_iter()
+            .zip(results)
+            .map(|(walked, register)| Stored {
+                register,
+                rows: walked.rows,
+            })
+            .collect();
         let mut walk = Loop {
             rows,
             width,
             whole_rows,
-            operands: operands.collect(),
+            operands,
             registers: instructions.len(),
             instructions,
             results,
@@ -518,7 +716,10 @@ impl Loop {
                 to: 0,
             }],
             registers: 1,
-            results: vec![0],
+            results: vec![Stored {
+                register: 0,
+                rows: Vec::new(),
+            }],
         }
     }
 
@@ -533,8 +734,8 @@ impl Loop {
                 }
             }
         }
-        for &result in &self.results {
-            last_read[result] = usize::MAX;
+        for result in &self.results {
+            last_read[result.register] = usize::MAX;
         }
         let mut names = vec![0; self.registers];
         let mut free: Vec<usize> = Vec::new();
@@ -560,7 +761,7 @@ impl Loop {
             free.extend(dying);
         }
         for result in &mut self.results {
-            *result = names[*result];
+            result.register = names[result.register];
         }
         self.registers = used;
     }

@@ -8,22 +8,13 @@ mod allocate;
 mod kernel;
 mod lower;
 mod units;
+mod view;
 
-pub use kernel::{Instruction, Kernel, Loop, LoopOp, Operand, Source, Strided};
+pub use kernel::{Instruction, Kernel, Loop, LoopOp, Operand, Source, Stored, Strided};
+pub use view::View;
 
 use ailora_graph::ir::{Name, Program, Type};
 use indexmap::IndexMap;
-
-/// A region of a buffer, in elements of 4 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct View {
-    /// The buffer's index in [`Plan::buffers`].
-    pub buffer: usize,
-    /// Its first element.
-    pub start: usize,
-    /// How many elements.
-    pub len: usize,
-}
 
 /// Where a buffer lies.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,14 @@
 //! Which nodes run together, and in which order.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+};
 
-use ailora_graph::ir::{Id, Op, Program, Real, ops::elementwise::Binary};
+use ailora_graph::ir::{
+    Id, Op, Program, Real,
+    ops::{attention::Attention, elementwise::Binary},
+};
 
 /// Nodes that one kernel computes.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +24,19 @@ pub(super) enum Unit {
     },
     /// Element-wise and row-wise nodes of one shape, in order.
     Loop(Vec<Id>),
+    /// The gradients of one attention.
+    AttentionGrad(Vec<Id>),
+}
+
+impl Unit {
+    /// The nodes whose arguments it reads.
+    pub(super) fn members(&self) -> Vec<Id> {
+        match self {
+            Self::Single(id) => vec![*id],
+            Self::Gemm { node, product, .. } => vec![*node, *product],
+            Self::Loop(members) | Self::AttentionGrad(members) => members.clone(),
+        }
+    }
 }
 
 /// The units of a program in execution order.
@@ -25,6 +44,7 @@ pub(super) fn schedule(program: &Program) -> Vec<Unit> {
     let mut grouping = Grouping::new(program);
     grouping.absorb_scales_and_sums();
     grouping.fuse_loops();
+    grouping.join_attention_gradients();
     grouping.order()
 }
 
@@ -149,7 +169,8 @@ impl<'a> Grouping<'a> {
     /// Whether the sum `id` can be left in the memory of `onto`.
     fn can_take_sum(&self, onto: Id, id: Id) -> bool {
         let op = &self.program[onto].op;
-        let owns_memory = op.operation().is_some() && !matches!(op, Op::Reshape(_) | Op::Slice(_));
+        let owns_memory = op.operation().is_some()
+            && !matches!(op, Op::Reshape(_) | Op::Slice(_) | Op::Concat(_));
         owns_memory && self.used_once(onto) && self.program.ty(onto) == self.program.ty(id)
     }
 
@@ -218,10 +239,32 @@ impl<'a> Grouping<'a> {
                     stack.extend(&self.program[*product].args);
                     stack.extend(onto);
                 }
-                Some(Unit::Single(_)) | None => stack.extend(&self.program[id].args),
+                Some(Unit::Single(_) | Unit::AttentionGrad(_)) | None => {
+                    stack.extend(&self.program[id].args);
+                }
             }
         }
         false
+    }
+
+    /// One kernel computes the gradients of an attention towards all of its operands.
+    fn join_attention_gradients(&mut self) {
+        let program = self.program;
+        let mut known: HashMap<(&Attention, &[Id]), usize> = HashMap::new();
+        for id in self.ids() {
+            let node = &program[id];
+            let Op::AttentionGrad(grad) = &node.op else {
+                continue;
+            };
+            let unit = *known.entry((&grad.forward, &node.args)).or_insert_with(|| {
+                self.units.push(Unit::AttentionGrad(Vec::new()));
+                self.units.len() - 1
+            });
+            if let Unit::AttentionGrad(members) = &mut self.units[unit] {
+                members.push(id);
+            }
+            self.unit[usize::from(id)] = Some(unit);
+        }
     }
 
     /// Units by dependence, and by the program's order where that leaves a choice.

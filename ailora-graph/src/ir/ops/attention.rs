@@ -201,47 +201,52 @@ impl Operation for Attention {
         dy: Id,
         wants: &[bool],
     ) -> Result<Vec<Option<Id>>, ProgramError> {
-        let grad = AttentionGrad {
-            forward: self.clone(),
-            wants: [wants[0], wants[1], wants[2]],
-        };
-        let packed = p.add(grad, &[args[0], args[1], args[2], args[3], dy])?;
-        let mut start = 0;
+        let args = [args[0], args[1], args[2], args[3], dy];
         let mut towards = vec![None; 4];
-        for i in (0..3).filter(|&i| wants[i]) {
-            let shape = p.shape(args[i]).to_vec();
-            let len: usize = shape.iter().product();
-            let part = p.slice(packed, 0, start, start + len)?;
-            towards[i] = Some(p.reshape(part, &shape)?);
-            start += len;
+        for of in Operand::ALL {
+            if wants[of as usize] {
+                let forward = self.clone();
+                towards[of as usize] = Some(p.add(AttentionGrad { forward, of }, &args)?);
+            }
         }
         Ok(towards)
     }
 }
 
-/// The gradients of [`Attention`] from `q, k, v, mask` and `dy`, computed together: those that are
-/// wanted of `dq`, `dk`, `dv`, one behind the other in one flat result.
+/// What an attention has gradients towards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Operand {
+    /// The queries.
+    Q,
+    /// The keys.
+    K,
+    /// The values.
+    V,
+}
+
+impl Operand {
+    /// All of them, in the order of the attention's arguments.
+    pub const ALL: [Self; 3] = [Self::Q, Self::K, Self::V];
+}
+
+/// The gradient of [`Attention`] towards one operand, from `q, k, v, mask` and `dy`. A plan computes
+/// those of one attention together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AttentionGrad {
     /// The attention.
     pub forward: Attention,
-    /// Which of `dq`, `dk`, `dv` are wanted.
-    pub wants: [bool; 3],
+    /// Towards what.
+    pub of: Operand,
 }
 
 impl fmt::Display for AttentionGrad {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let wanted: Vec<&str> = ["dq", "dk", "dv"]
-            .into_iter()
-            .zip(self.wants)
-            .filter_map(|(name, wanted)| wanted.then_some(name))
-            .collect();
-        write!(
-            f,
-            "attention_grad({} heads, {})",
-            self.forward.heads,
-            wanted.join(" ")
-        )
+        let name = match self.of {
+            Operand::Q => "dq",
+            Operand::K => "dk",
+            Operand::V => "dv",
+        };
+        write!(f, "attention_grad({} heads, {name})", self.forward.heads)
     }
 }
 
@@ -254,13 +259,11 @@ impl Operation for AttentionGrad {
         if dy != q {
             return Err("expected a gradient of the type of q".into());
         }
-        let len = [q, k, v]
-            .iter()
-            .zip(self.wants)
-            .filter(|(_, wanted)| *wanted)
-            .map(|(ty, _)| ty.len())
-            .sum::<usize>();
-        Ok(Type::f32([len]))
+        Ok(match self.of {
+            Operand::Q => q,
+            Operand::K => k,
+            Operand::V => v,
+        })
     }
 
     fn eval(&self, args: &[&Tensor], ty: &Type, draw: Draw) -> Tensor {
@@ -268,11 +271,7 @@ impl Operation for AttentionGrad {
         let d = op.dims(&args[0].shape, &args[1].shape);
         let width = d.heads * d.depth;
         let dropped = dropped(op, draw);
-        let mut grads = [
-            vec![0.0; args[0].data.len()],
-            vec![0.0; args[1].data.len()],
-            vec![0.0; args[2].data.len()],
-        ];
+        let mut grad = vec![0.0; ty.len()];
         for b in 0..d.batch {
             for h in 0..d.heads {
                 let head = Head::new(op, &args[..4], b, h);
@@ -288,19 +287,18 @@ impl Operation for AttentionGrad {
                     for j in 0..d.keys {
                         for c in 0..d.depth {
                             let ds = ds[j] * head.scale;
-                            grads[0][row(i, d.queries) + c] += ds * head.k[j][c];
-                            grads[1][row(j, d.keys) + c] += ds * head.q[i][c];
-                            grads[2][row(j, d.keys) + c] += p[j] * dropped(at + j) * dy[i][c];
+                            let (row, part) = match self.of {
+                                Operand::Q => (row(i, d.queries), ds * head.k[j][c]),
+                                Operand::K => (row(j, d.keys), ds * head.q[i][c]),
+                                Operand::V => (row(j, d.keys), p[j] * dropped(at + j) * dy[i][c]),
+                            };
+                            grad[row + c] += part;
                         }
                     }
                 }
             }
         }
-        let wanted = grads
-            .into_iter()
-            .zip(self.wants)
-            .filter_map(|(grad, wanted)| wanted.then_some(grad));
-        Tensor::new(ty.shape.clone(), wanted.flatten().collect::<Vec<_>>())
+        Tensor::new(ty.shape.clone(), grad)
     }
 
     fn vjp(

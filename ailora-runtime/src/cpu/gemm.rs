@@ -73,7 +73,7 @@ fn thin(c: MatMut<f32>, accumulate: bool, alpha: f32, a: MatRef<f32>, b: MatRef<
 }
 
 /// `c = alpha a b`, or `c += ...`.
-pub(super) fn product(
+fn product(
     c: MatMut<f32>,
     accumulate: bool,
     alpha: f32,

@@ -10,6 +10,7 @@ use ailora_graph::{
     ir::{
         Bindings, DType, Draw, Program, Real, Type,
         ops::{
+            attention::{Attention, AttentionGrad, Operand},
             elementwise::{Binary, Unary},
             normalize::Normalize,
             reduce::Reduce,
@@ -295,6 +296,100 @@ fn wide_rows_are_split_and_many_rows_shared() {
     let mut bindings = Bindings::new();
     bind(&p, &mut bindings);
     check(&p, bindings, 1e-5);
+}
+
+/// An attention of `[heads, depth]` over four sequences, and its gradients.
+fn attention([queries, keys]: [usize; 2], [heads, depth]: [usize; 2], dropout: f64) -> Program {
+    let mut p = Program::new();
+    let mut input = |name: &str, shape: &[usize]| p.input(name, Type::f32(shape)).unwrap();
+    let q = input("q", &[4, queries, heads * depth]);
+    let k = input("k", &[4, keys, heads * depth]);
+    let v = input("v", &[4, keys, heads * depth]);
+    let mask = input("mask", &[4, keys]);
+    let dy = input("dy", &[4, queries, heads * depth]);
+    let forward = Attention {
+        heads,
+        scale: Real(0.6),
+        dropout: Real(dropout),
+        stream: "a".into(),
+    };
+    let y = p.add(forward.clone(), &[q, k, v, mask]).unwrap();
+    p.set_output("y", y);
+    for of in Operand::ALL {
+        let forward = forward.clone();
+        let gradient = AttentionGrad { forward, of };
+        let gradient = p.add(gradient, &[q, k, v, mask, dy]).unwrap();
+        p.set_output(format!("d{of:?}"), gradient);
+    }
+    p
+}
+
+/// All keys, those before the last ones, every third one, and none.
+fn masks(keys: usize) -> ailora_graph::ir::Tensor {
+    ailora_graph::ir::Tensor::from_fn(&[4, keys], |i| {
+        let counts = match i[0] {
+            0 => true,
+            1 => i[1] < keys.div_ceil(2),
+            2 => i[1] % 3 == 0,
+            _ => false,
+        };
+        f64::from(u8::from(counts))
+    })
+}
+
+#[test]
+fn attention_of_all_sizes() {
+    let sizes = [
+        ([1, 1], [1, 1]),
+        ([3, 5], [2, 2]),
+        ([16, 16], [2, 16]),
+        ([17, 33], [3, 7]),
+        ([33, 20], [1, 32]),
+        ([40, 129], [2, 64]),
+    ];
+    for (tokens, widths) in sizes {
+        for dropout in [0.0, 0.3] {
+            let p = attention(tokens, widths, dropout);
+            let mut bindings = Bindings::new();
+            bindings.insert("mask".into(), masks(tokens[1]));
+            bind(&p, &mut bindings);
+            check(&p, bindings, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn attention_keeps_nan_where_it_counts() {
+    let p = attention([20, 18], [1, 8], 0.3);
+    let mut bindings = Bindings::new();
+    bindings.insert("mask".into(), masks(18));
+    bind(&p, &mut bindings);
+    let q = &bindings["q"];
+    let floats = |name: &str| bindings[name].data.iter().map(|&x| x as f32);
+    let values: Vec<(&str, Vec<f32>)> = ["q", "k", "v", "mask", "dy"]
+        .map(|name| {
+            // The sixth query of each sequence.
+            let spoiled = |i: usize| name == "q" && i / 8 % 20 == 5;
+            let values = floats(name).enumerate();
+            let values = values.map(|(i, x)| if spoiled(i) { f32::NAN } else { x });
+            (name, values.collect())
+        })
+        .into();
+    let inputs: Vec<_> = values
+        .iter()
+        .map(|(name, values)| (*name, Value::F32(values)))
+        .collect();
+    let (plan, params) = (plan(&p), Params::new());
+    let mut cpu = Cpu::new();
+    let outputs = cpu.run(&plan, &params, &inputs, DRAW).unwrap();
+    for name in ["y", "dQ"] {
+        let found = outputs.get(name).unwrap();
+        assert_eq!(found.len(), q.data.len());
+        for (i, x) in found.iter().enumerate() {
+            let nan = i / 8 % 20 == 5 && i / (8 * 20) < 3;
+            assert_eq!(x.is_nan(), nan, "{name} at {i}");
+        }
+    }
 }
 
 #[test]

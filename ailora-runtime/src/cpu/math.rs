@@ -14,7 +14,8 @@ pub fn exp(x: f32) -> f32 {
     // Written as comparisons, which NaN fails, so that it stays NaN.
     let x = if x < -87.0 { -87.0 } else { x };
     let x = if x > 88.0 { 88.0 } else { x };
-    let n = x.mul_add(LOG2_E, ROUND) - ROUND;
+    let rounded = x.mul_add(LOG2_E, ROUND);
+    let n = rounded - ROUND;
     // ln(2) in two parts, of which the first times n is exact.
     let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, x));
     let p = 1.0_f32 / 5040.0;
@@ -24,7 +25,8 @@ pub fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 1.0 / 6.0);
     let p = p.mul_add(r, 0.5);
     let p = (p * r).mul_add(r, r + 1.0);
-    p * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    // The lowest bits of the rounded are n. A conversion would check its range, lane by lane.
+    p * f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0_f32.to_bits()))
 }
 
 /// Hyperbolic tangent, by its series near 0 and `1 - 2/(e^2x + 1)` beyond.

@@ -93,6 +93,16 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
+    /// Elements of a test.
+    #[cfg(test)]
+    pub fn new(elements: &mut [f32], stride: Option<usize>) -> Self {
+        Self {
+            start: elements.as_mut_ptr(),
+            len: elements.len(),
+            stride,
+        }
+    }
+
     /// Elements between the starts of rows of `width`.
     pub fn stride(self, width: usize) -> usize {
         self.stride.unwrap_or(width)
@@ -143,7 +153,9 @@ impl Region {
         columns: usize,
         stride: usize,
     ) -> MatRef<'a, f32> {
-        let span = rows.saturating_sub(1) * stride + columns;
+        let span = rows
+            .checked_sub(1)
+            .map_or(0, |gaps| gaps * stride + columns);
         // SAFETY: in bounds, and not written by the caller's promise.
         unsafe { MatRef::from_raw_parts(self.at(start, span), rows, columns, stride as isize, 1) }
     }
@@ -159,7 +171,9 @@ impl Region {
         columns: usize,
         stride: usize,
     ) -> MatMut<'a, f32> {
-        let span = rows.saturating_sub(1) * stride + columns;
+        let span = rows
+            .checked_sub(1)
+            .map_or(0, |gaps| gaps * stride + columns);
         // SAFETY: in bounds, and exclusive by the caller's promise.
         unsafe {
             MatMut::from_raw_parts_mut(self.at(start, span), rows, columns, stride as isize, 1)

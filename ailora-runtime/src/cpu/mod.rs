@@ -1,5 +1,6 @@
-//! The CPU backend: faer for products, rayon across rows, heads and products, fused loops for the
-//! rest. Float32. The same inputs give the same bits, whatever else the machine does.
+//! The CPU backend: the crates gemm and faer for products, rayon across rows, heads and products,
+//! fused loops for the rest. Float32. The same inputs give the same bits, whatever else the machine
+//! does.
 
 mod attention;
 mod gemm;

@@ -4,6 +4,17 @@ use super::math;
 
 const LANES: usize = 16;
 
+/// What `f` makes of all lanes, by halves.
+#[inline(always)]
+fn combine(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = f(lanes[i], lanes[i + half]);
+        }
+    }
+    lanes[0]
+}
+
 /// The sum of `f` over pairs.
 #[inline(always)]
 pub(super) fn sum(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
@@ -16,7 +27,7 @@ pub(super) fn sum(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
         }
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(&a, &b)| f(a, b)).sum();
-    lanes.iter().sum::<f32>() + rest
+    combine(lanes, |a, b| a + b) + rest
 }
 
 /// The largest element; NaN if there is one, unlike `f32::max`.
@@ -30,11 +41,7 @@ pub(super) fn max(row: &[f32]) -> f32 {
             lanes[i] = larger(lanes[i], chunk[i]);
         }
     }
-    lanes
-        .iter()
-        .chain(rest)
-        .copied()
-        .fold(f32::NEG_INFINITY, larger)
+    rest.iter().copied().fold(combine(lanes, larger), larger)
 }
 
 /// Softmax in place.

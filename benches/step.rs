@@ -77,7 +77,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         lr: 1.0,
         parameters: trained.collect(),
     };
-    let optimizer = AdamW::new(AdamWConfig::default(), vec![group], engine.params());
+    let optimizer = AdamW::new(AdamWConfig::default(), vec![group], engine.weights());
     let schedule = Schedule {
         kind: ScheduleKind::Constant,
         warmup: 0,

@@ -20,6 +20,7 @@ use ailora_runtime::{
     init::{InitError, initialise},
     spectrum::Options,
     store::{Array, Params},
+    weights::Weights,
 };
 use luminal::{
     op::{InputTensor, Operator},
@@ -107,9 +108,9 @@ impl Adapters {
 
     /// Changes the parameters of the adapters, such as to trained ones. Nothing happens before the
     /// graph is compiled.
-    pub fn update(&self, f: impl FnOnce(&mut Params)) {
+    pub fn update(&self, f: impl FnOnce(&mut Weights)) {
         if let Ok(engine) = &mut *self.0.borrow_mut() {
-            f(engine.params_mut());
+            f(engine.weights_mut());
         }
     }
 }

@@ -100,7 +100,7 @@ fn twenty_steps_equal_pefts() {
             weight_decay: number("weight_decay"),
             ..AdamWConfig::default()
         };
-        let optimizer = AdamW::new(config, vec![group], engine.params());
+        let optimizer = AdamW::new(config, vec![group], engine.weights());
         let schedule = Schedule {
             kind: ScheduleKind::Linear,
             warmup: number("warmup_steps") as u64,

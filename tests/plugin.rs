@@ -110,14 +110,11 @@ fn a_compiled_graph_computes_the_adapted_outputs() {
     // Adapters that moved show, and as much as in luminal's own execution of the merged weights.
     let scale = 3.0 / 2.0;
     let mut merged = values("q0", 64);
-    adapters.update(|params| {
-        let (a0, b0) = {
-            let a = &params["blocks.0.q.lora_A.weight"].data;
-            let b = &params["blocks.0.q.lora_B.weight"].data;
-            (a.clone(), b.clone())
-        };
+    adapters.update(|weights| {
+        let [a, b] = ["A", "B"].map(|part| format!("blocks.0.q.lora_{part}.weight"));
+        let [a0, b0] = [&a, &b].map(|name| weights.get(name).unwrap().data);
         let moved: Vec<f32> = values("moved", 16);
-        params["blocks.0.q.lora_B.weight"].data = moved.clone();
+        assert!(weights.set(&b, &moved));
         for i in 0..8 {
             for o in 0..8 {
                 let delta = |b: &[f32]| (0..2).map(|k| b[o * 2 + k] * a0[k * 8 + i]).sum::<f32>();
@@ -204,7 +201,7 @@ fn a_lifted_transformer_trains() {
             .map(|leaf| leaf.name.to_string())
             .collect(),
     };
-    let optimizer = AdamW::new(AdamWConfig::default(), vec![group], engine.params());
+    let optimizer = AdamW::new(AdamWConfig::default(), vec![group], engine.weights());
     let schedule = Schedule {
         kind: ScheduleKind::Constant,
         warmup: 0,

@@ -1,6 +1,7 @@
 //! A model compiled for several shapes of input over one set of parameters.
 
 use ailora_graph::{
+    fuse::{Report, cost::Costs, fuse, layout::Pack, placed},
     hoist::hoist,
     ir::{Draw, Program, ProgramError},
 };
@@ -10,6 +11,7 @@ use crate::{
     cpu::{Cpu, Outputs, RunError, Value},
     plan::{Plan, plan},
     store::{Array, Params},
+    weights::Weights,
 };
 
 /// A program that cannot be compiled or run.
@@ -27,39 +29,60 @@ pub enum EngineError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PlanId(usize);
 
+/// How matrix products are compiled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fusion {
+    /// Each as the program says.
+    Off,
+    /// Few and wide, whichever form is cheapest at these costs.
+    At(Costs),
+}
+
 /// Parameters, and the programs over them, compiled.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Engine {
-    params: Params,
+    weights: Weights,
+    packs: Vec<Pack>,
     plans: Vec<Plan>,
+    reports: Vec<Vec<Report>>,
     cpu: Cpu,
+    fusion: Fusion,
 }
 
 impl Engine {
-    /// An engine without programs.
+    /// An engine without programs, which fuses those that it compiles.
     pub fn new(params: Params) -> Self {
+        Self::with_fusion(params, Fusion::At(Costs::default()))
+    }
+
+    /// An engine without programs.
+    pub fn with_fusion(params: Params, fusion: Fusion) -> Self {
         Self {
-            params,
-            ..Self::default()
+            weights: Weights::new(params),
+            packs: Vec::new(),
+            plans: Vec::new(),
+            reports: Vec::new(),
+            cpu: Cpu::new(),
+            fusion,
         }
     }
 
     /// Compiles a program. Expressions over frozen parameters are computed here, once for all
-    /// programs that contain them.
+    /// programs that contain them. Where parameters lie, is up to the first program that reads them.
     ///
     /// # Errors
     /// A parameter that is missing or has another shape.
     pub fn compile(&mut self, program: &Program) -> Result<PlanId, EngineError> {
         let mut hoisted = hoist(program)?;
-        let params = &self.params;
+        let weights = &self.weights;
         hoisted
             .once
-            .retain_outputs(|name| !params.contains_key(name));
+            .retain_outputs(|name| weights.len(name).is_none());
         if !hoisted.once.outputs().is_empty() {
-            let once = plan(&hoisted.once);
+            let once = plan(&placed(&hoisted.once, &self.packs)?);
             // An arena of its own: it may be larger than any step's.
             let mut cpu = Cpu::new();
-            let outputs = cpu.run(&once, &self.params, &[], Draw::default())?;
+            let outputs = cpu.run(&once, self.weights.arrays(), &[], Draw::default())?;
             let computed: Vec<(String, Array)> = once
                 .outputs
                 .iter()
@@ -69,21 +92,38 @@ impl Engine {
                     Some((name.to_string(), Array { shape, data }))
                 })
                 .collect();
-            self.params.extend(computed);
+            self.weights.extend(computed);
         }
-        let plan = plan(&hoisted.step);
+        let (step, reports) = match &self.fusion {
+            Fusion::Off => (placed(&hoisted.step, &self.packs)?, Vec::new()),
+            Fusion::At(costs) => {
+                let plans = &self.plans;
+                let is_free = |name: &str| {
+                    let mut read = plans.iter().flat_map(|plan| &plan.parameters);
+                    !read.any(|(known, _)| **known == *name)
+                };
+                let fused = fuse(&hoisted.step, costs, &self.packs, is_free)?;
+                for pack in &fused.packs[self.packs.len()..] {
+                    self.weights.pack(pack);
+                }
+                self.packs = fused.packs;
+                (fused.program, fused.reports)
+            }
+        };
+        let plan = plan(&step);
         self.cpu.reserve(&plan);
         self.plans.push(plan);
+        self.reports.push(reports);
         Ok(PlanId(self.plans.len() - 1))
     }
 
     /// Frees the parameters that no compiled program reads.
     pub fn release_unread(&mut self) {
         let plans = &self.plans;
-        self.params.retain(|name, _| {
+        self.weights.retain(|name| {
             plans
                 .iter()
-                .any(|plan| plan.parameters.iter().any(|(read, _)| **read == **name))
+                .any(|plan| plan.parameters.iter().any(|(read, _)| **read == *name))
         });
     }
 
@@ -99,7 +139,7 @@ impl Engine {
     ) -> Result<Outputs<'_>, EngineError> {
         Ok(self
             .cpu
-            .run(&self.plans[id.0], &self.params, inputs, draw)?)
+            .run(&self.plans[id.0], self.weights.arrays(), inputs, draw)?)
     }
 
     /// Executes a compiled program and adds to `seconds` what each step of its plan took.
@@ -116,7 +156,7 @@ impl Engine {
         let plan = &self.plans[id.0];
         Ok(self
             .cpu
-            .profile(plan, &self.params, inputs, draw, seconds)?)
+            .profile(plan, self.weights.arrays(), inputs, draw, seconds)?)
     }
 
     /// A compiled program.
@@ -129,21 +169,25 @@ impl Engine {
         self.plans.len()
     }
 
+    /// What fusion did with each distinct linear region of a compiled program.
+    pub fn reports(&self, id: PlanId) -> &[Report] {
+        &self.reports[id.0]
+    }
+
     /// The parameters by name.
-    pub fn params(&self) -> &Params {
-        &self.params
+    pub fn weights(&self) -> &Weights {
+        &self.weights
     }
 
     /// The parameters by name, to be changed. Expressions over frozen parameters are not computed
     /// again.
-    pub fn params_mut(&mut self) -> &mut Params {
-        &mut self.params
+    pub fn weights_mut(&mut self) -> &mut Weights {
+        &mut self.weights
     }
 
     /// Bytes of the parameters and of the largest arena: all that inference needs.
     pub fn bytes(&self) -> usize {
-        let params: usize = self.params.values().map(|array| 4 * array.data.len()).sum();
         let arena = self.plans.iter().map(Plan::arena_bytes).max();
-        params + arena.unwrap_or(0)
+        self.weights.bytes() + arena.unwrap_or(0)
     }
 }

@@ -4,6 +4,7 @@
 //! an [`Engine`](engine::Engine) holds one set of parameters and a plan for each shape of input.
 //! [`init`] gives adapters their start from the [`spectrum`] of the weights; [`train`] moves them.
 
+pub mod costs;
 pub mod cpu;
 pub mod engine;
 pub mod init;
@@ -12,3 +13,4 @@ pub mod plan;
 pub mod spectrum;
 pub mod store;
 pub mod train;
+pub mod weights;

@@ -37,6 +37,7 @@ use ailora_runtime::{
         Checkpoint, CheckpointError, Control, Evaluation, Event, Fit, FitError, Outcome, Progress,
         TrainError, Trainer, Workload, fit,
     },
+    weights::Weights,
 };
 use serde_json::Value;
 use thiserror::Error;
@@ -287,10 +288,10 @@ pub fn finetune(
     let mut workload = Classification::new(task, predictor, encoded, held_out, batching)?;
     let mut engine = Engine::new(params);
     workload.compile(&mut engine, settings.epochs)?;
-    let starts = starts(&sites, engine.params());
+    let starts = starts(&sites, engine.weights());
     engine.release_unread();
-    let (groups, trained) = groups(&sites, &model.classifier, everything, engine.params());
-    let optimizer = AdamW::new(settings.optimizer, groups, engine.params());
+    let (groups, trained) = groups(&sites, &model.classifier, everything, engine.weights());
+    let optimizer = AdamW::new(settings.optimizer, groups, engine.weights());
     let per_epoch = workload.steps_per_epoch();
     let total = per_epoch * settings.epochs as u64;
     let schedule = Schedule {
@@ -424,12 +425,12 @@ fn subset(rows: Vec<Example>, wanted: Option<usize>) -> Vec<Example> {
 }
 
 /// The frozen starts of the adapters, which the exported adapter subtracts.
-fn starts(sites: &[Site], params: &Params) -> Params {
+fn starts(sites: &[Site], weights: &Weights) -> Params {
     let names = sites
         .iter()
         .flat_map(|site| [site.lora_a0(), site.lora_b0()]);
     names
-        .filter_map(|name| Some((name.clone(), params.get(&name)?.clone())))
+        .filter_map(|name| Some((name.clone(), weights.get(&name)?)))
         .collect()
 }
 
@@ -439,7 +440,7 @@ fn groups(
     sites: &[Site],
     classifier: &Classifier,
     everything: bool,
-    params: &Params,
+    weights: &Weights,
 ) -> (Vec<Group>, usize) {
     let mut rates: Vec<(String, f64)> = Vec::new();
     if everything {
@@ -462,12 +463,8 @@ fn groups(
             rates.extend(names.into_iter().map(|name| (name, site.spec.lr)));
         }
     }
-    rates.retain(|(name, _)| params.contains_key(name));
-    let trained = rates
-        .iter()
-        .filter_map(|(name, _)| params.get(name))
-        .map(|a| a.data.len())
-        .sum();
+    rates.retain(|(name, _)| weights.len(name).is_some());
+    let trained = rates.iter().filter_map(|(name, _)| weights.len(name)).sum();
     let mut groups: Vec<Group> = Vec::new();
     for (name, lr) in rates {
         match groups.iter_mut().find(|group| group.lr == lr) {

@@ -106,6 +106,41 @@ pub fn fuse(
     })
 }
 
+/// A program that reads parameters in the packs in which they lie.
+///
+/// # Errors
+/// None for a program that passed its own type checks.
+pub fn placed(program: &Program, packs: &[Pack]) -> Result<Program, ProgramError> {
+    program.rewrite(|new, _, node, args| match &node.op {
+        Op::Frozen(leaf) | Op::Trained(leaf) => parameter(new, packs, &leaf.name, node),
+        op => new.add(op.clone(), args),
+    })
+}
+
+/// A parameter, wherever it lies.
+fn parameter(
+    program: &mut Program,
+    packs: &[Pack],
+    name: &str,
+    node: &Node,
+) -> Result<Id, ProgramError> {
+    let packed = packs.iter().find_map(|pack| {
+        let part = pack.parts.iter().find(|part| *part.parameter == *name)?;
+        Some((pack, part))
+    });
+    match packed {
+        Some((pack, part)) => {
+            let block = Block {
+                pack: 0,
+                at: part.at,
+                shape: part.shape,
+            };
+            block_of(program, pack, &block)
+        }
+        None => program.add(node.op.clone(), &[]),
+    }
+}
+
 /// Solves one region.
 ///
 /// # Errors
@@ -493,7 +528,9 @@ impl<'a> Splice<'a> {
                         self.program.reshape(rows, outer.shape(id))?
                     }
                     None => match &node.op {
-                        Op::Frozen(leaf) | Op::Trained(leaf) => self.parameter(&leaf.name, node)?,
+                        Op::Frozen(leaf) | Op::Trained(leaf) => {
+                            parameter(&mut self.program, &self.fusion.packs, &leaf.name, node)?
+                        }
                         op => {
                             let args: Vec<Id> =
                                 node.args.iter().map(|arg| self.outer_images[arg]).collect();
@@ -526,25 +563,6 @@ impl<'a> Splice<'a> {
             }
         }
         Ok(())
-    }
-
-    /// A parameter, wherever it lies.
-    fn parameter(&mut self, name: &Name, node: &Node) -> Result<Id, ProgramError> {
-        let packed = self.fusion.packs.iter().find_map(|pack| {
-            let part = pack.parts.iter().find(|part| part.parameter == *name)?;
-            Some((pack, part))
-        });
-        match packed {
-            Some((pack, part)) => {
-                let block = Block {
-                    pack: 0,
-                    at: part.at,
-                    shape: part.shape,
-                };
-                block_of(&mut self.program, pack, &block)
-            }
-            None => self.program.add(node.op.clone(), &[]),
-        }
     }
 
     /// A leaf of a region's solution: a pack, or a parameter that lies by itself.

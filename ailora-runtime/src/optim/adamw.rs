@@ -2,7 +2,7 @@ use indexmap::IndexMap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::store::Params;
+use crate::weights::Weights;
 
 /// The constants of AdamW.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,12 +57,12 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// An optimiser for the parameters of `groups`, whose sizes `params` knows.
-    pub fn new(config: AdamWConfig, groups: Vec<Group>, params: &Params) -> Self {
+    /// An optimiser for the parameters of `groups`, whose sizes `weights` knows.
+    pub fn new(config: AdamWConfig, groups: Vec<Group>, weights: &Weights) -> Self {
         let names = groups.iter().flat_map(|group| &group.parameters);
         let moments = names
             .filter_map(|name| {
-                let zeros = vec![0.0; params.get(name)?.data.len()];
+                let zeros = vec![0.0; weights.len(name)?];
                 let moments = Moments {
                     first: zeros.clone(),
                     second: zeros,
@@ -97,7 +97,7 @@ impl AdamW {
     /// One update at the base rate `lr`. Each gradient is multiplied by `factor` first.
     pub fn update(
         &mut self,
-        params: &mut Params,
+        weights: &mut Weights,
         gradients: &IndexMap<String, Vec<f32>>,
         lr: f64,
         factor: f64,
@@ -118,24 +118,31 @@ impl AdamW {
             let (b1, b2) = (beta1 as f32, beta2 as f32);
             let (eps, root, factor) = (eps as f32, 1.0 / correction2 as f32, factor as f32);
             for name in &group.parameters {
-                let (Some(param), Some(gradient), Some(moments)) = (
-                    params.get_mut(name),
+                let (Some(rows), Some(gradient), Some(moments)) = (
+                    weights.rows_mut(name),
                     gradients.get(name),
                     self.moments.get_mut(name),
                 ) else {
                     continue;
                 };
                 const CHUNK: usize = 1 << 16;
+                let width = rows.first().map_or(1, |row| row.len()).max(1);
+                // A parameter by itself is one row, shared among threads in chunks; rows of a pack
+                // are short.
+                let chunk = width.min(CHUNK);
+                let values: Vec<&mut [f32]> = rows
+                    .into_iter()
+                    .flat_map(|row| row.chunks_mut(chunk))
+                    .collect();
                 let state = moments
                     .first
-                    .par_chunks_mut(CHUNK)
-                    .zip(moments.second.par_chunks_mut(CHUNK));
-                let values = param
-                    .data
-                    .par_chunks_mut(CHUNK)
-                    .zip(gradient.par_chunks(CHUNK));
+                    .par_chunks_mut(chunk)
+                    .zip(moments.second.par_chunks_mut(chunk));
                 values
+                    .into_par_iter()
+                    .zip(gradient.par_chunks(chunk))
                     .zip(state)
+                    .with_min_len(CHUNK / chunk)
                     .for_each(|((param, gradient), (first, second))| {
                         for (((p, &g), m), v) in
                             param.iter_mut().zip(gradient).zip(first).zip(second)

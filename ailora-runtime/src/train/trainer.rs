@@ -134,8 +134,8 @@ impl Trainer {
             .clip
             .map_or(1.0, |clip| (clip / (gradient_norm + 1e-6)).min(1.0));
         let lr = self.lr * self.schedule.factor(step - 1);
-        let params = self.engine.params_mut();
-        self.optimizer.update(params, &self.gradients, lr, factor);
+        let weights = self.engine.weights_mut();
+        self.optimizer.update(weights, &self.gradients, lr, factor);
         Ok(StepReport {
             step,
             loss,
@@ -162,10 +162,10 @@ impl Trainer {
 
     /// The trained parameters by name.
     pub fn trained(&self) -> Params {
-        let params = self.engine.params();
+        let weights = self.engine.weights();
         self.gradients
             .keys()
-            .filter_map(|name| Some((name.clone(), params.get(name)?.clone())))
+            .filter_map(|name| Some((name.clone(), weights.get(name)?)))
             .collect()
     }
 
@@ -211,7 +211,11 @@ impl Trainer {
             moments.insert(name.clone(), Moments { first, second });
             values.push((name.clone(), take("param")?.clone()));
         }
-        self.engine.params_mut().extend(values);
+        for (name, value) in values {
+            if !self.engine.weights_mut().set(&name, &value.data) {
+                return Err(CheckpointError::Tensor { name });
+            }
+        }
         self.optimizer.restore(checkpoint.step, moments);
         self.draw.step = checkpoint.draws;
         Ok(())

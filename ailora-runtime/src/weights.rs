@@ -1,0 +1,180 @@
+//! Parameters where compiled programs want them.
+
+use ailora_graph::fuse::layout::{Pack, Part};
+use indexmap::IndexMap;
+
+use crate::store::{Array, Params};
+
+/// Parameters by name. Some lie in packs, the matrices that fused products read: each value exists
+/// once, and is read and written in its place.
+#[derive(Debug, Default)]
+pub struct Weights {
+    arrays: Params,
+    packed: IndexMap<String, (String, Part)>,
+}
+
+impl Weights {
+    /// Parameters that lie by themselves.
+    pub fn new(params: Params) -> Self {
+        Self {
+            arrays: params,
+            packed: IndexMap::new(),
+        }
+    }
+
+    /// What is in memory: packs, and parameters that are in none.
+    pub fn arrays(&self) -> &Params {
+        &self.arrays
+    }
+
+    /// The elements of a parameter, copied.
+    pub fn get(&self, name: &str) -> Option<Array> {
+        let Some((pack, part)) = self.packed.get(name) else {
+            return self.arrays.get(name).cloned();
+        };
+        let whole = self.arrays.get(pack)?;
+        let rows = whole.data.chunks_exact(whole.shape[1].max(1));
+        let [row, column] = part.at;
+        let data = rows
+            .skip(row)
+            .take(part.shape[0])
+            .flat_map(|row| &row[column..column + part.shape[1]]);
+        Some(Array {
+            shape: part.shape.to_vec(),
+            data: data.copied().collect(),
+        })
+    }
+
+    /// How many elements a parameter has.
+    pub fn len(&self, name: &str) -> Option<usize> {
+        match self.packed.get(name) {
+            Some((_, part)) => Some(part.shape.iter().product()),
+            None => self.arrays.get(name).map(|array| array.data.len()),
+        }
+    }
+
+    /// Whether there is no parameter.
+    pub fn is_empty(&self) -> bool {
+        self.arrays.is_empty()
+    }
+
+    /// A parameter's elements where they lie: rows, or one piece if it is in no pack.
+    pub fn rows_mut(&mut self, name: &str) -> Option<Vec<&mut [f32]>> {
+        let Some((pack, part)) = self.packed.get(name) else {
+            return Some(vec![&mut self.arrays.get_mut(name)?.data]);
+        };
+        let whole = self.arrays.get_mut(pack)?;
+        let width = whole.shape[1].max(1);
+        let [row, column] = part.at;
+        let rows = whole.data.chunks_exact_mut(width).skip(row);
+        Some(
+            rows.take(part.shape[0])
+                .map(|row| &mut row[column..column + part.shape[1]])
+                .collect(),
+        )
+    }
+
+    /// Replaces the elements of a parameter; whether it is there in that size.
+    pub fn set(&mut self, name: &str, data: &[f32]) -> bool {
+        if self.len(name) != Some(data.len()) {
+            return false;
+        }
+        let mut rest = data;
+        for row in self.rows_mut(name).into_iter().flatten() {
+            let (own, after) = rest.split_at(row.len());
+            row.copy_from_slice(own);
+            rest = after;
+        }
+        true
+    }
+
+    /// Adds parameters, or replaces those of the same name.
+    pub(crate) fn extend(&mut self, params: impl IntoIterator<Item = (String, Array)>) {
+        self.arrays.extend(params);
+    }
+
+    /// Moves parameters into a pack. Where none lies, it is zero.
+    pub(crate) fn pack(&mut self, pack: &Pack) {
+        let [rows, width] = pack.shape;
+        self.arrays
+            .insert(pack.name.to_string(), Array::zeros([rows, width]));
+        for part in &pack.parts {
+            let Some(value) = self.arrays.shift_remove(&*part.parameter) else {
+                continue;
+            };
+            let place = (pack.name.to_string(), part.clone());
+            self.packed.insert(part.parameter.to_string(), place);
+            self.set(&part.parameter, &value.data);
+        }
+    }
+
+    /// Frees what `keep` does not name.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.arrays.retain(|name, _| keep(name));
+        let arrays = &self.arrays;
+        self.packed.retain(|_, (pack, _)| arrays.contains_key(pack));
+    }
+
+    /// Bytes of everything.
+    pub fn bytes(&self) -> usize {
+        self.arrays.values().map(|array| 4 * array.data.len()).sum()
+    }
+}
+
+impl From<Params> for Weights {
+    fn from(params: Params) -> Self {
+        Self::new(params)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_parameters_are_read_and_written_in_place() {
+        let array = |shape: [usize; 2], start: f32| Array {
+            shape: shape.to_vec(),
+            data: (0..shape[0] * shape[1]).map(|i| start + i as f32).collect(),
+        };
+        let params = [
+            ("w", array([2, 3], 10.0)),
+            ("b", array([2, 1], 20.0)),
+            ("a", array([1, 3], 30.0)),
+        ];
+        let mut weights =
+            Weights::new(params.map(|(n, a)| (n.to_owned(), a)).into_iter().collect());
+        let part = |parameter: &str, at, shape| Part {
+            parameter: parameter.into(),
+            at,
+            shape,
+        };
+        weights.pack(&Pack {
+            name: "pack".into(),
+            shape: [3, 4],
+            parts: vec![
+                part("w", [0, 0], [2, 3]),
+                part("b", [0, 3], [2, 1]),
+                part("a", [2, 0], [1, 3]),
+            ],
+            corner: [2, 3],
+        });
+        let whole = |weights: &Weights| weights.arrays()["pack"].data.clone();
+        assert_eq!(weights.arrays().len(), 1);
+        assert_eq!(
+            whole(&weights),
+            [10., 11., 12., 20., 13., 14., 15., 21., 30., 31., 32., 0.]
+        );
+        assert_eq!(weights.get("w"), Some(array([2, 3], 10.0)));
+        assert!(
+            weights.set("b", &[7.0, 8.0]) && !weights.set("b", &[7.0]) && !weights.set("c", &[])
+        );
+        for row in weights.rows_mut("a").into_iter().flatten() {
+            row[1] = 0.5;
+        }
+        assert_eq!(
+            whole(&weights),
+            [10., 11., 12., 7., 13., 14., 15., 8., 30., 0.5, 32., 0.]
+        );
+    }
+}

@@ -41,7 +41,7 @@ pub(super) fn project(
     site: &Site,
 ) -> Result<Id, ProgramError> {
     let residual = residual(p, weight, site)?;
-    let frozen = p.add(product, &[x, residual])?;
+    let frozen = project_frozen(p, product, x, residual)?;
     let factors = trained(p, site)?;
     let mut x = x;
     if site.spec.dropout > 0.0 {
@@ -55,6 +55,22 @@ pub(super) fn project(
     let down = p.scale(down, factors.scale)?;
     let up = p.matmul(down, false, factors.b, true)?;
     p.sum(frozen, up)
+}
+
+/// A product with a frozen weight as rows of output features, as `A` and `B` lie too. Turning a
+/// weight that lies the other way is done once, before training.
+pub(super) fn project_frozen(
+    p: &mut Program,
+    product: MatMul,
+    x: Id,
+    weight: Id,
+) -> Result<Id, ProgramError> {
+    let weight = if product.trans_b {
+        weight
+    } else {
+        p.transpose(weight)?
+    };
+    p.matmul(x, product.trans_a, weight, true)
 }
 
 /// `W - s B0 A0`, in the weight's own layout.

@@ -39,10 +39,13 @@ pub enum AdaptError {
 /// An adapted projection that the program does not use.
 pub fn adapt(program: &Program, sites: &[Site], everything: bool) -> Result<Program, AdaptError> {
     let mut low_rank: HashMap<&str, &Site> = HashMap::new();
+    let mut frozen: HashMap<&str, &Site> = HashMap::new();
     let mut full: Vec<&str> = Vec::new();
     for site in sites {
         match site.spec.strategy {
-            Strategy::Frozen => {}
+            Strategy::Frozen => {
+                frozen.insert(&site.weight, site);
+            }
             Strategy::Full => {
                 full.extend(std::iter::once(&*site.weight).chain(site.bias.as_deref()))
             }
@@ -67,7 +70,18 @@ pub fn adapt(program: &Program, sites: &[Site], everything: bool) -> Result<Prog
         Op::Frozen(leaf) if !everything => low_rank.get(&*leaf.name).copied(),
         _ => None,
     };
+    // Beside adapters, frozen weights lie as theirs do, so that they can be fused.
+    let frozen_site_of = |op: &Op| match op {
+        Op::Frozen(leaf) if !everything && !low_rank.is_empty() => frozen.get(&*leaf.name),
+        _ => None,
+    };
     program.rewrite(|new, _, node, args| match &node.op {
+        Op::MatMul(product)
+            if let Some(site) = frozen_site_of(&program[node.args[1]].op)
+                && low_rank::is_projection(*product, site) =>
+        {
+            Ok(low_rank::project_frozen(new, *product, args[0], args[1])?)
+        }
         Op::MatMul(product)
             if let Some(site) = site_of(&program[node.args[1]].op)
                 && low_rank::is_projection(*product, site) =>

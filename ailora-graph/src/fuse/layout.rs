@@ -7,8 +7,8 @@
 //!          x     h_q  h_v
 //!        ┌─────┬────┬────┐
 //!     q  │ W_q │ B_q│  0 │
-//!     k  │ W_k │  0 │  0 │     forward:  h = x Aᵀ, then  [q|k|v] = [x|h] [W|B]ᵀ
-//!     v  │ W_v │  0 │ B_v│     backward: dh = dy B, then dx = [dy|dh] [W;A]
+//!     v  │ W_v │  0 │ B_v│     forward:  h = x Aᵀ, then  [q|v|k] = [x|h] [W|B]ᵀ
+//!     k  │ W_k │  0 │  0 │     backward: dh = dy B, then dx = [dy|dh] [W;A]
 //!        ├─────┼────┴────┤
 //!    h_q │ A_q │         │
 //!    h_v │ A_v │ (unread)│
@@ -270,6 +270,14 @@ impl Layout {
             });
             adapters[at].ups.push((up.parameter.clone(), target));
         }
+        // Weights with adapters first: their gradients then lie side by side too.
+        let mut order: Vec<usize> = (0..weights.len()).collect();
+        let is_adapted = |weight: usize| {
+            adapters
+                .iter()
+                .any(|a| a.ups.iter().any(|(_, t)| *t == weight))
+        };
+        order.sort_by_key(|&weight| !is_adapted(weight));
         if weights.is_empty() || weights.len() + adapters.len() < 2 {
             return None;
         }
@@ -286,10 +294,11 @@ impl Layout {
             });
         };
         let mut row = 0;
-        let mut rows = Vec::new();
-        for (weight, out, _) in &weights {
-            part(weight, [row, 0], [*out, inner]);
-            rows.push(row);
+        let mut rows = vec![0; weights.len()];
+        for weight in order {
+            let (name, out, _) = &weights[weight];
+            part(name, [row, 0], [*out, inner]);
+            rows[weight] = row;
             row += out;
         }
         let corner = orient([row, inner]);

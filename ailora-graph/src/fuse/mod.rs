@@ -308,7 +308,7 @@ impl Fusion<'_> {
     /// The parameter that a leaf of a region stands for.
     fn parameter(&self, region: &Region, leaf: &Name) -> Option<Name> {
         match &self.outer[*region.leaves.get(leaf)?].op {
-            Op::Frozen(leaf) | Op::Trained(leaf) => Some(leaf.name.clone()),
+            Op::Frozen(leaf) | Op::Trained(leaf) if leaf.ty.rank() == 2 => Some(leaf.name.clone()),
             _ => None,
         }
     }

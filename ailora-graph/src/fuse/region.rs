@@ -55,6 +55,11 @@ pub fn rows_of(program: &Program, mut id: Id) -> Id {
     id
 }
 
+/// Whether a node is a parameter that can be packed.
+fn is_matrix(program: &Program, id: Id) -> bool {
+    matches!(program[id].op, Op::Frozen(_) | Op::Trained(_)) && program.ty(id).rank() == 2
+}
+
 fn matrix_type(ty: &Type) -> Type {
     match ty.shape.split_last() {
         Some((&width, lead)) => Type::f32([lead.iter().product(), width]),
@@ -188,17 +193,14 @@ impl Region {
         let n = self.leaves.len();
         let name: Name = match known {
             Some((name, _)) => name.clone(),
-            None => match outer[id].op {
-                Op::Frozen(_) | Op::Trained(_) => format!("w{n}"),
-                _ => format!("x{n}"),
-            }
-            .into(),
+            None if is_matrix(outer, id) => format!("w{n}").into(),
+            None => format!("x{n}").into(),
         };
         self.leaves.insert(name.clone(), id);
         let ty = matrix_type(outer.ty(id));
         match outer[id].op {
-            Op::Frozen(_) => self.program.frozen(&name, ty),
-            Op::Trained(_) => self.program.trained(&name, ty),
+            Op::Frozen(_) if is_matrix(outer, id) => self.program.frozen(&name, ty),
+            Op::Trained(_) if is_matrix(outer, id) => self.program.trained(&name, ty),
             _ => self.program.input(&name, ty),
         }
     }

@@ -198,8 +198,18 @@ fn join_siblings(
 /// `[h_1 | h_2 | ...]`: the left sides of products with one pack, in the order of their right sides.
 fn gather(equal: &mut Equal) -> usize {
     let before = equal.graph.total_size();
+    let products = equal.products();
+    let scaled = equal.scaled();
+    // Left sides of thin products that others multiply: what has an adapter.
+    let is_left = |id: Id| products.iter().any(|p| p.left == id && p.block.is_some());
+    let feeds = |left: Id| {
+        products.iter().any(|p| {
+            let results = scaled.iter().filter(|(x, ..)| *x == p.result).map(|s| s.2);
+            p.left == left && results.chain([p.result]).any(is_left)
+        })
+    };
     let mut chains: Vec<((usize, MatMul), Vec<(usize, usize, Id)>)> = Vec::new();
-    for product in equal.products() {
+    for product in &products {
         let Some(block) = product.block.filter(|_| !product.op.trans_a) else {
             continue;
         };
@@ -244,7 +254,12 @@ fn gather(equal: &mut Equal) -> usize {
                 _ => runs.push(vec![link]),
             }
         }
-        for run in runs.into_iter().filter(|run| run.len() > 1) {
+        let adapted: Vec<Vec<(usize, usize, Id)>> = runs
+            .iter()
+            .flat_map(|run| run.chunk_by(|a, b| feeds(a.2) == feeds(b.2)))
+            .map(<[_]>::to_vec)
+            .collect();
+        for run in runs.into_iter().chain(adapted).filter(|run| run.len() > 1) {
             let parts: Vec<Id> = run.into_iter().map(|(_, _, id)| id).collect();
             let rows = equal.shape(parts[0])[0];
             if parts.iter().all(|&part| equal.shape(part)[0] == rows) {

@@ -7,11 +7,12 @@ use ailora::{
     AdapterSpec, Strategy,
     adapt::adapt,
     adapter::Site,
+    fuse::cost::Costs,
     grad::gradients,
     models::{classifier::Classifier, peft::Adapter, pretrained::Pretrained},
     runtime::{
         cpu::Value,
-        engine::Engine,
+        engine::{Engine, Fusion},
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
         train::{MicroBatch, Trainer},
     },
@@ -63,7 +64,12 @@ fn trained_sites(adapter: &Adapter, classifier: &Classifier) -> Vec<Site> {
 
 #[test]
 fn twenty_steps_equal_pefts() {
-    for (family, base, outputs) in [("bert", "bert_cls-0", 2), ("roberta", "roberta_cls-0", 3)] {
+    let families = [("bert", "bert_cls-0", 2), ("roberta", "roberta_cls-0", 3)];
+    let forms = [Fusion::Off, Fusion::At(Costs::default())];
+    for ((family, base, outputs), fusion) in families
+        .into_iter()
+        .flat_map(|family| forms.map(|fusion| (family, fusion)))
+    {
         let folder = fixtures().join("peft").join(family);
         let bytes = std::fs::read(folder.join("steps.safetensors")).unwrap();
         let steps = SafeTensors::deserialize(&bytes).unwrap();
@@ -87,7 +93,7 @@ fn twenty_steps_equal_pefts() {
         };
         let program = classifier.program(rows, length, false, true).unwrap();
         let program = gradients(&adapt(&program, &sites, false).unwrap(), "loss").unwrap();
-        let mut engine = Engine::new(params);
+        let mut engine = Engine::with_fusion(params, fusion);
         let plan = engine.compile(&program).unwrap();
         let group = Group {
             lr: 1.0,

@@ -16,8 +16,7 @@ use ailora_graph::{
         cost::Costs,
         equal::Equal,
         extract::{Method, climb, extract},
-        fuse,
-        layout::{self, Pack},
+        fuse, layout,
         region::regions,
         rules::RULES,
         saturate, solve,
@@ -28,7 +27,7 @@ use ailora_graph::{
 };
 use projections::Projection;
 use proptest::{prelude::*, test_runner::RngSeed};
-use support::{bind, close, encoder, encoder_inputs};
+use support::{bind, close, encoder, encoder_inputs, fill};
 
 const DRAW: Draw = Draw { seed: 3, step: 5 };
 
@@ -38,28 +37,6 @@ fn config(cases: u32) -> ProptestConfig {
         rng_seed: RngSeed::Fixed(29),
         failure_persistence: None,
         ..ProptestConfig::default()
-    }
-}
-
-/// Values of packs from those of their parts.
-fn fill(packs: &[Pack], bindings: &mut Bindings) {
-    for pack in packs {
-        let len = pack.shape.iter().product();
-        let mut data = vec![None; len];
-        for part in &pack.parts {
-            let value = &bindings[&*part.parameter];
-            assert_eq!(value.shape, part.shape);
-            for row in 0..part.shape[0] {
-                for column in 0..part.shape[1] {
-                    let at = (part.at[0] + row) * pack.shape[1] + part.at[1] + column;
-                    let old = data[at].replace(value.at(&[row, column]));
-                    assert_eq!(old, None, "parts lie apart");
-                }
-            }
-        }
-        let data: Vec<f64> = data.into_iter().map(|x| x.unwrap_or(0.0)).collect();
-        let whole = Tensor::new(pack.shape.to_vec(), data);
-        bindings.insert(pack.name.to_string(), whole);
     }
 }
 

@@ -7,6 +7,7 @@ mod support;
 
 use ailora_graph::{
     adapt::adapt,
+    fuse::{cost::Costs, fuse},
     grad::gradients,
     hoist::hoist,
     ir::{
@@ -22,7 +23,7 @@ use ailora_runtime::{
 use indexmap::IndexMap;
 use programs::{is_smooth, program, recipes, site_bytes, sites, with_loss};
 use proptest::{prelude::*, test_runner::RngSeed};
-use support::{bind, normal};
+use support::{bind, fill, normal};
 
 const DRAW: Draw = Draw { seed: 3, step: 5 };
 
@@ -209,6 +210,15 @@ proptest! {
             bindings.insert(name.to_string(), rounded(&value));
         }
         check(&hoisted.step, &bindings)?;
+    }
+
+    #[test]
+    fn so_does_the_plan_of_a_fused_step(recipe in recipes(), bytes in site_bytes()) {
+        let step = training_step(&recipe, &bytes);
+        let mut bindings = bound(&step);
+        let fused = fuse(&step, &Costs::default(), &[], |_| true).unwrap();
+        fill(&fused.packs, &mut bindings);
+        check(&fused.program, &bindings)?;
     }
 }
 

@@ -249,31 +249,25 @@ impl Equal {
         members
     }
 
-    /// Activations side by side; a class whose slices they are, where there is one.
+    /// Activations side by side; a class whose columns they are, where there is one.
     pub fn concat(&mut self, parts: &[Id]) -> Id {
+        self.concat_apart_from(parts, None)
+    }
+
+    /// Activations side by side, put together from other classes than `apart_from`.
+    pub fn concat_apart_from(&mut self, parts: &[Id], apart_from: Option<Id>) -> Id {
         let members = self.members();
         let parts = &self.flattened(parts)[..];
         let mut merged: Vec<Id> = Vec::new();
         let mut at = 0;
         while at < parts.len() {
-            // The longest run that is a whole class's slices from its start to its end.
+            // The longest run that is a whole class, rather computed at once than put together.
             let run = (at + 2..=parts.len()).rev().find_map(|end| {
-                let whole_of = |whole: Id| {
-                    let mut start = 0;
-                    let all = parts[at..end].iter().all(|&part| {
-                        let fits = members
-                            .iter()
-                            .any(|m| m.whole == whole && m.part == part && m.start == start);
-                        start += self.shape(part)[1];
-                        fits
-                    });
-                    all && start == self.shape(whole)[1]
-                };
-                let wholes = members.iter().filter(|m| m.part == parts[at]);
-                let wholes = wholes.filter(|m| whole_of(m.whole));
-                // Computed at once rather than put together.
-                let whole = wholes.min_by_key(|m| !self.is_computed(m.whole));
-                whole.map(|m| (m.whole, end))
+                let wholes = self.wholes_among(&members, &parts[at..end]).into_iter();
+                let whole = wholes
+                    .filter(|&whole| Some(whole) != apart_from)
+                    .min_by_key(|&whole| !self.is_computed(whole));
+                Some((whole?, end))
             });
             let (part, end) = run.unwrap_or((parts[at], at + 1));
             merged.push(part);
@@ -283,6 +277,34 @@ impl Equal {
             [whole] => whole,
             _ => self.add(Concat { axis: 1 }, &merged),
         }
+    }
+
+    /// The classes whose columns, from the first to the last, are `parts`.
+    pub fn wholes(&self, parts: &[Id]) -> Vec<Id> {
+        self.wholes_among(&self.members(), parts)
+    }
+
+    fn wholes_among(&self, members: &[Member], parts: &[Id]) -> Vec<Id> {
+        let is_whole = |whole: Id| {
+            let mut start = 0;
+            let all = parts.iter().all(|&part| {
+                let fits = |m: &Member| m.whole == whole && m.part == part && m.start == start;
+                let found = members.iter().any(fits);
+                start += self.shape(part)[1];
+                found
+            });
+            all && start == self.shape(whole)[1]
+        };
+        let first = members
+            .iter()
+            .filter(|m| m.start == 0 && Some(&m.part) == parts.first());
+        let mut wholes: Vec<Id> = first
+            .map(|m| m.whole)
+            .filter(|&whole| is_whole(whole))
+            .collect();
+        wholes.sort_unstable();
+        wholes.dedup();
+        wholes
     }
 
     /// The parts of concatenations that nothing else gives, in their place.

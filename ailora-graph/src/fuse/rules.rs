@@ -259,7 +259,8 @@ fn gather(equal: &mut Equal) -> usize {
             .flat_map(|run| run.chunk_by(|a, b| feeds(a.2) == feeds(b.2)))
             .map(<[_]>::to_vec)
             .collect();
-        for run in runs.into_iter().chain(adapted).filter(|run| run.len() > 1) {
+        // The shorter first: the longer ones then hold them.
+        for run in adapted.into_iter().chain(runs).filter(|run| run.len() > 1) {
             let parts: Vec<Id> = run.into_iter().map(|(_, _, id)| id).collect();
             let rows = equal.shape(parts[0])[0];
             if parts.iter().all(|&part| equal.shape(part)[0] == rows) {
@@ -402,7 +403,8 @@ fn join_terms(equal: &mut Equal, root: Id, mut products: Vec<Product>, others: V
     usize::from(equal.union(root, total))
 }
 
-/// `[x | columns 1 of h | columns 2 of h] = [x | h]`, where `h` is computed as one.
+/// `[x | columns 1 of h | columns 2 of h] = [x | h]`, where `h` is computed as one; and what is
+/// computed as one in two ways is equal.
 fn collapse(equal: &mut Equal) -> usize {
     let mut new = 0;
     for (id, node) in equal.nodes() {
@@ -410,10 +412,19 @@ fn collapse(equal: &mut Equal) -> usize {
         if !is_concat || equal.block(id).is_some() {
             continue;
         }
-        let whole = equal.concat(&node.args);
+        let whole = equal.concat_apart_from(&node.args, Some(id));
         // A whole by itself would be made of its own columns.
         if !equal.is_computed(whole) {
             new += usize::from(equal.union(id, whole));
+        }
+        let parts: Vec<Id> = node.args.iter().map(|&arg| equal.graph.find(arg)).collect();
+        let computed: Vec<Id> = equal
+            .wholes(&parts)
+            .into_iter()
+            .filter(|&w| equal.is_computed(w))
+            .collect();
+        for pair in computed.windows(2) {
+            new += usize::from(equal.union(pair[0], pair[1]));
         }
     }
     new

@@ -4,6 +4,7 @@
 use ailora_graph::{
     Module, Visitor,
     adapter::{AdaptConfig, Site},
+    fuse::layout::Pack,
     ir::{Bindings, DType, Draw, Program, Tensor, Type},
     nn::{Cx, Embedding, LayerNorm, Linear, Tensor as Value},
 };
@@ -41,6 +42,28 @@ pub fn bind(program: &Program, bindings: &mut Bindings) {
             DType::I32 => ids(&leaf.name, shape, 2),
         };
         bindings.entry(leaf.name.to_string()).or_insert(value);
+    }
+}
+
+/// Values of packs from those of their parts.
+pub fn fill(packs: &[Pack], bindings: &mut Bindings) {
+    for pack in packs {
+        let len = pack.shape.iter().product();
+        let mut data = vec![None; len];
+        for part in &pack.parts {
+            let value = &bindings[&*part.parameter];
+            assert_eq!(value.shape, part.shape);
+            for row in 0..part.shape[0] {
+                for column in 0..part.shape[1] {
+                    let at = (part.at[0] + row) * pack.shape[1] + part.at[1] + column;
+                    let old = data[at].replace(value.at(&[row, column]));
+                    assert_eq!(old, None, "parts lie apart");
+                }
+            }
+        }
+        let data: Vec<f64> = data.into_iter().map(|x| x.unwrap_or(0.0)).collect();
+        let whole = Tensor::new(pack.shape.to_vec(), data);
+        bindings.insert(pack.name.to_string(), whole);
     }
 }
 

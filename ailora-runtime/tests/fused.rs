@@ -1,0 +1,138 @@
+//! Plans of fused programs: how few kernels they have, and that their memory is there once.
+
+#[path = "../../ailora-graph/tests/support/projections.rs"]
+mod projections;
+
+use ailora_graph::{adapter::Layout, fuse::cost::Costs, ir::Draw};
+use ailora_runtime::{
+    cpu::Value,
+    engine::{Engine, Fusion},
+    plan::{Buffer, Kernel, Plan},
+    store::{Array, Params},
+};
+use projections::{Projection, program};
+
+const ROWS: usize = 1024;
+const WIDTH: usize = 384;
+const RANK: usize = 8;
+
+fn values(name: &str, shape: &[usize]) -> Array {
+    let key = Draw::default().key(name);
+    let len: usize = shape.iter().product();
+    Array {
+        shape: shape.to_vec(),
+        data: (0..len as u64)
+            .map(|i| 0.1 * key.normal(i) as f32)
+            .collect(),
+    }
+}
+
+fn gemms(plan: &Plan) -> usize {
+    plan.steps
+        .iter()
+        .filter(|step| matches!(step.kernel, Kernel::Gemm { .. }))
+        .count()
+}
+
+/// Runs a program compiled in both ways; the fused plan, after comparing all outputs.
+fn compiled(projections: &[Projection], layout: Layout, training: bool) -> (Engine, Plan, Plan) {
+    let program = program(ROWS, WIDTH, projections, layout, training);
+    let leaves = program
+        .frozen_parameters()
+        .chain(program.trained_parameters());
+    let params: Params = leaves
+        .map(|leaf| (leaf.name.to_string(), values(&leaf.name, &leaf.ty.shape)))
+        .collect();
+    let inputs: Vec<(&str, Array)> = program
+        .inputs()
+        .map(|leaf| (&*leaf.name, values(&leaf.name, &leaf.ty.shape)))
+        .collect();
+    let inputs: Vec<(&str, Value)> = inputs
+        .iter()
+        .map(|(name, array)| (*name, Value::F32(&array.data)))
+        .collect();
+    let mut plain = Engine::with_fusion(params.clone(), Fusion::Off);
+    let mut fused = Engine::with_fusion(params, Fusion::At(Costs::default()));
+    let [a, b] = [&mut plain, &mut fused].map(|engine| engine.compile(&program).unwrap());
+    let expected = plain.run(a, &inputs, Draw::default()).unwrap();
+    let found = fused.run(b, &inputs, Draw::default()).unwrap();
+    // The loss is a sum that cancels out: its parts say more.
+    for name in program.outputs().keys().filter(|name| &***name != "loss") {
+        let [found, expected] = [found, expected].map(|outputs| outputs.get(name).unwrap());
+        let norm = expected.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let apart = found
+            .iter()
+            .zip(expected)
+            .map(|(a, b)| (a - b) * (a - b))
+            .sum::<f32>()
+            .sqrt();
+        assert!(
+            apart <= 1e-5 * norm && found.len() == expected.len(),
+            "{name}: {apart} of {norm}"
+        );
+    }
+    let plans = [(&plain, a), (&fused, b)].map(|(engine, id)| engine.plan(id).clone());
+    let [before, after] = plans;
+    fused.release_unread();
+    (fused, before, after)
+}
+
+#[test]
+fn few_products_without_copies_over_weights_that_are_there_once() {
+    let adapted = Projection::adapted(WIDTH, RANK);
+    let frozen = Projection::frozen(WIDTH);
+    let narrow = |p: Projection| Projection {
+        out: WIDTH / 3,
+        ..p
+    };
+    let with_bias = |p: Projection| Projection { bias: true, ..p };
+    for layout in [Layout::OutIn, Layout::InOut] {
+        for (projections, forward, training) in [
+            (vec![adapted, frozen, adapted], [7, 2], [18, 7]),
+            (vec![adapted, adapted, adapted], [9, 2], [24, 10]),
+            (vec![frozen, frozen, adapted], [5, 2], [12, 6]),
+            (vec![adapted], [3, 2], [8, 6]),
+            (
+                vec![adapted, narrow(frozen), narrow(adapted)],
+                [7, 2],
+                [18, 7],
+            ),
+            (
+                vec![with_bias(adapted), with_bias(frozen), with_bias(adapted)],
+                [7, 2],
+                [18, 7],
+            ),
+        ] {
+            for (is_training, [unfused, most]) in [(false, forward), (true, training)] {
+                let (engine, before, after) = compiled(&projections, layout, is_training);
+                assert_eq!(gemms(&before), unfused);
+                assert!(gemms(&after) <= most, "{} of {most}", gemms(&after));
+                // Nothing is moved but results that lie beside others and are read from outside.
+                let wide = |step: &&ailora_runtime::plan::Step| {
+                    let copies = matches!(step.kernel, Kernel::Copy(_));
+                    copies
+                        && !after
+                            .outputs
+                            .values()
+                            .any(|(view, _)| step.writes[0] == *view)
+                };
+                assert_eq!(
+                    after.steps.iter().filter(wide).count(),
+                    0,
+                    "{:?}",
+                    after.steps
+                );
+                // A pack instead of its weights: nothing is read twice or kept beside it.
+                let packs = after.buffers.iter().filter(
+                    |b| matches!(b, Buffer::Parameter { name, .. } if name.starts_with("pack:")),
+                );
+                assert!(packs.count() >= 1);
+                let held: Vec<&String> = engine.weights().arrays().keys().collect();
+                assert!(
+                    held.iter().filter(|name| name.contains("weight")).count() == 1,
+                    "{held:?}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Fused training steps of whole models against the float64 interpreter, step by step.
+
+mod support;
+
+use ailora_graph::{
+    AdaptConfig, Method, adapt::adapt, fuse::cost::Costs, grad::gradient_name, grad::gradients,
+    hoist::hoist, narrow::narrow,
+};
+use ailora_models::{classifier::Classifier, pretrained::Pretrained};
+use ailora_runtime::{
+    engine::{Engine, Fusion},
+    init::initialise,
+    optim::{AdamW, AdamWConfig, Group},
+    spectrum::Options,
+    store::Params,
+};
+use indexmap::IndexMap;
+use support::{File, eval, fixtures, relative_difference};
+
+const STEPS: usize = 10;
+
+#[test]
+fn ten_fused_steps_equal_the_interpreters() {
+    for family in ["bert", "roberta"] {
+        let dir = fixtures().join(format!("parity/{family}_cls-0"));
+        let base = Pretrained::open(&dir).unwrap();
+        let classifier = Classifier::new(base.config.clone(), base.config.num_labels(), false);
+        let batch = File::open(&dir.join("io.safetensors")).batch();
+        let mut config = AdaptConfig::method(Method::AiLora, 4);
+        config.alpha = Some(6.0);
+        let sites = config.resolve(classifier.sites()).unwrap();
+        let mut params = base.weights.clone();
+        initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
+        let program = classifier
+            .program(batch.rows, batch.len, false, true)
+            .unwrap();
+        let adapted = narrow(&adapt(&program, &sites, false).unwrap()).unwrap();
+        let step = gradients(&adapted, "loss").unwrap();
+        let inputs = classifier.inputs(&batch);
+
+        let mut engine = Engine::with_fusion(params.clone(), Fusion::At(Costs::default()));
+        let plan = engine.compile(&step).unwrap();
+        let fused: f64 = engine
+            .reports(plan)
+            .iter()
+            .map(|r| r.seconds[1] * r.count as f64)
+            .sum();
+        let unfused: f64 = engine
+            .reports(plan)
+            .iter()
+            .map(|r| r.seconds[0] * r.count as f64)
+            .sum();
+        assert!(fused < unfused);
+        // Each frozen weight is there once: as a residual it is neither whole nor in two packs.
+        let hoisted = hoist(&step).unwrap().step;
+        let read: usize = hoisted
+            .frozen_parameters()
+            .chain(hoisted.trained_parameters())
+            .map(|leaf| leaf.ty.len())
+            .sum();
+        engine.release_unread();
+        let plan_reads = engine.plan(plan).parameter_bytes() / 4;
+        assert!(
+            read <= plan_reads && plan_reads <= read + read / 20,
+            "{read} {plan_reads}"
+        );
+        assert_eq!(engine.weights().bytes() / 4, plan_reads);
+
+        let trained: Vec<String> = step
+            .trained_parameters()
+            .map(|leaf| leaf.name.to_string())
+            .collect();
+        let group = || {
+            vec![Group {
+                lr: 1.0,
+                parameters: trained.clone(),
+            }]
+        };
+        let mut fast = AdamW::new(AdamWConfig::default(), group(), engine.weights());
+        // The interpreter's side: the same optimiser on parameters that lie by themselves.
+        let mut slow_engine = Engine::with_fusion(params.clone(), Fusion::Off);
+        let mut slow = AdamW::new(AdamWConfig::default(), group(), slow_engine.weights());
+        for i in 0..STEPS {
+            let current: Params = params
+                .keys()
+                .map(|name| (name.clone(), slow_engine.weights().get(name).unwrap()))
+                .collect();
+            let expected: IndexMap<String, Vec<f64>> =
+                eval(&step, &current, &inputs).into_iter().collect();
+            let outputs = engine
+                .run(plan, &inputs.values(), Default::default())
+                .unwrap();
+            let mut found: IndexMap<String, Vec<f32>> = IndexMap::new();
+            for (name, expected) in &expected {
+                let value = outputs.get(name).unwrap().to_vec();
+                let wide: Vec<f64> = value.iter().map(|&x| f64::from(x)).collect();
+                let difference = relative_difference(&wide, expected);
+                assert!(
+                    difference <= 2e-5,
+                    "{family}, step {i}: {name} by {difference:e}"
+                );
+                found.insert(name.clone(), value);
+            }
+            let of = |name: &String| gradient_name(name);
+            let fast_gradients = trained
+                .iter()
+                .map(|name| (name.clone(), found[&of(name)].clone()))
+                .collect();
+            let narrowed = |name: &String| expected[&of(name)].iter().map(|&x| x as f32).collect();
+            let slow_gradients = trained
+                .iter()
+                .map(|name| (name.clone(), narrowed(name)))
+                .collect();
+            fast.update(engine.weights_mut(), &fast_gradients, 1e-3, 1.0);
+            slow.update(slow_engine.weights_mut(), &slow_gradients, 1e-3, 1.0);
+        }
+        for name in &trained {
+            let [a, b] = [&engine, &slow_engine].map(|engine| engine.weights().get(name).unwrap());
+            let [a, b] = [a, b].map(|x| x.data.iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
+            let difference = relative_difference(&a, &b);
+            assert!(
+                difference <= 1e-3,
+                "{family}: {name} ends {difference:e} elsewhere"
+            );
+        }
+        // Nothing was written where packs are zero.
+        for (name, pack) in engine
+            .weights()
+            .arrays()
+            .iter()
+            .filter(|(n, _)| n.starts_with("pack:"))
+        {
+            let zeros = pack.data.iter().filter(|x| **x == 0.0).count();
+            let all = pack.data.len();
+            assert!(zeros >= all / 100, "{name}: {zeros} of {all}");
+        }
+    }
+}

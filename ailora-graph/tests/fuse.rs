@@ -9,7 +9,7 @@ mod support;
 use std::collections::HashMap;
 
 use ailora_graph::{
-    adapt::adapt,
+    adapt::{adapt, distribute},
     adapter::Layout,
     fuse::{
         Fused, Stop,
@@ -460,6 +460,47 @@ fn a_region_is_solved_once_for_all_layers() {
     let [(few, some), (same, many)] = [3, 9].map(regions_of);
     assert_eq!(few, same);
     assert!(many > 2 * some);
+}
+
+#[test]
+fn a_residual_that_is_not_formed_costs_no_product_more() {
+    let config = r#"{"sites": {"query": {"init": "principal", "rank": 2, "alpha": 3.0},
+        "value": {"init": "minor", "rank": 2, "alpha": 3.0}}}"#;
+    let (program, sites) = encoder(2, 0.0, config);
+    let adapted = adapt(&program, &sites, false).unwrap();
+    let step = |adapted: &Program| hoist(&gradients(adapted, "loss").unwrap()).unwrap();
+    let [formed, apart] = [step(&adapted), step(&distribute(&adapted).unwrap())];
+    let mut bindings = encoder_inputs();
+    bind(&gradients(&adapted, "loss").unwrap(), &mut bindings);
+    for hoisted in [&formed, &apart] {
+        for (name, value) in hoisted.once.eval(&bindings, DRAW).unwrap() {
+            bindings.insert(name.to_string(), value);
+        }
+    }
+    // The weights themselves are read, and nothing is computed of them.
+    let reads = |name: &str| {
+        apart
+            .step
+            .frozen_parameters()
+            .any(|leaf| &*leaf.name == name)
+    };
+    assert!(reads("layers.0.query.weight") && reads("layers.1.value.weight"));
+    assert!(
+        apart
+            .once
+            .frozen_parameters()
+            .all(|leaf| leaf.name.ends_with("lora_B0.weight"))
+    );
+    let [formed, apart] = [formed, apart].map(|hoisted| check(&hoisted.step, &bindings));
+    let values = [&formed, &apart].map(|fused| {
+        let mut bindings = bindings.clone();
+        fill(&fused.packs, &mut bindings);
+        fused.program.eval(&bindings, DRAW).unwrap()
+    });
+    for (name, value) in &values[0] {
+        assert!(close(&values[1][name], value, 1e-9), "{name}");
+    }
+    assert_eq!(products(&apart.program), products(&formed.program));
 }
 
 #[test]

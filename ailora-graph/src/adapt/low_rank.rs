@@ -40,8 +40,9 @@ pub(super) fn project(
     weight: Id,
     site: &Site,
 ) -> Result<Id, ProgramError> {
-    let residual = residual(p, weight, site)?;
-    let frozen = project_frozen(p, product, x, residual)?;
+    let weight = as_rows(p, product, weight)?;
+    let residual = residual(p, weight, site, Layout::OutIn)?;
+    let frozen = p.matmul(x, false, residual, true)?;
     let factors = trained(p, site)?;
     let mut x = x;
     if site.spec.dropout > 0.0 {
@@ -57,24 +58,29 @@ pub(super) fn project(
     p.sum(frozen, up)
 }
 
-/// A product with a frozen weight as rows of output features, as `A` and `B` lie too. Turning a
-/// weight that lies the other way is done once, before training.
+/// A projection by a frozen weight beside adapted ones.
 pub(super) fn project_frozen(
     p: &mut Program,
     product: MatMul,
     x: Id,
     weight: Id,
 ) -> Result<Id, ProgramError> {
-    let weight = if product.trans_b {
-        weight
-    } else {
-        p.transpose(weight)?
-    };
-    p.matmul(x, product.trans_a, weight, true)
+    let weight = as_rows(p, product, weight)?;
+    p.matmul(x, false, weight, true)
 }
 
-/// `W - s B0 A0`, in the weight's own layout.
-fn residual(p: &mut Program, weight: Id, site: &Site) -> Result<Id, ProgramError> {
+/// A projection's weight as rows of output features, as `A` and `B` lie too, so that they can be
+/// fused. Turning one that lies the other way is done once, before training.
+fn as_rows(p: &mut Program, product: MatMul, weight: Id) -> Result<Id, ProgramError> {
+    if product.trans_b {
+        Ok(weight)
+    } else {
+        p.transpose(weight)
+    }
+}
+
+/// `W - s B0 A0`, in a layout.
+fn residual(p: &mut Program, weight: Id, site: &Site, layout: Layout) -> Result<Id, ProgramError> {
     let Strategy::LowRank { init, rank } = site.spec.strategy else {
         return Ok(weight);
     };
@@ -86,13 +92,13 @@ fn residual(p: &mut Program, weight: Id, site: &Site) -> Result<Id, ProgramError
         b: p.frozen(&site.lora_b0(), Type::f32([site.out_features, rank]))?,
         scale: site.spec.scale().unwrap_or(1.0),
     };
-    let part = part(p, &start, site.layout)?;
+    let part = part(p, &start, layout)?;
     p.difference(weight, part)
 }
 
 /// `W - s B0 A0 + s B A`: the weight that the adapted projection multiplies by.
 pub(super) fn merged(p: &mut Program, weight: Id, site: &Site) -> Result<Id, ProgramError> {
-    let residual = residual(p, weight, site)?;
+    let residual = residual(p, weight, site, site.layout)?;
     let factors = trained(p, site)?;
     let part = part(p, &factors, site.layout)?;
     p.sum(residual, part)

@@ -1,6 +1,9 @@
 //! From a pretrained program to one that trains: `x W` becomes a frozen part and a trained one.
 
+mod distribute;
 mod low_rank;
+
+pub use distribute::distribute;
 
 use std::collections::HashMap;
 

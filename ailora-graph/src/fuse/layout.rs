@@ -98,6 +98,8 @@ struct Adapter {
     hidden: Id,
     /// The down projection, if it multiplies the weights' own input.
     down: Option<Name>,
+    /// Whether it learns.
+    trained: bool,
     rank: usize,
     /// The up projections, and which weight each is added to.
     ups: Vec<(Name, usize)>,
@@ -263,6 +265,7 @@ impl Layout {
                 adapters.push(Adapter {
                     hidden: up.left,
                     down: down.map(|(_, down)| down.parameter.clone()),
+                    trained: up.trained,
                     rank: region.shape(up.left)[1],
                     ups: Vec::new(),
                 });
@@ -270,6 +273,8 @@ impl Layout {
             });
             adapters[at].ups.push((up.parameter.clone(), target));
         }
+        // Gradients of what learns lie side by side.
+        adapters.sort_by_key(|adapter| !adapter.trained);
         // Weights with adapters first: their gradients then lie side by side too.
         let mut order: Vec<usize> = (0..weights.len()).collect();
         let is_adapted = |weight: usize| {
@@ -327,6 +332,7 @@ impl Layout {
 struct Product {
     node: Id,
     parameter: Name,
+    trained: bool,
     trans_b: bool,
     /// Columns of the result.
     out: usize,
@@ -366,6 +372,7 @@ impl Uses {
             uses.products.push(Product {
                 node: id,
                 parameter: leaf.name.clone(),
+                trained: matches!(region[node.args[1]].op, Op::Trained(_)),
                 trans_b,
                 out: region.shape(id)[1],
                 left,

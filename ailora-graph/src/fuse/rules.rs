@@ -254,9 +254,12 @@ fn gather(equal: &mut Equal) -> usize {
                 _ => runs.push(vec![link]),
             }
         }
+        // What adapters read, and what gradients are formed of, also by themselves.
+        let in_outer = |id: Id| products.iter().any(|p| p.op.trans_a && p.right == id);
+        let role = |link: &(usize, usize, Id)| (feeds(link.2), in_outer(link.2));
         let adapted: Vec<Vec<(usize, usize, Id)>> = runs
             .iter()
-            .flat_map(|run| run.chunk_by(|a, b| feeds(a.2) == feeds(b.2)))
+            .flat_map(|run| run.chunk_by(|a, b| role(a) == role(b)))
             .map(<[_]>::to_vec)
             .collect();
         // The shorter first: the longer ones then hold them.

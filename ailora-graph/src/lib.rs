@@ -7,7 +7,8 @@
 //! shapes; [`adapt()`](adapt::adapt) replaces the chosen projections by residual + low rank;
 //! [`narrow()`](narrow::narrow) leaves out rows that nothing reads;
 //! [`gradients()`](grad::gradients) appends the backward pass towards what trains;
-//! [`hoist()`](hoist::hoist) splits off what depends on frozen parameters only. Each result can be
+//! [`hoist()`](hoist::hoist) splits off what depends on frozen parameters only;
+//! [`fuse()`](fuse::fuse) makes the products of adapted projections few and wide. Each result can be
 //! printed ([`explain`]), and evaluated in float64 by the reference interpreter
 //! ([`Program::eval`](ir::Program::eval)).
 

@@ -88,6 +88,10 @@ fn scale(equal: &mut Equal) -> usize {
     new
 }
 
+/// What siblings have in common: the product, its left side, its factor, and whether other products
+/// multiply it.
+type Family = (MatMul, Id, Option<Real>, bool);
+
 /// One of several products of one left side.
 struct Sibling {
     result: Id,
@@ -101,7 +105,7 @@ fn siblings(equal: &mut Equal) -> usize {
     let scaled = equal.scaled();
     // Thin products that others multiply stay apart from the wide ones that are read.
     let is_left = |id: Id| products.iter().any(|p| p.left == id && p.block.is_some());
-    let mut groups: Vec<((MatMul, Id, Option<Real>, bool), Vec<Sibling>)> = Vec::new();
+    let mut groups: Vec<(Family, Vec<Sibling>)> = Vec::new();
     for product in &products {
         let Some(block) = product.block.filter(|_| !product.op.trans_a) else {
             continue;
@@ -195,6 +199,9 @@ fn join_siblings(
     new
 }
 
+/// A left side, with the first row and the rows that its right sides have in a pack.
+type Link = (usize, usize, Id);
+
 /// `[h_1 | h_2 | ...]`: the left sides of products with one pack, in the order of their right sides.
 fn gather(equal: &mut Equal) -> usize {
     let before = equal.graph.total_size();
@@ -208,7 +215,7 @@ fn gather(equal: &mut Equal) -> usize {
             p.left == left && results.chain([p.result]).any(is_left)
         })
     };
-    let mut chains: Vec<((usize, MatMul), Vec<(usize, usize, Id)>)> = Vec::new();
+    let mut chains: Vec<((usize, MatMul), Vec<Link>)> = Vec::new();
     for product in &products {
         let Some(block) = product.block.filter(|_| !product.op.trans_a) else {
             continue;
@@ -225,10 +232,8 @@ fn gather(equal: &mut Equal) -> usize {
     for (_, mut links) in chains {
         // Narrow before wide: what was joined already covers others.
         links.sort_unstable();
-        let ambiguous = |a: &(usize, usize, Id), b: &(usize, usize, Id)| {
-            a != b && a.0 < b.0 + b.1 && b.0 < a.0 + a.1
-        };
-        let narrow: Vec<(usize, usize, Id)> = links
+        let ambiguous = |a: &Link, b: &Link| a != b && a.0 < b.0 + b.1 && b.0 < a.0 + a.1;
+        let narrow: Vec<Link> = links
             .iter()
             .copied()
             .filter(|a| !links.iter().any(|b| ambiguous(a, b) && a.1 > b.1))
@@ -238,7 +243,7 @@ fn gather(equal: &mut Equal) -> usize {
                 .iter()
                 .any(|node| matches!(node.op, Op::Input(_)))
         };
-        let mut runs: Vec<Vec<(usize, usize, Id)>> = Vec::new();
+        let mut runs: Vec<Vec<Link>> = Vec::new();
         for link in narrow.iter().copied() {
             if narrow.iter().any(|other| ambiguous(&link, other)) {
                 continue;
@@ -256,8 +261,8 @@ fn gather(equal: &mut Equal) -> usize {
         }
         // What adapters read, and what gradients are formed of, also by themselves.
         let in_outer = |id: Id| products.iter().any(|p| p.op.trans_a && p.right == id);
-        let role = |link: &(usize, usize, Id)| (feeds(link.2), in_outer(link.2));
-        let adapted: Vec<Vec<(usize, usize, Id)>> = runs
+        let role = |link: &Link| (feeds(link.2), in_outer(link.2));
+        let adapted: Vec<Vec<Link>> = runs
             .iter()
             .flat_map(|run| run.chunk_by(|a, b| role(a) == role(b)))
             .map(<[_]>::to_vec)

@@ -356,7 +356,7 @@ impl Builder {
         };
         let beside = self.values.iter().rev().filter(fits).take(3).copied();
         let mut parts: Vec<Value> = beside.chain([x]).collect();
-        if shape[axis] % 2 == 0 {
+        if shape[axis].is_multiple_of(2) {
             parts.reverse();
         }
         let bound = parts.iter().map(|part| part.bound).fold(0.0, f64::max);

@@ -276,21 +276,21 @@ impl Operation for AttentionGrad {
             for h in 0..d.heads {
                 let head = Head::new(op, &args[..4], b, h);
                 let dy = head_rows(args[4], b, h, d.depth);
-                for i in 0..d.queries {
+                for (i, dy) in dy.iter().enumerate() {
                     let at = ((b * d.heads + h) * d.queries + i) * d.keys;
                     let p = head.probabilities(head.q[i]);
                     let dp: Vec<f64> = (0..d.keys)
-                        .map(|j| dropped(at + j) * dot(dy[i], head.v[j]))
+                        .map(|j| dropped(at + j) * dot(dy, head.v[j]))
                         .collect();
                     let ds = softmax_grad(&p, &dp);
                     let row = |i: usize, rows: usize| (b * rows + i) * width + h * d.depth;
-                    for j in 0..d.keys {
+                    for (j, &ds) in ds.iter().enumerate() {
                         for c in 0..d.depth {
-                            let ds = ds[j] * head.scale;
+                            let ds = ds * head.scale;
                             let (row, part) = match self.of {
                                 Operand::Q => (row(i, d.queries), ds * head.k[j][c]),
                                 Operand::K => (row(j, d.keys), ds * head.q[i][c]),
-                                Operand::V => (row(j, d.keys), p[j] * dropped(at + j) * dy[i][c]),
+                                Operand::V => (row(j, d.keys), p[j] * dropped(at + j) * dy[c]),
                             };
                             grad[row + c] += part;
                         }

@@ -1,0 +1,8 @@
+//! A fusion drawn.
+use super::Explained;
+impl Explained {
+    /// Both forms.
+    pub fn svg(&self) -> String {
+        String::new()
+    }
+}

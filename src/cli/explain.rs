@@ -119,9 +119,9 @@ fn find<'a>(sites: &'a [Site], wanted: Option<&str>) -> Result<&'a Site, Error> 
         .map(|path| (strsim::jaro_winkler(wanted, &end(path)), end(path)))
         .filter(|(similarity, _)| *similarity > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0));
-    let hint = nearest.map_or_else(String::new, |(_, end)| format!("; did you mean `{end}`"));
+    let hint = nearest.map_or_else(String::new, |(_, end)| format!("; did you mean `{end}`?"));
     Err(format!(
-        "`{wanted}` is no adapted projection{hint}; there are: {}",
+        "`{wanted}` is no adapted projection; there are: {}{hint}",
         paths.join(", ")
     )
     .into())

@@ -316,6 +316,11 @@ pub fn seconds(seconds: f64) -> String {
 }
 
 impl Value {
+    /// Whether it is there before anything runs.
+    pub fn is_parameter(&self) -> bool {
+        matches!(self.kind, Kind::Frozen | Kind::Trained | Kind::Both)
+    }
+
     /// What stands in its box, line by line.
     pub fn label(&self) -> Vec<String> {
         let mut lines = vec![self.name.clone()];

@@ -2,6 +2,7 @@
 
 mod dot;
 mod form;
+mod layers;
 mod names;
 mod svg;
 mod text;

@@ -71,15 +71,17 @@ pub fn shorten(name: &str, prefix: &str) -> String {
     }
 }
 
-/// The path of the module that all names lie in.
+/// The path of the module that all of the parameters' modules lie in.
 fn common_prefix(names: impl Iterator<Item = String>) -> String {
     let mut common: Option<Vec<String>> = None;
     for name in names {
-        let mut path: Vec<String> = name.split('.').map(str::to_owned).collect();
-        // A parameter is no module.
+        let module = module(&name);
+        let mut path: Vec<&str> = module.split('.').collect();
+        // A projection keeps its own name.
         path.pop();
+        let path = path.into_iter().map(str::to_owned);
         common = Some(match common {
-            None => path,
+            None => path.collect(),
             Some(common) => {
                 let both = common.into_iter().zip(path);
                 both.take_while(|(a, b)| a == b).map(|(a, _)| a).collect()
@@ -195,4 +197,88 @@ fn module(parameter: &str) -> String {
         _ => parts.len() - 1,
     };
     parts[..end.max(1)].join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        fuse::region::regions,
+        grad::gradients,
+        ir::{Type, ops::reduce::Reduce},
+    };
+
+    /// A normalised input through two projections, one with an adapter, and their sum's total as
+    /// the loss.
+    fn program() -> Program {
+        let mut p = Program::new();
+        let ids = p.input("ids", Type::f32([6, 8])).unwrap();
+        let norm = p.trained("model.norm.weight", Type::f32([8])).unwrap();
+        let x = p.product(ids, norm).unwrap();
+        let matrix = |p: &mut Program, name: &str, shape: [usize; 2], trained: bool| {
+            let name = format!("model.layer.0.{name}");
+            match trained {
+                true => p.trained(&name, Type::f32(shape)).unwrap(),
+                false => p.frozen(&name, Type::f32(shape)).unwrap(),
+            }
+        };
+        let weight = matrix(&mut p, "query.weight~0123", [8, 8], false);
+        let down = matrix(&mut p, "query.lora_A.weight", [2, 8], true);
+        let up = matrix(&mut p, "query.lora_B.weight", [8, 2], true);
+        let key = matrix(&mut p, "key.weight", [8, 8], false);
+        let base = p.matmul(x, false, weight, true).unwrap();
+        let hidden = p.matmul(x, false, down, true).unwrap();
+        let added = p.matmul(hidden, false, up, true).unwrap();
+        let query = p.sum(base, added).unwrap();
+        let key = p.matmul(x, false, key, true).unwrap();
+        let scores = p.product(query, key).unwrap();
+        let total = p.add(Reduce::sum(vec![0, 1]), &[scores]).unwrap();
+        let loss = p.reshape(total, &[]).unwrap();
+        p.set_output("loss", loss);
+        gradients(&p, "loss").unwrap()
+    }
+
+    #[test]
+    fn leaves_and_outputs_have_the_models_names() {
+        let program = program();
+        let regions = regions(&program).unwrap();
+        let names = Names::of(&program, &regions[0]);
+        assert_eq!(names.prefix, "model.layer.0");
+        let sorted = |names: &HashMap<Name, Name>| {
+            let mut names: Vec<String> = names.values().map(ToString::to_string).collect();
+            names.sort();
+            names
+        };
+        let leaves = [
+            "grad(key)",
+            "grad(query)",
+            "key.weight",
+            "model.norm",
+            "query.lora_A.weight",
+            "query.lora_B.weight",
+            "query.weight*",
+        ];
+        assert_eq!(sorted(&names.leaves), leaves);
+        let outputs = [
+            "grad(model.norm)",
+            "grad.query.lora_A.weight",
+            "grad.query.lora_B.weight",
+            "key",
+            "query",
+        ];
+        assert_eq!(sorted(&names.outputs), outputs);
+    }
+
+    #[test]
+    fn what_names_share_is_left_out() {
+        let prefix = |names: &[&str]| common_prefix(names.iter().map(ToString::to_string));
+        assert_eq!(prefix(&["a.b.c.weight", "a.b.d.weight"]), "a.b");
+        assert_eq!(prefix(&["a.b.weight", "a.b.lora_A.weight"]), "a");
+        assert_eq!(prefix(&["weight", "a.b.weight"]), "");
+        assert_eq!(prefix(&[]), "");
+        assert_eq!(shorten("grad.a.b.c.weight", "a.b"), "grad.c.weight");
+        assert_eq!(shorten("x", ""), "x");
+        assert_eq!(module("a.query.lora_B.weight"), "a.query");
+        assert_eq!(module("weight"), "weight");
+    }
 }

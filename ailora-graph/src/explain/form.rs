@@ -71,8 +71,6 @@ pub struct Value {
     pub ty: Type,
     /// The values that it is computed from, by their place in the form.
     pub args: Vec<usize>,
-    /// Whether something outside reads it.
-    pub is_output: bool,
 }
 
 /// What a value is.
@@ -128,14 +126,12 @@ impl Form {
                             .iter()
                             .filter_map(|arg| places.get(arg).copied())
                             .collect(),
-                        is_output: false,
                     }
                 }
             };
             if let Some(&name) = outputs.get(&id) {
                 computed -= usize::from(value.name == format!("t{computed}"));
                 name.clone_into(&mut value.name);
-                value.is_output = true;
             }
             places.insert(id, form.values.len());
             form.values.push(value);
@@ -186,7 +182,6 @@ fn leaf(program: &Program, id: Id, explained: &Explained) -> Option<Value> {
         parts: Vec::new(),
         ty: program.ty(id).clone(),
         args: Vec::new(),
-        is_output: false,
     };
     if let Op::Input(leaf) = &program[id].op {
         value.name = leaf.name.to_string();

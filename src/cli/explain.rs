@@ -1,10 +1,19 @@
 use std::{path::PathBuf, process::ExitCode};
 
-use ailora::{adapt::adapt, explain, runtime::store::write_atomically};
+use ailora::{
+    adapter::Site,
+    explain::{Explained, explain},
+    finetune::cache_folder,
+    fuse::cost::Costs,
+    hoist::hoist,
+    models::classification::Predictor,
+    runtime::{costs::cached, store::write_atomically},
+};
 
 use super::{
     Error,
     args::{AdapterArgs, ModelArgs},
+    table,
 };
 
 /// The projection that is shown.
@@ -23,46 +32,97 @@ pub struct Args {
     /// Tokens of a row.
     #[arg(long, default_value_t = 128)]
     length: usize,
-    /// Writes the adapted projection as a graph in Graphviz's DOT language.
+    /// Shows the forward pass alone, not a training step.
+    #[arg(long)]
+    forward: bool,
+    /// Predicts with what products take on this machine, measured once and kept in the cache;
+    /// training predicts with fixed numbers, and so does this without the flag.
+    #[arg(long)]
+    measure: bool,
+    /// Writes both forms as a graph in Graphviz's DOT language.
     #[arg(long, value_name = "FILE")]
     dot: Option<PathBuf>,
+    /// Draws both forms.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
-/// Prints the program of a projection before and after adaptation.
+/// Prints what fusion does with the products around a projection.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let (model, sites, config) = args.model.adapted(&args.adapters)?;
-    let wanted = |path: &str| match &args.site {
-        Some(wanted) => path == wanted || path.ends_with(&format!(".{wanted}")),
-        None => true,
+    let site = find(&sites, args.site.as_deref())?.clone();
+    let costs = if args.measure {
+        let folder = cache_folder().ok_or(
+            "--measure keeps its numbers in the cache, and there is no home directory; set \
+             AILORA_CACHE to a folder",
+        )?;
+        cached(&folder.join("costs.json"))?
+    } else {
+        Costs::default()
     };
-    let site = sites
-        .iter()
-        .find(|site| site.spec.rank().is_some() && wanted(&site.path));
-    let site = site.ok_or_else(|| {
-        let paths: Vec<&str> = sites
-            .iter()
-            .filter(|site| site.spec.rank().is_some())
-            .map(|site| site.path.as_str())
-            .collect();
-        let wanted = args.site.as_deref().unwrap_or_default();
-        format!(
-            "`{wanted}` is no adapted projection; there are: {}",
-            paths.join(", ")
-        )
-    })?;
-    let program = model
-        .classifier
-        .program(args.batch_size, args.length, false, false)?;
-    let adapted = adapt(&program, &sites, config.trains_everything())?;
-    let before = explain::site(&program, site).ok_or("the program does not use it")?;
-    let after = explain::site(&adapted, site).ok_or("the program does not use it")?;
+    let everything = config.trains_everything();
+    let pad = model.tokenizer.pad_id();
+    let predictor = Predictor::new(model.classifier, sites, everything, pad);
+    let program = predictor.program(args.batch_size, args.length, !args.forward)?;
+    let explained = explain(&hoist(&program)?.step, &site, &costs)?;
+    let explained = explained.ok_or_else(|| format!("the model does not use {}", site.path))?;
+    let pass = if args.forward {
+        "forward pass"
+    } else {
+        "training step"
+    };
+    let (start, rank) = table::start(&site.spec.strategy);
     println!(
-        "{}: {:?}\n\nbefore:\n{before}\nafter:\n{after}",
-        site.path, site.spec.strategy
+        "{}: {start}, rank {}, in a {pass} of {} rows of {} tokens",
+        site.path,
+        rank.unwrap_or_default(),
+        args.batch_size,
+        args.length
     );
-    if let Some(path) = &args.dot {
-        write_atomically(path, explain::dot(&after).as_bytes())?;
-        eprintln!("wrote {}", path.display());
+    print!("{explained}");
+    for (path, text) in [
+        (&args.dot, Explained::dot as fn(&Explained) -> String),
+        (&args.svg, Explained::svg),
+    ] {
+        if let Some(path) = path {
+            write_atomically(path, text(&explained).as_bytes())?;
+            eprintln!("wrote {}", path.display());
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The adapted projection that is asked for.
+fn find<'a>(sites: &'a [Site], wanted: Option<&str>) -> Result<&'a Site, Error> {
+    let adapted = sites.iter().filter(|site| site.spec.rank().is_some());
+    let all: Vec<&Site> = adapted.collect();
+    let [first, ..] = all[..] else {
+        return Err("no projection has a low-rank adapter; choose another --method".into());
+    };
+    let Some(wanted) = wanted else {
+        return Ok(first);
+    };
+    let is_wanted =
+        |site: &&&Site| site.path == wanted || site.path.ends_with(&format!(".{wanted}"));
+    if let Some(site) = all.iter().find(is_wanted) {
+        return Ok(site);
+    }
+    let paths: Vec<&str> = all.iter().map(|site| &*site.path).collect();
+    // Compared with as much of the end of each path as was given.
+    let segments = wanted.split('.').count();
+    let end = |path: &str| {
+        let parts: Vec<&str> = path.split('.').collect();
+        parts[parts.len().saturating_sub(segments)..].join(".")
+    };
+    let nearest = paths
+        .iter()
+        .map(|path| (strsim::jaro_winkler(wanted, &end(path)), end(path)))
+        .filter(|(similarity, _)| *similarity > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let hint = nearest.map_or_else(String::new, |(_, end)| format!("; did you mean `{end}`?"));
+    Err(format!(
+        "`{wanted}` is no adapted projection; there are: {}{hint}",
+        paths.join(", ")
+    )
+    .into())
 }

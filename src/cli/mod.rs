@@ -42,7 +42,7 @@ enum Command {
     Merge(export::MergeArgs),
     /// Shows what a training step computes and how much memory it takes, without running it.
     Plan(plan::Args),
-    /// Shows one projection before and after adaptation.
+    /// Shows what fusion does with the matrix products around one projection.
     Explain(explain::Args),
     /// Shows the singular values of the projections, and what each strategy takes of them.
     Spectrum(spectrum::Args),

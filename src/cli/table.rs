@@ -29,18 +29,7 @@ pub fn sites(sites: &[Site]) -> Table {
     ]);
     let mut kinds: Vec<(Vec<String>, usize, usize)> = Vec::new();
     for site in sites {
-        let (start, rank) = match site.spec.strategy {
-            Strategy::Frozen => ("frozen", "-".into()),
-            Strategy::Full => ("full", "-".into()),
-            Strategy::LowRank { init, rank } => (
-                match init {
-                    Init::Principal => "principal",
-                    Init::Minor => "minor",
-                    Init::Random => "random",
-                },
-                rank.to_string(),
-            ),
-        };
+        let (start, rank) = start(&site.spec.strategy);
         let trains = site.spec.trains();
         // Layers are the same module under another number.
         let name: Vec<&str> = site
@@ -58,7 +47,7 @@ pub fn sites(sites: &[Site]) -> Table {
             name.join("."),
             format!("{} x {}", site.out_features, site.in_features),
             start.to_owned(),
-            rank,
+            rank.map_or("-".into(), |rank| rank.to_string()),
             site.spec
                 .scale()
                 .map_or("-".into(), |scale| format!("{scale}")),
@@ -84,6 +73,22 @@ pub fn sites(sites: &[Site]) -> Table {
         table.add_row(row);
     }
     table
+}
+
+/// How a projection starts, and the rank of its adapter.
+pub fn start(strategy: &Strategy) -> (&'static str, Option<usize>) {
+    match *strategy {
+        Strategy::Frozen => ("frozen", None),
+        Strategy::Full => ("full", None),
+        Strategy::LowRank { init, rank } => {
+            let start = match init {
+                Init::Principal => "principal",
+                Init::Minor => "minor",
+                Init::Random => "random",
+            };
+            (start, Some(rank))
+        }
+    }
 }
 
 /// A count with separators.

@@ -395,17 +395,21 @@ pub fn heads(sites: &[Site], model: &Model) -> Vec<String> {
     heads
 }
 
-/// The cache of spectra: `AILORA_CACHE`, or the user's cache folder.
+/// The cache of spectra.
 pub fn spectrum_cache() -> Option<SpectrumCache> {
+    Some(SpectrumCache::open(cache_folder()?.join("spectrum")))
+}
+
+/// Where is kept what takes long to compute: `AILORA_CACHE`, or the user's cache folder.
+pub fn cache_folder() -> Option<PathBuf> {
     let variable = |name| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
-    let folder = variable("AILORA_CACHE")
+    variable("AILORA_CACHE")
         .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("ailora")))
-        .or_else(|| Some(variable("HOME")?.join(".cache/ailora")))?;
-    Some(SpectrumCache::open(folder.join("spectrum")))
+        .or_else(|| Some(variable("HOME")?.join(".cache/ailora")))
 }
 
 /// Some of the rows, always the same ones, in file order.

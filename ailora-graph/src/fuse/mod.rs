@@ -69,6 +69,8 @@ pub struct Fused {
     pub packs: Vec<Pack>,
     /// Each distinct region.
     pub reports: Vec<Report>,
+    /// Each region, and which of the reports is of it.
+    pub regions: Vec<(Region, usize)>,
 }
 
 /// Fuses a program's matrix products. `packs` are those in which parameters lie already, and
@@ -103,6 +105,7 @@ pub fn fuse(
             .into_iter()
             .map(|(_, report)| report)
             .collect(),
+        regions: replacements,
     })
 }
 

@@ -7,6 +7,7 @@ use crate::ir::{Id, Name, Op, Program, ProgramError, Type, ops::elementwise::Bin
 /// A linear part of a program, as a program of matrices of its own.
 ///
 /// Its leaves are named by their order, so that equal parts of different layers are equal programs.
+#[derive(Clone, Debug)]
 pub struct Region {
     /// What it computes: leaves are matrices, whatever leading axes they have outside.
     pub program: Program,

@@ -1,12 +1,13 @@
 #![doc = include_str!("../README.md")]
 
+pub mod bench;
 pub mod compiler;
 pub mod finetune;
 pub mod log;
 
 pub use ailora_graph::{
     AdaptConfig, AdapterSpec, Init, Method, Module, Projection, Scaling, Strategy, Visitor, adapt,
-    adapter, explain, grad, hoist, ir, lift, module, narrow, nn,
+    adapter, explain, fuse, grad, hoist, ir, lift, module, narrow, nn,
 };
 pub use ailora_models as models;
 pub use ailora_runtime as runtime;

@@ -8,7 +8,7 @@ use crate::{
     adapter::{Site, Strategy},
     fuse::cost::Costs,
     grad::gradients,
-    ir::{DType, Draw, Id, Op, Program, ProgramError, Type},
+    ir::{DType, Draw, Id, Op, Program, ProgramError, Type, ops::elementwise::Binary},
     runtime::{
         cpu::Value,
         engine::{Engine, Fusion},
@@ -219,5 +219,29 @@ fn differentiated(program: &Program) -> Result<Program, BenchError> {
     program.set_output(LOSS, loss);
     let mut program = gradients(&program, LOSS)?;
     program.retain_outputs(|name| name != LOSS);
-    Ok(program)
+    Ok(without_ones(&program)?)
+}
+
+/// The program without products with ones: the gradient of a sum is that.
+fn without_ones(program: &Program) -> Result<Program, ProgramError> {
+    let mut ones = vec![false; program.len()];
+    for id in program.ids() {
+        let node = &program[id];
+        ones[usize::from(id)] = match &node.op {
+            Op::Const(value) => value.0 == 1.0,
+            Op::Expand(_) | Op::Reshape(_) => ones[usize::from(node.args[0])],
+            _ => false,
+        };
+    }
+    program.rewrite(|new, id, node, args| {
+        if let Op::Binary(Binary::Mul) = node.op {
+            for (one, other) in [(0, 1), (1, 0)] {
+                let same = program.ty(node.args[other]) == program.ty(id);
+                if same && ones[usize::from(node.args[one])] {
+                    return Ok(args[other]);
+                }
+            }
+        }
+        new.add(node.op.clone(), args)
+    })
 }

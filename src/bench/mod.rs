@@ -155,8 +155,9 @@ pub enum BenchError {
 ///
 /// Before anything is timed, all adapted forms must compute the same. `A` starts as its site says;
 /// to `B` small random numbers are added, so that no adapter is zero. What is timed is the kernels
-/// of a run, without copying the inputs into place; the forms take turns, so that what else the
-/// machine does meets all of them.
+/// of a run: not moving inputs into place, nor the rows of wide products to the outputs, which a
+/// model reads where they are. The forms take turns, so that what else the machine does meets all
+/// of them.
 ///
 /// # Errors
 /// A program that cannot be adapted, differentiated, compiled or run on these inputs, and forms that

@@ -40,7 +40,7 @@ struct Args {
     /// Without the other frameworks.
     #[arg(long)]
     alone: bool,
-    /// Rewrites `benches/baseline.json`.
+    /// Rewrites `benches/baseline.json` with this run.
     #[arg(long)]
     write_baseline: bool,
     /// Compares with a baseline; fails if a ratio became worse.
@@ -140,7 +140,7 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
     let run = Baseline {
         ratios: rows
             .iter()
-            .map(|own| (own.key.clone(), own.row.ratios()))
+            .map(|own| (own.key.clone(), own.row.ratios))
             .collect(),
     };
     if args.write_baseline {
@@ -170,26 +170,23 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
 fn measure(shapes: &[Shape], options: &Options) -> Result<Vec<Measured>, Error> {
     let all = Shape::all();
     let shapes = if shapes.is_empty() { &all } else { shapes };
-    let bar = indicatif::ProgressBar::new(4 * shapes.len() as u64);
-    let style = "{pos}/{len} {elapsed} {msg}";
-    bar.set_style(indicatif::ProgressStyle::with_template(style)?);
-    let mut rows = Vec::new();
+    let mut rows: Vec<Measured> = Vec::new();
     for &shape in shapes {
         for adapted in [Adapted::QueryValue, Adapted::AllLinear] {
             let group = Group::new(shape, adapted)?;
             for pass in [Pass::Forward, Pass::Both] {
                 let key = format!("{adapted} {shape} {pass}");
-                bar.set_message(key.clone());
+                let row = group.compare(pass, options)?;
+                let ratio = row.ratios.fused_to_unfused;
+                eprintln!("{}/{} {key}: {ratio:.2}", rows.len() + 1, 4 * shapes.len());
                 rows.push(Measured {
                     key,
                     adapted,
                     shape,
-                    row: group.compare(pass, options)?,
+                    row,
                 });
-                bar.inc(1);
             }
         }
     }
-    bar.finish_and_clear();
     Ok(rows)
 }

@@ -1,6 +1,6 @@
 //! The overheads as curves over the rank, a chart for each width and pass.
 
-use ailora::bench::{Measurement, Pass, Row};
+use ailora::bench::Pass;
 use plotters::prelude::*;
 
 use crate::{Error, Measured, group::Adapted};
@@ -45,16 +45,12 @@ fn curves(rows: &[Measured], width: usize, pass: Pass) -> Vec<Curve> {
     heights.sort_unstable();
     heights.dedup();
     let mut curves = Vec::new();
-    type Form = (&'static str, RGBColor, fn(&Row) -> &Measurement);
-    let forms: [Form; 2] = [
-        ("unfused", RED, |row| &row.unfused),
-        ("fused", BLUE, |row| &row.fused),
-    ];
+    let forms = [("unfused", RED), ("fused", BLUE)];
     for (i, &height) in heights.iter().enumerate() {
-        for (name, colour, form) in forms {
+        for (form, (name, colour)) in forms.into_iter().enumerate() {
             let points = own()
                 .filter(|own| own.shape.rows == height)
-                .map(|own| (own.shape.rank as f64, own.row.overhead(form(&own.row))));
+                .map(|own| (own.shape.rank as f64, own.row.ratios.overheads()[form]));
             curves.push(Curve {
                 name: format!("{name}, {height} rows"),
                 colour: colour.mix(1.0 - 0.3 * i as f64),

@@ -42,15 +42,16 @@ pub fn rows(measured: &[Measured]) -> Table {
             let shown: Vec<String> = forms.iter().map(|form| show(form)).collect();
             shown.join(" ")
         };
+        let [unfused, fused] = row.ratios.overheads();
         let mut cells = vec![Cell::new(&own.key)];
         cells.extend(numbers([
             each(&|form| format!("{:.2}", form.ms)),
             each(&|form| format!("{:.0}", form.gflops)),
             each(&|form| format!("{:.0}", form.bytes as f64 / f64::from(1 << 20))),
             each(&|form| form.products.to_string()),
-            format!("{:.1}%", row.overhead(&row.unfused)),
-            format!("{:.1}%", row.overhead(&row.fused)),
-            format!("{:.3}", row.ratios().fused_to_unfused),
+            format!("{unfused:.1}%"),
+            format!("{fused:.1}%"),
+            format!("{:.3}", row.ratios.fused_to_unfused),
             row.predicted.map_or("-".into(), |predicted| {
                 let Prediction {
                     unfused_ms,

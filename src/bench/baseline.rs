@@ -1,4 +1,7 @@
-use std::{fmt, path::Path, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -130,7 +133,7 @@ impl Baseline {
                 ),
             ];
             for (ratio, before, now) in pairs {
-                if now > before * (1.0 + tolerance) {
+                if now.is_nan() || now > before * (1.0 + tolerance) {
                     comparison.regressions.push(Regression {
                         key: key.clone(),
                         ratio,

@@ -79,6 +79,18 @@ impl<'a> Variants<'a> {
         pass: Pass,
         mut params: Params,
     ) -> Result<Self, BenchError> {
+        let floats: Vec<&str> = subject
+            .program
+            .inputs()
+            .filter(|leaf| leaf.ty.dtype == DType::F32)
+            .map(|leaf| &*leaf.name)
+            .collect();
+        if let Some(name) = subject.below.iter().find(|name| !floats.contains(name)) {
+            return Err(BenchError::Below {
+                name: (*name).to_owned(),
+                found: floats.join(", "),
+            });
+        }
         let before = match pass {
             Pass::Forward => Cow::Borrowed(subject.program),
             Pass::Both => Cow::Owned(above(subject.program, subject.below)?),
@@ -104,10 +116,9 @@ impl<'a> Variants<'a> {
                 Some(_) => {}
             }
         }
-        let is_given = |name: &str| subject.inputs.iter().any(|(given, _)| *given == name);
         let towards = adapted
             .inputs()
-            .filter(|leaf| leaf.name.starts_with(TOWARDS) && !is_given(&leaf.name))
+            .filter(|leaf| leaf.name.starts_with(TOWARDS))
             .map(|leaf| {
                 let data = random(&leaf.name, leaf.ty.len()).collect();
                 (leaf.name.to_string(), data)

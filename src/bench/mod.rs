@@ -30,7 +30,7 @@
 //!     below: &["x"],
 //! };
 //! let row = bench::compare(&subject, bench::Pass::Both, &bench::Options::quick())?;
-//! println!("fused takes {:.2} of unfused", row.ratios().fused_to_unfused);
+//! println!("fused takes {:.2} of unfused", row.ratios.fused_to_unfused);
 //! # assert!(row.fused.products < row.unfused.products);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -136,6 +136,14 @@ pub enum BenchError {
     /// An expression whose types do not fit.
     #[error(transparent)]
     Program(#[from] ProgramError),
+    /// An input from below that the program does not have.
+    #[error("`below` names `{name}`, which is no float input of the program; those are {found}")]
+    Below {
+        /// The name.
+        name: String,
+        /// The names there are.
+        found: String,
+    },
     /// A form that computes something else, or nothing finite.
     #[error(
         "output `{output}` of the form `{form}` is {difference:.1e} of its norm away from the \

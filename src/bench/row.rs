@@ -22,6 +22,8 @@ pub struct Row {
     pub fused: Measurement,
     /// The adapters merged; forward only.
     pub merged: Option<Measurement>,
+    /// The forms over each other.
+    pub ratios: Ratios,
     /// What the cost model said, if there was something to fuse.
     pub predicted: Option<Prediction>,
     /// The largest difference between the adapted forms' outputs, relative to their norm.
@@ -52,7 +54,8 @@ pub struct Prediction {
     pub fused_ms: f64,
 }
 
-/// Medians over each other.
+/// Times over each other: medians over the rounds in which the forms took turns, so that what slows
+/// a whole round down changes none.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ratios {
@@ -64,21 +67,14 @@ pub struct Ratios {
     pub unfused_to_frozen: f64,
 }
 
+impl Ratios {
+    /// Percent that adapters add when they are not fused, and when they are.
+    pub fn overheads(&self) -> [f64; 2] {
+        [self.unfused_to_frozen, self.fused_to_frozen].map(|ratio| 100.0 * (ratio - 1.0))
+    }
+}
+
 impl Row {
-    /// The medians over each other.
-    pub fn ratios(&self) -> Ratios {
-        Ratios {
-            fused_to_unfused: self.fused.ms / self.unfused.ms,
-            fused_to_frozen: self.fused.ms / self.frozen.ms,
-            unfused_to_frozen: self.unfused.ms / self.frozen.ms,
-        }
-    }
-
-    /// Percent that a form takes above the frozen one.
-    pub fn overhead(&self, form: &Measurement) -> f64 {
-        100.0 * (form.ms / self.frozen.ms - 1.0)
-    }
-
     /// Whether the form that the cost model takes for faster is so, or both are equally fast: within
     /// 3% of each other. Nothing where it said nothing.
     pub fn is_ranked_right(&self) -> Option<bool> {
@@ -86,7 +82,7 @@ impl Row {
             unfused_ms,
             fused_ms,
         } = self.predicted?;
-        let ratio = self.ratios().fused_to_unfused;
+        let ratio = self.ratios.fused_to_unfused;
         Some((ratio - 1.0).abs() <= TIE || (fused_ms < unfused_ms) == (ratio < 1.0))
     }
 }
@@ -98,21 +94,34 @@ pub(super) fn of(contenders: &Contenders, pass: Pass, difference: f64) -> Row {
         unfused: measurement(&contenders.unfused),
         fused: measurement(&contenders.fused),
         merged: contenders.merged.as_ref().map(measurement),
+        ratios: Ratios {
+            fused_to_unfused: ratio(&contenders.fused, &contenders.unfused),
+            fused_to_frozen: ratio(&contenders.fused, &contenders.frozen),
+            unfused_to_frozen: ratio(&contenders.unfused, &contenders.frozen),
+        },
         predicted: prediction(&contenders.fused),
         difference,
     }
 }
 
+fn ratio(a: &Contender, b: &Contender) -> f64 {
+    median(a.seconds.iter().zip(&b.seconds).map(|(a, b)| a / b))
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 fn measurement(contender: &Contender) -> Measurement {
     let plan = contender.engine.plan(contender.plan);
-    let mut sorted = contender.seconds.clone();
-    sorted.sort_by(f64::total_cmp);
-    let median = sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN);
+    let median = median(contender.seconds.iter().copied());
     let is_product = |kernel: &Kernel| matches!(kernel, Kernel::Gemm { .. });
     let products = plan.steps.iter().filter(|step| is_product(&step.kernel));
     Measurement {
         ms: 1e3 * median,
-        runs: sorted.len(),
+        runs: contender.seconds.len(),
         gflops: plan.gemm_flops() as f64 / median / 1e9,
         bytes: plan.arena_bytes() + plan.parameter_bytes(),
         products: products.count(),

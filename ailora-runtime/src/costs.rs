@@ -69,7 +69,7 @@ struct Kept {
 }
 
 /// The processor's name and how many threads are used.
-fn machine() -> String {
+pub fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find(|line| line.starts_with("model name"));
     let name = model.and_then(|line| line.split(": ").nth(1));

@@ -1,0 +1,192 @@
+//! What fusion saves of the time that adapters add to projections of real shapes, as
+//! `cargo bench --bench fusion -- [--quick] [--output DIR] [--shapes DxMxR ...]`: a table, and in
+//! DIR `fusion.json` and `fusion.svg`. `docs/fusion.md` says what is measured.
+
+mod frameworks;
+mod group;
+mod plot;
+mod table;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use ailora::{
+    bench::{Baseline, Device, Options, Pass, Row},
+    runtime::{costs, store::write_atomically},
+};
+use clap::Parser;
+use group::{Adapted, Group, Shape};
+use serde::Serialize;
+
+type Error = Box<dyn std::error::Error>;
+
+/// Compares fused with unfused adapted projections.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Where the programs run.
+    #[arg(long, default_value_t = Device::Cpu)]
+    device: Device,
+    /// Three runs of each form instead of 0.3 seconds.
+    #[arg(long)]
+    quick: bool,
+    /// The folder for `fusion.json` and `fusion.svg`.
+    #[arg(long, value_name = "DIR", default_value = "target/fusion")]
+    output: PathBuf,
+    /// Width, rows and rank, as 768x2048x8; all of the table if absent.
+    #[arg(long, value_name = "DxMxR", num_args = 1..)]
+    shapes: Vec<Shape>,
+    /// Without the other frameworks.
+    #[arg(long)]
+    alone: bool,
+    /// Rewrites `benches/baseline.json` with this run.
+    #[arg(long)]
+    write_baseline: bool,
+    /// Compares with a baseline; fails if a ratio became worse.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = BASELINE)]
+    compare: Option<PathBuf>,
+    /// How much worse a ratio may become, as a share.
+    #[arg(long, default_value_t = 0.1)]
+    tolerance: f64,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/baseline.json");
+
+/// A row of the table.
+#[derive(Serialize)]
+struct Measured {
+    key: String,
+    adapted: Adapted,
+    #[serde(flatten)]
+    shape: Shape,
+    #[serde(flatten)]
+    row: Row,
+}
+
+/// All that was measured.
+#[derive(Serialize)]
+struct Report<'a> {
+    version: &'a str,
+    machine: String,
+    threads: usize,
+    device: Device,
+    /// The share of rows in which the cost model prefers what is faster.
+    ranked_right: f64,
+    rows: &'a [Measured],
+    frameworks: &'a [frameworks::Timed],
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<ExitCode, Error> {
+    // A file that is not there is said before an hour of measuring.
+    let baseline = args.compare.as_deref().map(Baseline::read).transpose()?;
+    std::fs::create_dir_all(&args.output)
+        .map_err(|error| format!("{}: {error}", args.output.display()))?;
+    let options = Options {
+        device: args.device,
+        costs: costs::measure()?,
+        ..if args.quick {
+            Options::quick()
+        } else {
+            Options::default()
+        }
+    };
+    let rows = measure(&args.shapes, &options)?;
+    println!("{}", table::rows(&rows));
+    let right = |own: &&Measured| own.row.is_ranked_right() != Some(false);
+    let ranked_right = rows.iter().filter(right).count() as f64 / rows.len() as f64;
+    println!(
+        "The cost model prefers what is faster, or as fast within 3%, in {:.0}% of the rows.",
+        100.0 * ranked_right
+    );
+    let others = if args.alone {
+        Vec::new()
+    } else {
+        frameworks::compare(&options)?
+    };
+    if !others.is_empty() {
+        println!("{}", table::frameworks(&others));
+    }
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        machine: costs::machine(),
+        threads: rayon::current_num_threads(),
+        device: args.device,
+        ranked_right,
+        rows: &rows,
+        frameworks: &others,
+    };
+    let write = |name: &str, bytes: &[u8]| -> Result<(), Error> {
+        let file = args.output.join(name);
+        write_atomically(&file, bytes)?;
+        eprintln!("wrote {}", file.display());
+        Ok(())
+    };
+    write("fusion.json", &serde_json::to_vec_pretty(&report)?)?;
+    write("fusion.svg", plot::overheads(&rows)?.as_bytes())?;
+    let run = Baseline {
+        ratios: rows
+            .iter()
+            .map(|own| (own.key.clone(), own.row.ratios))
+            .collect(),
+    };
+    if args.write_baseline {
+        run.write(Path::new(BASELINE))?;
+        eprintln!("wrote {BASELINE}");
+    }
+    let Some(baseline) = baseline else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let found = baseline.compare(&run, args.tolerance);
+    for key in &found.missing {
+        println!("not in the baseline: {key}");
+    }
+    for regression in &found.regressions {
+        println!("worse: {regression}");
+    }
+    println!(
+        "{} of {} configurations compared; {} ratios worse by more than {:.0}%",
+        run.ratios.len() - found.missing.len(),
+        run.ratios.len(),
+        found.regressions.len(),
+        100.0 * args.tolerance
+    );
+    Ok(ExitCode::from(u8::from(!found.regressions.is_empty())))
+}
+
+fn measure(shapes: &[Shape], options: &Options) -> Result<Vec<Measured>, Error> {
+    let all = Shape::all();
+    let shapes = if shapes.is_empty() { &all } else { shapes };
+    let mut rows: Vec<Measured> = Vec::new();
+    for &shape in shapes {
+        for adapted in [Adapted::QueryValue, Adapted::AllLinear] {
+            let group = Group::new(shape, adapted)?;
+            for pass in [Pass::Forward, Pass::Both] {
+                let key = format!("{adapted} {shape} {pass}");
+                let row = group.compare(pass, options)?;
+                let ratio = row.ratios.fused_to_unfused;
+                eprintln!("{}/{} {key}: {ratio:.2}", rows.len() + 1, 4 * shapes.len());
+                rows.push(Measured {
+                    key,
+                    adapted,
+                    shape,
+                    row,
+                });
+            }
+        }
+    }
+    Ok(rows)
+}

@@ -358,6 +358,42 @@ fn row_operations_of_all_widths() {
     }
 }
 
+#[test]
+fn gelu_and_its_slope_in_one_loop_are_what_they_are_alone() {
+    for width in [1, 33, 1500] {
+        let x: Vec<f32> = (0..3 * width)
+            .map(|i| match i % 7 {
+                0 => f32::NAN,
+                _ => (i as f32 * 0.7).sin() * 4.0,
+            })
+            .collect();
+        let run = |ops: &[Unary]| -> Vec<Vec<u32>> {
+            let mut p = Program::new();
+            let input = p.input("x", Type::f32([3, width])).unwrap();
+            let bias = p.constant(0.5);
+            let sum = p.sum(input, bias).unwrap();
+            for &op in ops {
+                let y = p.add(op, &[sum]).unwrap();
+                p.set_output(format!("{op}"), y);
+            }
+            let (plan, params) = (plan(&p), Params::new());
+            assert_eq!(plan.steps.len(), 1);
+            let inputs = [("x", Value::F32(&x))];
+            let mut cpu = Cpu::new();
+            let outputs = cpu.run(&plan, &params, &inputs, DRAW).unwrap();
+            let bits = |op: &Unary| outputs.get(&format!("{op}")).unwrap().iter();
+            ops.iter()
+                .map(|op| bits(op).map(|y| y.to_bits()).collect())
+                .collect()
+        };
+        let both = run(&[Unary::Gelu, Unary::GeluPrime]);
+        let alone = [run(&[Unary::Gelu]), run(&[Unary::GeluPrime])].concat();
+        assert_eq!(both, alone, "width {width}");
+        let nan = both.iter().all(|y| f32::from_bits(y[0]).is_nan());
+        assert!(nan, "NaN stays");
+    }
+}
+
 /// An attention of `[heads, depth]` over four sequences, and its gradients.
 fn attention([queries, keys]: [usize; 2], [heads, depth]: [usize; 2], dropout: f64) -> Program {
     let mut p = Program::new();

@@ -15,7 +15,7 @@ use super::{
     memory::{Memory, Region},
     rows,
 };
-use crate::plan::{Loop, LoopOp, Source, View};
+use crate::plan::{Instruction, Loop, LoopOp, Source, View};
 
 /// Columns that are handled at once where rows may be split: registers of this width stay in the
 /// first-level cache.
@@ -145,7 +145,20 @@ fn one<S: Simd>(simd: S, task: &Task, unit: usize, registers: &mut [f32]) {
     let start = unit % task.blocks * task.block;
     let n = task.block.min(walk.width - start);
     let (registers, spare) = registers.split_at_mut(walk.registers * task.block);
-    for (instruction, &key) in walk.instructions.iter().zip(&task.keys) {
+    let mut instructions = walk.instructions.iter().zip(&task.keys).peekable();
+    while let Some((instruction, &key)) = instructions.next() {
+        let next = instructions.peek().map(|(next, _)| *next);
+        if let Some([x, y, slope]) = gelu_pair(instruction, next) {
+            let row = |register: usize| register * task.block..register * task.block + n;
+            let rows = registers.get_disjoint_mut([row(x), row(y), row(slope)]);
+            if let Ok([x, y, slope]) = rows {
+                for ((&mut x, y), slope) in x.iter_mut().zip(y).zip(slope) {
+                    (*y, *slope) = math::gelu_and_prime(x);
+                }
+                instructions.next();
+                continue;
+            }
+        }
         // The register of the result is none of the arguments': it is split off from the others.
         let (before, rest) = registers.split_at_mut(instruction.to * task.block);
         let (to, after) = rest.split_at_mut(task.block);
@@ -183,6 +196,21 @@ fn one<S: Simd>(simd: S, task: &Task, unit: usize, registers: &mut [f32]) {
         // SAFETY: each unit is executed once and has its own elements of every result.
         let to = unsafe { result.write(at, n) };
         to.copy_from_slice(&registers[stored.register * task.block..][..n]);
+    }
+}
+
+/// The registers of the argument, the result and the result of the next instruction, if this is
+/// GELU and the next its derivative: they share most of their work.
+#[inline(always)]
+fn gelu_pair(this: &Instruction, next: Option<&Instruction>) -> Option<[usize; 3]> {
+    let next = next?;
+    match (&this.op, &next.op, &this.args[..]) {
+        (LoopOp::Unary(Unary::Gelu), LoopOp::Unary(Unary::GeluPrime), &[Source::Register(x)])
+            if this.args == next.args =>
+        {
+            Some([x, this.to, next.to])
+        }
+        _ => None,
     }
 }
 

@@ -11,10 +11,11 @@ use ailora_graph::{
         Bindings, DType, Draw, Program, Real, Type,
         ops::{
             attention::{Attention, AttentionGrad, Operand},
+            dropout::Dropout,
             elementwise::{Binary, Unary},
-            normalize::Normalize,
+            normalize::{Normalize, NormalizeGrad},
             reduce::Reduce,
-            softmax::Softmax,
+            softmax::{Softmax, SoftmaxGrad},
             view::{Pad, Permute, Slice},
         },
     },
@@ -296,6 +297,101 @@ fn wide_rows_are_split_and_many_rows_shared() {
     let mut bindings = Bindings::new();
     bind(&p, &mut bindings);
     check(&p, bindings, 1e-5);
+}
+
+/// Every operation on rows, with arguments that are rows, one number a row, and parts of wider rows.
+fn row_operations(rows: usize, width: usize) -> Program {
+    let mut p = Program::new();
+    let shape = [rows, width];
+    let wide = p.input("wide", Type::f32([rows, width + 3])).unwrap();
+    let column = p.input("column", Type::f32([rows, 1])).unwrap();
+    let x = p.input("x", Type::f32(shape)).unwrap();
+    let part = Slice {
+        axis: 1,
+        start: 2,
+        end: width + 2,
+    };
+    let part = p.add(part, &[wide]).unwrap();
+    let constant = p.expand(column, &shape).unwrap();
+    let dropout = Dropout {
+        rate: Real(0.3),
+        stream: "d".into(),
+    };
+    // Two nearly equal numbers would have their rounding amplified.
+    let eps = Real(0.1);
+    for (i, [a, b]) in [[x, part], [part, x], [x, constant], [constant, x]]
+        .into_iter()
+        .enumerate()
+    {
+        let sum = p.sum(a, b).unwrap();
+        // Of a constant they are 0 but for rounding, which is small next to the sum.
+        let norm = p.add(Normalize { eps }, &[a]).unwrap();
+        let norm_grad = p.add(NormalizeGrad { eps }, &[a, b]).unwrap();
+        let softmax_grad = p.add(SoftmaxGrad, &[a, b]).unwrap();
+        for (name, value) in [
+            ("gelu", p.add(Unary::Gelu, &[sum]).unwrap()),
+            ("slope", p.add(Unary::GeluPrime, &[sum]).unwrap()),
+            ("slope of a", p.add(Unary::GeluPrime, &[a]).unwrap()),
+            ("gelu of a", p.add(Unary::Gelu, &[a]).unwrap()),
+            ("dropout", p.add(dropout.clone(), &[a]).unwrap()),
+            ("softmax", p.add(Softmax, &[a]).unwrap()),
+            ("softmax grad", p.sum(softmax_grad, sum).unwrap()),
+            ("norm", p.sum(norm, sum).unwrap()),
+            ("grad", p.sum(norm_grad, sum).unwrap()),
+        ] {
+            p.set_output(format!("{name} {i}"), value);
+        }
+    }
+    p
+}
+
+#[test]
+fn row_operations_of_all_widths() {
+    for width in [1, 2, 15, 16, 17, 63, 64, 65, 100, 129] {
+        // On this thread, and on several.
+        for rows in [3, 16 * 1024 / width + 1] {
+            let p = row_operations(rows, width);
+            let mut bindings = Bindings::new();
+            bind(&p, &mut bindings);
+            check(&p, bindings, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn gelu_and_its_slope_in_one_loop_are_what_they_are_alone() {
+    for width in [1, 33, 1500] {
+        let x: Vec<f32> = (0..3 * width)
+            .map(|i| match i % 7 {
+                0 => f32::NAN,
+                _ => (i as f32 * 0.7).sin() * 4.0,
+            })
+            .collect();
+        let run = |ops: &[Unary]| -> Vec<Vec<u32>> {
+            let mut p = Program::new();
+            let input = p.input("x", Type::f32([3, width])).unwrap();
+            let bias = p.constant(0.5);
+            let sum = p.sum(input, bias).unwrap();
+            for &op in ops {
+                let y = p.add(op, &[sum]).unwrap();
+                p.set_output(format!("{op}"), y);
+            }
+            let (plan, params) = (plan(&p), Params::new());
+            assert_eq!(plan.steps.len(), 1);
+            let inputs = [("x", Value::F32(&x))];
+            let mut cpu = Cpu::new();
+            let outputs = cpu.run(&plan, &params, &inputs, DRAW).unwrap();
+            let bits = |op: &Unary| outputs.get(&format!("{op}")).unwrap().iter();
+            ops.iter()
+                .map(|op| bits(op).map(|y| y.to_bits()).collect())
+                .collect()
+        };
+        let both = run(&[Unary::Gelu, Unary::GeluPrime]);
+        let alone = [run(&[Unary::Gelu]), run(&[Unary::GeluPrime])].concat();
+        assert_eq!(both, alone, "width {width}");
+        let nan = both.iter().all(|y| f32::from_bits(y[0]).is_nan());
+        assert!(nan, "NaN stays");
+    }
 }
 
 /// An attention of `[heads, depth]` over four sequences, and its gradients.

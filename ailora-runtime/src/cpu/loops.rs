@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use ailora_graph::ir::{
     Draw,
     ops::elementwise::{Binary, Unary},
-    random::drop_threshold,
+    random::{Key, drop_threshold},
 };
-use pulp::{Arch, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
@@ -41,7 +41,7 @@ pub(super) fn run(walk: &Loop, memory: &Memory, reads: &[View], writes: &[View],
         blocks: walk.width.div_ceil(block.max(1)),
         operands: reads.iter().map(|&view| memory.region(view)).collect(),
         results: writes.iter().map(|&view| memory.region(view)).collect(),
-        draw,
+        keys: walk.instructions.iter().map(|i| key(draw, &i.op)).collect(),
     };
     let units = rows * task.blocks;
     if rows * walk.width < SERIAL {
@@ -62,13 +62,23 @@ struct Task<'a> {
     blocks: usize,
     operands: Vec<Region>,
     results: Vec<Region>,
-    draw: Draw,
+    /// What fixes the draws of each instruction.
+    keys: Vec<Key>,
+}
+
+/// The key of an instruction; any, if it draws nothing.
+fn key(draw: Draw, op: &LoopOp) -> Key {
+    draw.key(match op {
+        LoopOp::Dropout { stream, .. } => stream,
+        _ => "",
+    })
 }
 
 impl Task<'_> {
     /// Executes units, of which each is a block of a row, on this thread.
     fn units(&self, units: std::ops::Range<usize>) {
         REGISTERS.with_borrow_mut(|registers| {
+            // Two more for arguments that are numbers where rows are needed.
             let needed = (self.walk.registers + 2) * self.block;
             if registers.len() < needed {
                 registers.resize(needed, 0.0);
@@ -76,7 +86,7 @@ impl Task<'_> {
             Arch::new().dispatch(Run {
                 task: self,
                 units,
-                registers,
+                registers: &mut registers[..needed],
             });
         });
     }
@@ -92,12 +102,12 @@ impl WithSimd for Run<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         simd.vectorize(
             #[inline(always)]
             || {
                 for unit in self.units {
-                    one(self.task, unit, self.registers);
+                    one(simd, self.task, unit, self.registers);
                 }
             },
         );
@@ -111,13 +121,44 @@ enum Arg<'a> {
     Number(f32),
 }
 
+impl<'a> Arg<'a> {
+    /// The argument as a row; a number fills `spare`, which is as long.
+    #[inline(always)]
+    fn row<'b>(self, spare: &'b mut [f32]) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::Row(row) => row,
+            Self::Number(number) => {
+                spare.fill(number);
+                spare
+            }
+        }
+    }
+}
+
 #[inline(always)]
-fn one(task: &Task, unit: usize, registers: &mut [f32]) {
+fn one<S: Simd>(simd: S, task: &Task, unit: usize, registers: &mut [f32]) {
     let walk = task.walk;
     let row = unit / task.blocks;
     let start = unit % task.blocks * task.block;
     let n = task.block.min(walk.width - start);
-    for instruction in &walk.instructions {
+    let (registers, spare) = registers.split_at_mut(walk.registers * task.block);
+    let mut instructions = walk.instructions.iter().zip(&task.keys).peekable();
+    while let Some((instruction, &key)) = instructions.next() {
+        let next = instructions.peek().map(|(next, _)| *next);
+        if let Some([x, y, slope]) = gelu_pair(instruction, next) {
+            let row = |register: usize| register * task.block..register * task.block + n;
+            let rows = registers.get_disjoint_mut([row(x), row(y), row(slope)]);
+            if let Ok([x, y, slope]) = rows {
+                for ((&mut x, y), slope) in x.iter_mut().zip(y).zip(slope) {
+                    (*y, *slope) = math::gelu_and_prime(x);
+                }
+                instructions.next();
+                continue;
+            }
+        }
         // The register of the result is none of the arguments': it is split off from the others.
         let (before, rest) = registers.split_at_mut(instruction.to * task.block);
         let (to, after) = rest.split_at_mut(task.block);
@@ -147,7 +188,8 @@ fn one(task: &Task, unit: usize, registers: &mut [f32]) {
                 }
             }
         };
-        compute(task, instruction, arg, row * walk.width + start, to);
+        let position = row * walk.width + start;
+        compute(simd, &instruction.op, arg, spare, key, position, to);
     }
     for (result, stored) in task.results.iter().zip(&walk.results) {
         let at = offset(row, &walk.rows, &stored.rows) + start;
@@ -157,66 +199,67 @@ fn one(task: &Task, unit: usize, registers: &mut [f32]) {
     }
 }
 
+/// The registers of the argument, the result and the result of the next instruction, if this is
+/// GELU and the next its derivative: they share most of their work.
+#[inline(always)]
+fn gelu_pair(this: &Instruction, next: Option<&Instruction>) -> Option<[usize; 3]> {
+    let next = next?;
+    match (&this.op, &next.op, &this.args[..]) {
+        (LoopOp::Unary(Unary::Gelu), LoopOp::Unary(Unary::GeluPrime), &[Source::Register(x)])
+            if this.args == next.args =>
+        {
+            Some([x, this.to, next.to])
+        }
+        _ => None,
+    }
+}
+
 /// Where row `row` of a domain begins in an operand.
 #[inline(always)]
 fn offset(row: usize, shape: &[usize], strides: &[usize]) -> usize {
     let mut rest = row;
     let mut at = 0;
-    for (size, stride) in shape.iter().zip(strides).rev() {
+    // The first dimension needs no division, and most domains have no other.
+    for (size, stride) in shape.iter().zip(strides).skip(1).rev() {
         at += rest % size * stride;
         rest /= size;
     }
-    at
+    at + strides.first().map_or(0, |stride| rest * stride)
 }
 
 #[inline(always)]
-fn compute<'a>(
-    task: &Task,
-    instruction: &Instruction,
+fn compute<'a, S: Simd>(
+    simd: S,
+    op: &LoopOp,
     arg: impl Fn(usize) -> Arg<'a>,
+    spare: &mut [f32],
+    key: Key,
     position: usize,
     to: &mut [f32],
 ) {
-    match &instruction.op {
+    let (first, second) = spare.split_at_mut(spare.len() / 2);
+    match op {
         LoopOp::Copy => map(arg(0), to, |x| x),
         LoopOp::Unary(op) => unary(*op, arg(0), to),
         LoopOp::Binary(op) => binary(*op, arg(0), arg(1), to),
-        LoopOp::Dropout { rate, stream } => {
-            map(arg(0), to, |x| x);
-            let key = task.draw.key(stream);
+        LoopOp::Dropout { rate, .. } => {
+            let x = arg(0).row(&mut first[..to.len()]);
             let threshold = drop_threshold(*rate);
             let keep = (1.0 / (1.0 - rate)) as f32;
-            for (i, x) in to.iter_mut().enumerate() {
-                let dropped = key.bits((position + i) as u32) < threshold;
-                *x *= if dropped { 0.0 } else { keep };
+            let position = position as u32;
+            for (i, (to, &x)) in to.iter_mut().zip(x).enumerate() {
+                let dropped = key.bits(position.wrapping_add(i as u32)) < threshold;
+                *to = x * if dropped { 0.0 } else { keep };
             }
         }
-        LoopOp::Softmax => {
-            map(arg(0), to, |x| x);
-            rows::softmax(to);
-        }
+        LoopOp::Softmax => rows::softmax(simd, arg(0).row(first), to),
         LoopOp::SoftmaxGrad => {
-            map(arg(1), to, |x| x);
-            with_row(arg(0), to, rows::softmax_grad);
+            rows::softmax_grad(simd, arg(0).row(first), arg(1).row(second), to);
         }
-        LoopOp::Normalize { eps } => {
-            map(arg(0), to, |x| x);
-            rows::normalize(to, *eps);
-        }
+        LoopOp::Normalize { eps } => rows::normalize(simd, arg(0).row(first), to, *eps),
         LoopOp::NormalizeGrad { eps } => {
-            map(arg(1), to, |x| x);
-            with_row(arg(0), to, |x, dy| rows::normalize_grad(x, dy, *eps));
+            rows::normalize_grad(simd, arg(0).row(first), arg(1).row(second), to, *eps);
         }
-    }
-}
-
-/// Calls `f` with a row argument and the result; one number for all columns is a constant row,
-/// through which nothing flows back.
-#[inline(always)]
-fn with_row(arg: Arg, to: &mut [f32], f: impl FnOnce(&[f32], &mut [f32])) {
-    match arg {
-        Arg::Row(row) => f(row, to),
-        Arg::Number(_) => to.fill(0.0),
     }
 }
 

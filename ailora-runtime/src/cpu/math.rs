@@ -77,8 +77,14 @@ pub fn gelu(x: f32) -> f32 {
 /// `Phi(x) + x phi(x)`
 #[inline(always)]
 pub fn gelu_prime(x: f32) -> f32 {
+    gelu_and_prime(x).1
+}
+
+/// [`gelu`] and [`gelu_prime`], to the bit.
+#[inline(always)]
+pub fn gelu_and_prime(x: f32) -> (f32, f32) {
     let (phi, bell) = normal(x);
-    phi + x * bell * 0.398_942_3
+    (x * phi, phi + x * bell * 0.398_942_3)
 }
 
 /// `2^x`

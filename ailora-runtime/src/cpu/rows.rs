@@ -1,39 +1,66 @@
-//! Operations on whole rows, in place. Sums run in lanes, in a fixed order.
+//! Operations on whole rows. Sums run in the lanes of several registers, in a fixed order.
+
+use pulp::Simd;
 
 use super::math;
 
-const LANES: usize = 16;
-
-/// What `f` makes of all lanes, by halves.
-#[inline(always)]
-fn combine(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] = f(lanes[i], lanes[i + half]);
-        }
-    }
-    lanes[0]
-}
+/// Registers that a sum runs in, so that no addition waits for the one before it.
+const CHAINS: usize = 4;
 
 /// The sum of `f` over pairs.
 #[inline(always)]
-pub(super) fn sum(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [0.0_f32; LANES];
-    let (a_whole, a_rest) = a.as_chunks::<LANES>();
-    let (b_whole, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a_whole.iter().zip(b_whole) {
-        for i in 0..LANES {
-            lanes[i] += f(a[i], b[i]);
+pub(super) fn sum<S: Simd>(
+    simd: S,
+    a: &[f32],
+    b: &[f32],
+    f: impl Fn(S::f32s, S::f32s) -> S::f32s,
+) -> f32 {
+    let zero = simd.splat_f32s(0.0);
+    let (a, a_rest) = S::as_simd_f32s(a);
+    let (b, b_rest) = S::as_simd_f32s(b);
+    let (a_chains, a) = a.as_chunks::<CHAINS>();
+    let (b_chains, b) = b.as_chunks::<CHAINS>();
+    let mut sums = [zero; CHAINS];
+    for (a, b) in a_chains.iter().zip(b_chains) {
+        for i in 0..CHAINS {
+            sums[i] = simd.add_f32s(sums[i], f(a[i], b[i]));
         }
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(&a, &b)| f(a, b)).sum();
-    combine(lanes, |a, b| a + b) + rest
+    let [mut sum, second, third, fourth] = sums;
+    for (&a, &b) in a.iter().zip(b) {
+        sum = simd.add_f32s(sum, f(a, b));
+    }
+    let second = if a_rest.is_empty() {
+        second
+    } else {
+        // What lies behind the row counts as 0, whatever `f` makes of it.
+        let last = f(
+            simd.partial_load_f32s(a_rest),
+            simd.partial_load_f32s(b_rest),
+        );
+        let within = simd.mask_between_m32s(0, a_rest.len() as u32).mask();
+        simd.add_f32s(second, simd.select_f32s(within, last, zero))
+    };
+    let halves = [simd.add_f32s(sum, second), simd.add_f32s(third, fourth)];
+    simd.reduce_sum_f32s(simd.add_f32s(halves[0], halves[1]))
 }
 
-/// The largest element; NaN if there is one, unlike `f32::max`.
+/// The sum of a row.
+#[inline(always)]
+pub(super) fn total<S: Simd>(simd: S, row: &[f32]) -> f32 {
+    sum(simd, row, row, |x, _| x)
+}
+
+/// The larger of two; NaN if one is, unlike `f32::max`.
+#[inline(always)]
+pub(super) fn larger(a: f32, b: f32) -> f32 {
+    if a > b || a.is_nan() { a } else { b }
+}
+
+/// The largest element; NaN if there is one.
 #[inline(always)]
 pub(super) fn max(row: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if a > b || a.is_nan() { a } else { b };
+    const LANES: usize = 16;
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (whole, rest) = row.as_chunks::<LANES>();
     for chunk in whole {
@@ -41,57 +68,109 @@ pub(super) fn max(row: &[f32]) -> f32 {
             lanes[i] = larger(lanes[i], chunk[i]);
         }
     }
-    rest.iter().copied().fold(combine(lanes, larger), larger)
+    let lanes = lanes.into_iter().chain(rest.iter().copied());
+    lanes.fold(f32::NEG_INFINITY, larger)
 }
 
-/// Softmax in place.
+/// Softmax of `x`.
 #[inline(always)]
-pub(super) fn softmax(row: &mut [f32]) {
-    let max = max(row);
-    for x in row.iter_mut() {
-        *x = math::exp(*x - max);
+pub(super) fn softmax<S: Simd>(simd: S, x: &[f32], to: &mut [f32]) {
+    let max = max(x);
+    for (to, &x) in to.iter_mut().zip(x) {
+        *to = math::exp(x - max);
     }
-    let factor = 1.0 / sum(row, row, |x, _| x);
-    for x in row.iter_mut() {
-        *x *= factor;
+    let factor = 1.0 / total(simd, to);
+    for to in to {
+        *to *= factor;
     }
 }
 
-/// `dy` becomes `y (dy - sum(y dy))`.
+/// `y (dy - sum(y dy))`
 #[inline(always)]
-pub(super) fn softmax_grad(y: &[f32], dy: &mut [f32]) {
-    let dot = sum(y, dy, |y, dy| y * dy);
-    for (dy, &y) in dy.iter_mut().zip(y) {
-        *dy = y * (*dy - dot);
+pub(super) fn softmax_grad<S: Simd>(simd: S, y: &[f32], dy: &[f32], to: &mut [f32]) {
+    let dot = sum(simd, y, dy, |y, dy| simd.mul_f32s(y, dy));
+    for ((to, &y), &dy) in to.iter_mut().zip(y).zip(dy) {
+        *to = y * (dy - dot);
     }
 }
 
 /// Mean and reciprocal standard deviation.
 #[inline(always)]
-fn moments(row: &[f32], eps: f32) -> (f32, f32) {
+fn moments<S: Simd>(simd: S, row: &[f32], eps: f32) -> (f32, f32) {
     let n = row.len() as f32;
-    let mean = sum(row, row, |x, _| x) / n;
-    let variance = sum(row, row, |x, _| (x - mean) * (x - mean)) / n;
-    (mean, 1.0 / (variance + eps).sqrt())
+    let mean = total(simd, row) / n;
+    let means = simd.splat_f32s(mean);
+    let squares = sum(simd, row, row, |x, _| {
+        let x = simd.sub_f32s(x, means);
+        simd.mul_f32s(x, x)
+    });
+    (mean, 1.0 / (squares / n + eps).sqrt())
 }
 
-/// Zero mean and unit variance in place.
+/// `x` with zero mean and unit variance.
 #[inline(always)]
-pub(super) fn normalize(row: &mut [f32], eps: f32) {
-    let (mean, factor) = moments(row, eps);
-    for x in row.iter_mut() {
-        *x = (*x - mean) * factor;
+pub(super) fn normalize<S: Simd>(simd: S, x: &[f32], to: &mut [f32], eps: f32) {
+    let (mean, factor) = moments(simd, x, eps);
+    for (to, &x) in to.iter_mut().zip(x) {
+        *to = (x - mean) * factor;
     }
 }
 
-/// `dy` becomes `f (dy - mean(dy) - y mean(y dy))`, with `y` the normalised `x` and `f` its factor.
+/// `f (dy - mean(dy) - y mean(y dy))`, with `y` the normalised `x` and `f` its factor.
 #[inline(always)]
-pub(super) fn normalize_grad(x: &[f32], dy: &mut [f32], eps: f32) {
+pub(super) fn normalize_grad<S: Simd>(simd: S, x: &[f32], dy: &[f32], to: &mut [f32], eps: f32) {
     let n = x.len() as f32;
-    let (mean, factor) = moments(x, eps);
-    let average = sum(dy, dy, |dy, _| dy) / n;
-    let along = sum(x, dy, |x, dy| (x - mean) * factor * dy) / n;
-    for (dy, &x) in dy.iter_mut().zip(x) {
-        *dy = factor * (*dy - average - (x - mean) * factor * along);
+    let (mean, factor) = moments(simd, x, eps);
+    let means = simd.splat_f32s(mean);
+    let average = total(simd, dy) / n;
+    let along = sum(simd, x, dy, |x, dy| {
+        simd.mul_f32s(simd.sub_f32s(x, means), dy)
+    });
+    // `f` twice: the mean of `y dy` and the `y` before it each have one.
+    let along = along / n * factor * factor;
+    for ((to, &x), &dy) in to.iter_mut().zip(x).zip(dy) {
+        *to = factor * (dy - average - (x - mean) * along);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pulp::{Arch, Scalar, Scalar512b, WithSimd};
+
+    use super::*;
+
+    /// The sum of squared differences to 3, which are not 0 behind the row.
+    struct Squares<'a>(&'a [f32]);
+
+    impl WithSimd for Squares<'_> {
+        type Output = f32;
+
+        fn with_simd<S: Simd>(self, simd: S) -> f32 {
+            let three = simd.splat_f32s(3.0);
+            sum(simd, self.0, self.0, |a, b| {
+                simd.mul_f32s(simd.sub_f32s(a, three), simd.sub_f32s(b, three))
+            })
+        }
+    }
+
+    #[test]
+    fn sums_of_all_widths_in_all_lanes() {
+        for width in 0..150 {
+            // Small integers: every order of additions gives the same.
+            let row: Vec<f32> = (0..width).map(|i| (i * 7 % 11) as f32).collect();
+            let expected: f32 = row.iter().map(|x| (x - 3.0) * (x - 3.0)).sum();
+            let found = [
+                Squares(&row).with_simd(Scalar),
+                Squares(&row).with_simd(Scalar512b),
+                Arch::new().dispatch(Squares(&row)),
+            ];
+            assert_eq!(found, [expected; 3], "width {width}");
+            for at in 0..width {
+                let mut row = row.clone();
+                row[at] = f32::NAN;
+                assert!(Arch::new().dispatch(Squares(&row)).is_nan());
+                assert!(max(&row).is_nan());
+            }
+        }
     }
 }

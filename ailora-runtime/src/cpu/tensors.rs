@@ -2,8 +2,13 @@
 
 use ailora_graph::ir::{ops::reduce::Combine, shape::for_each_index};
 
+use pulp::Scalar512b;
+
 use super::{memory::Region, rows};
 use crate::plan::Strided;
+
+/// Sums here are few and run in lanes that every machine has.
+const LANES: Scalar512b = Scalar512b;
 
 fn dot(index: &[usize], strides: &[usize]) -> usize {
     index.iter().zip(strides).map(|(i, s)| i * s).sum()
@@ -47,7 +52,6 @@ pub(super) fn reduce(
     from: Region,
     to: &mut [f32],
 ) {
-    let larger = |a: f32, b: f32| if a > b || a.is_nan() { a } else { b };
     to.fill(match combine {
         Combine::Sum => 0.0,
         Combine::Max => f32::NEG_INFINITY,
@@ -64,8 +68,8 @@ pub(super) fn reduce(
         start += from.stride(width);
         let at = dot(index, strides);
         match (combine, along) {
-            (Combine::Sum, true) => to[at] += rows::sum(row, row, |x, _| x),
-            (Combine::Max, true) => to[at] = larger(to[at], rows::max(row)),
+            (Combine::Sum, true) => to[at] += rows::total(LANES, row),
+            (Combine::Max, true) => to[at] = rows::larger(to[at], rows::max(row)),
             (Combine::Sum, false) => {
                 for (to, x) in to[at..].iter_mut().zip(row) {
                     *to += x;
@@ -73,7 +77,7 @@ pub(super) fn reduce(
             }
             (Combine::Max, false) => {
                 for (to, &x) in to[at..].iter_mut().zip(row) {
-                    *to = larger(*to, x);
+                    *to = rows::larger(*to, x);
                 }
             }
         }
@@ -113,9 +117,11 @@ pub(super) fn cross_entropy(classes: usize, logits: &[f32], labels: &[i32]) -> f
 /// `(softmax(logits) - onehot(label)) / n`
 pub(super) fn cross_entropy_grad(classes: usize, logits: &[f32], labels: &[i32], to: &mut [f32]) {
     let factor = 1.0 / labels.len() as f32;
-    to.copy_from_slice(logits);
-    for (row, &label) in to.chunks_exact_mut(classes).zip(labels) {
-        rows::softmax(row);
+    let rows = to
+        .chunks_exact_mut(classes)
+        .zip(logits.chunks_exact(classes));
+    for ((row, logits), &label) in rows.zip(labels) {
+        rows::softmax(LANES, logits, row);
         row[label as usize] -= 1.0;
         for x in row {
             *x *= factor;

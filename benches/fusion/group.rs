@@ -137,7 +137,7 @@ impl Group {
                 out_features: width,
                 layout: Layout::OutIn,
                 spec: if is_adapted {
-                    low_rank.clone()
+                    low_rank
                 } else {
                     AdapterSpec::frozen()
                 },

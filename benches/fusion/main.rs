@@ -76,6 +76,8 @@ struct Report<'a> {
     device: Device,
     /// The share of rows in which the cost model prefers what is faster.
     ranked_right: f64,
+    /// Merged over frozen, which are one program: between which bounds 90% of the rows are.
+    noise: [f64; 2],
     rows: &'a [Measured],
     frameworks: &'a [frameworks::Timed],
 }
@@ -112,6 +114,12 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
         "The cost model prefers what is faster, or as fast within 3%, in {:.0}% of the rows.",
         100.0 * ranked_right
     );
+    let noise = noise(&rows);
+    println!(
+        "Merged and frozen are one program: within {:.2} to {:.2} of each other in 90% of the rows, \
+         which is this run's noise.",
+        noise[0], noise[1]
+    );
     let others = if args.alone {
         Vec::new()
     } else {
@@ -126,6 +134,7 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
         threads: rayon::current_num_threads(),
         device: args.device,
         ranked_right,
+        noise,
         rows: &rows,
         frameworks: &others,
     };
@@ -165,6 +174,18 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
         100.0 * args.tolerance
     );
     Ok(ExitCode::from(u8::from(!found.regressions.is_empty())))
+}
+
+fn noise(rows: &[Measured]) -> [f64; 2] {
+    let merged = rows.iter().filter_map(|own| {
+        let merged = own.row.merged.as_ref()?;
+        Some(merged.ms / own.row.frozen.ms)
+    });
+    let mut ratios: Vec<f64> = merged.collect();
+    ratios.sort_by(f64::total_cmp);
+    let last = ratios.len().saturating_sub(1) as f64;
+    let at = |share: f64| ratios.get((share * last).round() as usize).copied();
+    [0.05, 0.95].map(|share| at(share).unwrap_or(1.0))
 }
 
 fn measure(shapes: &[Shape], options: &Options) -> Result<Vec<Measured>, Error> {

@@ -1,5 +1,5 @@
 //! A training step of MiniLM's shape (6 layers, 384 wide) with random weights, as
-//! `cargo bench --bench step -- BATCH LENGTH [STEPS] [LAYERS]`: one JSON line with the median milliseconds of
+//! `cargo bench --bench step -- BATCH LENGTH [STEPS] [LAYERS] [--unfused]`: one JSON line with the median milliseconds of
 //! a step, and of a plain sequence of faer products that does the same multiplications.
 
 use std::{collections::HashMap, time::Instant};
@@ -14,7 +14,7 @@ use ailora::{
     narrow::narrow,
     runtime::{
         cpu::Value,
-        engine::Engine,
+        engine::{Engine, Fusion},
         init::initialise,
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
         plan::{Kernel, Plan},
@@ -61,7 +61,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     initialise(&sites, &mut params, 0, &Options::default(), |_| {})?;
     let program = classifier.program(batch, length, true, true)?;
     let program = gradients(&narrow(&adapt(&program, &sites, false)?)?, "loss")?;
-    let mut engine = Engine::new(params);
+    let unfused = std::env::args().any(|arg| arg == "--unfused");
+    let mut engine = if unfused {
+        Engine::with_fusion(params, Fusion::Off)
+    } else {
+        Engine::new(params)
+    };
     let id = engine.compile(&program)?;
     let compile_ms = 1e3 * start.elapsed().as_secs_f64();
 
@@ -147,7 +152,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|step| step.kernel.gemm_flops())
         .sum();
     let line = serde_json::json!({
-        "layers": layers, "batch": batch, "length": length, "rank": 8,
+        "fused": !unfused, "layers": layers, "batch": batch, "length": length, "rank": 8,
         "ms": ms, "samples_per_second": 1e3 * batch as f64 / ms,
         "faer_products_ms": median(&mut product_ms), "gemm_gflop": gemm_flops as f64 / 1e9,
         "gemm_ms": kinds["gemm"], "loop_ms": kinds["loop"], "attention_ms": kinds["attention"],

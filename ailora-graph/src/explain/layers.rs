@@ -207,9 +207,9 @@ mod tests {
             );
             let half = sizes[i][0] / 2.0;
             assert!(x - half > -1e-9 && x + half < layers.size[0] + 1e-9);
-            for j in 0..i {
-                let [other_x, other_y] = layers.middles[j];
-                let apart = half + sizes[j][0] / 2.0;
+            for (other, size) in layers.middles.iter().zip(&sizes).take(i) {
+                let [other_x, other_y] = *other;
+                let apart = half + size[0] / 2.0;
                 assert!(y != other_y || (x - other_x).abs() >= apart);
             }
         }

@@ -1,7 +1,7 @@
 //! Fusion: the matrix products of adapted projections become few and wide.
 //!
 //! [`fuse()`] cuts a program into linear [regions](region), writes each as an [e-graph](equal),
-//! adds by [rules](rules) what its expressions equal, and [takes](extract) what is cheapest on a
+//! adds by [rules] what its expressions equal, and [takes](extract) what is cheapest on a
 //! device. Equal regions of different layers are solved once. Parameters whose concatenations the
 //! result reads lie together in [packs](layout).
 

@@ -10,6 +10,7 @@ pub mod matmul;
 pub mod normalize;
 pub mod reduce;
 pub mod softmax;
+pub mod take_along;
 pub mod view;
 
 use super::{DType, ProgramError, Type};

@@ -517,7 +517,7 @@ fn a_configuration_of_deberta_is_checked() {
             "deberta_v3",
             "embedding_size",
             json!(16),
-            "embed_proj.weight",
+            "word_embeddings.weight` has shape [99, 32], but",
         ),
         (
             "deberta_absolute",

@@ -29,6 +29,13 @@ const FORMATS: [Format; 4] = [
     (&["vocab.json", "merges.txt"], roberta),
 ];
 
+/// The files of these formats that a tokenizer is made of, if it has one of them.
+pub(super) fn files(has: impl Fn(&str) -> bool) -> Option<&'static [&'static str]> {
+    let mut formats = FORMATS.iter();
+    let (files, _) = formats.find(|(files, _)| has(files[0]))?;
+    Some(*files)
+}
+
 /// A tokenizer of a folder as the text of a `tokenizer.json`, with the file that it is made of.
 ///
 /// # Errors

@@ -15,6 +15,9 @@ use tokenizers::{
 /// Texts tokenized at a time; the tokenizer's intermediate form is many times the size of the ids.
 const CHUNK: usize = 4096;
 
+/// The file that says everything of a tokenizer.
+const JSON: &str = "tokenizer.json";
+
 /// A model's tokenizer, as found in its folder.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
@@ -77,6 +80,14 @@ pub enum TokenizerError {
     Encode(String),
 }
 
+/// The files that a tokenizer is made of, of those there are; nothing, if they make none.
+pub fn files(has: impl Fn(&str) -> bool) -> Option<&'static [&'static str]> {
+    match has(JSON) {
+        true => Some(&[JSON]),
+        false => convert::files(has),
+    }
+}
+
 impl Tokenizer {
     /// Loads a model folder's `tokenizer.json`, or else `spm.model` (DeBERTa), `tokenizer.model`
     /// (LLaMA), `vocab.txt` (BERT) or `vocab.json` with `merges.txt` (RoBERTa and BART); and the
@@ -86,7 +97,7 @@ impl Tokenizer {
     /// # Errors
     /// Files that are missing or not what they should be, and a tokenizer without padding token.
     pub fn from_dir(dir: &Path) -> Result<Tokenizer, TokenizerError> {
-        let path = dir.join("tokenizer.json");
+        let path = dir.join(JSON);
         let (path, bytes) = match path.is_file() {
             true => {
                 let bytes = std::fs::read(&path);

@@ -330,6 +330,10 @@ impl Lowering<'_> {
                 op: op.clone(),
                 dims: op.dims(shape(0), shape(1)),
             },
+            Op::Merge(op) => Kernel::Merge {
+                op: *op,
+                shape: [shape(0)[0], shape(0)[1]],
+            },
             Op::Embedding(_) => Kernel::Gather { width: shape(0)[1] },
             Op::EmbeddingGrad(_) => Kernel::ScatterAdd {
                 width: program.shape(id)[1],

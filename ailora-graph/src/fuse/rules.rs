@@ -2,7 +2,8 @@
 //!
 //! Each rule adds expressions to the e-graph and says which they equal; none takes any away. The
 //! parameters' layout is their common guard: parameters are joined with each other and with zeros
-//! only as they lie in memory, so that a right side costs nothing to make. Activations are joined
+//! only as they lie in memory, so that a right side costs nothing to make, or one kernel for a whole
+//! pack where it is merged. Activations are joined
 //! along the layout too, and only where they compute a value that something reads.
 
 use egg::Id;

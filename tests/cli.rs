@@ -127,7 +127,7 @@ fn every_method_starts_at_the_pretrained_model() {
 #[test]
 fn an_adapter_predicts_scores_merges_and_exports() {
     let scene = Scene::new();
-    for model in ["bert", "roberta"] {
+    for model in ["bert", "roberta", "deberta"] {
         let base = format!("--model {model} --task cola");
         let out = format!("{model}-out");
         scene.ok(&format!(

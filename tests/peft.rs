@@ -9,9 +9,13 @@ use ailora::{
     adapter::Site,
     fuse::cost::Costs,
     grad::gradients,
-    models::{classifier::Classifier, peft::Adapter, pretrained::Pretrained},
+    models::{
+        batch::{Batch, Targets},
+        classifier::Classifier,
+        peft::Adapter,
+        pretrained::Pretrained,
+    },
     runtime::{
-        cpu::Value,
         engine::{Engine, Fusion},
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
         train::{MicroBatch, Trainer},
@@ -64,7 +68,11 @@ fn trained_sites(adapter: &Adapter, classifier: &Classifier) -> Vec<Site> {
 
 #[test]
 fn twenty_steps_equal_pefts() {
-    let families = [("bert", "bert_cls-0", 2), ("roberta", "roberta_cls-0", 3)];
+    let families = [
+        ("bert", "bert_cls-0", 2),
+        ("roberta", "roberta_cls-0", 3),
+        ("deberta_v3", "deberta_v3_cls-0", 2),
+    ];
     let forms = [Fusion::Off, Fusion::At(Costs::default())];
     for ((family, base, outputs), fusion) in families
         .into_iter()
@@ -126,33 +134,21 @@ fn twenty_steps_equal_pefts() {
         } else {
             vec![0; input_ids.len()]
         };
-        // RoBERTa counts positions from behind its padding id, 1, and leaves padding there.
-        let positions: Vec<i32> = input_ids
-            .chunks(length)
-            .flat_map(|row| {
-                let mut next = 1;
-                let roberta = move |&id: &i32| {
-                    next += i32::from(id != 1);
-                    if id == 1 { 1 } else { next }
-                };
-                let positions: Vec<i32> = match family {
-                    "bert" => (0..length as i32).collect(),
-                    _ => row.iter().map(roberta).collect(),
-                };
-                positions
-            })
-            .collect();
         let losses = floats(&steps, "losses");
         let norms = floats(&steps, "grad_norms");
         for step in 0..count {
             let tokens = step * rows * length..(step + 1) * rows * length;
-            let inputs = vec![
-                ("input_ids", Value::I32(&input_ids[tokens.clone()])),
-                ("token_type_ids", Value::I32(&types[tokens.clone()])),
-                ("position_ids", Value::I32(&positions[tokens.clone()])),
-                ("attention_mask", Value::F32(&mask[tokens])),
-                ("labels", Value::I32(&labels[step * rows..][..rows])),
-            ];
+            let batch = Batch {
+                rows,
+                len: length,
+                ids: input_ids[tokens.clone()].to_vec(),
+                type_ids: types[tokens.clone()].to_vec(),
+                mask: mask[tokens].to_vec(),
+                targets: Targets::Classes(labels[step * rows..][..rows].to_vec()),
+                indices: (0..rows).collect(),
+            };
+            let inputs = classifier.inputs(&batch);
+            let inputs = inputs.values();
             let report = trainer.step(&[MicroBatch { plan, inputs, rows }]).unwrap();
             let expected = f64::from(losses[step]);
             assert!(

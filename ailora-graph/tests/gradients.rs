@@ -18,6 +18,7 @@ use ailora_graph::{
             normalize::Normalize,
             reduce::Reduce,
             softmax::Softmax,
+            take_along::TakeAlong,
             view::{Expand, Pad, Permute, Reshape, Slice},
         },
     },
@@ -217,6 +218,20 @@ fn rows() {
     check_op(dropout, &[&[6, 7]]);
     let ids = (1, Type::i32([2, 3]), ids("i", &[2, 3], 4));
     check_op_at(Embedding, &[&[4, 5], &[2, 3]], &[ids]);
+}
+
+#[test]
+fn elements_of_rows_by_id() {
+    // Some ids occur twice in a row, some never.
+    let by = |s, t| (1, Type::i32([s, t]), ids("by", &[s, t], 4));
+    for transposed in [false, true] {
+        for (s, t) in [(2, 5), (5, 2), (3, 3), (1, 1)] {
+            let rows = if transposed { t } else { s };
+            let op = TakeAlong { transposed };
+            check_op_at(op, &[&[rows, 4], &[s, t]], &[by(s, t)]);
+            check_op_at(op, &[&[2, 3, rows, 4], &[s, t]], &[by(s, t)]);
+        }
+    }
 }
 
 #[test]

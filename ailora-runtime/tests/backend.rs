@@ -16,6 +16,7 @@ use ailora_graph::{
             normalize::{Normalize, NormalizeGrad},
             reduce::Reduce,
             softmax::{Softmax, SoftmaxGrad},
+            take_along::{TakeAlong, TakeAlongGrad},
             view::{Pad, Permute, Slice},
         },
     },
@@ -528,4 +529,49 @@ fn inputs_that_do_not_fit_are_named() {
         .map(|_| ())
         .unwrap_err();
     assert!(error.to_string().contains("`classifier.weight`"));
+}
+
+#[test]
+fn elements_of_rows_by_id_of_all_sizes() {
+    for transposed in [false, true] {
+        for [batch, s, t, n] in [[1, 1, 1, 1], [1, 3, 5, 7], [4, 17, 17, 33], [6, 40, 9, 2]] {
+            let mut p = Program::new();
+            let rows = if transposed { t } else { s };
+            let op = TakeAlong { transposed };
+            let x = p.input("x", Type::f32([2, batch, rows, n])).unwrap();
+            let by = p.input("by", Type::i32([s, t])).unwrap();
+            let dy = p.input("dy", Type::f32([2, batch, s, t])).unwrap();
+            let y = p.add(op, &[x, by]).unwrap();
+            let grad = TakeAlongGrad {
+                forward: op,
+                width: n,
+            };
+            let dx = p.add(grad, &[by, dy]).unwrap();
+            p.set_output("y", y);
+            p.set_output("dx", dx);
+            let mut bindings = Bindings::new();
+            bindings.insert("by".into(), support::ids("by", &[s, t], n));
+            bind(&p, &mut bindings);
+            check(&p, bindings, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn an_id_behind_the_end_of_a_row_is_named() {
+    let mut p = Program::new();
+    let x = p.input("x", Type::f32([2, 3])).unwrap();
+    let by = p.input("by", Type::i32([2, 2])).unwrap();
+    let y = p.add(TakeAlong { transposed: false }, &[x, by]).unwrap();
+    p.set_output("y", y);
+    let inputs = [
+        ("x", Value::F32(&[0.0; 6])),
+        ("by", Value::I32(&[0, 2, 3, 0])),
+    ];
+    let error = Cpu::new()
+        .run(&plan(&p), &Params::new(), &inputs, DRAW)
+        .map(|_| ())
+        .unwrap_err();
+    let message = "input `by`: id 3 at position 2 is not in 0..3";
+    assert_eq!(error.to_string(), message);
 }

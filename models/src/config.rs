@@ -96,6 +96,39 @@ impl FieldError {
             expected: expected(),
         })
     }
+
+    /// Checks sizes, each with the largest that is sensible.
+    pub(crate) fn unless_sizes(
+        sizes: impl IntoIterator<Item = (&'static str, usize, usize)>,
+    ) -> Result<(), Self> {
+        sizes.into_iter().try_for_each(|(field, found, most)| {
+            Self::unless((1..=most).contains(&found), field, found, || {
+                format!("a whole number from 1 to {most}")
+            })
+        })
+    }
+
+    /// Checks rates of dropout.
+    pub(crate) fn unless_rates(
+        rates: impl IntoIterator<Item = (&'static str, f64)>,
+    ) -> Result<(), Self> {
+        rates.into_iter().try_for_each(|(field, found)| {
+            Self::unless((0.0..1.0).contains(&found), field, found, || {
+                "a probability from 0 to below 1".into()
+            })
+        })
+    }
+
+    /// Checks numbers that are at most 1, such as what is added to a variance.
+    pub(crate) fn unless_fractions(
+        numbers: impl IntoIterator<Item = (&'static str, f64)>,
+    ) -> Result<(), Self> {
+        numbers.into_iter().try_for_each(|(field, found)| {
+            Self::unless((0.0..=1.0).contains(&found), field, found, || {
+                "a number from 0 to 1".into()
+            })
+        })
+    }
 }
 
 impl Config {

@@ -11,9 +11,13 @@ use hf_hub::{
 };
 use thiserror::Error;
 
-use crate::weights::{self, WeightsError};
+use crate::{
+    tokenizer,
+    weights::{self, WeightsError},
+};
 
 const CONFIG: &str = "config.json";
+/// What a model without a tokenizer lacks.
 const TOKENIZER: &str = "tokenizer.json";
 /// Files that say which token is the padding.
 const OPTIONAL: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
@@ -145,7 +149,7 @@ impl Hub {
         };
         let cache = Cache::new(path);
         match cached(&cache, &model) {
-            Some(dir) if self.offline || dir.join(TOKENIZER).is_file() => Ok(dir),
+            Some(dir) if self.offline || has_tokenizer(&dir) => Ok(dir),
             _ if !self.offline => self.download(&cache, &model),
             _ => Err(HubError::Offline {
                 model,
@@ -183,7 +187,9 @@ impl Hub {
             repo.get(file).map_err(|error| failed(file, error))
         };
         let config = get(CONFIG)?;
-        get(TOKENIZER)?;
+        for file in tokenizer::files(has).unwrap_or(&[TOKENIZER]) {
+            get(file)?;
+        }
         for file in OPTIONAL.into_iter().filter(|file| has(file)) {
             get(file)?;
         }
@@ -204,6 +210,10 @@ fn cached(cache: &Cache, model: &str) -> Option<PathBuf> {
     let dir = config.parent()?;
     weights::files(dir).ok()?;
     Some(dir.to_owned())
+}
+
+fn has_tokenizer(dir: &Path) -> bool {
+    tokenizer::files(|file| dir.join(file).is_file()).is_some()
 }
 
 /// Whether `model` is one or two names of letters, digits, `-`, `_` and `.`, with `/` between them.

@@ -9,7 +9,8 @@
 //!    length, the projections that carry adapters, and a batch's inputs by name.
 //!
 //! Data take the other way: a [`Task`](task::Task) reads files, a [`Tokenizer`](tokenizer::Tokenizer)
-//! and [`batch`] make padded batches of them, [`metrics`] score the logits.
+//! and [`batch`] make padded batches of them, [`metrics`] score the logits. A tokenizer that has no
+//! `tokenizer.json` is made one of its other files, a function each in `tokenizer/convert.rs`.
 //!
 //! # Adding a family
 //!
@@ -21,7 +22,8 @@
 //!   (`#[module(name = "...")]` where a field cannot have that name), annotated with what is adapted
 //!   and, for the head, `full`;
 //! - an [`Architecture`](family::Architecture) that builds them, says how long a sequence may be,
-//!   and makes their inputs from a [`Batch`](batch::Batch);
+//!   and makes their inputs from a [`Batch`](batch::Batch); also those that depend on its length
+//!   alone, such as which relative position each pair of tokens has;
 //! - a [`Network`](family::Network) of two parts: hidden states of the inputs, logits of those.
 //!
 //! Nothing else asks what family a model is of: weights are matched to parameters by name, what the

@@ -323,7 +323,7 @@ fn a_configuration_needs_its_fields() {
             "{message}"
         );
     }
-    let family = "expected one of bert, roberta";
+    let family = "expected one of bert, roberta, deberta-v2";
     let message = with_field("bert", "model_type", None);
     assert_eq!(
         message,
@@ -408,6 +408,127 @@ fn a_configuration_out_of_range_is_refused() {
     // Of another model: the weights tell.
     let message = with_field("bert", "hidden_size", Some(json!(64)));
     assert!(message.contains("config.json asks for"), "{message}");
+}
+
+#[test]
+fn a_configuration_of_deberta_is_checked() {
+    for field in ["hidden_size", "max_position_embeddings", "hidden_act"] {
+        let message = with_field("deberta_v3", field, None);
+        let expected = format!("missing field `{field}`");
+        assert!(message.contains(&expected), "{message}");
+    }
+    for (field, value, expected) in [
+        (
+            "pos_att_type",
+            json!("c2p|p2p"),
+            "`pos_att_type` is p2p; expected c2p and p2c",
+        ),
+        ("pos_att_type", json!(["c2c"]), "`pos_att_type` is c2c"),
+        ("pos_att_type", json!(3), "expected `pos_att_type` to be"),
+        (
+            "position_buckets",
+            json!(1),
+            "`position_buckets` is 1; expected -1, or from 2 to less than twice the largest \
+             distance, which is 39",
+        ),
+        (
+            "position_buckets",
+            json!(78),
+            "`position_buckets` is 78; expected -1, or from 2",
+        ),
+        (
+            "max_relative_positions",
+            json!(1e15 as i64),
+            "`max_relative_positions` is 1000000000000000; expected",
+        ),
+        (
+            "norm_rel_ebd",
+            json!("rms_norm"),
+            "`norm_rel_ebd` is rms_norm; expected none or layer_norm",
+        ),
+        (
+            "hidden_size",
+            json!(33),
+            "a multiple of `num_attention_heads`",
+        ),
+        (
+            "attention_head_size",
+            json!(16),
+            "`attention_head_size` is 16; expected 8",
+        ),
+        (
+            "pooler_hidden_size",
+            json!(64),
+            "`pooler_hidden_size` is 64; expected `hidden_size`, which is 32",
+        ),
+        (
+            "pooler_hidden_act",
+            json!("mish"),
+            "`pooler_hidden_act` is mish; expected gelu",
+        ),
+        (
+            "conv_act",
+            json!("mish"),
+            "`conv_act` is mish; expected gelu",
+        ),
+        (
+            "pooler_dropout",
+            json!(1),
+            "`pooler_dropout` is 1; expected",
+        ),
+        ("cls_dropout", json!(-1), "`cls_dropout` is -1; expected"),
+        (
+            "conv_kernel_size",
+            json!(4),
+            "`conv_kernel_size` is 4; expected 0, for no convolution, or an odd number",
+        ),
+        (
+            "embedding_size",
+            json!(0),
+            "`embedding_size` is 0; expected",
+        ),
+        ("relative_attention", json!("yes"), "expected a boolean"),
+        ("type_vocab_size", json!(1 << 30), "`type_vocab_size` is"),
+    ] {
+        let message = with_field("deberta_v3", field, Some(value));
+        assert!(message.starts_with("DIR/config.json: "), "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
+    let message = with_field("deberta_v2", "conv_groups", Some(json!(2)));
+    assert!(
+        message.contains("`conv_groups` is 2; expected 1"),
+        "{message}"
+    );
+    // What other fields say is not in the files.
+    for (family, field, value, weight) in [
+        (
+            "deberta_v3",
+            "conv_kernel_size",
+            json!(3),
+            "encoder.conv.conv.weight",
+        ),
+        (
+            "deberta_v3",
+            "share_att_key",
+            json!(false),
+            "self.pos_key_proj.weight",
+        ),
+        (
+            "deberta_v3",
+            "embedding_size",
+            json!(16),
+            "word_embeddings.weight` has shape [99, 32], but",
+        ),
+        (
+            "deberta_absolute",
+            "relative_attention",
+            json!(true),
+            "rel_embeddings.weight",
+        ),
+    ] {
+        let message = with_field(family, field, Some(value));
+        assert!(message.contains(weight), "{message}");
+    }
 }
 
 #[test]

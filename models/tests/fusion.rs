@@ -21,7 +21,7 @@ const STEPS: usize = 10;
 
 #[test]
 fn ten_fused_steps_equal_the_interpreters() {
-    for family in ["bert", "roberta"] {
+    for family in ["bert", "roberta", "deberta_v3", "deberta_v2"] {
         let dir = fixtures().join(format!("parity/{family}_cls-0"));
         let base = Pretrained::open(&dir).unwrap();
         let classifier = Classifier::new(base.config.clone(), base.config.num_labels(), false);

@@ -232,12 +232,16 @@ fn what_is_not_cached_is_downloaded_once() {
         ("model-1.safetensors", "first"),
         ("model-2.safetensors", "second"),
     ];
-    for weights in [&[whole][..], &shards] {
+    let tokenizers = [
+        &[("tokenizer.json", "{\"b\": 2}")][..],
+        &[("vocab.json", "{\"b\": 2}"), ("merges.txt", "a b")],
+    ];
+    for (weights, tokenizer) in [&[whole][..], &shards].into_iter().zip(tokenizers) {
         let mut files = vec![
             ("config.json", "{\"a\": 1}"),
-            ("tokenizer.json", "{\"b\": 2}"),
             ("tokenizer_config.json", "{}"),
         ];
+        files.extend(tokenizer);
         files.extend(weights);
         let folder = tempfile::tempdir().unwrap();
         let mut hub = hub(folder.path(), false);

@@ -12,7 +12,7 @@ use ailora_models::{
 };
 use support::{File, eval, fixtures, full_step, largest_difference, relative_difference, run};
 
-const FAMILIES: [&str; 2] = ["bert", "roberta"];
+const FAMILIES: [&str; 3] = ["bert", "roberta", "deberta_v3"];
 
 fn open(family: &str, seed: usize) -> (Pretrained, Classifier, File) {
     let dir = fixtures().join(format!("parity/{family}_cls-{seed}"));
@@ -26,9 +26,17 @@ fn open(family: &str, seed: usize) -> (Pretrained, Classifier, File) {
 
 #[test]
 fn logits_losses_and_gradients_equal_transformers() {
-    for (family, seed) in FAMILIES
-        .into_iter()
-        .flat_map(|family| [(family, 0), (family, 1)])
+    // Gradients of query and value of two layers, and of what relative positions and the
+    // convolution have beside them.
+    for (family, seed, count) in [
+        ("bert", 2, 4),
+        ("roberta", 2, 4),
+        ("deberta_v3", 2, 5),
+        ("deberta_v2", 2, 11),
+        ("deberta_absolute", 1, 4),
+    ]
+    .into_iter()
+    .flat_map(|(family, seeds, count)| (0..seeds).map(move |seed| (family, seed, count)))
     {
         let (base, classifier, io) = open(family, seed);
         let batch = io.batch();
@@ -39,7 +47,7 @@ fn logits_losses_and_gradients_equal_transformers() {
             .into_iter()
             .filter(|name| name.starts_with("grad."))
             .collect();
-        assert_eq!(gradients.len(), 4, "query and value of two layers");
+        assert_eq!(gradients.len(), count, "{family}");
         for (backend, outputs) in [
             ("cpu", run(&program, &base.weights, &inputs)),
             ("interpreter", eval(&program, &base.weights, &inputs)),
@@ -74,18 +82,27 @@ fn annotations_adapt_queries_and_values_and_train_heads() {
             .filter(|site| site.spec.trains())
             .map(|site| (&*site.path, site.spec))
             .collect();
-        let layer =
-            |i: usize, name: &str| format!("{family}.encoder.layer.{i}.attention.self.{name}");
-        let layers: Vec<String> = (0..2)
-            .flat_map(|i| [layer(i, "query"), layer(i, "value")])
-            .collect();
-        let heads: &[&str] = match family {
-            "bert" => &["classifier"],
-            _ => &["classifier.dense", "classifier.out_proj"],
+        let (base, [query, value], heads): (_, _, &[&str]) = match family {
+            "bert" => ("bert", ["query", "value"], &["classifier"]),
+            "roberta" => (
+                "roberta",
+                ["query", "value"],
+                &["classifier.dense", "classifier.out_proj"],
+            ),
+            _ => (
+                "deberta",
+                ["query_proj", "value_proj"],
+                &["pooler.dense", "classifier"],
+            ),
         };
+        let layer =
+            |i: usize, name: &str| format!("{base}.encoder.layer.{i}.attention.self.{name}");
+        let layers: Vec<String> = (0..2)
+            .flat_map(|i| [layer(i, query), layer(i, value)])
+            .collect();
         let expected: Vec<(&str, AdapterSpec)> = layers
             .iter()
-            .map(|path| match path.ends_with("query") {
+            .map(|path| match path.ends_with(query) {
                 true => (path.as_str(), AdapterSpec::principal(8)),
                 false => (path.as_str(), AdapterSpec::minor(8).with_lr(2.0)),
             })
@@ -141,6 +158,41 @@ fn training_drops_out_where_transformers_does() {
 }
 
 #[test]
+fn deberta_drops_out_where_transformers_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = fixtures().join("parity/deberta_v2_cls-0/config.json");
+    let config = std::fs::read_to_string(source).unwrap();
+    let config = config
+        .replace(
+            r#""hidden_dropout_prob": 0.0"#,
+            r#""hidden_dropout_prob": 0.1"#,
+        )
+        .replace(
+            r#""attention_probs_dropout_prob": 0.0"#,
+            r#""attention_probs_dropout_prob": 0.2"#,
+        )
+        .replace(
+            r#""pooler_dropout": 0.0"#,
+            r#""pooler_dropout": 0.3, "cls_dropout": 0.4"#,
+        );
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    let config = ailora_models::config::Config::from_dir(dir.path()).unwrap();
+    let classifier = Classifier::new(config, 2, false);
+    assert_eq!(dropouts(&classifier, false), Vec::<f64>::new());
+    // Relative positions, probabilities, the ends of the two blocks; the convolution beside the
+    // first layer.
+    let layer = [0.1, 0.2, 0.1, 0.1];
+    let expected = [&[0.1], &layer[..], &[0.1], &layer, &[0.3, 0.4]].concat();
+    let mut found = dropouts(&classifier, true);
+    // In which order the first of them stand is no matter.
+    found[..6].sort_unstable_by(f64::total_cmp);
+    let mut first = expected[..6].to_vec();
+    first.sort_unstable_by(f64::total_cmp);
+    assert_eq!(found[..6], first);
+    assert_eq!(found[6..], expected[6..]);
+}
+
+#[test]
 fn a_regression_has_the_squared_error_of_its_first_logit() {
     let (mut base, _, io) = open("bert", 0);
     let classifier = Classifier::new(base.config.clone(), 1, true);
@@ -171,7 +223,7 @@ fn a_regression_has_the_squared_error_of_its_first_logit() {
 
 #[test]
 fn sizes_that_do_not_fit_are_named() {
-    for (family, max) in [("bert", 40), ("roberta", 38)] {
+    for (family, max) in [("bert", 40), ("roberta", 38), ("deberta_v3", 40)] {
         let (_, classifier, _) = open(family, 0);
         assert!(classifier.program(1, max, true, true).is_ok());
         let error = classifier.program(1, max + 1, true, true).unwrap_err();

@@ -541,6 +541,8 @@ pub fn write_model(
         "tokenizer.json",
         "tokenizer_config.json",
         "special_tokens_map.json",
+        "spm.model",
+        "tokenizer.model",
         "vocab.txt",
         "vocab.json",
         "merges.txt",

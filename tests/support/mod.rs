@@ -18,7 +18,8 @@ const WORDS: [&str; 16] = [
     "old", "and",
 ];
 
-/// A folder in which the command runs: `bert` and `roberta` are models, `cola` is a task's data.
+/// A folder in which the command runs: `bert`, `roberta` and `deberta` are models, `cola` is a task's
+/// data.
 pub struct Scene(TempDir);
 
 /// What a command did.
@@ -34,6 +35,7 @@ impl Scene {
         let scene = Self(tempfile::tempdir().unwrap());
         scene.model("bert", "bert_cls-0", &word_piece());
         scene.model("roberta", "roberta_cls-0", &word_level());
+        scene.model("deberta", "deberta_v3_cls-0", &word_piece());
         scene.write("cola/train.tsv", rows(48));
         scene.write("cola/dev.tsv", rows(17));
         scene

@@ -111,6 +111,10 @@ operations! {
     Embedding(embedding),
     /// Its derivative towards the table.
     EmbeddingGrad(embedding),
+    /// Elements of rows by id.
+    TakeAlong(take_along),
+    /// Its derivative.
+    TakeAlongGrad(take_along),
     /// Scaled dot-product attention.
     Attention(attention),
     /// Its derivative.

@@ -107,3 +107,49 @@ impl Module for Embedding {
         visitor.child("weight", &self.weight);
     }
 }
+
+/// A convolution along the tokens, as many out as in:
+/// `y_t = sum_j W_j x_(t + j - (k - 1) / 2) + b`, with zeros around `x`.
+///
+/// # Shapes
+/// `weight`: `[out, in, k]`; `bias`: `[out]`; `x`: `[b, s, in]`; `y`: `[b, s, out]`
+#[derive(Clone, Debug)]
+pub struct Conv1d {
+    /// `[out, in, k]`
+    pub weight: Param,
+    /// `[out]`
+    pub bias: Param,
+}
+
+impl Conv1d {
+    /// A convolution of windows of `kernel` tokens.
+    pub fn new(cx: &Cx, inputs: usize, outputs: usize, kernel: usize) -> Self {
+        Self {
+            weight: cx.param([outputs, inputs, kernel]),
+            bias: cx.param([outputs]),
+        }
+    }
+
+    /// Applies it along axis 1.
+    pub fn forward<'g>(&self, x: &Tensor<'g>) -> Tensor<'g> {
+        let (weight, bias) = (x.cx().value(&self.weight), x.cx().value(&self.bias));
+        let ([outputs, inputs, kernel], [_, len, _]) = (weight.shape(), x.shape()) else {
+            // Reports that `x` has not three axes.
+            return x.matmul_t(&weight);
+        };
+        let before = (kernel - 1) / 2;
+        let padded = x.pad(1, before, kernel - 1 - before);
+        let windows = (0..*kernel).map(|j| {
+            let part = weight.slice(2, j, j + 1).reshape([*outputs, *inputs]);
+            padded.slice(1, j, j + len).matmul_t(&part)
+        });
+        windows.fold(bias, |sum, product| &product + &sum)
+    }
+}
+
+impl Module for Conv1d {
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.child("weight", &self.weight);
+        visitor.child("bias", &self.bias);
+    }
+}

@@ -13,7 +13,8 @@ use crate::ir::{
         normalize::Normalize,
         reduce::Reduce,
         softmax::Softmax,
-        view::{Permute, Reshape, Slice},
+        take_along::TakeAlong,
+        view::{Pad, Permute, Reshape, Slice},
     },
 };
 
@@ -156,6 +157,16 @@ impl<'g> Tensor<'g> {
         self.with(Slice { axis, start, end }, &[])
     }
 
+    /// Zeros before and after along `axis`.
+    pub fn pad(&self, axis: usize, before: usize, after: usize) -> Self {
+        let op = Pad {
+            axis,
+            before,
+            after,
+        };
+        self.with(op, &[])
+    }
+
     /// The sum along `axes`, which keep size 1.
     pub fn sum(&self, axes: impl Into<Vec<usize>>) -> Self {
         self.with(Reduce::sum(axes), &[])
@@ -187,6 +198,22 @@ impl<'g> Tensor<'g> {
     /// `[n, d]` and i32 `[...]` give `[..., d]`.
     pub fn rows(&self, ids: &Self) -> Self {
         self.with(Embedding, &[ids])
+    }
+
+    /// From each row `i`, the elements at row `i` of `ids`.
+    ///
+    /// # Shapes
+    /// `[..., s, n]` and i32 `[s, t]` give `[..., s, t]`.
+    pub fn take_along(&self, ids: &Self) -> Self {
+        self.with(TakeAlong { transposed: false }, &[ids])
+    }
+
+    /// From each row `j`, the elements at column `j` of `ids`, as a column.
+    ///
+    /// # Shapes
+    /// `[..., t, n]` and i32 `[s, t]` give `[..., s, t]`.
+    pub fn take_along_t(&self, ids: &Self) -> Self {
+        self.with(TakeAlong { transposed: true }, &[ids])
     }
 
     /// In a training graph, zeroes each element with probability `rate` and scales up the others.

@@ -15,6 +15,7 @@ use ailora_graph::{
             normalize::Normalize,
             reduce::{Combine, Reduce},
             softmax::Softmax,
+            take_along::TakeAlong,
             view::{Expand, Pad, Permute, Reshape, Slice},
         },
         shape::broadcast,
@@ -292,6 +293,20 @@ impl Builder {
                     stream: stream.into(),
                 };
                 self.add(dropout, &[x.id], x.bound / 0.7);
+            }
+            (15, [.., rows, _]) if a % 8 == 3 => {
+                let (transposed, other) = (b % 2 == 0, self.size(c));
+                let [s, t] = if transposed {
+                    [other, *rows]
+                } else {
+                    [*rows, other]
+                };
+                let name = format!("{stream}.along");
+                let ids = self.program.input(&name, Type::i32([s, t])).unwrap();
+                // Ids are 0 and 1, wherever rows allow for 1.
+                if shape[rank - 1] > 1 {
+                    self.add(TakeAlong { transposed }, &[x.id, ids], x.bound);
+                }
             }
             (15, [_, ..]) if a % 4 == 1 => self.concat(x, &shape, usize::from(b) % rank),
             _ => {

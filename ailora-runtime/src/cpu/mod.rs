@@ -8,6 +8,7 @@ mod loops;
 mod math;
 mod memory;
 mod rows;
+mod take_along;
 mod tensors;
 
 use std::time::Instant;
@@ -20,6 +21,7 @@ use crate::{
     store::Params,
 };
 use memory::Memory;
+use take_along::Places;
 
 /// A value for an input of a plan.
 #[derive(Clone, Copy, Debug)]
@@ -255,6 +257,12 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
         }
         Kernel::Gather { width } => tensors::gather(*width, read(0), ids(1), write()),
         Kernel::ScatterAdd { width } => tensors::scatter_add(*width, ids(0), read(1), write()),
+        Kernel::TakeAlong { op, widths } => {
+            Places::new(*op, *widths, ids(1)).take(read(0), write());
+        }
+        Kernel::TakeAlongGrad { op, widths } => {
+            Places::new(*op, *widths, ids(0)).add(read(1), write());
+        }
         Kernel::Reduce {
             combine,
             shape,

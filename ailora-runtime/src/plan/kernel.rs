@@ -6,6 +6,7 @@ use ailora_graph::ir::{
         matmul::{Dims as MatMulDims, MatMul},
         merge::Merge,
         reduce::Combine,
+        take_along::TakeAlong,
     },
 };
 
@@ -59,6 +60,20 @@ pub enum Kernel {
     ScatterAdd {
         /// Width of a row.
         width: usize,
+    },
+    /// Reads matrices and ids `[s, t]`, the same for all; writes the elements `[s, t]` of each.
+    TakeAlong {
+        /// Which row of a matrix is read for which place.
+        op: TakeAlong,
+        /// Columns of a matrix and of the ids.
+        widths: [usize; 2],
+    },
+    /// Reads ids `[s, t]` and elements; writes matrices of their sums.
+    TakeAlongGrad {
+        /// Which row of a matrix is added to for which place.
+        op: TakeAlong,
+        /// Columns of a matrix and of the ids.
+        widths: [usize; 2],
     },
     /// Reads a tensor's rows; writes it combined along axes of `shape` where `strides` is 0.
     Reduce {

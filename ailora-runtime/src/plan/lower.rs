@@ -164,6 +164,10 @@ fn last_uses(program: &Program, schedule: &[Unit]) -> Vec<usize> {
     last
 }
 
+fn last(shape: &[usize]) -> usize {
+    shape.last().copied().unwrap_or(1)
+}
+
 /// For ids, how many rows or classes they choose from.
 fn limits(program: &Program) -> HashMap<Id, usize> {
     let mut limits: HashMap<Id, usize> = HashMap::new();
@@ -172,6 +176,8 @@ fn limits(program: &Program) -> HashMap<Id, usize> {
         let (ids, limit) = match &program[id].op {
             Op::Embedding(_) => (args[1], program.shape(args[0])[0]),
             Op::EmbeddingGrad(grad) => (args[0], grad.rows),
+            Op::TakeAlong(_) => (args[1], last(program.shape(args[0]))),
+            Op::TakeAlongGrad(grad) => (args[0], grad.width),
             Op::CrossEntropy(_) | Op::CrossEntropyGrad(_) => (args[1], program.shape(args[0])[1]),
             _ => continue,
         };
@@ -331,6 +337,14 @@ impl Lowering<'_> {
             Op::Embedding(_) => Kernel::Gather { width: shape(0)[1] },
             Op::EmbeddingGrad(_) => Kernel::ScatterAdd {
                 width: program.shape(id)[1],
+            },
+            Op::TakeAlong(op) => Kernel::TakeAlong {
+                op: *op,
+                widths: [last(shape(0)), last(shape(1))],
+            },
+            Op::TakeAlongGrad(op) => Kernel::TakeAlongGrad {
+                op: op.forward,
+                widths: [op.width, last(shape(0))],
             },
             Op::Reduce(op) => Kernel::Reduce {
                 combine: op.combine,

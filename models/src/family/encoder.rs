@@ -54,7 +54,7 @@ impl EncoderConfig {
     }
 
     fn check(&self) -> Result<(), FieldError> {
-        let sizes = [
+        FieldError::unless_sizes([
             ("vocab_size", self.vocab_size, 1 << 24),
             ("hidden_size", self.hidden_size, 1 << 20),
             ("num_hidden_layers", self.num_hidden_layers, 1 << 10),
@@ -66,38 +66,23 @@ impl EncoderConfig {
                 1 << 24,
             ),
             ("type_vocab_size", self.type_vocab_size, 1 << 20),
-        ];
-        for (field, found, most) in sizes {
-            FieldError::unless((1..=most).contains(&found), field, found, || {
-                format!("a whole number from 1 to {most}")
-            })?;
-        }
+        ])?;
         let (width, heads) = (self.hidden_size, self.num_attention_heads);
         FieldError::unless(width.is_multiple_of(heads), "hidden_size", width, || {
             format!("a multiple of `num_attention_heads`, which is {heads}")
         })?;
-        let rates = [
+        FieldError::unless_rates([
             ("hidden_dropout_prob", self.hidden_dropout_prob),
             (
                 "attention_probs_dropout_prob",
                 self.attention_probs_dropout_prob,
             ),
             ("classifier_dropout", self.head_dropout()),
-        ];
-        for (field, found) in rates {
-            FieldError::unless((0.0..1.0).contains(&found), field, found, || {
-                "a probability from 0 to below 1".into()
-            })?;
-        }
-        let deviations = [
+        ])?;
+        FieldError::unless_fractions([
             ("layer_norm_eps", self.layer_norm_eps),
             ("initializer_range", self.initializer_range),
-        ];
-        for (field, found) in deviations {
-            FieldError::unless((0.0..=1.0).contains(&found), field, found, || {
-                "a number from 0 to 1".into()
-            })?;
-        }
+        ])?;
         let positions = self
             .position_embedding_type
             .as_deref()
@@ -133,34 +118,42 @@ pub(super) enum Activation {
     GeluTanh,
     Relu,
     Silu,
+    Tanh,
 }
 
 impl TryFrom<String> for Activation {
     type Error = FieldError;
 
     fn try_from(name: String) -> Result<Self, FieldError> {
-        match name.as_str() {
-            "gelu" => Ok(Self::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Self::GeluTanh),
-            "relu" => Ok(Self::Relu),
-            "silu" | "swish" => Ok(Self::Silu),
-            _ => Err(FieldError::Value {
-                field: "hidden_act",
-                found: name,
-                expected: "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, silu or swish"
-                    .into(),
-            }),
-        }
+        Self::named("hidden_act", &name)
     }
 }
 
 impl Activation {
-    fn apply<'g>(self, x: &Tensor<'g>) -> Tensor<'g> {
+    /// The function that `field` of a `config.json` names.
+    pub fn named(field: &'static str, name: &str) -> Result<Self, FieldError> {
+        match name {
+            "gelu" => Ok(Self::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Self::GeluTanh),
+            "relu" => Ok(Self::Relu),
+            "silu" | "swish" => Ok(Self::Silu),
+            "tanh" => Ok(Self::Tanh),
+            _ => Err(FieldError::Value {
+                field,
+                found: name.into(),
+                expected: "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, silu, swish or tanh"
+                    .into(),
+            }),
+        }
+    }
+
+    pub fn apply<'g>(self, x: &Tensor<'g>) -> Tensor<'g> {
         match self {
             Self::Gelu => x.gelu(),
             Self::GeluTanh => x.gelu_tanh(),
             Self::Relu => x.relu(),
             Self::Silu => x.silu(),
+            Self::Tanh => x.tanh(),
         }
     }
 }
@@ -261,12 +254,13 @@ struct Layer {
 impl Layer {
     fn new(cx: &Cx, config: &EncoderConfig) -> Self {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let (eps, dropout) = (config.layer_norm_eps, config.hidden_dropout_prob);
         Self {
             attention: SelfAttention::new(cx, config),
-            attention_output: Output::new(cx, config, width),
+            attention_output: Output::new(cx, [width, width], eps, dropout),
             intermediate: Linear::new(cx, width, inner, true),
             activation: config.hidden_act,
-            output: Output::new(cx, config, inner),
+            output: Output::new(cx, [inner, width], eps, dropout),
         }
     }
 
@@ -308,7 +302,7 @@ impl SelfAttention {
 
 /// The end of a block: a projection, the residual, the norm.
 #[derive(Module)]
-struct Output {
+pub(super) struct Output {
     dense: Linear,
     #[module(name = "LayerNorm")]
     norm: LayerNorm,
@@ -316,15 +310,15 @@ struct Output {
 }
 
 impl Output {
-    fn new(cx: &Cx, config: &EncoderConfig, inputs: usize) -> Self {
+    pub fn new(cx: &Cx, [inputs, width]: [usize; 2], eps: f64, dropout: f64) -> Self {
         Self {
-            dense: Linear::new(cx, inputs, config.hidden_size, true),
-            norm: LayerNorm::new(cx, config.hidden_size, config.layer_norm_eps),
-            dropout: config.hidden_dropout_prob,
+            dense: Linear::new(cx, inputs, width, true),
+            norm: LayerNorm::new(cx, width, eps),
+            dropout,
         }
     }
 
-    fn forward<'g>(&self, x: &Tensor<'g>, residual: &Tensor<'g>) -> Tensor<'g> {
+    pub fn forward<'g>(&self, x: &Tensor<'g>, residual: &Tensor<'g>) -> Tensor<'g> {
         let projected = self.dense.forward(x).dropout(self.dropout);
         self.norm.forward(&(&projected + residual))
     }

@@ -6,6 +6,7 @@
 //! BERT and RoBERTa.
 
 mod bert;
+mod deberta;
 mod encoder;
 mod roberta;
 
@@ -20,7 +21,7 @@ use ailora_runtime::cpu::Value;
 use crate::{batch::Batch, config::FieldError};
 
 /// Every family, in the order in which they are listed to the user.
-pub static FAMILIES: [Family; 2] = [bert::FAMILY, roberta::FAMILY];
+pub static FAMILIES: [Family; 3] = [bert::FAMILY, roberta::FAMILY, deberta::FAMILY];
 
 /// A model family.
 #[derive(Debug)]

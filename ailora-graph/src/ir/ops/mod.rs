@@ -11,6 +11,7 @@ pub mod merge;
 pub mod normalize;
 pub mod reduce;
 pub mod softmax;
+pub mod take_along;
 pub mod view;
 
 use super::{DType, ProgramError, Type};

@@ -1,4 +1,7 @@
-//! Text to token ids with a model's own fast tokenizer.
+//! Text to token ids with a model's own tokenizer.
+
+mod convert;
+mod sentencepiece;
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +14,9 @@ use tokenizers::{
 
 /// Texts tokenized at a time; the tokenizer's intermediate form is many times the size of the ids.
 const CHUNK: usize = 4096;
+
+/// The file that says everything of a tokenizer.
+const JSON: &str = "tokenizer.json";
 
 /// A model's tokenizer, as found in its folder.
 #[derive(Debug, Clone)]
@@ -33,8 +39,8 @@ pub struct Encoding {
 /// Why a tokenizer could not be loaded or used.
 #[derive(Debug, Error)]
 pub enum TokenizerError {
-    /// The folder has no `tokenizer.json`.
-    #[error("{} has no tokenizer.json; a slow tokenizer is converted by transformers' `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`", dir.display())]
+    /// The folder has no file of a tokenizer.
+    #[error("{} has no tokenizer.json, nor spm.model, tokenizer.model, vocab.txt, or vocab.json with merges.txt; another tokenizer is converted by transformers' `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`", dir.display())]
     Missing {
         /// The model's folder.
         dir: PathBuf,
@@ -74,24 +80,43 @@ pub enum TokenizerError {
     Encode(String),
 }
 
+/// The files that a tokenizer is made of, of those there are; nothing, if they make none.
+pub fn files(has: impl Fn(&str) -> bool) -> Option<&'static [&'static str]> {
+    match has(JSON) {
+        true => Some(&[JSON]),
+        false => convert::files(has),
+    }
+}
+
 impl Tokenizer {
-    /// Loads `tokenizer.json` from a model's folder, and the padding token from
-    /// `tokenizer_config.json`, `special_tokens_map.json` or `tokenizer.json`, in that order.
-    /// Padding and truncation lengths set in the files are ignored.
+    /// Loads a model folder's `tokenizer.json`, or else `spm.model` (DeBERTa), `tokenizer.model`
+    /// (LLaMA), `vocab.txt` (BERT) or `vocab.json` with `merges.txt` (RoBERTa and BART); and the
+    /// padding token from `tokenizer_config.json`, `special_tokens_map.json` or the tokenizer
+    /// itself, in that order. Padding and truncation lengths set in the files are ignored.
     ///
     /// # Errors
     /// Files that are missing or not what they should be, and a tokenizer without padding token.
     pub fn from_dir(dir: &Path) -> Result<Tokenizer, TokenizerError> {
-        let path = dir.join("tokenizer.json");
-        if !path.is_file() {
-            let dir = dir.to_owned();
-            return Err(TokenizerError::Missing { dir });
-        }
+        let path = dir.join(JSON);
+        let (path, bytes) = match path.is_file() {
+            true => {
+                let bytes = std::fs::read(&path);
+                (path, bytes)
+            }
+            false => {
+                let (path, json) = convert::tokenizer_json(dir)?;
+                (path, Ok(json))
+            }
+        };
         let invalid = |cause: String| TokenizerError::Invalid {
             path: path.clone(),
             cause,
         };
-        let bytes = std::fs::read(&path).map_err(|e| invalid(e.to_string()))?;
+        let bytes = bytes.map_err(|e| invalid(e.to_string()))?;
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            let found = convert::kind_of(&bytes);
+            return Err(invalid(format!("expected JSON, found {found}")));
+        }
         let mut inner =
             tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| invalid(e.to_string()))?;
 

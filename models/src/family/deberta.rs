@@ -1,0 +1,791 @@
+//! DeBERTa, versions 2 and 3 (He et al., 2021, 2023): attention whose scores are those of contents
+//! and of relative positions apart, and a head on a pooler of the first token.
+
+use std::ops::Range;
+
+use ailora_graph::{
+    Module, adapt,
+    ir::Type,
+    nn::{Conv1d, Cx, Embedding, LayerNorm, Linear, Tensor},
+};
+use serde::Deserialize;
+
+use super::{
+    Architecture, Family, Inputs, Network,
+    encoder::{Activation, Output, first_token},
+};
+use crate::{batch::Batch, config::FieldError};
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "deberta-v2",
+    base: "deberta",
+    classifier: "DebertaV2ForSequenceClassification",
+    read,
+};
+
+/// The fields of `config.json`; those that may be missing mean then what they do in transformers.
+#[derive(Clone, Debug, Deserialize)]
+struct Config {
+    vocab_size: usize,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    max_position_embeddings: usize,
+    #[serde(default)]
+    type_vocab_size: usize,
+    hidden_act: Activation,
+    hidden_dropout_prob: f64,
+    attention_probs_dropout_prob: f64,
+    cls_dropout: Option<f64>,
+    #[serde(default = "layer_norm_eps")]
+    layer_norm_eps: f64,
+    #[serde(default = "initializer_range")]
+    initializer_range: f64,
+    /// Width of the embeddings, where they are projected to that of the layers.
+    embedding_size: Option<usize>,
+    /// Whether absolute positions are added to the embeddings.
+    #[serde(default = "yes")]
+    position_biased_input: bool,
+    #[serde(default)]
+    relative_attention: bool,
+    #[serde(default)]
+    pos_att_type: ScoreTypes,
+    #[serde(default)]
+    share_att_key: bool,
+    max_relative_positions: Option<i64>,
+    position_buckets: Option<i64>,
+    norm_rel_ebd: Option<String>,
+    attention_head_size: Option<usize>,
+    #[serde(default)]
+    conv_kernel_size: usize,
+    conv_groups: Option<usize>,
+    conv_act: Option<String>,
+    pooler_hidden_size: Option<usize>,
+    pooler_hidden_act: Option<String>,
+    #[serde(default)]
+    pooler_dropout: f64,
+}
+
+fn layer_norm_eps() -> f64 {
+    1e-7
+}
+
+fn initializer_range() -> f64 {
+    0.02
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Which scores are added to those of contents with contents.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(try_from = "Option<Names>")]
+struct ScoreTypes {
+    /// A query's content with a key's position.
+    c2p: bool,
+    /// A query's position with a key's content.
+    p2c: bool,
+}
+
+/// A list of names, or one text of names with bars between them.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected `pos_att_type` to be a text or a list of texts"
+)]
+enum Names {
+    Text(String),
+    List(Vec<String>),
+}
+
+impl TryFrom<Option<Names>> for ScoreTypes {
+    type Error = FieldError;
+
+    fn try_from(names: Option<Names>) -> Result<Self, FieldError> {
+        let names = match names {
+            None => Vec::new(),
+            Some(Names::List(names)) => names,
+            Some(Names::Text(text)) => {
+                let names = text.split('|').map(|name| name.trim().to_lowercase());
+                names.filter(|name| !name.is_empty()).collect()
+            }
+        };
+        let mut types = Self::default();
+        for name in names {
+            match name.as_str() {
+                "c2p" => types.c2p = true,
+                "p2c" => types.p2c = true,
+                _ => {
+                    return Err(FieldError::Value {
+                        field: "pos_att_type",
+                        found: name,
+                        expected: "c2p and p2c, as a list or with a bar between them".into(),
+                    });
+                }
+            }
+        }
+        Ok(types)
+    }
+}
+
+impl ScoreTypes {
+    /// How many scores are added up: theirs, and those of contents.
+    fn count(self) -> usize {
+        1 + usize::from(self.c2p) + usize::from(self.p2c)
+    }
+}
+
+#[derive(Debug)]
+struct Deberta {
+    config: Config,
+    norm_relative: bool,
+    convolution: Activation,
+    pooler: Activation,
+    distances: Option<Distances>,
+}
+
+fn read(json: &[u8]) -> Result<Box<dyn Architecture>, FieldError> {
+    let config: Config = serde_json::from_slice(json)?;
+    config.check()?;
+    let act = |field, name: &Option<String>, default| {
+        Activation::named(field, name.as_deref().unwrap_or(default))
+    };
+    Ok(Box::new(Deberta {
+        norm_relative: config.norm_relative()?,
+        convolution: act("conv_act", &config.conv_act, "tanh")?,
+        pooler: act("pooler_hidden_act", &config.pooler_hidden_act, "gelu")?,
+        distances: config.distances()?,
+        config,
+    }))
+}
+
+impl Config {
+    fn check(&self) -> Result<(), FieldError> {
+        let positions = self.max_position_embeddings;
+        FieldError::unless_sizes([
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 10),
+            ("num_attention_heads", self.num_attention_heads, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 20),
+            ("max_position_embeddings", positions, 1 << 24),
+            ("embedding_size", self.embedding_size(), 1 << 20),
+        ])?;
+        let most = 1 << 20;
+        let types = self.type_vocab_size;
+        FieldError::unless(types <= most, "type_vocab_size", types, || {
+            format!("a whole number from 0 to {most}")
+        })?;
+        let (width, heads) = (self.hidden_size, self.num_attention_heads);
+        FieldError::unless(width.is_multiple_of(heads), "hidden_size", width, || {
+            format!("a multiple of `num_attention_heads`, which is {heads}")
+        })?;
+        let depth = self.attention_head_size.unwrap_or(width / heads);
+        FieldError::unless(depth == width / heads, "attention_head_size", depth, || {
+            let depth = width / heads;
+            format!("{depth}, which is `hidden_size` by `num_attention_heads`")
+        })?;
+        let pooled = self.pooler_hidden_size.unwrap_or(width);
+        FieldError::unless(pooled == width, "pooler_hidden_size", pooled, || {
+            format!("`hidden_size`, which is {width}")
+        })?;
+        FieldError::unless_rates([
+            ("hidden_dropout_prob", self.hidden_dropout_prob),
+            (
+                "attention_probs_dropout_prob",
+                self.attention_probs_dropout_prob,
+            ),
+            ("cls_dropout", self.head_dropout()),
+            ("pooler_dropout", self.pooler_dropout),
+        ])?;
+        FieldError::unless_fractions([
+            ("layer_norm_eps", self.layer_norm_eps),
+            ("initializer_range", self.initializer_range),
+        ])?;
+        let kernel = self.conv_kernel_size;
+        FieldError::unless(
+            kernel == 0 || kernel % 2 == 1 && kernel < 1 << 10,
+            "conv_kernel_size",
+            kernel,
+            || "0, for no convolution, or an odd number of tokens below 1024".into(),
+        )?;
+        let groups = self.conv_groups.unwrap_or(1);
+        FieldError::unless(kernel == 0 || groups == 1, "conv_groups", groups, || {
+            "1; convolutions of groups of channels are not supported".into()
+        })
+    }
+
+    fn embedding_size(&self) -> usize {
+        self.embedding_size.unwrap_or(self.hidden_size)
+    }
+
+    fn head_dropout(&self) -> f64 {
+        self.cls_dropout.unwrap_or(self.hidden_dropout_prob)
+    }
+
+    /// Whether the embeddings of relative positions are normalised.
+    fn norm_relative(&self) -> Result<bool, FieldError> {
+        let names = self.norm_rel_ebd.as_deref().unwrap_or("none");
+        let mut norm = false;
+        for name in names.to_lowercase().split('|').map(str::trim) {
+            FieldError::unless(
+                ["none", "layer_norm"].contains(&name),
+                "norm_rel_ebd",
+                names,
+                || "none or layer_norm".into(),
+            )?;
+            norm |= name == "layer_norm";
+        }
+        Ok(norm)
+    }
+
+    /// How distances are told apart, if attention sees any.
+    fn distances(&self) -> Result<Option<Distances>, FieldError> {
+        if !self.relative_attention {
+            return Ok(None);
+        }
+        let most = given("max_relative_positions", self.max_relative_positions)?
+            .unwrap_or(self.max_position_embeddings);
+        let buckets = given("position_buckets", self.position_buckets)?;
+        if let Some(buckets) = buckets {
+            // The logarithm's scale: the largest distance by the smallest that shares a bucket.
+            let fits = buckets >= 2 && buckets / 2 < most - 1;
+            FieldError::unless(fits, "position_buckets", buckets, || {
+                format!(
+                    "-1, or from 2 to less than twice the largest distance, which is {}",
+                    most - 1
+                )
+            })?;
+        }
+        Ok(Some(Distances { most, buckets }))
+    }
+}
+
+/// A size, or none where a field says so by a number below 1.
+fn given(field: &'static str, value: Option<i64>) -> Result<Option<usize>, FieldError> {
+    let Ok(size @ 1..) = usize::try_from(value.unwrap_or(-1)) else {
+        return Ok(None);
+    };
+    FieldError::unless_sizes([(field, size, 1 << 24)])?;
+    Ok(Some(size))
+}
+
+/// The relative positions that have an embedding: `span` before a token and as many after.
+#[derive(Clone, Copy, Debug)]
+struct Distances {
+    /// One more than the largest distance.
+    most: usize,
+    /// How many of each sign, if far ones share an embedding by their logarithm.
+    buckets: Option<usize>,
+}
+
+impl Distances {
+    fn span(self) -> usize {
+        self.buckets.unwrap_or(self.most)
+    }
+
+    /// The row of the embedding of distance `i - j`, of a query `i` and a key `j`; equation (3) of
+    /// DeBERTa.
+    fn row(self, distance: i64) -> usize {
+        let span = self.span() as i64;
+        (self.bucket(distance) + span).clamp(0, 2 * span - 1) as usize
+    }
+
+    /// Distances up to half of the buckets are their own. Beyond, a bucket covers a range that is
+    /// even in the logarithm. In float32 as in transformers, so that the same ones share a bucket.
+    fn bucket(self, distance: i64) -> i64 {
+        let Some(buckets) = self.buckets else {
+            return distance;
+        };
+        let near = (buckets / 2) as i64;
+        if distance.abs() <= near {
+            return distance;
+        }
+        let log = (distance.abs() as f32 / near as f32).ln();
+        let longest = (((self.most - 1) as f64 / near as f64) as f32).ln();
+        let beyond = (log / longest * (near - 1) as f32).ceil() as i64;
+        distance.signum() * (near + beyond)
+    }
+
+    /// The rows that sequences of `len` tokens use.
+    fn rows(self, len: usize) -> Range<usize> {
+        let far = len.max(1) as i64 - 1;
+        self.row(-far)..self.row(far) + 1
+    }
+
+    /// For each query and key of `len` tokens, which of these rows is theirs.
+    fn ids(self, len: usize) -> Vec<i32> {
+        let first = self.rows(len).start;
+        let tokens = 0..len as i64;
+        tokens
+            .clone()
+            .flat_map(|i| tokens.clone().map(move |j| i - j))
+            .map(|distance| (self.row(distance) - first) as i32)
+            .collect()
+    }
+}
+
+impl Architecture for Deberta {
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn max_len(&self) -> usize {
+        self.config.max_position_embeddings
+    }
+
+    fn initializer_range(&self) -> f64 {
+        self.config.initializer_range
+    }
+
+    fn build(&self, cx: &Cx, outputs: usize) -> Box<dyn Network> {
+        let config = &self.config;
+        let width = config.hidden_size;
+        Box::new(DebertaForSequenceClassification {
+            deberta: Model {
+                embeddings: Embeddings::new(cx, config),
+                encoder: Encoder::new(cx, self),
+            },
+            pooler: ContextPooler {
+                dense: Linear::new(cx, width, width, true),
+                activation: self.pooler,
+                dropout: config.pooler_dropout,
+            },
+            classifier: Linear::new(cx, width, outputs, true),
+            dropout: config.head_dropout(),
+        })
+    }
+
+    fn inputs(&self, batch: &Batch) -> Inputs {
+        let mut inputs = Inputs::default().with_ids("input_ids", batch.ids.clone());
+        if self.config.type_vocab_size > 0 {
+            inputs = inputs.with_ids("token_type_ids", batch.type_ids.clone());
+        }
+        inputs = inputs.with_floats("attention_mask", batch.mask.clone());
+        match self.distances {
+            Some(distances) => inputs.with_ids("relative_positions", distances.ids(batch.len)),
+            None => inputs,
+        }
+    }
+}
+
+/// A head that is new but for its name: pooler and classifier are both trained.
+#[adapt(classifier = full)]
+struct DebertaForSequenceClassification {
+    deberta: Model,
+    pooler: ContextPooler,
+    classifier: Linear,
+    dropout: f64,
+}
+
+impl Network for DebertaForSequenceClassification {
+    fn hidden<'g>(&self, cx: &'g Cx, batch: usize, len: usize) -> Tensor<'g> {
+        self.deberta.forward(cx, batch, len)
+    }
+
+    fn logits<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g> {
+        let pooled = self.pooler.forward(hidden);
+        self.classifier.forward(&pooled.dropout(self.dropout))
+    }
+}
+
+/// A projection of the first token's state.
+#[adapt(dense = full)]
+struct ContextPooler {
+    dense: Linear,
+    #[module(skip)]
+    activation: Activation,
+    dropout: f64,
+}
+
+impl ContextPooler {
+    fn forward<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g> {
+        let first = first_token(hidden).dropout(self.dropout);
+        self.activation.apply(&self.dense.forward(&first))
+    }
+}
+
+/// Embeddings and layers: token ids to hidden states.
+#[derive(Module)]
+struct Model {
+    embeddings: Embeddings,
+    encoder: Encoder,
+}
+
+impl Model {
+    /// The hidden states `[batch, len, width]` of inputs that it adds to the graph.
+    fn forward<'g>(&self, cx: &'g Cx, batch: usize, len: usize) -> Tensor<'g> {
+        let ids = cx.input("input_ids", Type::i32([batch, len]));
+        let mask = cx.input("attention_mask", Type::f32([batch, len]));
+        let mask = mask.reshape([batch, len, 1]);
+        self.encoder
+            .forward(&self.embeddings.forward(&ids, &mask), &mask)
+    }
+}
+
+#[derive(Module)]
+struct Embeddings {
+    word_embeddings: Embedding,
+    position_embeddings: Option<Embedding>,
+    token_type_embeddings: Option<Embedding>,
+    embed_proj: Option<Linear>,
+    #[module(name = "LayerNorm")]
+    norm: LayerNorm,
+    dropout: f64,
+}
+
+impl Embeddings {
+    fn new(cx: &Cx, config: &Config) -> Self {
+        let (own, width) = (config.embedding_size(), config.hidden_size);
+        let table = |rows| Embedding::new(cx, rows, own);
+        let positions = config.max_position_embeddings;
+        let types = config.type_vocab_size;
+        Self {
+            word_embeddings: table(config.vocab_size),
+            position_embeddings: config.position_biased_input.then(|| table(positions)),
+            token_type_embeddings: (types > 0).then(|| table(types)),
+            embed_proj: (own != width).then(|| Linear::new(cx, own, width, false)),
+            norm: LayerNorm::new(cx, width, config.layer_norm_eps),
+            dropout: config.hidden_dropout_prob,
+        }
+    }
+
+    /// # Shapes
+    /// `ids`: `[b, s]`; `mask`: `[b, s, 1]`; result: `[b, s, width]`
+    fn forward<'g>(&self, ids: &Tensor<'g>, mask: &Tensor<'g>) -> Tensor<'g> {
+        let (cx, len) = (ids.cx(), ids.shape()[1]);
+        let mut sum = self.word_embeddings.forward(ids);
+        if let Some(positions) = &self.position_embeddings {
+            // Positions count from 0 in every row: a view of the table, without ids.
+            sum = &sum + &cx.value(&positions.weight).slice(0, 0, len);
+        }
+        if let Some(types) = &self.token_type_embeddings {
+            let ids = cx.input("token_type_ids", ids.ty().clone());
+            sum = &sum + &types.forward(&ids);
+        }
+        if let Some(projection) = &self.embed_proj {
+            sum = projection.forward(&sum);
+        }
+        (&self.norm.forward(&sum) * mask).dropout(self.dropout)
+    }
+}
+
+#[derive(Module)]
+struct Encoder {
+    #[module(name = "layer")]
+    layers: Vec<Layer>,
+    #[module(flatten)]
+    relative: Option<RelativeEmbeddings>,
+    conv: Option<Convolution>,
+}
+
+impl Encoder {
+    fn new(cx: &Cx, deberta: &Deberta) -> Self {
+        let config = &deberta.config;
+        let (width, eps) = (config.hidden_size, config.layer_norm_eps);
+        let norm = || LayerNorm::new(cx, width, eps);
+        Self {
+            layers: (0..config.num_hidden_layers)
+                .map(|_| Layer::new(cx, config))
+                .collect(),
+            relative: deberta.distances.map(|distances| RelativeEmbeddings {
+                rel_embeddings: Embedding::new(cx, 2 * distances.span(), width),
+                norm: deberta.norm_relative.then(norm),
+                distances,
+            }),
+            conv: (config.conv_kernel_size > 0).then(|| Convolution {
+                conv: Conv1d::new(cx, width, width, config.conv_kernel_size),
+                norm: norm(),
+                activation: deberta.convolution,
+                dropout: config.hidden_dropout_prob,
+            }),
+        }
+    }
+
+    /// # Shapes
+    /// `embedded`: `[b, s, width]`; `mask`: `[b, s, 1]`; result: `[b, s, width]`
+    fn forward<'g>(&self, embedded: &Tensor<'g>, mask: &Tensor<'g>) -> Tensor<'g> {
+        let (cx, len) = (embedded.cx(), embedded.shape()[1]);
+        let pairs = Pairs::of(mask);
+        let positions = self.relative.as_ref().map(|table| table.of(cx, len));
+        let mut x = embedded.clone();
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&x, &pairs, positions.as_ref());
+            if let (0, Some(conv)) = (i, &self.conv) {
+                x = conv.forward(embedded, &x, mask);
+            }
+        }
+        x
+    }
+}
+
+/// What is learnt of relative positions, the same for all layers.
+#[derive(Module)]
+struct RelativeEmbeddings {
+    rel_embeddings: Embedding,
+    #[module(name = "LayerNorm")]
+    norm: Option<LayerNorm>,
+    #[module(skip)]
+    distances: Distances,
+}
+
+/// The relative positions of the tokens of a sequence.
+struct RelativePositions<'g> {
+    /// Their embeddings, `[n, width]`.
+    table: Tensor<'g>,
+    /// Which one is whose, of query and key, `[s, s]`.
+    ids: Tensor<'g>,
+}
+
+impl RelativeEmbeddings {
+    /// Those of sequences of `len` tokens, which is an input.
+    fn of<'g>(&self, cx: &'g Cx, len: usize) -> RelativePositions<'g> {
+        let rows = self.distances.rows(len);
+        let table = cx.value(&self.rel_embeddings.weight);
+        let table = table.slice(0, rows.start, rows.end);
+        RelativePositions {
+            table: self
+                .norm
+                .as_ref()
+                .map_or(table.clone(), |norm| norm.forward(&table)),
+            ids: cx.input("relative_positions", Type::i32([len, len])),
+        }
+    }
+}
+
+/// A convolution beside the first layer, and its norm.
+#[derive(Module)]
+struct Convolution {
+    conv: Conv1d,
+    #[module(name = "LayerNorm")]
+    norm: LayerNorm,
+    #[module(skip)]
+    activation: Activation,
+    dropout: f64,
+}
+
+impl Convolution {
+    /// # Shapes
+    /// `embedded` and the layer's `states`: `[b, s, width]`; `mask`: `[b, s, 1]`; result:
+    /// `[b, s, width]`
+    fn forward<'g>(
+        &self,
+        embedded: &Tensor<'g>,
+        states: &Tensor<'g>,
+        mask: &Tensor<'g>,
+    ) -> Tensor<'g> {
+        let out = (&self.conv.forward(embedded) * mask).dropout(self.dropout);
+        let out = self.activation.apply(&out);
+        &self.norm.forward(&(states + &out)) * mask
+    }
+}
+
+#[derive(Module)]
+struct Layer {
+    #[module(name = "attention.self")]
+    attention: DisentangledAttention,
+    #[module(name = "attention.output")]
+    attention_output: Output,
+    #[module(name = "intermediate.dense")]
+    intermediate: Linear,
+    #[module(skip)]
+    activation: Activation,
+    output: Output,
+}
+
+impl Layer {
+    fn new(cx: &Cx, config: &Config) -> Self {
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let (eps, dropout) = (config.layer_norm_eps, config.hidden_dropout_prob);
+        Self {
+            attention: DisentangledAttention::new(cx, config),
+            attention_output: Output::new(cx, [width, width], eps, dropout),
+            intermediate: Linear::new(cx, width, inner, true),
+            activation: config.hidden_act,
+            output: Output::new(cx, [inner, width], eps, dropout),
+        }
+    }
+
+    fn forward<'g>(
+        &self,
+        x: &Tensor<'g>,
+        pairs: &Pairs<'g>,
+        positions: Option<&RelativePositions<'g>>,
+    ) -> Tensor<'g> {
+        let mixed = self.attention.forward(x, pairs, positions);
+        let x = self.attention_output.forward(&mixed, x);
+        let inner = self.activation.apply(&self.intermediate.forward(&x));
+        self.output.forward(&inner, &x)
+    }
+}
+
+/// Which queries see which keys.
+struct Pairs<'g> {
+    /// 1 where neither is padding, else 0; `[b, s, s]`.
+    count: Tensor<'g>,
+    /// 0 where neither is padding, else far below every score; `[b, s, s]`.
+    hide: Tensor<'g>,
+}
+
+impl<'g> Pairs<'g> {
+    /// # Shapes
+    /// `mask`: `[b, s, 1]`
+    fn of(mask: &Tensor<'g>) -> Self {
+        let (batch, len) = (mask.shape()[0], mask.shape()[1]);
+        let count = mask * &mask.reshape([batch, 1, len]);
+        let hide = count.shift(-1.0).scale(1e30);
+        Self { count, hide }
+    }
+
+    /// The probabilities of scores `[heads, b, s, s]`. A query of padding sees every token alike, as
+    /// in transformers.
+    fn softmax(&self, scores: &Tensor<'g>) -> Tensor<'g> {
+        (&(scores * &self.count) + &self.hide).softmax()
+    }
+}
+
+/// Attention by contents and relative positions; equation (4) of DeBERTa:
+/// `softmax((q_i k_j + q_i kr_ij + k_j qr_ij) / sqrt(3 d)) v`, of whose three scores the last two
+/// are optional. The projections of positions, `kr` and `qr`, are those of contents or their own.
+/// AILoRA adapts principal queries and minor values; a shared query projection, that of positions
+/// too.
+#[adapt(query_proj = principal(8), value_proj = minor(8), value_proj_lr = 2.0)]
+struct DisentangledAttention {
+    query_proj: Linear,
+    key_proj: Linear,
+    value_proj: Linear,
+    pos_key_proj: Option<Linear>,
+    pos_query_proj: Option<Linear>,
+    #[module(skip)]
+    types: ScoreTypes,
+    heads: usize,
+    /// Dropout of embeddings of positions.
+    position_dropout: f64,
+    /// Dropout of probabilities.
+    dropout: f64,
+}
+
+impl DisentangledAttention {
+    fn new(cx: &Cx, config: &Config) -> Self {
+        let width = config.hidden_size;
+        let projection = || Linear::new(cx, width, width, true);
+        let own = config.relative_attention && !config.share_att_key;
+        let types = config.pos_att_type;
+        Self {
+            query_proj: projection(),
+            key_proj: projection(),
+            value_proj: projection(),
+            pos_key_proj: (own && types.c2p).then(projection),
+            pos_query_proj: (own && types.p2c).then(projection),
+            types,
+            heads: config.num_attention_heads,
+            position_dropout: config.hidden_dropout_prob,
+            dropout: config.attention_probs_dropout_prob,
+        }
+    }
+
+    fn forward<'g>(
+        &self,
+        x: &Tensor<'g>,
+        pairs: &Pairs<'g>,
+        positions: Option<&RelativePositions<'g>>,
+    ) -> Tensor<'g> {
+        let [q, k, v] = [&self.query_proj, &self.key_proj, &self.value_proj]
+            .map(|projection| self.split(&projection.forward(x)));
+        let mut scores = q.matmul_t(&k);
+        if let Some(RelativePositions { table, ids }) = positions {
+            let table = table.dropout(self.position_dropout);
+            if self.types.c2p {
+                let projection = self.pos_key_proj.as_ref().unwrap_or(&self.key_proj);
+                let keys = self.split(&projection.forward(&table));
+                scores = &scores + &products(&q, &keys).take_along(ids);
+            }
+            if self.types.p2c {
+                let projection = self.pos_query_proj.as_ref().unwrap_or(&self.query_proj);
+                let queries = self.split(&projection.forward(&table));
+                scores = &scores + &products(&k, &queries).take_along_t(ids);
+            }
+        }
+        let depth = x.shape()[2] / self.heads;
+        let scale = 1.0 / ((self.types.count() * depth) as f64).sqrt();
+        let probabilities = pairs.softmax(&scores.scale(scale)).dropout(self.dropout);
+        join(&probabilities.matmul(&v))
+    }
+
+    /// The heads apart, before all other axes.
+    ///
+    /// # Shapes
+    /// `[..., s, heads * d]` gives `[heads, ..., s, d]`.
+    fn split<'g>(&self, x: &Tensor<'g>) -> Tensor<'g> {
+        let (last, rest) = (x.shape().len() - 1, &x.shape()[..x.shape().len() - 1]);
+        let shape = [rest, &[self.heads, x.shape()[last] / self.heads]].concat();
+        let axes = std::iter::once(last).chain(0..last).chain([last + 1]);
+        x.reshape(shape).permute(axes.collect::<Vec<_>>())
+    }
+}
+
+/// The heads side by side.
+///
+/// # Shapes
+/// `[heads, b, s, d]` gives `[b, s, heads * d]`.
+fn join<'g>(x: &Tensor<'g>) -> Tensor<'g> {
+    let [heads, batch, len, depth] = x.shape()[..] else {
+        return x.clone();
+    };
+    x.permute([1, 2, 0, 3]).reshape([batch, len, heads * depth])
+}
+
+/// Contents times positions, for all sequences at once.
+///
+/// # Shapes
+/// `contents`: `[heads, b, s, d]`; `positions`: `[heads, n, d]`; result: `[heads, b, s, n]`
+fn products<'g>(contents: &Tensor<'g>, positions: &Tensor<'g>) -> Tensor<'g> {
+    let ([heads, batch, len, depth], [_, n, _]) = (contents.shape(), positions.shape()) else {
+        return contents.clone();
+    };
+    contents
+        .reshape([*heads, batch * len, *depth])
+        .matmul_t(positions)
+        .reshape([*heads, *batch, *len, *n])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What transformers' `make_log_bucket_position` gives.
+    #[test]
+    fn distances_share_buckets_as_in_transformers() {
+        let golden = include_str!("../../../tests/fixtures/deberta_buckets.json");
+        let golden: Vec<(usize, usize, Vec<i64>)> = serde_json::from_str(golden).unwrap();
+        assert!(golden.len() >= 5);
+        for (buckets, most, expected) in golden {
+            let distances = Distances {
+                most,
+                buckets: Some(buckets),
+            };
+            for (distance, expected) in (0..).zip(expected) {
+                let context = format!("{buckets} buckets, {most} positions, distance {distance}");
+                assert_eq!(distances.bucket(distance), expected, "{context}");
+                assert_eq!(distances.bucket(-distance), -expected, "{context}");
+            }
+        }
+    }
+
+    #[test]
+    fn sequences_use_the_rows_that_their_distances_have() {
+        let distances = Distances {
+            most: 3,
+            buckets: None,
+        };
+        assert_eq!(distances.rows(1), 3..4);
+        assert_eq!(distances.ids(2), [1, 0, 2, 1]);
+        assert_eq!(distances.rows(2), 2..5);
+        // Distances of 3 and more are no further than 2 on one side and 3 on the other.
+        assert_eq!(distances.rows(9), 0..6);
+        assert_eq!(distances.ids(5)[..5], [3, 2, 1, 0, 0]);
+        assert_eq!(distances.ids(5)[20..], [5, 5, 5, 4, 3]);
+    }
+}

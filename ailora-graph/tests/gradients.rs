@@ -17,6 +17,7 @@ use ailora_graph::{
             matmul::MatMul,
             normalize::Normalize,
             reduce::Reduce,
+            rotary::Rotary,
             softmax::Softmax,
             view::{Expand, Pad, Permute, Reshape, Slice},
         },
@@ -209,7 +210,15 @@ fn views_and_reductions() {
 #[test]
 fn rows() {
     check_op(Softmax, &[&[3, 5]]);
-    check_op(Normalize { eps: Real(1e-3) }, &[&[3, 6]]);
+    for centered in [true, false] {
+        let eps = Real(1e-3);
+        check_op(Normalize { centered, eps }, &[&[3, 6]]);
+    }
+    let angles =
+        |f: fn(f64) -> f64| Tensor::from_fn(&[2, 3, 2], |i| f((i[0] + 2 * i[1] + i[2]) as f64));
+    let ty = Type::f32([2, 3, 2]);
+    let given = [(1, ty.clone(), angles(f64::cos)), (2, ty, angles(f64::sin))];
+    check_op_at(Rotary, &[&[2, 3, 8], &[2, 3, 2], &[2, 3, 2]], &given);
     let dropout = Dropout {
         rate: Real(0.4),
         stream: "s".into(),
@@ -228,15 +237,22 @@ fn cross_entropy() {
 #[test]
 fn attention_with_padding_dropout_and_other_keys() {
     let mask = |t: usize| Tensor::from_fn(&[2, t], |i| f64::from(u8::from(i[1] + i[0] < t)));
-    for dropout in [0.0, 0.3] {
-        for t in [3, 5] {
+    for (dropout, kv_heads, causal) in [(0.0, 2, false), (0.3, 2, false), (0.3, 1, true)] {
+        for t in [2, 3, 5] {
             let op = Attention {
                 heads: 2,
+                kv_heads,
+                causal,
                 scale: Real(0.7),
                 dropout: Real(dropout),
                 stream: "a".into(),
             };
-            let shapes: [&[usize]; 4] = [&[2, 3, 4], &[2, t, 4], &[2, t, 4], &[2, t]];
+            let shapes: [&[usize]; 4] = [
+                &[2, 3, 4],
+                &[2, t, 2 * kv_heads],
+                &[2, t, 2 * kv_heads],
+                &[2, t],
+            ];
             check_op_at(op, &shapes, &[(3, Type::f32([2, t]), mask(t))]);
         }
     }

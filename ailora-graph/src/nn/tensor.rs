@@ -12,6 +12,7 @@ use crate::ir::{
         matmul::MatMul,
         normalize::Normalize,
         reduce::Reduce,
+        rotary::Rotary,
         softmax::Softmax,
         view::{Permute, Reshape, Slice},
     },
@@ -178,7 +179,22 @@ impl<'g> Tensor<'g> {
 
     /// Zero mean and unit variance along the last axis.
     pub fn normalize(&self, eps: f64) -> Self {
-        self.with(Normalize { eps: Real(eps) }, &[])
+        let (centered, eps) = (true, Real(eps));
+        self.with(Normalize { centered, eps }, &[])
+    }
+
+    /// A mean square of 1 along the last axis.
+    pub fn rms_normalize(&self, eps: f64) -> Self {
+        let (centered, eps) = (false, Real(eps));
+        self.with(Normalize { centered, eps }, &[])
+    }
+
+    /// Every head turned by its token's angles; see [`Rotary`].
+    ///
+    /// # Shapes
+    /// `[b, s, heads·d]`, and `cos` and `sin` of `[b, s, d/2]`.
+    pub fn rotary(&self, cos: &Self, sin: &Self) -> Self {
+        self.with(Rotary, &[cos, sin])
     }
 
     /// The rows of this table at `ids`.
@@ -204,7 +220,8 @@ impl<'g> Tensor<'g> {
     /// width.
     ///
     /// # Shapes
-    /// queries `[b, s, w]`, keys and values `[b, t, w]`, mask `[b, t]`; result `[b, s, w]`.
+    /// queries `[b, s, heads·d]`, keys and values `[b, t, g·d]` with `g` a divisor of `heads` (each
+    /// head of keys serves `heads / g` of queries), mask `[b, t]`; result as the queries.
     pub fn attention(
         &self,
         keys: &Self,
@@ -213,8 +230,25 @@ impl<'g> Tensor<'g> {
         heads: usize,
         dropout: f64,
     ) -> Self {
-        let width = self.shape().last().copied().unwrap_or(1);
-        let depth = (width / heads.max(1)).max(1);
+        self.attend([keys, values, mask], heads, dropout, false)
+    }
+
+    /// [`attention`](Self::attention) in which a query does not see the keys behind its own. The
+    /// last query is the last key's, so that fewer queries than keys are the last ones.
+    pub fn causal_attention(
+        &self,
+        keys: &Self,
+        values: &Self,
+        mask: &Self,
+        heads: usize,
+        dropout: f64,
+    ) -> Self {
+        self.attend([keys, values, mask], heads, dropout, true)
+    }
+
+    fn attend(&self, others: [&Self; 3], heads: usize, dropout: f64, causal: bool) -> Self {
+        let width = |x: &Self| x.shape().last().copied().unwrap_or(1);
+        let depth = (width(self) / heads.max(1)).max(1);
         let dropout = if self.cx.training { dropout } else { 0.0 };
         let stream = if dropout > 0.0 {
             self.cx.stream()
@@ -223,11 +257,13 @@ impl<'g> Tensor<'g> {
         };
         let op = Attention {
             heads,
+            kv_heads: width(others[0]) / depth,
+            causal,
             scale: Real(1.0 / (depth as f64).sqrt()),
             dropout: Real(dropout),
             stream: stream.into(),
         };
-        self.with(op, &[keys, values, mask])
+        self.with(op, &others)
     }
 
     /// The mean cross-entropy of these logits against class ids.

@@ -252,6 +252,9 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
             let operands = [0, 1, 2].map(source);
             attention::backward(op, *dims, operands, read(3), source(4), gradients, draw);
         }
+        Kernel::Rotary { width, half } => {
+            tensors::rotary(*width, *half, source(0), [read(1), read(2)], region());
+        }
         Kernel::Gather { width } => tensors::gather(*width, read(0), ids(1), write()),
         Kernel::ScatterAdd { width } => tensors::scatter_add(*width, ids(0), read(1), write()),
         Kernel::Reduce {

@@ -3,6 +3,7 @@
 use ailora_graph::ir::{ops::reduce::Combine, shape::for_each_index};
 
 use pulp::Scalar512b;
+use rayon::prelude::*;
 
 use super::{memory::Region, rows};
 use crate::plan::Strided;
@@ -39,6 +40,29 @@ pub(super) fn copy(moved: &Strided, from: Region, to: Region) {
                     to.write(to_start + i * steps[1], 1)[0] =
                         from.read(from_start + i * steps[0], 1)[0];
                 }
+            }
+        }
+    });
+}
+
+/// Turns the heads of each row of `x`, of twice `half` columns, by the row's angles.
+pub(super) fn rotary(width: usize, half: usize, x: Region, [cos, sin]: [&[f32]; 2], to: Region) {
+    let angles = cos.par_chunks_exact(half).zip(sin.par_chunks_exact(half));
+    angles.enumerate().for_each(|(row, (cos, sin))| {
+        // SAFETY: each row is handled once, and the plan keeps the result apart from what is read.
+        let (x, to) = unsafe {
+            (
+                x.read(row * x.stride(width), width),
+                to.write(row * to.stride(width), width),
+            )
+        };
+        let heads = x.chunks_exact(2 * half).zip(to.chunks_exact_mut(2 * half));
+        for (x, to) in heads {
+            let (x1, x2) = x.split_at(half);
+            let (y1, y2) = to.split_at_mut(half);
+            for j in 0..half {
+                y1[j] = x1[j] * cos[j] - x2[j] * sin[j];
+                y2[j] = x2[j] * cos[j] + x1[j] * sin[j];
             }
         }
     });

@@ -132,6 +132,7 @@ fn writes_rows(op: &Op) -> bool {
                 | Op::MatMul(_)
                 | Op::Attention(_)
                 | Op::AttentionGrad(_)
+                | Op::Rotary(_)
                 | Op::Concat(_)
                 | Op::Permute(_)
         )
@@ -324,6 +325,10 @@ impl Lowering<'_> {
                 op: op.clone(),
                 dims: op.dims(shape(0), shape(1)),
             },
+            Op::Rotary(_) => Kernel::Rotary {
+                width: shape(0)[2],
+                half: shape(1)[2],
+            },
             Op::Embedding(_) => Kernel::Gather { width: shape(0)[1] },
             Op::EmbeddingGrad(_) => Kernel::ScatterAdd {
                 width: program.shape(id)[1],
@@ -352,6 +357,9 @@ impl Lowering<'_> {
         let reads = match &kernel {
             Kernel::Attention { .. } => self.attention_operands(args),
             Kernel::Reduce { .. } => vec![self.view(args[0])],
+            Kernel::Rotary { .. } => {
+                vec![self.view(args[0]), self.dense(args[1]), self.dense(args[2])]
+            }
             _ => args.iter().map(|&arg| self.dense(arg)).collect(),
         };
         let to = self.place(id);
@@ -607,9 +615,11 @@ fn loop_op(op: &Op) -> LoopOp {
         Op::Softmax(_) => LoopOp::Softmax,
         Op::SoftmaxGrad(_) => LoopOp::SoftmaxGrad,
         Op::Normalize(op) => LoopOp::Normalize {
+            centered: op.centered,
             eps: op.eps.0 as f32,
         },
         Op::NormalizeGrad(op) => LoopOp::NormalizeGrad {
+            centered: op.centered,
             eps: op.eps.0 as f32,
         },
         // An expansion is its operand, walked with strides of 0.

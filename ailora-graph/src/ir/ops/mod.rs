@@ -9,6 +9,7 @@ pub mod loss;
 pub mod matmul;
 pub mod normalize;
 pub mod reduce;
+pub mod rotary;
 pub mod softmax;
 pub mod view;
 

@@ -10,7 +10,7 @@ use ailora::{
     adapter::Strategy,
     grad::gradients,
     ir::Draw,
-    models::{classifier::Classifier, config::Config},
+    models::{batch::Shape, config::Config, head::Head, model::Model},
     narrow::narrow,
     runtime::{
         cpu::Value,
@@ -43,23 +43,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}"#;
     let config = config.replace("LAYERS", &layers.to_string());
     std::fs::write(folder.path().join("config.json"), config)?;
-    let classifier = Classifier::new(Config::from_dir(folder.path())?, 2, false);
-    let mut params: Params = classifier
+    let model = Model::new(Config::from_dir(folder.path())?, Head::classification(2))?;
+    let mut params: Params = model
         .parameters()
-        .into_iter()
+        .iter()
         .map(|parameter| {
             let key = Draw::default().key(&parameter.name);
-            let mut array = Array::zeros(parameter.shape);
+            let mut array = Array::zeros(parameter.shape.clone());
             (0..)
                 .zip(&mut array.data)
                 .for_each(|(i, x)| *x = 0.02 * key.normal(i) as f32);
-            (parameter.name, array)
+            (parameter.name.clone(), array)
         })
         .collect();
     let start = Instant::now();
-    let sites = AdaptConfig::method(Method::LoRa, 8).resolve(classifier.sites())?;
+    let sites = AdaptConfig::method(Method::LoRa, 8).resolve(model.sites())?;
     initialise(&sites, &mut params, 0, &Options::default(), |_| {})?;
-    let program = classifier.program(batch, length, true, true)?;
+    let program = model.program(Shape::new(batch, length), true, true)?;
     let program = gradients(&narrow(&adapt(&program, &sites, false)?)?, "loss")?;
     let unfused = std::env::args().any(|arg| arg == "--unfused");
     let mut engine = if unfused {

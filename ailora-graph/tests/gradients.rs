@@ -13,7 +13,7 @@ use ailora_graph::{
             dropout::Dropout,
             elementwise::{Binary, Unary},
             embedding::Embedding,
-            loss::CrossEntropy,
+            loss::{CrossEntropy, IGNORED},
             matmul::MatMul,
             normalize::Normalize,
             reduce::Reduce,
@@ -231,7 +231,13 @@ fn rows() {
 #[test]
 fn cross_entropy() {
     let labels = (1, Type::i32([4]), ids("labels", &[4], 3));
-    check_op_at(CrossEntropy, &[&[4, 3], &[4]], &[labels]);
+    check_op_at(CrossEntropy::default(), &[&[4, 3], &[4]], &[labels]);
+    let some = Tensor::new([4], [1.0, f64::from(IGNORED), 0.0, f64::from(IGNORED)]);
+    let smoothing = Real(0.3);
+    for loss in [CrossEntropy::default(), CrossEntropy { smoothing }] {
+        let labels = (1, Type::i32([4]), some.clone());
+        check_op_at(loss, &[&[4, 3], &[4]], &[labels]);
+    }
 }
 
 #[test]

@@ -279,9 +279,54 @@ pub enum Targets {
     Classes(Vec<i32>),
     /// Regression targets.
     Scores(Vec<f32>),
+    /// The first and last token of each row's answer; past the end where it has none.
+    Spans {
+        /// First tokens.
+        starts: Vec<i32>,
+        /// Last tokens.
+        ends: Vec<i32>,
+    },
+    /// Token ids, -100 where none is to be predicted: those of the row itself, `[rows, len]`, or of
+    /// the text to generate, `[rows, target_len]`.
+    Tokens(Vec<i32>),
+}
+
+/// The sizes that a program is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Shape {
+    /// Number of examples.
+    pub rows: usize,
+    /// Padded sequence length.
+    pub len: usize,
+    /// Padded length of the texts to generate; 0 where none are.
+    pub target_len: usize,
+}
+
+impl Shape {
+    /// Sequences without texts to generate.
+    pub const fn new(rows: usize, len: usize) -> Self {
+        Self {
+            rows,
+            len,
+            target_len: 0,
+        }
+    }
 }
 
 impl Batch {
+    /// Its sizes.
+    pub fn shape(&self) -> Shape {
+        let target_len = match &self.targets {
+            Targets::Tokens(labels) => labels.len() / self.rows.max(1),
+            _ => 0,
+        };
+        Shape {
+            rows: self.rows,
+            len: self.len,
+            target_len,
+        }
+    }
+
     /// Pads the examples of a plan.
     ///
     /// # Errors

@@ -105,7 +105,7 @@ impl ModelArgs {
     ) -> Result<(Model, Vec<Site>, AdaptConfig), Error> {
         let (model, _) = self.open(false)?;
         let config = adapters.config(AdaptConfig::default())?;
-        let sites = config.resolve(model.classifier.sites())?;
+        let sites = config.resolve(model.pretrained.model.sites())?;
         Ok((model, sites, config))
     }
 }

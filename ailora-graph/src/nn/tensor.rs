@@ -266,12 +266,19 @@ impl<'g> Tensor<'g> {
         self.with(op, &others)
     }
 
-    /// The mean cross-entropy of these logits against class ids.
+    /// The mean cross-entropy of these logits against class ids, over the rows whose label is not
+    /// [`IGNORED`](crate::ir::ops::loss::IGNORED).
     ///
     /// # Shapes
     /// `[n, c]` and i32 `[n]` give `[]`.
     pub fn cross_entropy(&self, labels: &Self) -> Self {
-        self.with(CrossEntropy, &[labels])
+        self.smoothed_cross_entropy(labels, 0.0)
+    }
+
+    /// The same with label smoothing: `smoothing` of each target is spread over all classes.
+    pub fn smoothed_cross_entropy(&self, labels: &Self, smoothing: f64) -> Self {
+        let smoothing = Real(smoothing);
+        self.with(CrossEntropy { smoothing }, &[labels])
     }
 }
 

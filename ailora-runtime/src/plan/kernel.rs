@@ -74,11 +74,15 @@ pub enum Kernel {
     CrossEntropy {
         /// Columns of the logits.
         classes: usize,
+        /// How much of each target is spread over all classes.
+        smoothing: f32,
     },
     /// Reads logits and labels; writes the gradient.
     CrossEntropyGrad {
         /// Columns of the logits.
         classes: usize,
+        /// How much of each target is spread over all classes.
+        smoothing: f32,
     },
 }
 

@@ -10,7 +10,8 @@ use ailora_graph::ir::{
 use indexmap::IndexMap;
 
 use super::{
-    Input, Instruction, Kernel, Loop, LoopOp, Operand, Source, Step, Stored, Strided, View,
+    IdRange, Input, Instruction, Kernel, Loop, LoopOp, Operand, Source, Step, Stored, Strided,
+    View,
     units::{Unit, is_fusible},
 };
 
@@ -47,7 +48,7 @@ pub(super) fn lower(program: &Program, schedule: &[Unit]) -> Lowered {
         views: vec![None; program.len()],
         last_use: last_uses(program, schedule),
         readers: readers(program),
-        limits: limits(program),
+        ranges: ranges(program),
         homes: homes(program, schedule),
     };
     for (time, unit) in schedule.iter().enumerate() {
@@ -69,7 +70,7 @@ struct Lowering<'a> {
     last_use: Vec<usize>,
     /// For each node, the nodes that read it.
     readers: Vec<Vec<Id>>,
-    limits: HashMap<Id, usize>,
+    ranges: HashMap<Id, IdRange>,
     homes: Vec<Option<Home>>,
 }
 
@@ -165,21 +166,25 @@ fn last_uses(program: &Program, schedule: &[Unit]) -> Vec<usize> {
     last
 }
 
-/// For ids, how many rows or classes they choose from.
-fn limits(program: &Program) -> HashMap<Id, usize> {
-    let mut limits: HashMap<Id, usize> = HashMap::new();
+/// For ids, what they choose from.
+fn ranges(program: &Program) -> HashMap<Id, IdRange> {
+    let mut ranges: HashMap<Id, IdRange> = HashMap::new();
     for id in program.ids() {
         let args = &program[id].args;
-        let (ids, limit) = match &program[id].op {
-            Op::Embedding(_) => (args[1], program.shape(args[0])[0]),
-            Op::EmbeddingGrad(grad) => (args[0], grad.rows),
-            Op::CrossEntropy(_) | Op::CrossEntropyGrad(_) => (args[1], program.shape(args[0])[1]),
+        let (ids, limit, ignorable) = match &program[id].op {
+            Op::Embedding(_) => (args[1], program.shape(args[0])[0], false),
+            Op::EmbeddingGrad(grad) => (args[0], grad.rows, false),
+            Op::CrossEntropy(_) | Op::CrossEntropyGrad(_) => {
+                (args[1], program.shape(args[0])[1], true)
+            }
             _ => continue,
         };
-        let entry = limits.entry(root(program, ids)).or_insert(limit);
-        *entry = limit.min(*entry);
+        let range = IdRange { limit, ignorable };
+        let entry = ranges.entry(root(program, ids)).or_insert(range);
+        entry.limit = limit.min(entry.limit);
+        entry.ignorable &= ignorable;
     }
-    limits
+    ranges
 }
 
 impl Lowering<'_> {
@@ -270,14 +275,14 @@ impl Lowering<'_> {
         let kernel = match &node.op {
             Op::Input(leaf) => {
                 let view = self.input(id);
-                let limit = (leaf.ty.dtype == DType::I32)
-                    .then(|| self.limits.get(&id).copied())
+                let range = (leaf.ty.dtype == DType::I32)
+                    .then(|| self.ranges.get(&id).copied())
                     .flatten();
                 self.out.inputs.push(Input {
                     name: leaf.name.clone(),
                     ty: leaf.ty.clone(),
                     view,
-                    limit,
+                    range,
                 });
                 return;
             }
@@ -338,11 +343,13 @@ impl Lowering<'_> {
                 shape: shape(0).to_vec(),
                 strides: broadcast_strides(program.shape(id), shape(0)),
             },
-            Op::CrossEntropy(_) => Kernel::CrossEntropy {
+            Op::CrossEntropy(op) => Kernel::CrossEntropy {
                 classes: shape(0)[1],
+                smoothing: op.smoothing.0 as f32,
             },
-            Op::CrossEntropyGrad(_) => Kernel::CrossEntropyGrad {
+            Op::CrossEntropyGrad(op) => Kernel::CrossEntropyGrad {
                 classes: shape(0)[1],
+                smoothing: op.forward.smoothing.0 as f32,
             },
             Op::Unary(_)
             | Op::Binary(_)

@@ -155,7 +155,7 @@ impl TryFrom<String> for Activation {
 }
 
 impl Activation {
-    fn apply<'g>(self, x: &Tensor<'g>) -> Tensor<'g> {
+    pub fn apply<'g>(self, x: &Tensor<'g>) -> Tensor<'g> {
         match self {
             Self::Gelu => x.gelu(),
             Self::GeluTanh => x.gelu_tanh(),
@@ -197,6 +197,11 @@ impl Encoder {
         self.layers
             .iter()
             .fold(embedded, |x, layer| layer.forward(&x, mask))
+    }
+
+    /// The table of word embeddings.
+    pub fn words(&self) -> &Embedding {
+        &self.embeddings.word_embeddings
     }
 
     /// The table of position embeddings.

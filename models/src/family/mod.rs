@@ -17,7 +17,11 @@ use ailora_graph::{
 };
 use ailora_runtime::cpu::Value;
 
-use crate::{batch::Batch, config::FieldError};
+use crate::{
+    batch::{Batch, Shape},
+    config::FieldError,
+    head::Head,
+};
 
 /// Every family, in the order in which they are listed to the user.
 pub static FAMILIES: [Family; 2] = [bert::FAMILY, roberta::FAMILY];
@@ -29,8 +33,6 @@ pub struct Family {
     pub model_type: &'static str,
     /// Module path of the pretrained model within the model with a head.
     pub base: &'static str,
-    /// What transformers calls the model with a classification head.
-    pub classifier: &'static str,
     /// Reads and checks the family's fields of a `config.json`.
     pub read: Read,
 }
@@ -49,25 +51,31 @@ pub trait Architecture: Debug + Send + Sync {
     /// Standard deviation of the weights that a new head starts from.
     fn initializer_range(&self) -> f64;
 
-    /// Adds the parameters of the model with a head of `outputs` logits to a graph.
-    fn build(&self, cx: &Cx, outputs: usize) -> Box<dyn Network>;
+    /// Adds the parameters of the model with a head to a graph; nothing if the family has no such
+    /// head.
+    fn build(&self, cx: &Cx, head: Head) -> Option<Box<dyn Network>>;
 
-    /// The values of the inputs that [`Network::hidden`] declares.
-    fn inputs(&self, batch: &Batch) -> Inputs;
+    /// The values of the inputs that the [`Network`] with this head declares.
+    fn inputs(&self, head: Head, batch: &Batch) -> Inputs;
 }
 
-/// A model with a classification head, whose parameters are in a graph.
+/// A model with a head, whose parameters are in a graph.
 pub trait Network: Module {
+    /// What transformers calls it, such as `BertForSequenceClassification`.
+    fn class(&self) -> &'static str;
+
     /// The last hidden states of a batch, whose inputs it adds to the graph.
     ///
     /// # Shapes
-    /// `[batch, len, width]` for inputs of `[batch, len]`.
-    fn hidden<'g>(&self, cx: &'g Cx, batch: usize, len: usize) -> Tensor<'g>;
+    /// `[rows, len, width]`; of an encoder-decoder with [`Head::Seq2SeqLm`], the decoder's:
+    /// `[rows, target_len, width]`.
+    fn hidden<'g>(&self, cx: &'g Cx, shape: Shape) -> Tensor<'g>;
 
-    /// The logits that the head makes of hidden states.
+    /// The logits that the head makes of hidden states. It may add inputs of its own.
     ///
     /// # Shapes
-    /// `[batch, len, width]` gives `[batch, outputs]`.
+    /// `[rows, len, width]` gives `[rows, outputs]` for [`Head::Sequence`], `[rows, len, 2]` for
+    /// [`Head::QuestionAnswering`], `[rows, len, vocabulary]` for language models.
     fn logits<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g>;
 }
 

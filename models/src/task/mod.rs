@@ -23,7 +23,10 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
-use crate::metrics::{self, Metric, MetricError};
+use crate::{
+    head::Head,
+    metrics::{self, Metric, MetricError},
+};
 
 /// Every task, in the order in which they are listed to the user.
 pub static TASKS: [&Task; 9] = [
@@ -152,6 +155,14 @@ impl Task {
                 known: TASKS.map(|task| task.name).join(", "),
                 suggestion: did_you_mean(name, TASKS.map(|task| task.name)),
             })
+    }
+
+    /// The head that predicts the labels.
+    pub fn head(&self) -> Head {
+        match self.labels {
+            LabelSet::Indexed(names) | LabelSet::Named(names) => Head::classification(names.len()),
+            LabelSet::Scored(..) => Head::regression(),
+        }
     }
 
     /// Width of the model's head: the number of classes, or 1 for a regression.

@@ -14,6 +14,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::gguf::{self, Gguf, GgufError};
+
 /// Name of the only file.
 pub(crate) const WHOLE: &str = "model.safetensors";
 /// Name of the index of shards.
@@ -23,7 +25,7 @@ pub(crate) const INDEX: &str = "model.safetensors.index.json";
 #[derive(Debug, Error)]
 pub enum WeightsError {
     /// The folder has no weights.
-    #[error("{} has neither {WHOLE} nor {INDEX}{hint}", dir.display())]
+    #[error("{} has neither {WHOLE} nor {INDEX} nor one GGUF file{hint}", dir.display())]
     None {
         /// The folder.
         dir: PathBuf,
@@ -55,6 +57,9 @@ pub enum WeightsError {
     /// A file is not a whole safetensors file of floats.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A GGUF file cannot be used.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
 }
 
 impl WeightsError {
@@ -80,6 +85,9 @@ pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     }
     let index = dir.join(INDEX);
     if !index.is_file() {
+        if let Some(path) = gguf::find(dir) {
+            return Ok(vec![path]);
+        }
         let hint = if dir.join("pytorch_model.bin").is_file() {
             "; convert its pytorch_model.bin with transformers: \
              `AutoModel.from_pretrained(DIR).save_pretrained(DIR)`"
@@ -134,7 +142,10 @@ pub(crate) fn shards(index: &Path) -> Result<BTreeSet<String>, WeightsError> {
 pub(crate) fn load(files: &[PathBuf]) -> Result<Params, WeightsError> {
     let mut params = Params::new();
     for path in files {
-        params.extend(store::load(path)?.0);
+        params.extend(match is_gguf(path) {
+            true => Gguf::open(path)?.tensors()?,
+            false => store::load(path)?.0,
+        });
     }
     Ok(params)
 }
@@ -145,7 +156,7 @@ pub(crate) fn load(files: &[PathBuf]) -> Result<Params, WeightsError> {
 /// A file cannot be read.
 pub(crate) fn integers(files: &[PathBuf]) -> Result<IndexMap<String, Dtype>, WeightsError> {
     let mut found = IndexMap::new();
-    for path in files {
+    for path in files.iter().filter(|path| !is_gguf(path)) {
         for (name, info) in header(path).map_err(WeightsError::read(path))?.tensors() {
             let floats = [Dtype::F16, Dtype::BF16, Dtype::F32, Dtype::F64];
             if !floats.contains(&info.dtype) {
@@ -154,6 +165,11 @@ pub(crate) fn integers(files: &[PathBuf]) -> Result<IndexMap<String, Dtype>, Wei
         }
     }
     Ok(found)
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "gguf")
 }
 
 /// The header of a safetensors file, whose length in bytes comes first.

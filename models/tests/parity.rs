@@ -28,13 +28,18 @@ fn classifier(family: &str) -> Model {
 }
 
 /// Each fixture's name, how many gradients of adapted weights it holds, and its head.
-const MODELS: [(&str, usize, Head); 6] = [
+const MODELS: [(&str, usize, Head); 11] = [
     ("bert_cls", 4, Head::classification(2)),
     ("bert_qa", 4, Head::QuestionAnswering),
     ("bert_mlm", 4, Head::MaskedLm),
     ("roberta_cls", 4, Head::classification(3)),
     ("roberta_qa", 4, Head::QuestionAnswering),
     ("roberta_mlm", 4, Head::MaskedLm),
+    ("llama_mha", 4, Head::CausalLm),
+    ("llama_gqa_tied", 4, Head::CausalLm),
+    ("llama_scaled", 4, Head::CausalLm),
+    ("llama_cls", 4, Head::classification(3)),
+    ("qwen2", 4, Head::CausalLm),
 ];
 
 #[test]

@@ -142,7 +142,12 @@ impl Session<'_> {
     fn run(&mut self, len: usize, cached: usize, step: Step) -> Result<Vec<f32>, GenerateError> {
         let (rows, places, used) = (self.next.len(), self.places, self.used);
         let id = self.generator.plan(rows, len, cached)?;
-        let inputs = self.generator.model.config().architecture.step_inputs(&step);
+        let inputs = self
+            .generator
+            .model
+            .config()
+            .architecture
+            .step_inputs(&step);
         let names: Vec<String> = (0..self.entries.len()).map(entry).collect();
         let mut values = inputs.values();
         let entries = names.iter().zip(&self.entries);

@@ -5,7 +5,9 @@
 //! and a line in [`FAMILIES`]. What families share has a file of its own, such as the encoder of
 //! BERT and RoBERTa.
 
+mod bart;
 mod bert;
+mod classification_head;
 mod encoder;
 mod roberta;
 
@@ -24,7 +26,7 @@ use crate::{
 };
 
 /// Every family, in the order in which they are listed to the user.
-pub static FAMILIES: [Family; 2] = [bert::FAMILY, roberta::FAMILY];
+pub static FAMILIES: [Family; 3] = [bert::FAMILY, roberta::FAMILY, bart::FAMILY];
 
 /// A model family.
 #[derive(Debug)]
@@ -50,6 +52,12 @@ pub trait Architecture: Debug + Send + Sync {
 
     /// Standard deviation of the weights that a new head starts from.
     fn initializer_range(&self) -> f64;
+
+    /// Other names under which files may have a parameter too, as `(name, parameter)`: weights that
+    /// several modules share.
+    fn tied(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
 
     /// Adds the parameters of the model with a head to a graph; nothing if the family has no such
     /// head.

@@ -19,6 +19,7 @@ pub mod batch;
 pub mod classification;
 pub mod config;
 pub mod family;
+pub mod generate;
 pub mod head;
 pub mod hub;
 pub mod metrics;

@@ -9,6 +9,7 @@ use crate::{
     batch::{Batch, Shape},
     config::Config,
     family::{Inputs, Network},
+    generate::{Cache, entry},
     head::Head,
 };
 
@@ -24,6 +25,12 @@ pub enum ModelError {
         head: Head,
         /// Those there are.
         heads: String,
+    },
+    /// A model that does not go on with texts.
+    #[error("{class} does not generate text; give a causal language model, such as llama")]
+    NotGenerating {
+        /// What transformers calls the model.
+        class: &'static str,
     },
     /// Sequences longer than the model has positions for.
     #[error("sequences of {len} tokens are too long: the model has positions for {max}")]
@@ -128,6 +135,31 @@ impl Model {
         let network = build(&self.config, self.head, &cx)?;
         let hidden = network.hidden(&cx, shape);
         Ok(cx.program(&*network, &[("last_hidden_state", &hidden)])?)
+    }
+
+    /// The program of one step of generation: `len` tokens of each of `rows` sequences behind places
+    /// for `cached` earlier ones. Besides the family's inputs there are `cache.0`, `cache.1`...,
+    /// `[rows, cached, width]`, the keys and values so far; the outputs of these names are what the
+    /// step adds, `[rows, len, width]`, beside `logits`, those behind the last token, `[rows, vocabulary]`.
+    ///
+    /// # Errors
+    /// A model that does not generate; a size of zero.
+    pub fn step(&self, rows: usize, len: usize, cached: usize) -> Result<Program, ModelError> {
+        self.check(Shape::new(rows, len))?;
+        let cx = Cx::new();
+        let network = build(&self.config, self.head, &cx)?;
+        let mut cache = Cache::new(&cx, rows, cached);
+        let hidden = network.step(&cx, len, &mut cache);
+        let hidden = hidden.ok_or(ModelError::NotGenerating { class: self.class })?;
+        let logits = network.logits(&hidden.slice(1, len - 1, len));
+        let mut outputs = vec![("logits".to_owned(), &logits)];
+        let added = cache.added().iter().enumerate();
+        outputs.extend(added.map(|(i, added)| (entry(i), added)));
+        let outputs: Vec<_> = outputs
+            .iter()
+            .map(|(name, value)| (name.as_str(), *value))
+            .collect();
+        Ok(cx.program(&*network, &outputs)?)
     }
 
     /// Every projection with what its annotation says.

@@ -351,7 +351,7 @@ fn a_configuration_needs_its_fields() {
             "{message}"
         );
     }
-    let family = "expected one of bert, roberta, bart";
+    let family = "expected one of bert, roberta, bart, llama, mistral, qwen2";
     let message = with_field("bert", "model_type", None);
     assert_eq!(
         message,

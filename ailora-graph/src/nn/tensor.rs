@@ -5,6 +5,7 @@ use crate::ir::{
     Name, Op, Real, Type,
     ops::{
         attention::Attention,
+        concat::Concat,
         dropout::Dropout,
         elementwise::{Binary, Unary},
         embedding::Embedding,
@@ -155,6 +156,11 @@ impl<'g> Tensor<'g> {
     /// The range `start..end` along `axis`.
     pub fn slice(&self, axis: usize, start: usize, end: usize) -> Self {
         self.with(Slice { axis, start, end }, &[])
+    }
+
+    /// This and `other` behind it along `axis`, in which alone they may differ.
+    pub fn concat(&self, other: &Self, axis: usize) -> Self {
+        self.with(Concat { axis }, &[other])
     }
 
     /// The sum along `axes`, which keep size 1.

@@ -9,6 +9,7 @@ mod bart;
 mod bert;
 mod classification_head;
 mod encoder;
+mod llama;
 mod roberta;
 
 use std::fmt::Debug;
@@ -22,11 +23,19 @@ use ailora_runtime::cpu::Value;
 use crate::{
     batch::{Batch, Shape},
     config::FieldError,
+    generate::{Cache, Step},
     head::Head,
 };
 
 /// Every family, in the order in which they are listed to the user.
-pub static FAMILIES: [Family; 3] = [bert::FAMILY, roberta::FAMILY, bart::FAMILY];
+pub static FAMILIES: [Family; 6] = [
+    bert::FAMILY,
+    roberta::FAMILY,
+    bart::FAMILY,
+    llama::LLAMA,
+    llama::MISTRAL,
+    llama::QWEN2,
+];
 
 /// A model family.
 #[derive(Debug)]
@@ -65,6 +74,11 @@ pub trait Architecture: Debug + Send + Sync {
 
     /// The values of the inputs that the [`Network`] with this head declares.
     fn inputs(&self, head: Head, batch: &Batch) -> Inputs;
+
+    /// The values of the inputs that [`Network::step`] declares, but for the cache.
+    fn step_inputs(&self, _: &Step) -> Inputs {
+        Inputs::default()
+    }
 }
 
 /// A model with a head, whose parameters are in a graph.
@@ -85,6 +99,15 @@ pub trait Network: Module {
     /// `[rows, len, width]` gives `[rows, outputs]` for [`Head::Sequence`], `[rows, len, 2]` for
     /// [`Head::QuestionAnswering`], `[rows, len, vocabulary]` for language models.
     fn logits<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g>;
+
+    /// The last hidden states of `len` tokens behind those whose keys and values the cache has;
+    /// nothing, if the model does not generate.
+    ///
+    /// # Shapes
+    /// `[rows, len, width]`
+    fn step<'g>(&self, _: &'g Cx, _len: usize, _: &mut Cache<'g>) -> Option<Tensor<'g>> {
+        None
+    }
 }
 
 /// Values of a program's inputs by name.

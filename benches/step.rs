@@ -1,20 +1,23 @@
 //! A training step of MiniLM's shape (6 layers, 384 wide) with random weights, as
-//! `cargo bench --bench step -- BATCH LENGTH [STEPS] [LAYERS] [--unfused]`: one JSON line with the median milliseconds of
-//! a step, and of a plain sequence of faer products that does the same multiplications.
+//! `cargo bench --bench step -- BATCH LENGTH [STEPS] [LAYERS]`: one JSON line for each form. The forms
+//! and a plain sequence of faer products that does the unfused multiplications take turns, so that
+//! what else the machine does meets all alike; `speedup` is the median of the unfused step over the
+//! form's in the same round.
 
 use std::{collections::HashMap, time::Instant};
 
 use ailora::{
     AdaptConfig, Method,
     adapt::adapt,
-    adapter::Strategy,
+    adapter::{Site, Strategy},
+    fuse::cost::Costs,
     grad::gradients,
-    ir::Draw,
+    ir::{Draw, Program},
     models::{batch::Shape, config::Config, head::Head, model::Model},
     narrow::narrow,
     runtime::{
         cpu::Value,
-        engine::{Engine, Fusion},
+        engine::{Engine, Fusion, PlanId},
         init::initialise,
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
         plan::{Kernel, Plan},
@@ -25,70 +28,25 @@ use ailora::{
 };
 use faer::{Accum, Mat, Par, linalg::matmul::matmul};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+type Error = Box<dyn std::error::Error>;
+type Inputs<'a> = Vec<(&'a str, Value<'a>)>;
+
+const RANK: usize = 8;
+/// Steps that are not counted.
+const WARM_UP: usize = 3;
+
+fn main() -> Result<(), Error> {
     let numbers: Vec<usize> = std::env::args()
         .filter_map(|arg| arg.parse().ok())
         .collect();
-    let [batch, length] = [
-        numbers.first().copied().unwrap_or(32),
-        numbers.get(1).copied().unwrap_or(32),
-    ];
-    let steps = numbers.get(2).copied().unwrap_or(20);
-    let layers = numbers.get(3).copied().unwrap_or(6);
+    let number = |i: usize, default| numbers.get(i).copied().unwrap_or(default);
+    let [batch, length] = [number(0, 32), number(1, 32)];
+    let [steps, layers] = [number(2, 20), number(3, 6)];
 
-    let folder = tempfile::tempdir()?;
-    let config = r#"{"model_type": "bert", "vocab_size": 30522, "hidden_size": 384,
-        "num_hidden_layers": LAYERS, "num_attention_heads": 12, "intermediate_size": 1536,
-        "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
-        "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}"#;
-    let config = config.replace("LAYERS", &layers.to_string());
-    std::fs::write(folder.path().join("config.json"), config)?;
-    let model = Model::new(Config::from_dir(folder.path())?, Head::classification(2))?;
-    let mut params: Params = model
-        .parameters()
-        .iter()
-        .map(|parameter| {
-            let key = Draw::default().key(&parameter.name);
-            let mut array = Array::zeros(parameter.shape.clone());
-            (0..)
-                .zip(&mut array.data)
-                .for_each(|(i, x)| *x = 0.02 * key.normal(i) as f32);
-            (parameter.name.clone(), array)
-        })
-        .collect();
-    let start = Instant::now();
-    let sites = AdaptConfig::method(Method::LoRa, 8).resolve(model.sites())?;
+    let model = Model::new(config(layers)?, Head::classification(2))?;
+    let mut params = random_parameters(&model);
+    let sites = AdaptConfig::method(Method::LoRa, RANK).resolve(model.sites())?;
     initialise(&sites, &mut params, 0, &Options::default(), |_| {})?;
-    let program = model.program(Shape::new(batch, length), true, true)?;
-    let program = gradients(&narrow(&adapt(&program, &sites, false)?)?, "loss")?;
-    let unfused = std::env::args().any(|arg| arg == "--unfused");
-    let mut engine = if unfused {
-        Engine::with_fusion(params, Fusion::Off)
-    } else {
-        Engine::new(params)
-    };
-    let id = engine.compile(&program)?;
-    let compile_ms = 1e3 * start.elapsed().as_secs_f64();
-
-    let trained = sites.iter().flat_map(|site| match site.spec.strategy {
-        Strategy::LowRank { .. } => vec![site.lora_a(), site.lora_b()],
-        Strategy::Full => std::iter::once(&site.weight)
-            .chain(&site.bias)
-            .cloned()
-            .collect(),
-        Strategy::Frozen => Vec::new(),
-    });
-    let group = Group {
-        lr: 1.0,
-        parameters: trained.collect(),
-    };
-    let optimizer = AdamW::new(AdamWConfig::default(), vec![group], engine.weights());
-    let schedule = Schedule {
-        kind: ScheduleKind::Constant,
-        warmup: 0,
-        total: 1000,
-    };
-    let mut trainer = Trainer::new(engine, optimizer, 3e-4, schedule, None, 0);
 
     let key = Draw::default().key("ids");
     let draw = |n: usize, limit: f64| -> Vec<i32> {
@@ -109,61 +67,171 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("attention_mask", Value::F32(&mask)),
         ("labels", Value::I32(&labels)),
     ];
-    let plan = trainer.engine().plan(id).clone();
-    let mut products = Products::of(&plan);
-    let (mut step_ms, mut product_ms) = (Vec::new(), Vec::new());
-    for i in 0..steps + 3 {
+
+    let program = || -> Result<Program, Error> {
+        let program = model.program(Shape::new(batch, length), true, true)?;
+        Ok(gradients(
+            &narrow(&adapt(&program, &sites, false)?)?,
+            "loss",
+        )?)
+    };
+    let forms = [
+        ("unfused", Fusion::Off),
+        ("elementwise", Fusion::Elementwise),
+        ("fused", Fusion::At(Costs::default())),
+    ];
+    let mut contenders = Vec::new();
+    for (name, fusion) in forms {
         let start = Instant::now();
-        trainer.step(&[MicroBatch {
-            plan: id,
-            inputs: inputs.clone(),
-            rows: batch,
-        }])?;
-        let step = 1e3 * start.elapsed().as_secs_f64();
+        let mut engine = Engine::with_fusion(params.clone(), fusion);
+        let plan = engine.compile(&program()?)?;
+        let compile_ms = milliseconds(start);
+        contenders.push(Contender {
+            name,
+            compile_ms,
+            trainer: trainer(engine, &sites),
+            plan,
+            ms: Vec::new(),
+        });
+    }
+    let mut products = Products::of(contenders[0].plan());
+    let mut products_ms = Vec::new();
+    for round in 0..steps + WARM_UP {
+        // Who comes after whom matters, so that changes too.
+        for turn in 0..forms.len() {
+            contenders[(round + turn) % forms.len()].step(&inputs, batch)?;
+        }
         let start = Instant::now();
         products.run();
-        let product = 1e3 * start.elapsed().as_secs_f64();
-        if i >= 3 {
-            step_ms.push(step);
-            product_ms.push(product);
-        }
+        products_ms.push(milliseconds(start));
     }
-    let mut seconds = Vec::new();
-    for _ in 0..steps {
-        trainer
-            .engine_mut()
-            .profile(id, &inputs, Draw::default(), &mut seconds)?;
+    let products_ms = median(products_ms[WARM_UP..].to_vec());
+    let unfused = contenders[0].ms.clone();
+    for contender in &mut contenders {
+        let kinds = contender.kinds(&inputs, steps)?;
+        let kind = |name: &str| kinds.get(name).copied().unwrap_or(0.0);
+        let ratios = unfused.iter().zip(&contender.ms).map(|(a, b)| a / b);
+        let speedup = median(ratios.skip(WARM_UP).collect());
+        let ms = median(contender.ms[WARM_UP..].to_vec());
+        let line = serde_json::json!({
+            "form": contender.name, "layers": layers, "batch": batch, "length": length,
+            "rank": RANK, "ms": ms, "speedup": speedup,
+            "samples_per_second": 1e3 * batch as f64 / ms,
+            "faer_products_ms": products_ms,
+            "gemm_gflop": contender.plan().gemm_flops() as f64 / 1e9,
+            "gemm_ms": kind("gemm"), "loop_ms": kind("loop"), "attention_ms": kind("attention"),
+            "other_ms": kind("other"),
+            "arena_mib": contender.plan().arena_bytes() as f64 / (1 << 20) as f64,
+            "compile_ms": contender.compile_ms,
+        });
+        println!("{line}");
     }
-    let mut kinds: HashMap<&str, f64> = HashMap::new();
-    for (step, seconds) in plan.steps.iter().zip(seconds) {
-        let kind = match step.kernel {
-            Kernel::Gemm { .. } => "gemm",
-            Kernel::Loop(_) => "loop",
-            Kernel::Attention { .. } | Kernel::AttentionGrad { .. } => "attention",
-            _ => "other",
-        };
-        *kinds.entry(kind).or_default() += 1e3 * seconds / steps as f64;
-    }
-    let ms = median(&mut step_ms);
-    let gemm_flops: u64 = plan
-        .steps
-        .iter()
-        .filter(|step| matches!(step.kernel, Kernel::Gemm { .. }))
-        .map(|step| step.kernel.gemm_flops())
-        .sum();
-    let line = serde_json::json!({
-        "fused": !unfused, "layers": layers, "batch": batch, "length": length, "rank": 8,
-        "ms": ms, "samples_per_second": 1e3 * batch as f64 / ms,
-        "faer_products_ms": median(&mut product_ms), "gemm_gflop": gemm_flops as f64 / 1e9,
-        "gemm_ms": kinds["gemm"], "loop_ms": kinds["loop"], "attention_ms": kinds["attention"],
-        "other_ms": kinds["other"], "arena_mib": plan.arena_bytes() as f64 / (1 << 20) as f64,
-        "model_to_plan_ms": compile_ms,
-    });
-    println!("{line}");
     Ok(())
 }
 
-fn median(values: &mut [f64]) -> f64 {
+fn config(layers: usize) -> Result<Config, Error> {
+    let folder = tempfile::tempdir()?;
+    let config = r#"{"model_type": "bert", "vocab_size": 30522, "hidden_size": 384,
+        "num_hidden_layers": LAYERS, "num_attention_heads": 12, "intermediate_size": 1536,
+        "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+        "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}"#;
+    let config = config.replace("LAYERS", &layers.to_string());
+    std::fs::write(folder.path().join("config.json"), config)?;
+    Ok(Config::from_dir(folder.path())?)
+}
+
+fn random_parameters(model: &Model) -> Params {
+    let parameters = model.parameters().iter();
+    parameters
+        .map(|parameter| {
+            let key = Draw::default().key(&parameter.name);
+            let mut array = Array::zeros(parameter.shape.clone());
+            (0..)
+                .zip(&mut array.data)
+                .for_each(|(i, x)| *x = 0.02 * key.normal(i) as f32);
+            (parameter.name.clone(), array)
+        })
+        .collect()
+}
+
+fn trainer(engine: Engine, sites: &[Site]) -> Trainer {
+    let trained = sites.iter().flat_map(|site| match site.spec.strategy {
+        Strategy::LowRank { .. } => vec![site.lora_a(), site.lora_b()],
+        Strategy::Full => std::iter::once(&site.weight)
+            .chain(&site.bias)
+            .cloned()
+            .collect(),
+        Strategy::Frozen => Vec::new(),
+    });
+    let group = Group {
+        lr: 1.0,
+        parameters: trained.collect(),
+    };
+    let optimizer = AdamW::new(AdamWConfig::default(), vec![group], engine.weights());
+    let schedule = Schedule {
+        kind: ScheduleKind::Constant,
+        warmup: 0,
+        total: 1000,
+    };
+    Trainer::new(engine, optimizer, 3e-4, schedule, None, 0)
+}
+
+/// A form of the step, and what its steps took.
+struct Contender {
+    name: &'static str,
+    compile_ms: f64,
+    trainer: Trainer,
+    plan: PlanId,
+    ms: Vec<f64>,
+}
+
+impl Contender {
+    fn plan(&self) -> &Plan {
+        self.trainer.engine().plan(self.plan)
+    }
+
+    fn step(&mut self, inputs: &Inputs<'_>, rows: usize) -> Result<(), Error> {
+        let batch = MicroBatch {
+            plan: self.plan,
+            inputs: inputs.clone(),
+            rows,
+        };
+        let start = Instant::now();
+        self.trainer.step(&[batch])?;
+        self.ms.push(milliseconds(start));
+        Ok(())
+    }
+
+    /// Mean milliseconds of each kind of kernel.
+    fn kinds(
+        &mut self,
+        inputs: &Inputs<'_>,
+        steps: usize,
+    ) -> Result<HashMap<&'static str, f64>, Error> {
+        let mut seconds = Vec::new();
+        let engine = self.trainer.engine_mut();
+        for _ in 0..steps {
+            engine.profile(self.plan, inputs, Draw::default(), &mut seconds)?;
+        }
+        let mut kinds: HashMap<&str, f64> = HashMap::new();
+        for (step, seconds) in engine.plan(self.plan).steps.iter().zip(seconds) {
+            let kind = match step.kernel {
+                Kernel::Gemm { .. } => "gemm",
+                Kernel::Loop(_) => "loop",
+                Kernel::Attention { .. } | Kernel::AttentionGrad { .. } => "attention",
+                _ => "other",
+            };
+            *kinds.entry(kind).or_default() += 1e3 * seconds / steps as f64;
+        }
+        Ok(kinds)
+    }
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    1e3 * since.elapsed().as_secs_f64()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

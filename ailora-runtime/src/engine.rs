@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::{
     cpu::{Cpu, Outputs, RunError, Value},
-    plan::{Plan, plan},
+    plan::{Plan, plan, separate},
     store::{Array, Params},
     weights::Weights,
 };
@@ -29,12 +29,15 @@ pub enum EngineError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PlanId(usize);
 
-/// How matrix products are compiled.
+/// What runs together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fusion {
-    /// Each as the program says.
+    /// Nothing: each operation has a kernel of its own.
     Off,
-    /// Few and wide, whichever form is cheapest at these costs.
+    /// Chains of element-wise operations, and sums with the products that they add up. Products are
+    /// as the program says.
+    Elementwise,
+    /// That, and products: few and wide, whichever form is cheapest at these costs.
     At(Costs),
 }
 
@@ -95,7 +98,7 @@ impl Engine {
             self.weights.extend(computed);
         }
         let (step, reports) = match &self.fusion {
-            Fusion::Off => (placed(&hoisted.step, &self.packs)?, Vec::new()),
+            Fusion::Off | Fusion::Elementwise => (placed(&hoisted.step, &self.packs)?, Vec::new()),
             Fusion::At(costs) => {
                 let plans = &self.plans;
                 let is_free = |name: &str| {
@@ -110,7 +113,10 @@ impl Engine {
                 (fused.program, fused.reports)
             }
         };
-        let plan = plan(&step);
+        let plan = match self.fusion {
+            Fusion::Off => separate(&step),
+            Fusion::Elementwise | Fusion::At(_) => plan(&step),
+        };
         self.cpu.reserve(&plan);
         self.plans.push(plan);
         self.reports.push(reports);

@@ -187,7 +187,7 @@ impl Pretrained {
                 continue;
             }
             let mut array = Array::zeros(shape.clone());
-            if !name.ends_with(".bias") {
+            if !name.ends_with("bias") {
                 let key = Draw { seed, step: 0 }.key(name);
                 for (i, x) in (0..).zip(&mut array.data) {
                     *x = (deviation * key.normal(i)) as f32;
@@ -277,6 +277,7 @@ fn missing(model: &Model, weights: &Params) -> Result<Vec<String>, ModelError> {
 struct Names {
     base: &'static str,
     known: HashSet<String>,
+    tied: HashMap<&'static str, &'static str>,
 }
 
 impl Names {
@@ -285,6 +286,7 @@ impl Names {
         Self {
             base: model.config().family.base,
             known: names.collect(),
+            tied: model.config().architecture.tied().iter().copied().collect(),
         }
     }
 
@@ -292,9 +294,13 @@ impl Names {
     fn sort(&self, dir: &Path, tensors: Params) -> Result<(Params, Vec<String>), PretrainedError> {
         let mut origins: HashMap<String, String> = HashMap::new();
         let (mut params, mut unused) = (Params::new(), Vec::new());
+        let mut tied = Vec::new();
         for (origin, array) in tensors {
             let Some(name) = self.resolve(&origin) else {
-                unused.push(origin);
+                match self.other_name(&origin) {
+                    Some(name) => tied.push((name, origin, array)),
+                    None => unused.push(origin),
+                }
                 continue;
             };
             if let Some(first) = origins.insert(name.clone(), origin.clone()) {
@@ -307,6 +313,14 @@ impl Names {
             }
             params.insert(name, array);
         }
+        // A weight that several modules share may be there once or several times.
+        for (name, origin, array) in tied {
+            match params.get(name) {
+                None => drop(params.insert(name.into(), array)),
+                Some(same) if *same == array => {}
+                Some(_) => unused.push(origin),
+            }
+        }
         Ok((params, unused))
     }
 
@@ -316,10 +330,21 @@ impl Names {
         let name = norm("LayerNorm.gamma", "LayerNorm.weight")
             .or_else(|| norm("LayerNorm.beta", "LayerNorm.bias"))
             .unwrap_or_else(|| origin.to_owned());
-        let prefixed = format!("{}.{name}", self.base);
-        [name, prefixed]
+        self.spellings(name)
             .into_iter()
             .find(|name| self.known.contains(name))
+    }
+
+    /// The parameter that a file's tensor is too, as another module's.
+    fn other_name(&self, origin: &str) -> Option<&'static str> {
+        let spellings = self.spellings(origin.to_owned());
+        let mut names = spellings.iter().filter_map(|name| self.tied.get(&**name));
+        names.find(|name| self.known.contains(**name)).copied()
+    }
+
+    fn spellings(&self, name: String) -> [String; 2] {
+        let prefixed = format!("{}.{name}", self.base);
+        [name, prefixed]
     }
 }
 

@@ -221,6 +221,30 @@ fn shards_are_one_model() {
 }
 
 #[test]
+fn shared_weights_may_be_there_by_either_name() {
+    let dir = copy("bert");
+    let mut params = weights(dir.path());
+    let words = "bert.embeddings.word_embeddings.weight";
+    let decoder = "cls.predictions.decoder.weight";
+    params.insert(decoder.into(), params[words].clone());
+    save(dir.path(), "model.safetensors", &params);
+    let both = open(dir.path()).unwrap();
+    assert_eq!(both.report.unused, Vec::<String>::new());
+
+    let table = params.shift_remove(words).unwrap();
+    save(dir.path(), "model.safetensors", &params);
+    let one = open(dir.path()).unwrap();
+    assert_eq!(one.weights[words], table);
+
+    params.insert(words.into(), table);
+    params[decoder].data[0] += 1.0;
+    save(dir.path(), "model.safetensors", &params);
+    let different = open(dir.path()).unwrap();
+    assert_eq!(different.report.unused, [decoder]);
+    assert_eq!(different.weights[words], one.weights[words]);
+}
+
+#[test]
 fn damaged_weight_files_are_errors() {
     let dir = copy("bert");
     let path = dir.path().join("model.safetensors");
@@ -240,9 +264,9 @@ fn damaged_weight_files_are_errors() {
         assert!(message.starts_with("DIR/model.safetensors: "), "{message}");
     }
     fs::remove_file(&path).unwrap();
-    assert!(error(dir.path()).starts_with("DIR has neither model.safetensors nor"));
-    fs::write(dir.path().join("pytorch_model.bin"), b"").unwrap();
-    assert!(error(dir.path()).contains("convert its pytorch_model.bin with transformers"));
+    assert!(
+        error(dir.path()).starts_with("DIR has no weights; expected one of model.safetensors, ")
+    );
 }
 
 #[test]
@@ -327,7 +351,7 @@ fn a_configuration_needs_its_fields() {
             "{message}"
         );
     }
-    let family = "expected one of bert, roberta";
+    let family = "expected one of bert, roberta, bart, llama, mistral, qwen2";
     let message = with_field("bert", "model_type", None);
     assert_eq!(
         message,

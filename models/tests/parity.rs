@@ -28,7 +28,10 @@ fn classifier(family: &str) -> Model {
 }
 
 /// Each fixture's name, how many gradients of adapted weights it holds, and its head.
-const MODELS: [(&str, usize, Head); 11] = [
+const MODELS: [(&str, usize, Head); 14] = [
+    ("bart", 12, Head::Seq2SeqLm { smoothing: 0.0 }),
+    ("bart_cls", 12, Head::classification(3)),
+    ("bart_qa", 12, Head::QuestionAnswering),
     ("bert_cls", 4, Head::classification(2)),
     ("bert_qa", 4, Head::QuestionAnswering),
     ("bert_mlm", 4, Head::MaskedLm),
@@ -82,6 +85,26 @@ fn logits_losses_and_gradients_equal_transformers() {
                 assert_eq!(compared, logits + 1 + gradients, "{name}");
             }
         }
+    }
+}
+
+#[test]
+fn labels_are_smoothed_as_torch_smooths_them() {
+    let dir = fixtures().join("parity/bart-0");
+    let base = Pretrained::open(&dir, Head::Seq2SeqLm { smoothing: 0.1 }).unwrap();
+    let io = File::open(&dir.join("io.safetensors"));
+    let batch = io.batch();
+    let program = base.model.program(batch.shape(), false, true).unwrap();
+    let inputs = base.model.inputs(&batch);
+    let expected = io.floats("smoothed_loss");
+    assert!((expected[0] - io.floats("loss")[0]).abs() > 1e-3);
+    for outputs in [
+        run(&program, &base.weights, &inputs),
+        eval(&program, &base.weights, &inputs),
+    ] {
+        let (_, loss) = outputs.iter().find(|(name, _)| name == "loss").unwrap();
+        let difference = largest_difference(loss, &expected);
+        assert!(difference <= 1e-5, "{difference:e}");
     }
 }
 

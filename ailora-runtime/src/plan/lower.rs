@@ -478,22 +478,16 @@ impl Lowering<'_> {
         let writes: Vec<View> = leaves
             .iter()
             .map(|&id| {
-                // A result may take the place of an operand that nothing reads later: rows are
-                // read before they are stored.
                 let dying = operands.iter().copied().find(|&operand| {
-                    let owner = root(program, operand);
-                    let view = self.view(operand);
+                    let buffer = self.view(operand).buffer;
                     program.shape(operand) == shape
                         && self.homes[usize::from(id)].is_none()
-                        && self.last_use[usize::from(owner)] == time
-                        && view.len() == self.out.buffers[view.buffer].len
-                        // What it joins may be read later.
-                        && !matches!(program[owner].op, Op::Concat(_))
-                        && !taken.contains(&view.buffer)
-                        && !matches!(self.out.buffers[view.buffer].kind, Kind::Parameter(_))
+                        && !taken.contains(&buffer)
+                        && !matches!(self.out.buffers[buffer].kind, Kind::Parameter(_))
                         && operands
                             .iter()
-                            .all(|&o| o == operand || self.view(o).buffer != view.buffer)
+                            .all(|&o| o == operand || self.view(o).buffer != buffer)
+                        && (self.dies(operand, time) || self.part_dies(operand, id, members))
                 });
                 let view = match dying {
                     Some(operand) => self.view(operand),
@@ -527,10 +521,52 @@ impl Lowering<'_> {
         });
     }
 
+    /// Whether a result may take the place of an operand, since nothing reads its buffer later: rows
+    /// are read before they are stored.
+    fn dies(&self, operand: Id, time: usize) -> bool {
+        let owner = root(self.program, operand);
+        let view = self.view(operand);
+        self.last_use[usize::from(owner)] == time
+            && view.len() == self.out.buffers[view.buffer].len
+            // What it joins may be read later.
+            && !matches!(self.program[owner].op, Op::Concat(_))
+    }
+
+    /// Whether a result of a loop may take the place of an operand that is columns of a wider value,
+    /// since all else that reads the value reads other columns.
+    fn part_dies(&self, operand: Id, result: Id, members: &[Id]) -> bool {
+        let program = self.program;
+        if self.is_output(result) || self.is_read_outside(operand, members) {
+            return false;
+        }
+        let mut part = operand;
+        while is_view(program, part) {
+            let whole = program[part].args[0];
+            let apart = |other: Id| match (&program[part].op, &program[other].op) {
+                (Op::Slice(a), Op::Slice(b)) => {
+                    a.axis == b.axis && (a.end <= b.start || b.end <= a.start)
+                }
+                _ => false,
+            };
+            let mut readers = self.readers[usize::from(whole)].iter();
+            if self.is_output(whole) || !readers.all(|&other| other == part || apart(other)) {
+                return false;
+            }
+            part = whole;
+        }
+        // What has its home elsewhere may be read there.
+        part != operand
+            && self.homes[usize::from(part)].is_none()
+            && !matches!(program[part].op, Op::Concat(_))
+    }
+
+    fn is_output(&self, id: Id) -> bool {
+        self.program.outputs().values().any(|&output| output == id)
+    }
+
     fn is_read_outside(&self, id: Id, members: &[Id]) -> bool {
-        let is_output = self.program.outputs().values().any(|&output| output == id);
         let readers = &self.readers[usize::from(id)];
-        is_output || readers.iter().any(|reader| !members.contains(reader))
+        self.is_output(id) || readers.iter().any(|reader| !members.contains(reader))
     }
 
     fn step(&mut self, kernel: Kernel, reads: Vec<View>, to: View) {

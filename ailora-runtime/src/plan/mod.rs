@@ -103,8 +103,18 @@ impl Plan {
     }
 }
 
-/// Compiles a program.
+/// Compiles a program: sums go into products, and chains of element-wise operations into one loop.
 pub fn plan(program: &Program) -> Plan {
-    let schedule = units::schedule(program);
+    compile(program, true)
+}
+
+/// Compiles a program to a kernel an operation, as frameworks without a compiler run it: what
+/// [`plan()`] is compared with.
+pub fn separate(program: &Program) -> Plan {
+    compile(program, false)
+}
+
+fn compile(program: &Program, fused: bool) -> Plan {
+    let schedule = units::schedule(program, fused);
     allocate::allocate(lower::lower(program, &schedule))
 }

@@ -39,11 +39,15 @@ impl Unit {
     }
 }
 
-/// The units of a program in execution order.
-pub(super) fn schedule(program: &Program) -> Vec<Unit> {
+/// The units of a program in execution order; `fused`: as few as run together.
+pub(super) fn schedule(program: &Program, fused: bool) -> Vec<Unit> {
     let mut grouping = Grouping::new(program);
-    grouping.absorb_scales_and_sums();
-    grouping.fuse_loops();
+    if fused {
+        grouping.absorb_scales_and_sums();
+        grouping.fuse_loops();
+    } else {
+        grouping.separate_loops();
+    }
     grouping.join_attention_gradients();
     grouping.order()
 }
@@ -206,6 +210,15 @@ impl<'a> Grouping<'a> {
                     self.assign(id, unit);
                 }
             }
+        }
+    }
+
+    /// Gives each element-wise and row-wise node a loop of its own.
+    fn separate_loops(&mut self) {
+        let program = self.program;
+        for id in self.ids().filter(|&id| is_fusible(&program[id].op)) {
+            self.assign(id, self.units.len());
+            self.units.push(Unit::Loop(vec![id]));
         }
     }
 

@@ -42,6 +42,16 @@ impl Architecture for Bert {
         self.0.initializer_range
     }
 
+    fn tied(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            (
+                "cls.predictions.decoder.weight",
+                "bert.embeddings.word_embeddings.weight",
+            ),
+            ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+        ]
+    }
+
     fn build(&self, cx: &Cx, head: Head) -> Option<Box<dyn Network>> {
         let config = &self.0;
         let width = config.hidden_size;

@@ -5,7 +5,9 @@
 //! and a line in [`FAMILIES`]. What families share has a file of its own, such as the encoder of
 //! BERT and RoBERTa.
 
+mod bart;
 mod bert;
+mod classification_head;
 mod encoder;
 mod llama;
 mod roberta;
@@ -26,9 +28,10 @@ use crate::{
 };
 
 /// Every family, in the order in which they are listed to the user.
-pub static FAMILIES: [Family; 5] = [
+pub static FAMILIES: [Family; 6] = [
     bert::FAMILY,
     roberta::FAMILY,
+    bart::FAMILY,
     llama::LLAMA,
     llama::MISTRAL,
     llama::QWEN2,
@@ -58,6 +61,12 @@ pub trait Architecture: Debug + Send + Sync {
 
     /// Standard deviation of the weights that a new head starts from.
     fn initializer_range(&self) -> f64;
+
+    /// Other names under which files may have a parameter too, as `(name, parameter)`: weights that
+    /// several modules share.
+    fn tied(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
 
     /// Adds the parameters of the model with a head to a graph; nothing if the family has no such
     /// head.

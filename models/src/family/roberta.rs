@@ -9,6 +9,7 @@ use ailora_graph::{
 
 use super::{
     Architecture, Family, Inputs, Network,
+    classification_head::ClassificationHead,
     encoder::{Encoder, EncoderConfig, first_token},
 };
 use crate::{
@@ -64,6 +65,16 @@ impl Architecture for Roberta {
         self.config.initializer_range
     }
 
+    fn tied(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            (
+                "lm_head.decoder.weight",
+                "roberta.embeddings.word_embeddings.weight",
+            ),
+            ("lm_head.decoder.bias", "lm_head.bias"),
+        ]
+    }
+
     fn build(&self, cx: &Cx, head: Head) -> Option<Box<dyn Network>> {
         let config = &self.config;
         let width = config.hidden_size;
@@ -71,11 +82,7 @@ impl Architecture for Roberta {
         Some(match head {
             Head::Sequence { outputs, .. } => Box::new(RobertaForSequenceClassification {
                 roberta,
-                classifier: ClassificationHead {
-                    dense: Linear::new(cx, width, width, true),
-                    out_proj: Linear::new(cx, width, outputs, true),
-                    dropout: config.head_dropout(),
-                },
+                classifier: ClassificationHead::new(cx, width, outputs, config.head_dropout()),
             }),
             Head::QuestionAnswering => Box::new(RobertaForQuestionAnswering {
                 roberta,
@@ -135,13 +142,6 @@ struct RobertaForSequenceClassification {
     classifier: ClassificationHead,
 }
 
-#[adapt(dense = full, out_proj = full)]
-struct ClassificationHead {
-    dense: Linear,
-    out_proj: Linear,
-    dropout: f64,
-}
-
 impl Network for RobertaForSequenceClassification {
     fn class(&self) -> &'static str {
         "RobertaForSequenceClassification"
@@ -152,14 +152,7 @@ impl Network for RobertaForSequenceClassification {
     }
 
     fn logits<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g> {
-        let ClassificationHead {
-            dense,
-            out_proj,
-            dropout,
-        } = &self.classifier;
-        let first = first_token(hidden).dropout(*dropout);
-        let inner = dense.forward(&first).tanh();
-        out_proj.forward(&inner.dropout(*dropout))
+        self.classifier.forward(&first_token(hidden))
     }
 }
 

@@ -13,7 +13,7 @@ use ailora::{
     fuse::cost::Costs,
     grad::gradients,
     ir::{Draw, Program},
-    models::{classifier::Classifier, config::Config},
+    models::{batch::Shape, config::Config, head::Head, model::Model},
     narrow::narrow,
     runtime::{
         cpu::Value,
@@ -43,9 +43,9 @@ fn main() -> Result<(), Error> {
     let [batch, length] = [number(0, 32), number(1, 32)];
     let [steps, layers] = [number(2, 20), number(3, 6)];
 
-    let classifier = Classifier::new(config(layers)?, 2, false);
-    let mut params = random_parameters(&classifier);
-    let sites = AdaptConfig::method(Method::LoRa, RANK).resolve(classifier.sites())?;
+    let model = Model::new(config(layers)?, Head::classification(2))?;
+    let mut params = random_parameters(&model);
+    let sites = AdaptConfig::method(Method::LoRa, RANK).resolve(model.sites())?;
     initialise(&sites, &mut params, 0, &Options::default(), |_| {})?;
 
     let key = Draw::default().key("ids");
@@ -69,7 +69,7 @@ fn main() -> Result<(), Error> {
     ];
 
     let program = || -> Result<Program, Error> {
-        let program = classifier.program(batch, length, true, true)?;
+        let program = model.program(Shape::new(batch, length), true, true)?;
         Ok(gradients(
             &narrow(&adapt(&program, &sites, false)?)?,
             "loss",
@@ -140,16 +140,16 @@ fn config(layers: usize) -> Result<Config, Error> {
     Ok(Config::from_dir(folder.path())?)
 }
 
-fn random_parameters(classifier: &Classifier) -> Params {
-    let parameters = classifier.parameters().into_iter();
+fn random_parameters(model: &Model) -> Params {
+    let parameters = model.parameters().iter();
     parameters
         .map(|parameter| {
             let key = Draw::default().key(&parameter.name);
-            let mut array = Array::zeros(parameter.shape);
+            let mut array = Array::zeros(parameter.shape.clone());
             (0..)
                 .zip(&mut array.data)
                 .for_each(|(i, x)| *x = 0.02 * key.normal(i) as f32);
-            (parameter.name, array)
+            (parameter.name.clone(), array)
         })
         .collect()
 }

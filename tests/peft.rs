@@ -9,12 +9,7 @@ use ailora::{
     adapter::Site,
     fuse::cost::Costs,
     grad::gradients,
-    models::{
-        batch::{Batch, Targets},
-        classifier::Classifier,
-        peft::Adapter,
-        pretrained::Pretrained,
-    },
+    models::{batch::Shape, head::Head, model::Model, peft::Adapter, pretrained::Pretrained},
     runtime::{
         engine::{Engine, Fusion},
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
@@ -55,8 +50,8 @@ fn close(found: &[f32], expected: &[f32], tolerance: f32) -> bool {
 }
 
 /// The sites of an adapter, with the head that is trained beside it.
-fn trained_sites(adapter: &Adapter, classifier: &Classifier) -> Vec<Site> {
-    let declared = classifier.sites();
+fn trained_sites(adapter: &Adapter, model: &Model) -> Vec<Site> {
+    let declared = model.sites();
     let mut sites = adapter.apply_to(declared.clone());
     for (site, declared) in sites.iter_mut().zip(declared) {
         if declared.spec.strategy == Strategy::Full {
@@ -89,17 +84,24 @@ fn twenty_steps_equal_pefts() {
                 .unwrap_or_else(|| panic!("{name}: {json}"))
         };
 
-        let mut pretrained = Pretrained::open(&fixtures().join("parity").join(base)).unwrap();
-        let classifier = Classifier::new(pretrained.config.clone(), outputs, false);
-        let adapter = Adapter::load(&folder, &classifier.sites()).unwrap();
-        let sites = trained_sites(&adapter, &classifier);
+        let mut pretrained = Pretrained::open(
+            &fixtures().join("parity").join(base),
+            Head::classification(outputs),
+        )
+        .unwrap();
+        let model = &pretrained.model;
+        let adapter = Adapter::load(&folder, &model.sites()).unwrap();
+        let sites = trained_sites(&adapter, model);
         let mut params = std::mem::take(&mut pretrained.weights);
         params.extend(adapter.tensors.clone());
 
         let [count, rows, length] = *steps.tensor("input_ids").unwrap().shape() else {
             panic!("three axes");
         };
-        let program = classifier.program(rows, length, false, true).unwrap();
+        let program = pretrained
+            .model
+            .program(Shape::new(rows, length), false, true)
+            .unwrap();
         let program = gradients(&adapt(&program, &sites, false).unwrap(), "loss").unwrap();
         let mut engine = Engine::with_fusion(params, fusion);
         let plan = engine.compile(&program).unwrap();

@@ -118,7 +118,14 @@ fn cuts(program: &Program, id: Id, slice: &Slice) -> Option<Vec<Option<Slice>>> 
         {
             true
         }
-        Op::Attention(_) if slice.axis == 1 => true,
+        Op::Rotary(_) if slice.axis == 1 => false,
+        // Later queries see more keys, counted from the last one.
+        Op::Attention(op) if slice.axis == 1 => {
+            if op.causal && slice.end != program.shape(id)[1] {
+                return None;
+            }
+            true
+        }
         _ => return None,
     };
     let cut = |(i, &arg): (usize, &Id)| {

@@ -13,10 +13,11 @@ use ailora_graph::{
             dropout::Dropout,
             elementwise::{Binary, Unary},
             embedding::Embedding,
-            loss::CrossEntropy,
+            loss::{CrossEntropy, IGNORED},
             matmul::MatMul,
             normalize::Normalize,
             reduce::Reduce,
+            rotary::Rotary,
             softmax::Softmax,
             take_along::TakeAlong,
             view::{Expand, Pad, Permute, Reshape, Slice},
@@ -210,7 +211,15 @@ fn views_and_reductions() {
 #[test]
 fn rows() {
     check_op(Softmax, &[&[3, 5]]);
-    check_op(Normalize { eps: Real(1e-3) }, &[&[3, 6]]);
+    for centered in [true, false] {
+        let eps = Real(1e-3);
+        check_op(Normalize { centered, eps }, &[&[3, 6]]);
+    }
+    let angles =
+        |f: fn(f64) -> f64| Tensor::from_fn(&[2, 3, 2], |i| f((i[0] + 2 * i[1] + i[2]) as f64));
+    let ty = Type::f32([2, 3, 2]);
+    let given = [(1, ty.clone(), angles(f64::cos)), (2, ty, angles(f64::sin))];
+    check_op_at(Rotary, &[&[2, 3, 8], &[2, 3, 2], &[2, 3, 2]], &given);
     let dropout = Dropout {
         rate: Real(0.4),
         stream: "s".into(),
@@ -237,21 +246,34 @@ fn elements_of_rows_by_id() {
 #[test]
 fn cross_entropy() {
     let labels = (1, Type::i32([4]), ids("labels", &[4], 3));
-    check_op_at(CrossEntropy, &[&[4, 3], &[4]], &[labels]);
+    check_op_at(CrossEntropy::default(), &[&[4, 3], &[4]], &[labels]);
+    let some = Tensor::new([4], [1.0, f64::from(IGNORED), 0.0, f64::from(IGNORED)]);
+    let smoothing = Real(0.3);
+    for loss in [CrossEntropy::default(), CrossEntropy { smoothing }] {
+        let labels = (1, Type::i32([4]), some.clone());
+        check_op_at(loss, &[&[4, 3], &[4]], &[labels]);
+    }
 }
 
 #[test]
 fn attention_with_padding_dropout_and_other_keys() {
     let mask = |t: usize| Tensor::from_fn(&[2, t], |i| f64::from(u8::from(i[1] + i[0] < t)));
-    for dropout in [0.0, 0.3] {
-        for t in [3, 5] {
+    for (dropout, kv_heads, causal) in [(0.0, 2, false), (0.3, 2, false), (0.3, 1, true)] {
+        for t in [2, 3, 5] {
             let op = Attention {
                 heads: 2,
+                kv_heads,
+                causal,
                 scale: Real(0.7),
                 dropout: Real(dropout),
                 stream: "a".into(),
             };
-            let shapes: [&[usize]; 4] = [&[2, 3, 4], &[2, t, 4], &[2, t, 4], &[2, t]];
+            let shapes: [&[usize]; 4] = [
+                &[2, 3, 4],
+                &[2, t, 2 * kv_heads],
+                &[2, t, 2 * kv_heads],
+                &[2, t],
+            ];
             check_op_at(op, &shapes, &[(3, Type::f32([2, t]), mask(t))]);
         }
     }

@@ -303,6 +303,8 @@ fn the_generator_reaches_every_operation_and_use() {
         "permute",
         "recip",
         "reshape",
+        "rms_normalize",
+        "rotary",
         "slice",
         "softmax",
         "sub",

@@ -258,7 +258,8 @@ fn odd_shapes_views_and_broadcasts() {
         .unwrap();
     let product = p.matmul(rows, false, frozen, false).unwrap();
     let soft = p.add(Softmax, &[product]).unwrap();
-    let norm = p.add(Normalize { eps: Real(1e-3) }, &[sliced]).unwrap();
+    let (centered, eps) = (true, Real(1e-3));
+    let norm = p.add(Normalize { centered, eps }, &[sliced]).unwrap();
     let largest = p.add(Reduce::max([0, 2]), &[norm]).unwrap();
     let less = p.add(Binary::Less, &[norm, largest]).unwrap();
     let total = p.add(Reduce::sum([1]), &[less]).unwrap();
@@ -326,8 +327,9 @@ fn row_operations(rows: usize, width: usize) -> Program {
     {
         let sum = p.sum(a, b).unwrap();
         // Of a constant they are 0 but for rounding, which is small next to the sum.
-        let norm = p.add(Normalize { eps }, &[a]).unwrap();
-        let norm_grad = p.add(NormalizeGrad { eps }, &[a, b]).unwrap();
+        let centered = width % 2 == 0;
+        let norm = p.add(Normalize { centered, eps }, &[a]).unwrap();
+        let norm_grad = p.add(NormalizeGrad { centered, eps }, &[a, b]).unwrap();
         let softmax_grad = p.add(SoftmaxGrad, &[a, b]).unwrap();
         for (name, value) in [
             ("gelu", p.add(Unary::Gelu, &[sum]).unwrap()),
@@ -395,17 +397,24 @@ fn gelu_and_its_slope_in_one_loop_are_what_they_are_alone() {
     }
 }
 
-/// An attention of `[heads, depth]` over four sequences, and its gradients.
-fn attention([queries, keys]: [usize; 2], [heads, depth]: [usize; 2], dropout: f64) -> Program {
+/// An attention of `[heads, kv_heads, depth]` over four sequences, and its gradients.
+fn attention(
+    [queries, keys]: [usize; 2],
+    [heads, kv_heads, depth]: [usize; 3],
+    causal: bool,
+    dropout: f64,
+) -> Program {
     let mut p = Program::new();
     let mut input = |name: &str, shape: &[usize]| p.input(name, Type::f32(shape)).unwrap();
     let q = input("q", &[4, queries, heads * depth]);
-    let k = input("k", &[4, keys, heads * depth]);
-    let v = input("v", &[4, keys, heads * depth]);
+    let k = input("k", &[4, keys, kv_heads * depth]);
+    let v = input("v", &[4, keys, kv_heads * depth]);
     let mask = input("mask", &[4, keys]);
     let dy = input("dy", &[4, queries, heads * depth]);
     let forward = Attention {
         heads,
+        kv_heads,
+        causal,
         scale: Real(0.6),
         dropout: Real(dropout),
         stream: "a".into(),
@@ -437,16 +446,18 @@ fn masks(keys: usize) -> ailora_graph::ir::Tensor {
 #[test]
 fn attention_of_all_sizes() {
     let sizes = [
-        ([1, 1], [1, 1]),
-        ([3, 5], [2, 2]),
-        ([16, 16], [2, 16]),
-        ([17, 33], [3, 7]),
-        ([33, 20], [1, 32]),
-        ([40, 129], [2, 64]),
+        ([1, 1], [1, 1, 1]),
+        ([3, 5], [2, 2, 2]),
+        ([16, 16], [2, 1, 16]),
+        ([17, 33], [3, 3, 7]),
+        ([33, 20], [1, 1, 32]),
+        ([40, 129], [2, 2, 64]),
+        ([130, 129], [4, 2, 8]),
+        ([129, 200], [3, 1, 5]),
     ];
     for (tokens, widths) in sizes {
-        for dropout in [0.0, 0.3] {
-            let p = attention(tokens, widths, dropout);
+        for (causal, dropout) in [(false, 0.0), (false, 0.3), (true, 0.0), (true, 0.3)] {
+            let p = attention(tokens, widths, causal, dropout);
             let mut bindings = Bindings::new();
             bindings.insert("mask".into(), masks(tokens[1]));
             bind(&p, &mut bindings);
@@ -457,7 +468,7 @@ fn attention_of_all_sizes() {
 
 #[test]
 fn attention_keeps_nan_where_it_counts() {
-    let p = attention([20, 18], [1, 8], 0.3);
+    let p = attention([20, 18], [1, 1, 8], false, 0.3);
     let mut bindings = Bindings::new();
     bindings.insert("mask".into(), masks(18));
     bind(&p, &mut bindings);

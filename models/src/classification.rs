@@ -18,10 +18,10 @@ use indexmap::IndexMap;
 use thiserror::Error;
 
 use crate::{
-    batch::{Batch, BatchError, Buckets, Encoded, Plan, evaluation, training_epoch},
-    classifier::{Classifier, ModelError},
+    batch::{Batch, BatchError, Buckets, Encoded, Plan, Shape, evaluation, training_epoch},
     family::Inputs,
-    metrics::MetricError,
+    metrics::{Metric, MetricError},
+    model::{Model, ModelError},
     task::{Label, Task},
 };
 
@@ -59,10 +59,10 @@ pub enum ClassificationError {
     Metric(#[from] MetricError),
 }
 
-/// A classifier with adapters, compiled for shapes of input as they come.
+/// A model with adapters, compiled for shapes of input as they come.
 #[derive(Debug)]
 pub struct Predictor {
-    classifier: Classifier,
+    model: Model,
     sites: Vec<Site>,
     everything: bool,
     pad_id: u32,
@@ -70,11 +70,11 @@ pub struct Predictor {
 }
 
 impl Predictor {
-    /// A classifier whose projections are as `sites` says; with `everything`, all of its parameters
+    /// A model whose projections are as `sites` says; with `everything`, all of its parameters
     /// train. Sequences are padded with `pad_id`.
-    pub fn new(classifier: Classifier, sites: Vec<Site>, everything: bool, pad_id: u32) -> Self {
+    pub fn new(model: Model, sites: Vec<Site>, everything: bool, pad_id: u32) -> Self {
         Self {
-            classifier,
+            model,
             sites,
             everything,
             pad_id,
@@ -82,9 +82,9 @@ impl Predictor {
         }
     }
 
-    /// The classifier.
-    pub fn classifier(&self) -> &Classifier {
-        &self.classifier
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
     /// The projections.
@@ -103,7 +103,9 @@ impl Predictor {
         len: usize,
         training: bool,
     ) -> Result<Program, ClassificationError> {
-        let program = self.classifier.program(rows, len, training, training)?;
+        let program = self
+            .model
+            .program(Shape::new(rows, len), training, training)?;
         let adapted = adapt(&program, &self.sites, self.everything)?;
         let adapted = narrow(&adapted).map_err(EngineError::from)?;
         Ok(if training {
@@ -134,7 +136,7 @@ impl Predictor {
         Ok(id)
     }
 
-    /// The logits of every row, in the order of the rows: `[rows, outputs]`.
+    /// The logits of every row, in the order of the rows.
     ///
     /// # Errors
     /// A row is too long, or has an id that the model does not know.
@@ -144,19 +146,19 @@ impl Predictor {
         rows: &[Encoded],
         batches: &[Plan],
     ) -> Result<Vec<f32>, ClassificationError> {
-        let outputs = self.classifier.outputs();
-        let mut logits = vec![0.0; rows.len() * outputs];
+        let mut logits = vec![Vec::new(); rows.len()];
         for batch in batches {
             let batch = Batch::new(batch, rows, self.pad_id)?;
             let plan = self.plan(engine, batch.rows, batch.len, false)?;
-            let inputs = self.classifier.inputs(&batch);
+            let inputs = self.model.inputs(&batch);
             let results = engine.run(plan, &inputs.values(), Draw::default())?;
             let found = results.get("logits").unwrap_or_default();
+            let outputs = (found.len() / batch.rows.max(1)).max(1);
             for (&row, found) in batch.indices.iter().zip(found.chunks_exact(outputs)) {
-                logits[row * outputs..][..outputs].copy_from_slice(found);
+                logits[row] = found.to_vec();
             }
         }
-        Ok(logits)
+        Ok(logits.concat())
     }
 }
 
@@ -169,7 +171,7 @@ struct HeldOut {
     batches: Vec<Plan>,
 }
 
-/// A task's rows through a classifier.
+/// A task's rows through a model.
 #[derive(Debug)]
 pub struct Classification {
     task: &'static Task,
@@ -271,7 +273,7 @@ impl Classification {
         Ok(())
     }
 
-    /// The classifier with its adapters.
+    /// The model with its adapters.
     pub fn predictor(&self) -> &Predictor {
         &self.predictor
     }
@@ -325,7 +327,7 @@ impl Workload for Classification {
                     rows: batch.rows,
                     len: batch.len,
                 })?;
-                Ok((plan, predictor.classifier.inputs(&batch), batch.rows))
+                Ok((plan, predictor.model.inputs(&batch), batch.rows))
             });
             Ok(Prepared(
                 prepared.collect::<Result<_, ClassificationError>>()?,
@@ -366,7 +368,7 @@ impl Workload for Classification {
 impl Classification {
     /// The metric that makes the best epoch: the task's first, on its first split.
     pub fn headline(&self) -> String {
-        let name = self.task.headline().name();
+        let name = self.task.headline().map_or("loss", Metric::name);
         match &self.held_out[..] {
             [first, _, ..] => format!("{}_{name}", first.name),
             _ => name.to_owned(),

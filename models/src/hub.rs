@@ -193,10 +193,11 @@ impl Hub {
         for file in OPTIONAL.into_iter().filter(|file| has(file)) {
             get(file)?;
         }
-        if has(weights::WHOLE) || !has(weights::INDEX) {
-            get(weights::WHOLE)?;
-        } else {
-            for shard in weights::shards(&get(weights::INDEX)?)? {
+        // Where there are no weights, the error names the file that most models have.
+        let found = weights::NAMES.into_iter().find(|name| has(name));
+        let found = get(found.unwrap_or(weights::NAMES[0]))?;
+        if weights::is_index(&found) {
+            for shard in weights::shards(&found)? {
                 get(&shard)?;
             }
         }

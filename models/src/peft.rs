@@ -18,6 +18,8 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::head::Head;
+
 /// What PEFT puts before every module path.
 const PREFIX: &str = "base_model.model.";
 const CONFIG: &str = "adapter_config.json";
@@ -170,11 +172,18 @@ impl Adapter {
     }
 
     /// Writes the folder's two files, each whole or not at all. `base` is what the base model is
-    /// called; `heads` are the modules that hold parameters trained in full, such as `classifier`.
+    /// called; `heads` are the modules that hold parameters trained in full, such as `classifier`,
+    /// of a model with this `head`.
     ///
     /// # Errors
     /// The folder cannot be written.
-    pub fn save(&self, folder: &Path, base: &str, heads: &[String]) -> Result<(), PeftError> {
+    pub fn save(
+        &self,
+        folder: &Path,
+        base: &str,
+        head: Head,
+        heads: &[String],
+    ) -> Result<(), PeftError> {
         let (mut r, mut alpha) = (1, 1.0);
         if let Some(&(rank, scale)) = self.sites.values().next() {
             (r, alpha) = (rank, scale * rank as f64);
@@ -186,7 +195,7 @@ impl Adapter {
         let others: Vec<(String, usize, f64)> = self.sites.iter().filter_map(other).collect();
         let config = LoraConfig {
             peft_type: "LORA".into(),
-            task_type: Some("SEQ_CLS".into()),
+            task_type: head.peft_task().map(Into::into),
             base_model_name_or_path: Some(base.into()),
             r,
             lora_alpha: alpha,

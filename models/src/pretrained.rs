@@ -6,13 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ailora_graph::ir::Draw;
+use ailora_graph::{ir::Draw, module::Parameter};
 use ailora_runtime::store::{Array, Params};
 use thiserror::Error;
 
 use crate::{
-    classifier::{Classifier, ModelError},
+    batch::Shape,
     config::{Config, ConfigError},
+    head::Head,
+    model::{Model, ModelError},
     tokenizer::{Tokenizer, TokenizerError},
     weights::{self, WeightsError},
 };
@@ -101,10 +103,10 @@ pub enum PretrainedError {
 /// A pretrained model as its folder has it.
 ///
 /// ```no_run
-/// # use ailora_models::{classifier::Classifier, hub, pretrained::Pretrained};
-/// let mut base = Pretrained::open(&hub::resolve("bert-base-uncased")?)?;
-/// let classifier = Classifier::new(base.config.clone(), 3, false);
-/// base.initialise_head(&classifier, 0);
+/// # use ailora_models::{head::Head, hub, pretrained::Pretrained};
+/// let folder = hub::resolve("bert-base-uncased")?;
+/// let mut base = Pretrained::open(&folder, Head::classification(3))?;
+/// base.initialise_head(0);
 /// println!("{}", base.report);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -112,10 +114,10 @@ pub enum PretrainedError {
 pub struct Pretrained {
     /// The folder.
     pub dir: PathBuf,
-    /// Its configuration.
-    pub config: Config,
-    /// The weights in float32, named as in the model with a classification head. The head's are
-    /// there if the files have them, whatever their shape.
+    /// The model of its configuration, with a head.
+    pub model: Model,
+    /// The weights in float32 by the model's names. The head's are there if the files have them;
+    /// where they depend on the number of labels, whatever their shape.
     pub weights: Params,
     /// What became of the files' tensors.
     pub report: LoadReport,
@@ -125,21 +127,21 @@ pub struct Pretrained {
 }
 
 impl Pretrained {
-    /// Reads the configuration and weights of a model's folder.
+    /// Reads the configuration of a model's folder, and the weights for it with this head.
     ///
     /// Names may lack the prefix of the pretrained model, and norms may be called `gamma` and
     /// `beta`, as in old files. Heads of other tasks are left out.
     ///
     /// # Errors
     /// A file that is missing, damaged or not supported; a weight of the pretrained model that is
-    /// missing or not of the shape that the configuration says.
-    pub fn open(dir: &Path) -> Result<Self, PretrainedError> {
-        let config = Config::from_dir(dir)?;
+    /// missing or not of the shape that the configuration says; a head that the family has not.
+    pub fn open(dir: &Path, head: Head) -> Result<Self, PretrainedError> {
+        let model = Model::new(Config::from_dir(dir)?, head)?;
         let files = weights::files(dir)?;
-        let known = Names::of(&config);
+        let known = Names::of(&model);
         let (weights, unused) = known.sort(dir, weights::load(&files)?)?;
-        check_shapes(dir, &config, &weights)?;
-        let mut missing = missing(&config, &weights)?;
+        check_shapes(dir, &model, &weights)?;
+        let mut missing = missing(&model, &weights)?;
         if !missing.is_empty() {
             for (origin, dtype) in weights::integers(&files)? {
                 let name = known.resolve(&origin);
@@ -157,7 +159,7 @@ impl Pretrained {
         };
         Ok(Self {
             dir: dir.to_owned(),
-            config,
+            model,
             weights,
             report,
             sha256: weights::sha256(&files)?,
@@ -170,50 +172,50 @@ impl Pretrained {
     /// It is missing, damaged, or gives ids that the model does not know.
     pub fn tokenizer(&self) -> Result<Tokenizer, PretrainedError> {
         let tokenizer = Tokenizer::from_dir(&self.dir)?;
-        tokenizer.check_vocab(self.config.architecture.vocab_size())?;
+        tokenizer.check_vocab(self.model.config().architecture.vocab_size())?;
         Ok(tokenizer)
     }
 
-    /// Gives `classifier` a head to train: what the files lack or have in another shape starts from
+    /// Gives the model a head to train: what the files lack or have in another shape starts from
     /// normal numbers of the configuration's `initializer_range`, fixed by `seed` and the weight's
     /// name; biases start from zero.
-    pub fn initialise_head(&mut self, classifier: &Classifier, seed: u64) {
-        let deviation = self.config.architecture.initializer_range();
-        for parameter in classifier.parameters() {
-            let (name, shape) = (parameter.name, parameter.shape);
-            let found = self.weights.get(&name).map(|array| array.shape.clone());
-            if found.as_ref() == Some(&shape) {
+    pub fn initialise_head(&mut self, seed: u64) {
+        let deviation = self.model.config().architecture.initializer_range();
+        for Parameter { name, shape, .. } in self.model.parameters() {
+            let found = self.weights.get(name).map(|array| array.shape.clone());
+            if found.as_ref() == Some(shape) {
                 continue;
             }
-            let mut array = Array::zeros(shape);
-            if !name.ends_with(".bias") {
-                let key = Draw { seed, step: 0 }.key(&name);
+            let mut array = Array::zeros(shape.clone());
+            if !name.ends_with("bias") {
+                let key = Draw { seed, step: 0 }.key(name);
                 for (i, x) in (0..).zip(&mut array.data) {
                     *x = (deviation * key.normal(i)) as f32;
                 }
             }
             self.weights.insert(name.clone(), array);
-            self.report.applied.retain(|applied| *applied != name);
+            self.report.applied.retain(|applied| applied != name);
+            let name = name.clone();
             self.report.initialised.push(Initialised { name, found });
         }
     }
 
-    /// Checks that the files have the whole of `classifier`, its trained head included.
+    /// Checks that the files have the whole of the model, its trained head included.
     ///
     /// # Errors
     /// There is no head, or one for another number of labels.
-    pub fn check_head(&self, classifier: &Classifier) -> Result<(), PretrainedError> {
+    pub fn check_head(&self) -> Result<(), PretrainedError> {
         let dir = &self.dir;
         let mut missing = Vec::new();
-        for parameter in classifier.parameters() {
-            match self.weights.get(&parameter.name) {
-                None => missing.push(parameter.name),
-                Some(array) if array.shape == parameter.shape => {}
+        for Parameter { name, shape, .. } in self.model.parameters() {
+            match self.weights.get(name) {
+                None => missing.push(name.clone()),
+                Some(array) if array.shape == *shape => {}
                 Some(array) => {
                     return Err(PretrainedError::OtherHead {
                         dir: dir.clone(),
-                        name: parameter.name,
-                        expected: parameter.shape,
+                        name: name.clone(),
+                        expected: shape.clone(),
                         found: array.shape.clone(),
                     });
                 }
@@ -228,17 +230,27 @@ impl Pretrained {
 }
 
 /// Checks every weight whose shape does not depend on the number of labels.
-fn check_shapes(dir: &Path, config: &Config, weights: &Params) -> Result<(), PretrainedError> {
-    let parameters = |outputs| Classifier::new(config.clone(), outputs, false).parameters();
-    for (expected, other) in parameters(1).into_iter().zip(parameters(2)) {
+fn check_shapes(dir: &Path, model: &Model, weights: &Params) -> Result<(), PretrainedError> {
+    let resized = match model.head() {
+        Head::Sequence {
+            outputs,
+            regression,
+        } => Head::Sequence {
+            outputs: outputs + 1,
+            regression,
+        },
+        other => other,
+    };
+    let resized = Model::new(model.config().clone(), resized)?;
+    for (expected, other) in model.parameters().iter().zip(resized.parameters()) {
         if let Some(array) = weights.get(&expected.name)
             && expected.shape == other.shape
             && expected.shape != array.shape
         {
             return Err(PretrainedError::Shape {
                 dir: dir.to_owned(),
-                name: expected.name,
-                expected: expected.shape,
+                name: expected.name.clone(),
+                expected: expected.shape.clone(),
                 found: array.shape.clone(),
             });
         }
@@ -248,8 +260,13 @@ fn check_shapes(dir: &Path, config: &Config, weights: &Params) -> Result<(), Pre
 
 /// The weights that the hidden states need and that are not there. Others are a head's, which may
 /// be initialised.
-fn missing(config: &Config, weights: &Params) -> Result<Vec<String>, ModelError> {
-    let encoder = Classifier::new(config.clone(), 1, false).encoder(1, 1)?;
+fn missing(model: &Model, weights: &Params) -> Result<Vec<String>, ModelError> {
+    let shape = Shape {
+        rows: 1,
+        len: 1,
+        target_len: 1,
+    };
+    let encoder = model.encoder(shape)?;
     let names = encoder
         .frozen_parameters()
         .map(|leaf| leaf.name.to_string());
@@ -260,14 +277,16 @@ fn missing(config: &Config, weights: &Params) -> Result<Vec<String>, ModelError>
 struct Names {
     base: &'static str,
     known: HashSet<String>,
+    tied: HashMap<&'static str, &'static str>,
 }
 
 impl Names {
-    fn of(config: &Config) -> Self {
-        let parameters = Classifier::new(config.clone(), 1, false).parameters();
+    fn of(model: &Model) -> Self {
+        let names = model.parameters().iter().map(|p| p.name.clone());
         Self {
-            base: config.family.base,
-            known: parameters.into_iter().map(|p| p.name).collect(),
+            base: model.config().family.base,
+            known: names.collect(),
+            tied: model.config().architecture.tied().iter().copied().collect(),
         }
     }
 
@@ -275,9 +294,13 @@ impl Names {
     fn sort(&self, dir: &Path, tensors: Params) -> Result<(Params, Vec<String>), PretrainedError> {
         let mut origins: HashMap<String, String> = HashMap::new();
         let (mut params, mut unused) = (Params::new(), Vec::new());
+        let mut tied = Vec::new();
         for (origin, array) in tensors {
             let Some(name) = self.resolve(&origin) else {
-                unused.push(origin);
+                match self.other_name(&origin) {
+                    Some(name) => tied.push((name, origin, array)),
+                    None => unused.push(origin),
+                }
                 continue;
             };
             if let Some(first) = origins.insert(name.clone(), origin.clone()) {
@@ -290,6 +313,14 @@ impl Names {
             }
             params.insert(name, array);
         }
+        // A weight that several modules share may be there once or several times.
+        for (name, origin, array) in tied {
+            match params.get(name) {
+                None => drop(params.insert(name.into(), array)),
+                Some(same) if *same == array => {}
+                Some(_) => unused.push(origin),
+            }
+        }
         Ok((params, unused))
     }
 
@@ -299,10 +330,21 @@ impl Names {
         let name = norm("LayerNorm.gamma", "LayerNorm.weight")
             .or_else(|| norm("LayerNorm.beta", "LayerNorm.bias"))
             .unwrap_or_else(|| origin.to_owned());
-        let prefixed = format!("{}.{name}", self.base);
-        [name, prefixed]
+        self.spellings(name)
             .into_iter()
             .find(|name| self.known.contains(name))
+    }
+
+    /// The parameter that a file's tensor is too, as another module's.
+    fn other_name(&self, origin: &str) -> Option<&'static str> {
+        let spellings = self.spellings(origin.to_owned());
+        let mut names = spellings.iter().filter_map(|name| self.tied.get(&**name));
+        names.find(|name| self.known.contains(**name)).copied()
+    }
+
+    fn spellings(&self, name: String) -> [String; 2] {
+        let prefixed = format!("{}.{name}", self.base);
+        [name, prefixed]
     }
 }
 

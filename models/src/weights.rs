@@ -1,4 +1,5 @@
-//! The files that hold a model's weights: one, or shards with an index.
+//! The files that hold a model's weights: one, or shards with an index, as safetensors or as
+//! PyTorch's pickles.
 
 use std::{
     collections::BTreeSet,
@@ -14,21 +15,27 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-/// Name of the only file.
-pub(crate) const WHOLE: &str = "model.safetensors";
-/// Name of the index of shards.
-pub(crate) const INDEX: &str = "model.safetensors.index.json";
+use crate::{
+    gguf::{self, Gguf, GgufError},
+    pickle::{self, PickleError},
+};
+
+/// The names of an only file and of an index of shards, in the order in which they are looked for.
+pub(crate) const NAMES: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
 
 /// Weights that cannot be found or read.
 #[derive(Debug, Error)]
 pub enum WeightsError {
     /// The folder has no weights.
-    #[error("{} has neither {WHOLE} nor {INDEX}{hint}", dir.display())]
+    #[error("{} has no weights; expected one of {}, or one GGUF file", dir.display(), NAMES.join(", "))]
     None {
         /// The folder.
         dir: PathBuf,
-        /// What to do where it has weights of another format.
-        hint: &'static str,
     },
     /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
@@ -47,7 +54,7 @@ pub enum WeightsError {
         cause: String,
     },
     /// A shard that the index names is not there.
-    #[error("{} is missing, which {INDEX} names; download the folder again", path.display())]
+    #[error("{} is missing, which the index names; download the folder again", path.display())]
     Shard {
         /// The shard.
         path: PathBuf,
@@ -55,6 +62,17 @@ pub enum WeightsError {
     /// A file is not a whole safetensors file of floats.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A GGUF file cannot be used.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// A file of PyTorch that cannot be read as tensors.
+    #[error("{}: {source}", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: PickleError,
+    },
 }
 
 impl WeightsError {
@@ -74,28 +92,33 @@ struct Index {
 /// # Errors
 /// There is none, the index cannot be used, or a shard is missing.
 pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>, WeightsError> {
-    let whole = dir.join(WHOLE);
-    if whole.is_file() {
-        return Ok(vec![whole]);
+    let found = NAMES.map(|name| dir.join(name));
+    let found = found.into_iter().find(|path| path.is_file());
+    let Some(found) = found.or_else(|| gguf::find(dir)) else {
+        return Err(WeightsError::None {
+            dir: dir.to_owned(),
+        });
+    };
+    if !is_index(&found) {
+        return Ok(vec![found]);
     }
-    let index = dir.join(INDEX);
-    if !index.is_file() {
-        let hint = if dir.join("pytorch_model.bin").is_file() {
-            "; convert its pytorch_model.bin with transformers: \
-             `AutoModel.from_pretrained(DIR).save_pretrained(DIR)`"
-        } else {
-            ""
-        };
-        let dir = dir.to_owned();
-        return Err(WeightsError::None { dir, hint });
-    }
-    let shards = shards(&index)?.into_iter().map(|name| dir.join(name));
+    let shards = shards(&found)?.into_iter().map(|name| dir.join(name));
     shards
         .map(|path| match path.is_file() {
             true => Ok(path),
             false => Err(WeightsError::Shard { path }),
         })
         .collect()
+}
+
+/// Whether a file of [`NAMES`] is an index.
+pub(crate) fn is_index(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "json")
+}
+
+fn is_pickle(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "bin")
 }
 
 /// The shards that an index names, in the order of their names.
@@ -130,13 +153,27 @@ pub(crate) fn shards(index: &Path) -> Result<BTreeSet<String>, WeightsError> {
 /// The float tensors of all files, by the names they have there.
 ///
 /// # Errors
-/// A file is not a whole safetensors file of floats.
+/// A file is damaged, or a pickle that does more than hold tensors.
 pub(crate) fn load(files: &[PathBuf]) -> Result<Params, WeightsError> {
     let mut params = Params::new();
     for path in files {
-        params.extend(store::load(path)?.0);
+        let tensors = if is_gguf(path) {
+            Gguf::open(path)?.tensors()?
+        } else if is_pickle(path) {
+            pickled(path)?.0
+        } else {
+            store::load(path)?.0
+        };
+        params.extend(tensors);
     }
     Ok(params)
+}
+
+fn pickled(path: &Path) -> Result<(Params, IndexMap<String, Dtype>), WeightsError> {
+    pickle::load(path).map_err(|source| WeightsError::Pickle {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// The tensors that [`load`] leaves out because they hold integers, with their element types.
@@ -145,7 +182,11 @@ pub(crate) fn load(files: &[PathBuf]) -> Result<Params, WeightsError> {
 /// A file cannot be read.
 pub(crate) fn integers(files: &[PathBuf]) -> Result<IndexMap<String, Dtype>, WeightsError> {
     let mut found = IndexMap::new();
-    for path in files {
+    for path in files.iter().filter(|path| !is_gguf(path)) {
+        if is_pickle(path) {
+            found.extend(pickled(path)?.1);
+            continue;
+        }
         for (name, info) in header(path).map_err(WeightsError::read(path))?.tensors() {
             let floats = [Dtype::F16, Dtype::BF16, Dtype::F32, Dtype::F64];
             if !floats.contains(&info.dtype) {
@@ -154,6 +195,11 @@ pub(crate) fn integers(files: &[PathBuf]) -> Result<IndexMap<String, Dtype>, Wei
         }
     }
     Ok(found)
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "gguf")
 }
 
 /// The header of a safetensors file, whose length in bytes comes first.

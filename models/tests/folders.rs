@@ -4,11 +4,14 @@ mod support;
 
 use std::{collections::HashMap, fs, path::Path};
 
-use ailora_models::{classifier::Classifier, pretrained::Pretrained};
+use ailora_models::{
+    head::Head,
+    pretrained::{Pretrained, PretrainedError},
+};
 use ailora_runtime::store::{self, Array, Params};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
-use support::fixtures;
+use support::{fixtures, labels};
 use tempfile::TempDir;
 
 const QUERY: &str = "bert.encoder.layer.1.attention.self.query.weight";
@@ -40,8 +43,12 @@ fn spoilt(change: impl FnOnce(&mut Params)) -> String {
     error(dir.path())
 }
 
+fn open(dir: &Path) -> Result<Pretrained, PretrainedError> {
+    Pretrained::open(dir, Head::classification(2))
+}
+
 fn error(dir: &Path) -> String {
-    let message = Pretrained::open(dir).unwrap_err().to_string();
+    let message = open(dir).unwrap_err().to_string();
     message.replace(&dir.display().to_string(), "DIR")
 }
 
@@ -62,7 +69,7 @@ fn with_field(family: &str, field: &str, value: Option<Value>) -> String {
 #[test]
 fn old_names_and_heads_of_other_tasks() {
     let dir = copy("bert");
-    let original = Pretrained::open(dir.path()).unwrap();
+    let original = open(dir.path()).unwrap();
     // As a BertForPreTraining of 2018 without the model's own prefix.
     let mut old: Params = weights(dir.path())
         .into_iter()
@@ -75,7 +82,7 @@ fn old_names_and_heads_of_other_tasks() {
         .collect();
     old.insert("cls.predictions.bias".into(), Array::zeros([99]));
     save(dir.path(), "model.safetensors", &old);
-    let mut found = Pretrained::open(dir.path()).unwrap();
+    let mut found = open(dir.path()).unwrap();
     assert_eq!(found.report.unused, ["cls.predictions.bias"]);
     assert_eq!(found.weights.len(), original.weights.len() - 2);
     for (name, array) in &found.weights {
@@ -83,15 +90,14 @@ fn old_names_and_heads_of_other_tasks() {
     }
     assert_ne!(found.sha256, original.sha256);
 
-    let classifier = Classifier::new(found.config.clone(), 3, false);
-    let message = found.check_head(&classifier).unwrap_err().to_string();
+    let message = found.check_head().unwrap_err().to_string();
     assert!(message.contains("no trained head"), "{message}");
     assert!(
         message.contains("classifier.weight, classifier.bias"),
         "{message}"
     );
-    found.initialise_head(&classifier, 5);
-    found.check_head(&classifier).unwrap();
+    found.initialise_head(5);
+    found.check_head().unwrap();
     let report = found.report.to_string();
     assert_eq!(
         report,
@@ -107,11 +113,10 @@ fn a_new_head_is_normal_and_fixed_by_the_seed() {
         ("roberta", "classifier.out_proj.weight"),
     ] {
         let dir = copy(family);
-        let base = Pretrained::open(dir.path()).unwrap();
-        let classifier = Classifier::new(base.config.clone(), 400, false);
+        let base = Pretrained::open(dir.path(), Head::classification(400)).unwrap();
         let head = |seed| {
             let mut base = base.clone();
-            base.initialise_head(&classifier, seed);
+            base.initialise_head(seed);
             assert!(
                 base.report
                     .to_string()
@@ -133,12 +138,12 @@ fn a_new_head_is_normal_and_fixed_by_the_seed() {
         let bias = weight.replace("weight", "bias");
         assert!(first[&bias].data.iter().all(|&x| x == 0.0));
         // What fits stays.
-        let stays = Classifier::new(base.config.clone(), base.config.num_labels(), false);
-        let mut same = base.clone();
-        same.initialise_head(&stays, 1);
-        assert_eq!(same.weights, base.weights);
-        assert_eq!(same.report, base.report);
-        let message = base.check_head(&classifier).unwrap_err().to_string();
+        let stays = Pretrained::open(dir.path(), labels(dir.path())).unwrap();
+        let mut same = stays.clone();
+        same.initialise_head(1);
+        assert_eq!(same.weights, stays.weights);
+        assert_eq!(same.report, stays.report);
+        let message = base.check_head().unwrap_err().to_string();
         assert!(message.contains("the task needs [400"), "{message}");
     }
 }
@@ -149,9 +154,8 @@ fn a_missing_pooler_may_be_initialised() {
     let mut params = weights(dir.path());
     params.retain(|name, _| !name.contains("pooler"));
     save(dir.path(), "model.safetensors", &params);
-    let mut base = Pretrained::open(dir.path()).unwrap();
-    let classifier = Classifier::new(base.config.clone(), 2, false);
-    base.initialise_head(&classifier, 0);
+    let mut base = open(dir.path()).unwrap();
+    base.initialise_head(0);
     assert!(
         base.report
             .to_string()
@@ -162,7 +166,7 @@ fn a_missing_pooler_may_be_initialised() {
 #[test]
 fn shards_are_one_model() {
     let dir = copy("roberta");
-    let whole = Pretrained::open(dir.path()).unwrap();
+    let whole = open(dir.path()).unwrap();
     let params = weights(dir.path());
     fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     let mut shards = [Params::new(), Params::new()];
@@ -180,7 +184,7 @@ fn shards_are_one_model() {
         json!({"metadata": {}, "weight_map": map}).to_string(),
     )
     .unwrap();
-    let found = Pretrained::open(dir.path()).unwrap();
+    let found = open(dir.path()).unwrap();
     assert_eq!(found.weights.len(), whole.weights.len());
     for (name, array) in &found.weights {
         assert_eq!(array, &whole.weights[name], "{name}");
@@ -217,6 +221,30 @@ fn shards_are_one_model() {
 }
 
 #[test]
+fn shared_weights_may_be_there_by_either_name() {
+    let dir = copy("bert");
+    let mut params = weights(dir.path());
+    let words = "bert.embeddings.word_embeddings.weight";
+    let decoder = "cls.predictions.decoder.weight";
+    params.insert(decoder.into(), params[words].clone());
+    save(dir.path(), "model.safetensors", &params);
+    let both = open(dir.path()).unwrap();
+    assert_eq!(both.report.unused, Vec::<String>::new());
+
+    let table = params.shift_remove(words).unwrap();
+    save(dir.path(), "model.safetensors", &params);
+    let one = open(dir.path()).unwrap();
+    assert_eq!(one.weights[words], table);
+
+    params.insert(words.into(), table);
+    params[decoder].data[0] += 1.0;
+    save(dir.path(), "model.safetensors", &params);
+    let different = open(dir.path()).unwrap();
+    assert_eq!(different.report.unused, [decoder]);
+    assert_eq!(different.weights[words], one.weights[words]);
+}
+
+#[test]
 fn damaged_weight_files_are_errors() {
     let dir = copy("bert");
     let path = dir.path().join("model.safetensors");
@@ -236,9 +264,9 @@ fn damaged_weight_files_are_errors() {
         assert!(message.starts_with("DIR/model.safetensors: "), "{message}");
     }
     fs::remove_file(&path).unwrap();
-    assert!(error(dir.path()).starts_with("DIR has neither model.safetensors nor"));
-    fs::write(dir.path().join("pytorch_model.bin"), b"").unwrap();
-    assert!(error(dir.path()).contains("convert its pytorch_model.bin with transformers"));
+    assert!(
+        error(dir.path()).starts_with("DIR has no weights; expected one of model.safetensors, ")
+    );
 }
 
 #[test]
@@ -323,7 +351,7 @@ fn a_configuration_needs_its_fields() {
             "{message}"
         );
     }
-    let family = "expected one of bert, roberta, deberta-v2";
+    let family = "expected one of bert, roberta, deberta-v2, bart, llama, mistral, qwen2";
     let message = with_field("bert", "model_type", None);
     assert_eq!(
         message,
@@ -561,9 +589,10 @@ fn what_is_not_a_configuration_is_an_error() {
 #[test]
 fn the_number_of_labels_is_what_the_file_says() {
     let labels = |family| {
-        Pretrained::open(copy(family).path())
+        open(copy(family).path())
             .unwrap()
-            .config
+            .model
+            .config()
             .num_labels()
     };
     assert_eq!((labels("bert"), labels("roberta")), (2, 3));
@@ -572,7 +601,7 @@ fn the_number_of_labels_is_what_the_file_says() {
 #[test]
 fn the_hash_is_that_of_the_file() {
     let dir = copy("bert");
-    let found = Pretrained::open(dir.path()).unwrap().sha256;
+    let found = open(dir.path()).unwrap().sha256;
     let output = std::process::Command::new("sha256sum")
         .arg(dir.path().join("model.safetensors"))
         .output();

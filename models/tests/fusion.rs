@@ -6,7 +6,7 @@ use ailora_graph::{
     AdaptConfig, Method, adapt::adapt, fuse::cost::Costs, grad::gradient_name, grad::gradients,
     hoist::hoist, narrow::narrow,
 };
-use ailora_models::{classifier::Classifier, pretrained::Pretrained};
+use ailora_models::pretrained::Pretrained;
 use ailora_runtime::{
     engine::{Engine, Fusion},
     init::initialise,
@@ -15,7 +15,7 @@ use ailora_runtime::{
     store::Params,
 };
 use indexmap::IndexMap;
-use support::{File, eval, fixtures, relative_difference};
+use support::{File, eval, fixtures, labels, relative_difference};
 
 const STEPS: usize = 10;
 
@@ -23,20 +23,18 @@ const STEPS: usize = 10;
 fn ten_fused_steps_equal_the_interpreters() {
     for family in ["bert", "roberta", "deberta_v3", "deberta_v2"] {
         let dir = fixtures().join(format!("parity/{family}_cls-0"));
-        let base = Pretrained::open(&dir).unwrap();
-        let classifier = Classifier::new(base.config.clone(), base.config.num_labels(), false);
+        let base = Pretrained::open(&dir, labels(&dir)).unwrap();
+        let model = &base.model;
         let batch = File::open(&dir.join("io.safetensors")).batch();
         let mut config = AdaptConfig::method(Method::AiLora, 4);
         config.alpha = Some(6.0);
-        let sites = config.resolve(classifier.sites()).unwrap();
+        let sites = config.resolve(model.sites()).unwrap();
         let mut params = base.weights.clone();
         initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
-        let program = classifier
-            .program(batch.rows, batch.len, false, true)
-            .unwrap();
+        let program = model.program(batch.shape(), false, true).unwrap();
         let adapted = narrow(&adapt(&program, &sites, false).unwrap()).unwrap();
         let step = gradients(&adapted, "loss").unwrap();
-        let inputs = classifier.inputs(&batch);
+        let inputs = model.inputs(&batch);
 
         let mut engine = Engine::with_fusion(params.clone(), Fusion::At(Costs::default()));
         let plan = engine.compile(&step).unwrap();

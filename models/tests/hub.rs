@@ -266,7 +266,7 @@ fn what_the_hub_lacks_is_named() {
     hub.endpoint = serve(&[
         ("config.json", "{}"),
         ("tokenizer.json", "{}"),
-        ("pytorch_model.bin", "x"),
+        ("tf_model.h5", "x"),
     ]);
     let message = hub.resolve("org/tiny").unwrap_err().to_string();
     assert!(

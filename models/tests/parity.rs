@@ -2,80 +2,132 @@
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ailora_graph::{AdapterSpec, ir::Op};
 use ailora_models::{
-    batch::{Batch, Targets},
-    classifier::{Classifier, ModelError},
+    batch::{Batch, Shape, Targets},
+    config::Config,
+    head::Head,
+    model::{Model, ModelError},
     pretrained::Pretrained,
 };
-use support::{File, eval, fixtures, full_step, largest_difference, relative_difference, run};
+use support::{
+    File, eval, fixtures, full_step, labels, largest_difference, relative_difference, run,
+};
 
-const FAMILIES: [&str; 3] = ["bert", "roberta", "deberta_v3"];
+const ENCODERS: [&str; 3] = ["bert", "roberta", "deberta_v3"];
 
-fn open(family: &str, seed: usize) -> (Pretrained, Classifier, File) {
-    let dir = fixtures().join(format!("parity/{family}_cls-{seed}"));
-    let base = Pretrained::open(&dir).unwrap();
-    let classifier = Classifier::new(base.config.clone(), base.config.num_labels(), false);
-    base.check_head(&classifier).unwrap();
-    assert_eq!(base.report.unused, Vec::<String>::new());
-    let io = File::open(&dir.join("io.safetensors"));
-    (base, classifier, io)
+fn folder(family: &str) -> PathBuf {
+    fixtures().join(format!("parity/{family}_cls-0"))
 }
+
+fn classifier(family: &str) -> Model {
+    let dir = folder(family);
+    Model::new(Config::from_dir(&dir).unwrap(), labels(&dir)).unwrap()
+}
+
+/// Each fixture's name, how many gradients of adapted weights it holds, and its head.
+const MODELS: [(&str, usize, Head); 18] = [
+    ("bart", 12, Head::Seq2SeqLm { smoothing: 0.0 }),
+    ("bart_cls", 12, Head::classification(3)),
+    ("bart_qa", 12, Head::QuestionAnswering),
+    ("bert_cls", 4, Head::classification(2)),
+    ("bert_qa", 4, Head::QuestionAnswering),
+    ("bert_mlm", 4, Head::MaskedLm),
+    ("roberta_cls", 4, Head::classification(3)),
+    ("roberta_qa", 4, Head::QuestionAnswering),
+    ("roberta_mlm", 4, Head::MaskedLm),
+    // Beside queries and values, what relative positions and the convolution have.
+    ("deberta_v3_cls", 5, Head::classification(2)),
+    ("deberta_v3_qa", 5, Head::QuestionAnswering),
+    ("deberta_v2_cls", 11, Head::classification(3)),
+    ("deberta_absolute_cls", 4, Head::classification(3)),
+    ("llama_mha", 4, Head::CausalLm),
+    ("llama_gqa_tied", 4, Head::CausalLm),
+    ("llama_scaled", 4, Head::CausalLm),
+    ("llama_cls", 4, Head::classification(3)),
+    ("qwen2", 4, Head::CausalLm),
+];
 
 #[test]
 fn logits_losses_and_gradients_equal_transformers() {
-    // Gradients of query and value of two layers, and of what relative positions and the
-    // convolution have beside them.
-    for (family, seed, count) in [
-        ("bert", 2, 4),
-        ("roberta", 2, 4),
-        ("deberta_v3", 2, 5),
-        ("deberta_v2", 2, 11),
-        ("deberta_absolute", 1, 4),
-    ]
-    .into_iter()
-    .flat_map(|(family, seeds, count)| (0..seeds).map(move |seed| (family, seed, count)))
-    {
-        let (base, classifier, io) = open(family, seed);
-        let batch = io.batch();
-        let program = full_step(&classifier, &batch);
-        let inputs = classifier.inputs(&batch);
-        let gradients: Vec<String> = io
-            .names()
-            .into_iter()
-            .filter(|name| name.starts_with("grad."))
-            .collect();
-        assert_eq!(gradients.len(), count, "{family}");
-        for (backend, outputs) in [
-            ("cpu", run(&program, &base.weights, &inputs)),
-            ("interpreter", eval(&program, &base.weights, &inputs)),
-        ] {
-            let context = format!("{family} {seed} {backend}");
-            let output = |name: &str| {
-                &outputs
-                    .iter()
-                    .find(|(other, _)| other == name)
-                    .expect(name)
-                    .1
-            };
-            for name in ["logits", "loss"] {
-                let difference = largest_difference(output(name), &io.floats(name));
-                assert!(difference <= 1e-5, "{context} {name}: {difference:e}");
-            }
-            for name in &gradients {
-                let difference = relative_difference(output(name), &io.floats(name));
-                assert!(difference <= 1e-5, "{context} {name}: {difference:e}");
+    for (name, gradients, head) in MODELS {
+        for seed in 0..2 {
+            let dir = fixtures().join(format!("parity/{name}-{seed}"));
+            let base = Pretrained::open(&dir, head).unwrap();
+            base.check_head().unwrap();
+            assert_eq!(base.report.unused, Vec::<String>::new());
+            let class = &base.model.config().json["architectures"][0];
+            assert_eq!(class, base.model.class());
+            let io = File::open(&dir.join("io.safetensors"));
+            let batch = io.batch();
+            let program = full_step(&base.model, &batch);
+            let inputs = base.model.inputs(&batch);
+            for (backend, outputs) in [
+                ("cpu", run(&program, &base.weights, &inputs)),
+                ("interpreter", eval(&program, &base.weights, &inputs)),
+            ] {
+                let mut compared = 0;
+                for output in io.names() {
+                    let difference: fn(&[f64], &[f64]) -> f64 = match &*output {
+                        "logits" | "start_logits" | "end_logits" | "loss" => largest_difference,
+                        name if name.starts_with("grad.") => relative_difference,
+                        _ => continue,
+                    };
+                    let found = outputs.iter().find(|(other, _)| *other == output);
+                    let found = &found.expect(&output).1;
+                    let difference = difference(found, &io.floats(&output));
+                    let context = format!("{name} {seed} {backend}");
+                    assert!(difference <= 1e-5, "{context} {output}: {difference:e}");
+                    compared += 1;
+                }
+                let logits = if head == Head::QuestionAnswering {
+                    2
+                } else {
+                    1
+                };
+                assert_eq!(compared, logits + 1 + gradients, "{name}");
             }
         }
     }
 }
 
 #[test]
+fn labels_are_smoothed_as_torch_smooths_them() {
+    let dir = fixtures().join("parity/bart-0");
+    let base = Pretrained::open(&dir, Head::Seq2SeqLm { smoothing: 0.1 }).unwrap();
+    let io = File::open(&dir.join("io.safetensors"));
+    let batch = io.batch();
+    let program = base.model.program(batch.shape(), false, true).unwrap();
+    let inputs = base.model.inputs(&batch);
+    let expected = io.floats("smoothed_loss");
+    assert!((expected[0] - io.floats("loss")[0]).abs() > 1e-3);
+    for outputs in [
+        run(&program, &base.weights, &inputs),
+        eval(&program, &base.weights, &inputs),
+    ] {
+        let (_, loss) = outputs.iter().find(|(name, _)| name == "loss").unwrap();
+        let difference = largest_difference(loss, &expected);
+        assert!(difference <= 1e-5, "{difference:e}");
+    }
+}
+
+#[test]
+fn each_family_says_which_heads_it_has() {
+    let config = Config::from_dir(&folder("bert")).unwrap();
+    let message = Model::new(config, Head::CausalLm).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "bert has no head for causal language modelling; it has heads for sequence \
+         classification, question answering, masked language modelling"
+    );
+}
+
+#[test]
 fn annotations_adapt_queries_and_values_and_train_heads() {
-    for family in FAMILIES {
-        let (_, classifier, _) = open(family, 0);
+    for family in ENCODERS {
+        let classifier = classifier(family);
         let sites = classifier.sites();
         let trained: Vec<(&str, AdapterSpec)> = sites
             .iter()
@@ -113,8 +165,10 @@ fn annotations_adapt_queries_and_values_and_train_heads() {
 }
 
 /// Rates of every dropout of a program, in order.
-fn dropouts(classifier: &Classifier, training: bool) -> Vec<f64> {
-    let program = classifier.program(2, 4, training, true).unwrap();
+fn dropouts(classifier: &Model, training: bool) -> Vec<f64> {
+    let program = classifier
+        .program(Shape::new(2, 4), training, true)
+        .unwrap();
     program
         .ids()
         .filter_map(|id| match &program[id].op {
@@ -148,8 +202,8 @@ fn training_drops_out_where_transformers_does() {
                     &format!(r#""classifier_dropout": {own}"#),
                 );
             std::fs::write(dir.path().join("config.json"), config).unwrap();
-            let config = ailora_models::config::Config::from_dir(dir.path()).unwrap();
-            let classifier = Classifier::new(config, 2, false);
+            let config = Config::from_dir(dir.path()).unwrap();
+            let classifier = Model::new(config, Head::classification(2)).unwrap();
             assert_eq!(dropouts(&classifier, false), Vec::<f64>::new());
             let expected = [body.clone(), vec![rate; heads]].concat();
             assert_eq!(dropouts(&classifier, true), expected, "{family} {own}");
@@ -176,8 +230,8 @@ fn deberta_drops_out_where_transformers_does() {
             r#""pooler_dropout": 0.3, "cls_dropout": 0.4"#,
         );
     std::fs::write(dir.path().join("config.json"), config).unwrap();
-    let config = ailora_models::config::Config::from_dir(dir.path()).unwrap();
-    let classifier = Classifier::new(config, 2, false);
+    let config = Config::from_dir(dir.path()).unwrap();
+    let classifier = Model::new(config, Head::classification(2)).unwrap();
     assert_eq!(dropouts(&classifier, false), Vec::<f64>::new());
     // Relative positions, probabilities, the ends of the two blocks; the convolution beside the
     // first layer.
@@ -194,16 +248,16 @@ fn deberta_drops_out_where_transformers_does() {
 
 #[test]
 fn a_regression_has_the_squared_error_of_its_first_logit() {
-    let (mut base, _, io) = open("bert", 0);
-    let classifier = Classifier::new(base.config.clone(), 1, true);
-    base.initialise_head(&classifier, 3);
+    let mut base = Pretrained::open(&folder("bert"), Head::regression()).unwrap();
+    base.initialise_head(3);
+    let io = File::open(&folder("bert").join("io.safetensors"));
     let scores = [0.5_f32, -2.0, 4.25];
     let batch = Batch {
         targets: Targets::Scores(scores.to_vec()),
         ..io.batch()
     };
-    let program = full_step(&classifier, &batch);
-    let inputs = classifier.inputs(&batch);
+    let program = full_step(&base.model, &batch);
+    let inputs = base.model.inputs(&batch);
     for outputs in [
         run(&program, &base.weights, &inputs),
         eval(&program, &base.weights, &inputs),
@@ -224,16 +278,14 @@ fn a_regression_has_the_squared_error_of_its_first_logit() {
 #[test]
 fn sizes_that_do_not_fit_are_named() {
     for (family, max) in [("bert", 40), ("roberta", 38), ("deberta_v3", 40)] {
-        let (_, classifier, _) = open(family, 0);
-        assert!(classifier.program(1, max, true, true).is_ok());
-        let error = classifier.program(1, max + 1, true, true).unwrap_err();
+        let classifier = classifier(family);
+        let program = |rows, len| classifier.program(Shape::new(rows, len), true, true);
+        assert!(program(1, max).is_ok());
+        let error = program(1, max + 1).unwrap_err();
         assert!(matches!(error, ModelError::TooLong { max: limit, .. } if limit == max));
-        assert!(matches!(
-            classifier.program(0, 4, true, true),
-            Err(ModelError::Empty { .. })
-        ));
-        let headless = Classifier::new(classifier.config().clone(), 0, false);
-        let message = headless.program(1, 4, true, true).unwrap_err().to_string();
+        assert!(matches!(program(0, 4), Err(ModelError::Empty { .. })));
+        let headless = Model::new(classifier.config().clone(), Head::classification(0));
+        let message = headless.unwrap_err().to_string();
         assert_eq!(
             message,
             "the number of the head's outputs is 0; expected at least 1"
@@ -250,12 +302,11 @@ fn the_real_minilm_equals_transformers() {
         );
         return;
     }
-    let base = Pretrained::open(&dir).unwrap();
-    let classifier = Classifier::new(base.config.clone(), 2, false);
+    let base = Pretrained::open(&dir, Head::classification(2)).unwrap();
     let io = File::open(&fixtures().join("minilm.safetensors"));
     let batch = io.batch();
-    let program = classifier.encoder(batch.rows, batch.len).unwrap();
-    let outputs = run(&program, &base.weights, &classifier.inputs(&batch));
+    let program = base.model.encoder(batch.shape()).unwrap();
+    let outputs = run(&program, &base.weights, &base.model.inputs(&batch));
     let [(name, hidden)] = &outputs[..] else {
         panic!("one output, found {}", outputs.len());
     };

@@ -86,7 +86,7 @@ pub struct ModelArgs {
     /// A folder with a pretrained model, or its id on the hub.
     #[arg(long, value_name = "DIR_OR_ID")]
     pub model: String,
-    /// The task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or svamp.
+    /// The task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp or math.
     #[arg(long)]
     pub task: String,
 }
@@ -105,7 +105,7 @@ impl ModelArgs {
     ) -> Result<(Model, Vec<Site>, AdaptConfig), Error> {
         let (model, _) = self.open(false)?;
         let config = adapters.config(AdaptConfig::default())?;
-        let sites = config.resolve(model.classifier.sites())?;
+        let sites = config.resolve(model.pretrained.model.sites())?;
         Ok((model, sites, config))
     }
 }

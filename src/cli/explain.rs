@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     };
     let everything = config.trains_everything();
     let pad = model.tokenizer.pad_id();
-    let predictor = Predictor::new(model.classifier, sites, everything, pad);
+    let predictor = Predictor::new(model.pretrained.model, sites, everything, pad);
     let program = predictor.program(args.batch_size, args.length, !args.forward)?;
     let explained = explain(&hoist(&program)?.step, &site, &costs)?;
     let explained = explained.ok_or_else(|| format!("the model does not use {}", site.path))?;

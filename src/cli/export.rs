@@ -53,11 +53,12 @@ pub struct MergeArgs {
 /// Writes an adapter folder anew, loads it again, and compares logits before saying done.
 pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
     let (model, _) = args.model.open(false)?;
-    let adapter = Adapter::load(&args.adapter, &model.classifier.sites())?;
+    let adapter = Adapter::load(&args.adapter, &model.pretrained.model.sites())?;
     adapter.save(
         &args.output,
         &args.model.model,
-        &heads(&model.classifier.sites(), &model),
+        model.pretrained.model.head(),
+        &heads(&model.pretrained.model.sites(), &model),
     )?;
     let before = probe(model.predictor(Some(&args.adapter))?)?;
     let (again, _) = args.model.open(false)?;
@@ -70,7 +71,7 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
 /// Writes the merged model, loads it again, and compares logits before saying done.
 pub fn merge(args: &MergeArgs) -> Result<ExitCode, Error> {
     let (mut model, task) = args.model.open(false)?;
-    let sites = model.classifier.sites();
+    let sites = model.pretrained.model.sites();
     let adapter = Adapter::load(&args.adapter, &sites)?;
     let mut params = std::mem::take(&mut model.pretrained.weights);
     adapter.merge_into(&sites, &mut params)?;

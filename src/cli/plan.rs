@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let everything = config.trains_everything();
     let pad = model.tokenizer.pad_id();
     let start = Instant::now();
-    let predictor = Predictor::new(model.classifier, sites, everything, pad);
+    let predictor = Predictor::new(model.pretrained.model, sites, everything, pad);
     let program = predictor.program(args.batch_size, args.length, !args.inference)?;
     let hoisted = hoist(&program)?;
     let plan = plan(&hoisted.step);
@@ -58,6 +58,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
             Kernel::Attention { .. } | Kernel::AttentionGrad { .. } => "attention",
             Kernel::Gather { .. } | Kernel::ScatterAdd { .. } => "embedding",
             Kernel::TakeAlong { .. } | Kernel::TakeAlongGrad { .. } => "relative position",
+            Kernel::Rotary { .. } => "rotary position",
             Kernel::Reduce { .. } => "reduction",
             Kernel::Copy(_) => "copy",
             Kernel::CrossEntropy { .. } | Kernel::CrossEntropyGrad { .. } => "loss",

@@ -31,7 +31,8 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let model = Model::open(&args.model, Task::parse("cola")?, 0, false)?;
     let sites: Vec<Site> = model
-        .classifier
+        .pretrained
+        .model
         .sites()
         .into_iter()
         .filter(|site| {

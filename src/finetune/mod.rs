@@ -16,12 +16,15 @@ use std::{
 use ailora_graph::{
     adapter::{AdapterError, Site, Strategy},
     ir::Draw,
+    module::Parameter,
 };
 use ailora_models::{
     batch::Encoded,
     classification::{Batching, Classification, ClassificationError, Predictor},
-    classifier::{Classifier, ModelError},
+    generate::Generator,
+    head::Head,
     hub::{self, HubError},
+    model::ModelError,
     peft::{Adapter, PeftError},
     pretrained::{LoadReport, Pretrained, PretrainedError},
     task::{Example, Splits, Task, TaskError},
@@ -153,12 +156,10 @@ pub struct Report {
 /// A pretrained model for a task, with its tokenizer.
 #[derive(Debug)]
 pub struct Model {
-    /// Weights and configuration.
+    /// Weights and configuration, with a head for the task.
     pub pretrained: Pretrained,
     /// The model's own tokenizer.
     pub tokenizer: Tokenizer,
-    /// The classifier for the task.
-    pub classifier: Classifier,
 }
 
 impl Model {
@@ -168,24 +169,29 @@ impl Model {
     /// # Errors
     /// The files are missing, malformed, or of a model that is not supported.
     pub fn open(name: &str, task: &Task, seed: u64, complete: bool) -> Result<Self, Error> {
-        let mut pretrained = Pretrained::open(&hub::resolve(name)?)?;
-        let regression = task.label_names().is_empty();
-        let classifier = Classifier::new(pretrained.config.clone(), task.outputs(), regression);
+        Self::with_head(name, task.head(), seed, complete)
+    }
+
+    /// The same with a given head.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn with_head(name: &str, head: Head, seed: u64, complete: bool) -> Result<Self, Error> {
+        let mut pretrained = Pretrained::open(&hub::resolve(name)?, head)?;
         if complete {
-            pretrained.check_head(&classifier)?;
+            pretrained.check_head()?;
         } else {
-            pretrained.initialise_head(&classifier, seed);
+            pretrained.initialise_head(seed);
         }
         Ok(Self {
             tokenizer: pretrained.tokenizer()?,
             pretrained,
-            classifier,
         })
     }
 
     /// The longest sequence, at most `wanted`.
     pub fn max_len(&self, wanted: usize) -> usize {
-        wanted.min(self.pretrained.config.architecture.max_len())
+        wanted.min(self.pretrained.model.config().architecture.max_len())
     }
 
     /// Rows as the model sees them.
@@ -193,7 +199,46 @@ impl Model {
     /// # Errors
     /// The tokenizer fails on a row.
     pub fn encode(&self, rows: &[Example], max_len: usize) -> Result<Vec<Encoded>, Error> {
-        Ok(Encoded::from_examples(rows, &self.tokenizer, max_len)?)
+        let tokenizer = &self.tokenizer;
+        Ok(match self.pretrained.model.head() {
+            Head::CausalLm => {
+                let end = self.pretrained.model.config().ends().first().copied();
+                let end = end.and_then(|end| u32::try_from(end).ok());
+                Encoded::from_answers(rows, tokenizer, end, max_len)?
+            }
+            _ => Encoded::from_examples(rows, tokenizer, max_len)?,
+        })
+    }
+
+    /// What generates, with the adapter of a folder if one is given: beside the weights, or merged
+    /// into them.
+    ///
+    /// # Errors
+    /// The folder holds no adapter of this model.
+    pub fn generator(
+        self,
+        adapter: Option<&Path>,
+        merged: bool,
+    ) -> Result<(Generator, Tokenizer), Error> {
+        let mut sites = self.pretrained.model.sites();
+        let mut params = self.pretrained.weights;
+        let adapter = adapter.map(|folder| Adapter::load(folder, &sites));
+        match adapter.transpose()? {
+            Some(adapter) if !merged => {
+                sites = adapter.apply_to(sites);
+                params.extend(adapter.tensors);
+            }
+            adapter => {
+                if let Some(adapter) = adapter {
+                    adapter.merge_into(&sites, &mut params)?;
+                }
+                for site in &mut sites {
+                    site.spec = ailora_graph::AdapterSpec::frozen();
+                }
+            }
+        }
+        let generator = Generator::new(self.pretrained.model, sites, Engine::new(params));
+        Ok((generator, self.tokenizer))
     }
 
     /// A predictor with the adapter of a folder, or none, and an engine with the parameters it
@@ -202,7 +247,7 @@ impl Model {
     /// # Errors
     /// The folder holds no adapter of this model.
     pub fn predictor(mut self, adapter: Option<&Path>) -> Result<(Predictor, Engine, Self), Error> {
-        let mut sites = self.classifier.sites();
+        let mut sites = self.pretrained.model.sites();
         let mut params = std::mem::take(&mut self.pretrained.weights);
         if let Some(folder) = adapter {
             let adapter = Adapter::load(folder, &sites)?;
@@ -216,7 +261,7 @@ impl Model {
             }
         }
         let pad = self.tokenizer.pad_id();
-        let predictor = Predictor::new(self.classifier.clone(), sites, false, pad);
+        let predictor = Predictor::new(self.pretrained.model.clone(), sites, false, pad);
         Ok((predictor, Engine::new(params), self))
     }
 }
@@ -236,7 +281,7 @@ pub fn finetune(
     let task = Task::parse(&settings.task)?;
     let mut model = Model::open(&settings.model, task, settings.seed, false)?;
     let everything = settings.adapters.trains_everything();
-    let sites = settings.adapters.resolve(model.classifier.sites())?;
+    let sites = settings.adapters.resolve(model.pretrained.model.sites())?;
     let Splits { train, dev } = task.load_dir(&settings.data)?;
     let train = subset(train, settings.rows);
     let manifest = Manifest::new(settings, &model.pretrained.sha256, task)?;
@@ -278,7 +323,12 @@ pub fn finetune(
     }
 
     let pad = model.tokenizer.pad_id();
-    let predictor = Predictor::new(model.classifier.clone(), sites.clone(), everything, pad);
+    let predictor = Predictor::new(
+        model.pretrained.model.clone(),
+        sites.clone(),
+        everything,
+        pad,
+    );
     let batching = Batching {
         batch_size: settings.batch_size,
         accumulate: settings.accumulate,
@@ -290,7 +340,12 @@ pub fn finetune(
     workload.compile(&mut engine, settings.epochs)?;
     let starts = starts(&sites, engine.weights());
     engine.release_unread();
-    let (groups, trained) = groups(&sites, &model.classifier, everything, engine.weights());
+    let (groups, trained) = groups(
+        &sites,
+        model.pretrained.model.parameters(),
+        everything,
+        engine.weights(),
+    );
     let optimizer = AdamW::new(settings.optimizer, groups, engine.weights());
     let per_epoch = workload.steps_per_epoch();
     let total = per_epoch * settings.epochs as u64;
@@ -367,7 +422,7 @@ pub fn finetune(
     } else {
         params.extend(starts);
         let adapter = Adapter::from_trained(&sites, &params)?;
-        files.write_adapter(&adapter, settings, &sites, &heads(&sites, &model))?;
+        files.write_adapter(&adapter, settings, task, &sites, &heads(&sites, &model))?;
     }
     Ok(Report {
         outcome,
@@ -380,7 +435,7 @@ pub fn finetune(
 /// The modules that hold what is trained in full, as PEFT saves them: a head's whole module, such as
 /// `classifier`, and single projections of the encoder.
 pub fn heads(sites: &[Site], model: &Model) -> Vec<String> {
-    let base = model.pretrained.config.family.base;
+    let base = model.pretrained.model.config().family.base;
     let mut heads: Vec<String> = Vec::new();
     for site in sites
         .iter()
@@ -442,17 +497,16 @@ fn starts(sites: &[Site], weights: &Weights) -> Params {
 /// numbers are trained.
 fn groups(
     sites: &[Site],
-    classifier: &Classifier,
+    parameters: &[Parameter],
     everything: bool,
     weights: &Weights,
 ) -> (Vec<Group>, usize) {
     let mut rates: Vec<(String, f64)> = Vec::new();
     if everything {
         rates.extend(
-            classifier
-                .parameters()
-                .into_iter()
-                .map(|parameter| (parameter.name, 1.0)),
+            parameters
+                .iter()
+                .map(|parameter| (parameter.name.clone(), 1.0)),
         );
     } else {
         for site in sites {
@@ -521,7 +575,7 @@ pub fn write_model(
 ) -> Result<(), Error> {
     let metadata = std::collections::HashMap::from([("format".into(), "pt".into())]);
     store::save(&folder.join("model.safetensors"), params, metadata)?;
-    let mut config = model.pretrained.config.json.clone();
+    let mut config = model.pretrained.model.config().json.clone();
     let names = task.label_names();
     let ids = 0..task.outputs();
     if !names.is_empty() {
@@ -530,10 +584,12 @@ pub fn write_model(
         config.insert("id2label".into(), Value::Object(by_id.collect()));
         config.insert("label2id".into(), Value::Object(by_name.collect()));
     }
-    config.insert("num_labels".into(), task.outputs().into());
+    if let Head::Sequence { outputs, .. } = task.head() {
+        config.insert("num_labels".into(), outputs.into());
+    }
     config.insert(
         "architectures".into(),
-        vec![model.pretrained.config.family.classifier].into(),
+        vec![model.pretrained.model.class()].into(),
     );
     let text = format!("{:#}\n", Value::Object(config));
     store::write_atomically(&folder.join("config.json"), text.as_bytes())?;

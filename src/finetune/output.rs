@@ -176,10 +176,11 @@ impl Output {
         &self,
         adapter: &Adapter,
         settings: &Settings,
+        task: &Task,
         sites: &[Site],
         heads: &[String],
     ) -> Result<(), Error> {
-        adapter.save(&self.folder, &settings.model, heads)?;
+        adapter.save(&self.folder, &settings.model, task.head(), heads)?;
         let described: Vec<serde_json::Value> = sites
             .iter()
             .filter(|site| site.spec.trains())
@@ -198,7 +199,7 @@ impl Output {
         let about = json!({
             "model": settings.model,
             "task": settings.task,
-            "labels": Task::parse(&settings.task)?.label_names(),
+            "labels": task.label_names(),
             "seed": settings.seed,
             "sites": described,
         });

@@ -119,6 +119,8 @@ operations! {
     Attention(attention),
     /// Its derivative.
     AttentionGrad(attention),
+    /// Rotation by positions.
+    Rotary(rotary),
     /// Mean cross-entropy of logits against class ids.
     CrossEntropy(loss),
     /// Its derivative towards the logits.

@@ -5,7 +5,7 @@ use std::{
 };
 
 /// A float attribute of an operation: compared, ordered and hashed by its bits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Real(pub f64);
 
 impl PartialEq for Real {

@@ -18,7 +18,11 @@ pub(super) fn recognize(program: &Program) -> Result<Program, ProgramError> {
             return new.add(Softmax, &[x]);
         }
         if let Some((x, eps)) = normalize(new, id) {
-            return new.add(Normalize { eps: Real(eps) }, &[x]);
+            let normalize = Normalize {
+                centered: true,
+                eps: Real(eps),
+            };
+            return new.add(normalize, &[x]);
         }
         Ok(id)
     })

@@ -81,6 +81,36 @@ impl Module for LayerNorm {
     }
 }
 
+/// A mean square of 1 along the last axis, then `weight` times it (Zhang & Sennrich, 2019).
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    /// `[width]`
+    pub weight: Param,
+    /// Added to the mean square.
+    pub eps: f64,
+}
+
+impl RmsNorm {
+    /// A normalisation of rows of `width`.
+    pub fn new(cx: &Cx, width: usize, eps: f64) -> Self {
+        Self {
+            weight: cx.param([width]),
+            eps,
+        }
+    }
+
+    /// Applies it to the last axis.
+    pub fn forward<'g>(&self, x: &Tensor<'g>) -> Tensor<'g> {
+        &x.rms_normalize(self.eps) * &x.cx().value(&self.weight)
+    }
+}
+
+impl Module for RmsNorm {
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.child("weight", &self.weight);
+    }
+}
+
 /// A table of rows, read by id.
 #[derive(Clone, Debug)]
 pub struct Embedding {

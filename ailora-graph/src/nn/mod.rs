@@ -34,7 +34,7 @@ mod tensor;
 
 pub use dialect::Dialect;
 pub(crate) use dialect::tracker;
-pub use layers::{Conv1d, Embedding, LayerNorm, Linear};
+pub use layers::{Conv1d, Embedding, LayerNorm, Linear, RmsNorm};
 pub use tensor::Tensor;
 
 use std::cell::{Cell, RefCell};

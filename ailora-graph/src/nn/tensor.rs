@@ -5,6 +5,7 @@ use crate::ir::{
     Name, Op, Real, Type,
     ops::{
         attention::Attention,
+        concat::Concat,
         dropout::Dropout,
         elementwise::{Binary, Unary},
         embedding::Embedding,
@@ -12,6 +13,7 @@ use crate::ir::{
         matmul::MatMul,
         normalize::Normalize,
         reduce::Reduce,
+        rotary::Rotary,
         softmax::Softmax,
         take_along::TakeAlong,
         view::{Pad, Permute, Reshape, Slice},
@@ -167,6 +169,11 @@ impl<'g> Tensor<'g> {
         self.with(op, &[])
     }
 
+    /// This and `other` behind it along `axis`, in which alone they may differ.
+    pub fn concat(&self, other: &Self, axis: usize) -> Self {
+        self.with(Concat { axis }, &[other])
+    }
+
     /// The sum along `axes`, which keep size 1.
     pub fn sum(&self, axes: impl Into<Vec<usize>>) -> Self {
         self.with(Reduce::sum(axes), &[])
@@ -189,7 +196,22 @@ impl<'g> Tensor<'g> {
 
     /// Zero mean and unit variance along the last axis.
     pub fn normalize(&self, eps: f64) -> Self {
-        self.with(Normalize { eps: Real(eps) }, &[])
+        let (centered, eps) = (true, Real(eps));
+        self.with(Normalize { centered, eps }, &[])
+    }
+
+    /// A mean square of 1 along the last axis.
+    pub fn rms_normalize(&self, eps: f64) -> Self {
+        let (centered, eps) = (false, Real(eps));
+        self.with(Normalize { centered, eps }, &[])
+    }
+
+    /// Every head turned by its token's angles; see [`Rotary`].
+    ///
+    /// # Shapes
+    /// `[b, s, heads·d]`, and `cos` and `sin` of `[b, s, d/2]`.
+    pub fn rotary(&self, cos: &Self, sin: &Self) -> Self {
+        self.with(Rotary, &[cos, sin])
     }
 
     /// The rows of this table at `ids`.
@@ -231,7 +253,8 @@ impl<'g> Tensor<'g> {
     /// width.
     ///
     /// # Shapes
-    /// queries `[b, s, w]`, keys and values `[b, t, w]`, mask `[b, t]`; result `[b, s, w]`.
+    /// queries `[b, s, heads·d]`, keys and values `[b, t, g·d]` with `g` a divisor of `heads` (each
+    /// head of keys serves `heads / g` of queries), mask `[b, t]`; result as the queries.
     pub fn attention(
         &self,
         keys: &Self,
@@ -240,8 +263,25 @@ impl<'g> Tensor<'g> {
         heads: usize,
         dropout: f64,
     ) -> Self {
-        let width = self.shape().last().copied().unwrap_or(1);
-        let depth = (width / heads.max(1)).max(1);
+        self.attend([keys, values, mask], heads, dropout, false)
+    }
+
+    /// [`attention`](Self::attention) in which a query does not see the keys behind its own. The
+    /// last query is the last key's, so that fewer queries than keys are the last ones.
+    pub fn causal_attention(
+        &self,
+        keys: &Self,
+        values: &Self,
+        mask: &Self,
+        heads: usize,
+        dropout: f64,
+    ) -> Self {
+        self.attend([keys, values, mask], heads, dropout, true)
+    }
+
+    fn attend(&self, others: [&Self; 3], heads: usize, dropout: f64, causal: bool) -> Self {
+        let width = |x: &Self| x.shape().last().copied().unwrap_or(1);
+        let depth = (width(self) / heads.max(1)).max(1);
         let dropout = if self.cx.training { dropout } else { 0.0 };
         let stream = if dropout > 0.0 {
             self.cx.stream()
@@ -250,19 +290,28 @@ impl<'g> Tensor<'g> {
         };
         let op = Attention {
             heads,
+            kv_heads: width(others[0]) / depth,
+            causal,
             scale: Real(1.0 / (depth as f64).sqrt()),
             dropout: Real(dropout),
             stream: stream.into(),
         };
-        self.with(op, &[keys, values, mask])
+        self.with(op, &others)
     }
 
-    /// The mean cross-entropy of these logits against class ids.
+    /// The mean cross-entropy of these logits against class ids, over the rows whose label is not
+    /// [`IGNORED`](crate::ir::ops::loss::IGNORED).
     ///
     /// # Shapes
     /// `[n, c]` and i32 `[n]` give `[]`.
     pub fn cross_entropy(&self, labels: &Self) -> Self {
-        self.with(CrossEntropy, &[labels])
+        self.smoothed_cross_entropy(labels, 0.0)
+    }
+
+    /// The same with label smoothing: `smoothing` of each target is spread over all classes.
+    pub fn smoothed_cross_entropy(&self, labels: &Self, smoothing: f64) -> Self {
+        let smoothing = Real(smoothing);
+        self.with(CrossEntropy { smoothing }, &[labels])
     }
 }
 

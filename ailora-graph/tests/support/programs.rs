@@ -14,6 +14,7 @@ use ailora_graph::{
             embedding::Embedding,
             normalize::Normalize,
             reduce::{Combine, Reduce},
+            rotary::Rotary,
             softmax::Softmax,
             take_along::TakeAlong,
             view::{Expand, Pad, Permute, Reshape, Slice},
@@ -239,7 +240,8 @@ impl Builder {
             (8, [_, ..]) => self.add(Softmax, &[x.id], 1.0),
             (9, [.., width]) => {
                 let bound = (*width as f64).sqrt();
-                self.add(Normalize { eps: Real(0.1) }, &[x.id], bound);
+                let (centered, eps) = (a % 3 > 0, Real(0.1));
+                self.add(Normalize { centered, eps }, &[x.id], bound);
             }
             (10, [_, ..]) => {
                 let axes: Vec<usize> = (0..rank).filter(|i| (a >> i) & 1 == 1).collect();
@@ -278,6 +280,15 @@ impl Builder {
             (13, _) => self.reshape(x, shape, [a, b, c]),
             (14, &[batch, length, width]) => {
                 self.attention(x, [batch, length, width], [a, b, c], stream)
+            }
+            (15, &[batch, length, width]) if width % 2 == 0 && a % 8 == 3 => {
+                let heads = if width % 4 == 0 && b % 2 == 0 { 2 } else { 1 };
+                let half = [batch, length, width / heads / 2];
+                let [cos, sin] = ["cos", "sin"].map(|name| {
+                    let name = format!("{stream}.{name}");
+                    self.program.input(&name, Type::f32(half)).unwrap()
+                });
+                self.add(Rotary, &[x.id, cos, sin], 2.0 * LEAF_BOUND * x.bound);
             }
             (14, &[rows, width]) => {
                 let table = self.weight([2 + usize::from(a % 4), width]);
@@ -481,11 +492,19 @@ impl Builder {
             .unwrap();
         let limit = p.constant(0.4);
         let mask = p.add(Binary::Less, &[scores, limit]).unwrap();
-        let keys = self.weight([width, width]);
+        let heads = if width % 2 == 0 && b % 2 == 0 { 2 } else { 1 };
+        let kv_heads = if b % 4 == 0 { 1 } else { heads };
+        let keys = self.weight([width / heads * kv_heads, width]);
         let keys = self.program.matmul(x.id, false, keys.id, true).unwrap();
-        let values = if a % 2 == 0 { x.id } else { keys };
+        let values = if a % 2 == 0 && kv_heads == heads {
+            x.id
+        } else {
+            keys
+        };
         let attention = Attention {
-            heads: if width % 2 == 0 && b % 2 == 0 { 2 } else { 1 },
+            heads,
+            kv_heads,
+            causal: c % 3 == 0,
             scale: Real(0.3),
             dropout: Real(if c % 2 == 0 { 0.0 } else { 0.3 }),
             stream: stream.into(),

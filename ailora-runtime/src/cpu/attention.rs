@@ -1,5 +1,6 @@
 //! Attention, a head of a sequence at a time, whose scores fit in cache. The backward pass computes
-//! the probabilities again instead of keeping them.
+//! the probabilities again instead of keeping them. Under a causal mask a head is cut into tiles of
+//! queries, so that most of what is masked is not computed.
 //!
 //! Probabilities stay exponentials, and what would divide each of their rows goes into the far
 //! narrower matrix beside them.
@@ -19,6 +20,8 @@ use super::{Line, math, memory::Region};
 
 /// What rows of scores are padded to a multiple of.
 const LANES: usize = 16;
+/// Queries of a tile under a causal mask.
+const TILE: usize = 64;
 
 thread_local! {
     static SCRATCH: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
@@ -27,6 +30,7 @@ thread_local! {
 /// What a pass over all heads shares.
 struct Heads<'a> {
     d: Dims,
+    causal: bool,
     scale: f32,
     key: Key,
     /// Random words below this drop a probability.
@@ -38,16 +42,21 @@ struct Heads<'a> {
     mask: &'a [f32],
 }
 
-/// A head of a sequence.
+/// Queries of one head of a sequence that are handled together.
 #[derive(Clone, Copy)]
-struct Head {
+struct Tile {
     sequence: usize,
-    index: usize,
-    /// Keys up to the last one that is not padding.
+    head: usize,
+    /// The first query.
+    first: usize,
+    queries: usize,
+    /// Keys up to the last one that any of them sees.
     keys: usize,
+    /// Whether nothing was added to the gradients of its keys before; none later sees more of them.
+    leads: bool,
 }
 
-/// What a thread works in on a head.
+/// What a thread works in on a tile.
 struct Scratch<'a> {
     /// Whether each key counts; not those that pad the last chunk.
     mask: &'a mut [f32],
@@ -64,10 +73,10 @@ struct Scratch<'a> {
 }
 
 impl<'a> Scratch<'a> {
-    fn new(lines: &'a mut Vec<Line>, d: Dims, mask: &[f32]) -> Self {
+    fn new(lines: &'a mut Vec<Line>, queries: usize, depth: usize, mask: &[f32]) -> Self {
         let width = mask.len().next_multiple_of(LANES);
-        let scores = d.queries * width;
-        let needed = width + 3 * scores + d.queries + d.queries * d.depth;
+        let scores = queries * width;
+        let needed = width + 3 * scores + queries + queries * depth;
         let lines_needed = needed.div_ceil(LANES);
         if lines.len() < lines_needed {
             lines.resize(lines_needed, Line::default());
@@ -77,7 +86,7 @@ impl<'a> Scratch<'a> {
         let (all, rest) = rest.split_at_mut(scores);
         let (kept, rest) = rest.split_at_mut(scores);
         let (towards, rest) = rest.split_at_mut(scores);
-        let (factors, rest) = rest.split_at_mut(d.queries);
+        let (factors, rest) = rest.split_at_mut(queries);
         let (counts, padding) = padded.split_at_mut(mask.len());
         counts.copy_from_slice(mask);
         padding.fill(0.0);
@@ -91,7 +100,7 @@ impl<'a> Scratch<'a> {
             kept,
             towards,
             factors,
-            dy: &mut rest[..d.queries * d.depth],
+            dy: &mut rest[..queries * depth],
         }
     }
 }
@@ -100,6 +109,7 @@ impl<'a> Heads<'a> {
     fn new(op: &Attention, d: Dims, [q, k, v]: [Region; 3], mask: &'a [f32], draw: Draw) -> Self {
         Self {
             d,
+            causal: op.causal,
             scale: op.scale.0 as f32,
             key: draw.key(&op.stream),
             threshold: drop_threshold(op.dropout.0),
@@ -111,48 +121,74 @@ impl<'a> Heads<'a> {
         }
     }
 
-    /// Calls `f` for every head.
-    fn for_each(&self, f: impl Fn(Head, Scratch) + Sync) {
+    /// Calls `f` for every tile; for those of `group` neighbouring heads on one thread.
+    fn for_each(&self, group: usize, f: impl Fn(Tile, Scratch) + Sync) {
         let d = self.d;
-        (0..d.batch * d.heads).into_par_iter().for_each(|i| {
-            let (sequence, index) = (i / d.heads, i % d.heads);
-            let mask = &self.mask[sequence * d.keys..][..d.keys];
-            let last = mask.iter().rposition(|&m| m != 0.0);
-            let keys = last.map_or(0, |last| last + 1);
-            let head = Head {
-                sequence,
-                index,
-                keys,
-            };
-            let mut lines = SCRATCH.take();
-            f(head, Scratch::new(&mut lines, d, &mask[..keys]));
-            SCRATCH.set(lines);
-        });
+        let tile = if self.causal { TILE } else { d.queries };
+        (0..d.batch * d.heads / group)
+            .into_par_iter()
+            .for_each(|task| {
+                let (sequence, first_head) = (task * group / d.heads, task * group % d.heads);
+                let mask = &self.mask[sequence * d.keys..][..d.keys];
+                let counting = mask.iter().rposition(|&m| m != 0.0).map_or(0, |i| i + 1);
+                let mut lines = SCRATCH.take();
+                for head in first_head..first_head + group {
+                    // The last queries see the most keys.
+                    for first in (0..d.queries).step_by(tile).rev() {
+                        let end = (first + tile).min(d.queries);
+                        let keys = counting.min(self.visible(end - 1));
+                        let leads = head == first_head && end == d.queries;
+                        let tile = Tile {
+                            sequence,
+                            head,
+                            first,
+                            queries: end - first,
+                            keys,
+                            leads,
+                        };
+                        let mask = &mask[..keys];
+                        f(tile, Scratch::new(&mut lines, end - first, d.depth, mask));
+                    }
+                }
+                SCRATCH.set(lines);
+            });
     }
 
-    /// A head's part of an operand of `rows` tokens a sequence.
-    fn part(&self, x: Region, head: Head, rows: usize) -> MatRef<'a, f32> {
-        let (start, stride) = place(x, head, self.d, rows);
+    /// How many keys query `i` may see.
+    fn visible(&self, i: usize) -> usize {
+        if self.causal {
+            self.d.visible(i)
+        } else {
+            self.d.keys
+        }
+    }
+
+    /// A tile's part of queries.
+    fn queries(&self, x: Region, tile: Tile) -> MatRef<'a, f32> {
+        let (start, stride) = place_of_queries(x, tile, self.d);
         // SAFETY: the plan keeps what attention writes apart from what it reads.
-        unsafe { x.matrix(start, rows, self.d.depth, stride) }
+        unsafe { x.matrix(start, tile.queries, self.d.depth, stride) }
     }
 
-    /// The keys or values of a head that are not behind the last one that counts.
-    fn part_of_keys(&self, x: Region, head: Head) -> MatRef<'a, f32> {
-        self.part(x, head, self.d.keys).subrows(0, head.keys)
+    /// The keys or values that a tile sees.
+    fn keys(&self, x: Region, tile: Tile) -> MatRef<'a, f32> {
+        let (start, stride) = place_of_keys(x, tile, self.d);
+        // SAFETY: as above.
+        unsafe { x.matrix(start, tile.keys, self.d.depth, stride) }
     }
 
     /// Fills `all`, `kept` and `factors`.
-    fn probabilities(&self, head: Head, scratch: &mut Scratch) {
+    fn probabilities(&self, tile: Tile, scratch: &mut Scratch) {
         multiply(
-            scores_mut(scratch.all, self.d, head),
+            scores_mut(scratch.all, tile),
+            Accum::Replace,
             self.scale,
-            self.part(self.q, head, self.d.queries),
-            self.part_of_keys(self.k, head).transpose(),
+            self.queries(self.q, tile),
+            self.keys(self.k, tile).transpose(),
         );
         Arch::new().dispatch(Exponentials {
             heads: self,
-            head,
+            tile,
             scratch,
         });
     }
@@ -167,42 +203,59 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// Where a head's part of `rows` tokens a sequence begins, and from row to row.
-fn place(x: Region, head: Head, d: Dims, rows: usize) -> (usize, usize) {
+/// Where a tile's queries begin, and from row to row.
+fn place_of_queries(x: Region, tile: Tile, d: Dims) -> (usize, usize) {
     let stride = x.stride(d.heads * d.depth);
-    let start = head.sequence * rows * stride + head.index * d.depth;
-    (start, stride)
+    let row = tile.sequence * d.queries + tile.first;
+    (row * stride + tile.head * d.depth, stride)
 }
 
-/// A head's part of an output of `rows` tokens a sequence, to be written.
+/// Where a tile's keys or values begin, and from row to row.
+fn place_of_keys(x: Region, tile: Tile, d: Dims) -> (usize, usize) {
+    let stride = x.stride(d.kv_heads * d.depth);
+    let row = tile.sequence * d.keys;
+    (row * stride + tile.head / d.group() * d.depth, stride)
+}
+
+/// A tile's part of an output shaped as the queries, to be written.
+///
+/// # Safety
+/// Nothing else uses these queries of this head.
+unsafe fn queries_mut<'a>(out: Region, tile: Tile, d: Dims) -> MatMut<'a, f32> {
+    let (start, stride) = place_of_queries(out, tile, d);
+    // SAFETY: by the caller's promise; other heads lie in the gaps between the rows.
+    unsafe { out.matrix_mut(start, tile.queries, d.depth, stride) }
+}
+
+/// A head's part of an output shaped as the keys, to be written.
 ///
 /// # Safety
 /// Nothing else uses this head of this sequence.
-unsafe fn target<'a>(out: Region, head: Head, d: Dims, rows: usize) -> MatMut<'a, f32> {
-    let (start, stride) = place(out, head, d, rows);
-    // SAFETY: by the caller's promise; other heads lie in the gaps between the rows.
-    unsafe { out.matrix_mut(start, rows, d.depth, stride) }
+unsafe fn keys_mut<'a>(out: Region, tile: Tile, d: Dims) -> MatMut<'a, f32> {
+    let (start, stride) = place_of_keys(out, tile, d);
+    // SAFETY: as above.
+    unsafe { out.matrix_mut(start, d.keys, d.depth, stride) }
 }
 
 /// Scores without their padding.
-fn scores<'a>(all: &'a [f32], d: Dims, head: Head) -> MatRef<'a, f32> {
-    let stride = head.keys.next_multiple_of(LANES);
-    MatRef::from_row_major_slice(all, d.queries, stride).subcols(0, head.keys)
+fn scores(all: &[f32], tile: Tile) -> MatRef<'_, f32> {
+    let stride = tile.keys.next_multiple_of(LANES);
+    MatRef::from_row_major_slice(all, tile.queries, stride).subcols(0, tile.keys)
 }
 
-fn scores_mut<'a>(all: &'a mut [f32], d: Dims, head: Head) -> MatMut<'a, f32> {
-    let stride = head.keys.next_multiple_of(LANES);
-    MatMut::from_row_major_slice_mut(all, d.queries, stride).subcols_mut(0, head.keys)
+fn scores_mut(all: &mut [f32], tile: Tile) -> MatMut<'_, f32> {
+    let stride = tile.keys.next_multiple_of(LANES);
+    MatMut::from_row_major_slice_mut(all, tile.queries, stride).subcols_mut(0, tile.keys)
 }
 
-/// `c = alpha a b`. On matrices this small faer is no slower than the crate gemm.
-fn multiply(c: MatMut<f32>, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
-    matmul(c, Accum::Replace, a, b, alpha, Par::Seq);
+/// `c = alpha a b`, or `c += ...`. On matrices this small faer is no slower than the crate gemm.
+fn multiply(c: MatMut<f32>, accum: Accum, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
+    matmul(c, accum, a, b, alpha, Par::Seq);
 }
 
 struct Exponentials<'a, 's> {
     heads: &'a Heads<'a>,
-    head: Head,
+    tile: Tile,
     scratch: &'a mut Scratch<'s>,
 }
 
@@ -222,15 +275,22 @@ impl WithSimd for Exponentials<'_, '_> {
                     factors,
                     ..
                 } = self.scratch;
-                let head = self.head.sequence * d.heads + self.head.index;
+                let Tile { first, keys, .. } = self.tile;
+                let head = self.tile.sequence * d.heads + self.tile.head;
                 let rows = all
                     .chunks_exact_mut(mask.len())
                     .zip(kept.chunks_exact_mut(mask.len()));
                 for (i, (all, kept)) in rows.enumerate() {
-                    let sum = exponentials(simd, all, mask);
-                    factors[i] = self.heads.keep / sum;
+                    let visible = self.heads.visible(first + i).min(keys);
+                    let sum = exponentials(simd, all, &mask[..visible]);
+                    // A query may see nothing.
+                    factors[i] = if sum == 0.0 {
+                        0.0
+                    } else {
+                        self.heads.keep / sum
+                    };
                     if self.heads.threshold > 0 {
-                        let position = (head * d.queries + i) * d.keys;
+                        let position = (head * d.queries + first + i) * d.keys;
                         drop(key, self.heads.threshold, position as u32, all, kept);
                     }
                 }
@@ -239,9 +299,11 @@ impl WithSimd for Exponentials<'_, '_> {
     }
 }
 
-/// Exponentials of a row's differences to the largest score, 0 where the mask is; their sum.
+/// Exponentials of a row's differences to the largest score, 0 where the mask is and behind it;
+/// their sum.
 #[inline(always)]
 fn exponentials<S: pulp::Simd>(simd: S, row: &mut [f32], mask: &[f32]) -> f32 {
+    row[mask.len()..].fill(f32::NEG_INFINITY);
     for (x, &mask) in row.iter_mut().zip(mask) {
         *x = if mask == 0.0 { f32::NEG_INFINITY } else { *x };
     }
@@ -253,6 +315,7 @@ fn exponentials<S: pulp::Simd>(simd: S, row: &mut [f32], mask: &[f32]) -> f32 {
         let exp = math::exp(*x - max);
         *x = if mask == 0.0 { 0.0 } else { exp };
     }
+    row[mask.len()..].fill(0.0);
     simd.reduce_sum_f32s(fold(simd, 0.0, row, |sum, x| simd.add_f32s(sum, x)))
 }
 
@@ -289,19 +352,20 @@ pub(super) fn forward(
     draw: Draw,
 ) {
     let heads = Heads::new(op, d, operands, mask, draw);
-    heads.for_each(|head, mut scratch| {
-        // SAFETY: each head is handled once.
-        let mut out = unsafe { target(out, head, d, d.queries) };
-        if head.keys == 0 {
+    heads.for_each(1, |tile, mut scratch| {
+        // SAFETY: each tile is handled once.
+        let mut out = unsafe { queries_mut(out, tile, d) };
+        if tile.keys == 0 {
             out.fill(0.0);
             return;
         }
-        heads.probabilities(head, &mut scratch);
+        heads.probabilities(tile, &mut scratch);
         multiply(
             out.as_mut(),
+            Accum::Replace,
             1.0,
-            scores(heads.kept(&scratch), d, head),
-            heads.part_of_keys(heads.v, head),
+            scores(heads.kept(&scratch), tile),
+            heads.keys(heads.v, tile),
         );
         for (row, &factor) in out.row_iter_mut().zip(&*scratch.factors) {
             if let Some(row) = row.try_as_row_major_mut() {
@@ -322,63 +386,68 @@ pub(super) fn backward(
     draw: Draw,
 ) {
     let heads = Heads::new(op, d, operands, mask, draw);
-    let rows = [d.queries, d.keys, d.keys];
-    heads.for_each(|head, mut scratch| {
-        let gradient = |i: usize| {
-            // SAFETY: each head is handled once, and the gradients lie apart.
-            let gradient = unsafe { target(out[i]?, head, d, rows[i]) };
-            let computed = match i {
-                0 if head.keys > 0 => d.queries,
-                _ => head.keys,
-            };
-            let (gradient, mut padding) = gradient.split_at_row_mut(computed);
-            padding.fill(0.0);
-            Some(gradient)
-        };
-        let [dq, dk, dv] = [gradient(0), gradient(1), gradient(2)];
-        if head.keys == 0 {
+    // The heads that share keys add to the same gradients.
+    heads.for_each(d.group(), |tile, mut scratch| {
+        // SAFETY: each tile is handled once, and the gradients lie apart.
+        let dq = out[0].map(|out| unsafe { queries_mut(out, tile, d) });
+        let [dk, dv] = [out[1], out[2]].map(|out| {
+            // SAFETY: the tiles of one head of keys are handled on one thread.
+            let gradient = unsafe { keys_mut(out?, tile, d) };
+            let (seen, mut unseen) = gradient.split_at_row_mut(tile.keys);
+            if tile.leads {
+                unseen.fill(0.0);
+            }
+            Some(seen)
+        });
+        if tile.keys == 0 {
+            if let Some(mut dq) = dq {
+                dq.fill(0.0);
+            }
             return;
         }
-        heads.probabilities(head, &mut scratch);
-        let scaled = MatMut::from_row_major_slice_mut(scratch.dy, d.queries, d.depth);
+        let accum = if tile.leads {
+            Accum::Replace
+        } else {
+            Accum::Add
+        };
+        heads.probabilities(tile, &mut scratch);
+        let scaled = MatMut::from_row_major_slice_mut(scratch.dy, tile.queries, d.depth);
         let rows = scaled
             .row_iter_mut()
-            .zip(heads.part(dy, head, d.queries).row_iter());
+            .zip(heads.queries(dy, tile).row_iter());
         for ((to, from), &factor) in rows.zip(&*scratch.factors) {
             if let (Some(to), Some(from)) = (to.try_as_row_major_mut(), from.try_as_row_major()) {
                 let pairs = to.as_slice_mut().iter_mut().zip(from.as_slice());
                 pairs.for_each(|(to, from)| *to = factor * from);
             }
         }
-        let dy = MatRef::from_row_major_slice(&*scratch.dy, d.queries, d.depth);
+        let dy = MatRef::from_row_major_slice(&*scratch.dy, tile.queries, d.depth);
         if let Some(dv) = dv {
-            multiply(
-                dv,
-                1.0,
-                scores(heads.kept(&scratch), d, head).transpose(),
-                dy,
-            );
+            let kept = scores(heads.kept(&scratch), tile);
+            multiply(dv, accum, 1.0, kept.transpose(), dy);
         }
         if dq.is_none() && dk.is_none() {
             return;
         }
         multiply(
-            scores_mut(scratch.towards, d, head),
+            scores_mut(scratch.towards, tile),
+            Accum::Replace,
             1.0,
             dy,
-            heads.part_of_keys(heads.v, head).transpose(),
+            heads.keys(heads.v, tile).transpose(),
         );
         Arch::new().dispatch(SoftmaxGrad {
             heads: &heads,
             scratch: &mut scratch,
         });
-        let ds = scores(scratch.towards, d, head);
+        let ds = scores(scratch.towards, tile);
         if let Some(dq) = dq {
-            multiply(dq, heads.scale, ds, heads.part_of_keys(heads.k, head));
+            let keys = heads.keys(heads.k, tile);
+            multiply(dq, Accum::Replace, heads.scale, ds, keys);
         }
         if let Some(dk) = dk {
-            let q = heads.part(heads.q, head, d.queries);
-            multiply(dk, heads.scale, ds.transpose(), q);
+            let queries = heads.queries(heads.q, tile);
+            multiply(dk, accum, heads.scale, ds.transpose(), queries);
         }
     });
 }

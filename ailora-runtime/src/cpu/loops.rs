@@ -256,9 +256,12 @@ fn compute<'a, S: Simd>(
         LoopOp::SoftmaxGrad => {
             rows::softmax_grad(simd, arg(0).row(first), arg(1).row(second), to);
         }
-        LoopOp::Normalize { eps } => rows::normalize(simd, arg(0).row(first), to, *eps),
-        LoopOp::NormalizeGrad { eps } => {
-            rows::normalize_grad(simd, arg(0).row(first), arg(1).row(second), to, *eps);
+        LoopOp::Normalize { centered, eps } => {
+            rows::normalize(simd, arg(0).row(first), to, *centered, *eps);
+        }
+        LoopOp::NormalizeGrad { centered, eps } => {
+            let [x, dy] = [arg(0).row(first), arg(1).row(second)];
+            rows::normalize_grad(simd, x, dy, to, *centered, *eps);
         }
     }
 }

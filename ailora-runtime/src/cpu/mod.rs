@@ -13,7 +13,7 @@ mod tensors;
 
 use std::time::Instant;
 
-use ailora_graph::ir::{DType, Draw, Name};
+use ailora_graph::ir::{DType, Draw, Name, ops::loss::IGNORED};
 use thiserror::Error;
 
 use crate::{
@@ -198,8 +198,11 @@ fn bind(input: &Input, value: Value<'_>, memory: &Memory) -> Result<(), RunError
     match (value, input.ty.dtype) {
         (Value::F32(data), DType::F32) if data.len() == len => fill(data),
         (Value::I32(data), DType::I32) if data.len() == len => {
-            let limit = input.limit.unwrap_or(i32::MAX as usize);
-            let outside = |&id: &i32| usize::try_from(id).map_or(true, |id| id >= limit);
+            let limit = input.range.map_or(i32::MAX as usize, |range| range.limit);
+            let ignorable = input.range.is_some_and(|range| range.ignorable);
+            let outside = |&id: &i32| {
+                usize::try_from(id).map_or(!(ignorable && id == IGNORED), |id| id >= limit)
+            };
             if let Some(position) = data.iter().position(outside) {
                 return Err(RunError::IdOutOfRange {
                     name: input.name.clone(),
@@ -255,6 +258,9 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
             let operands = [0, 1, 2].map(source);
             attention::backward(op, *dims, operands, read(3), source(4), gradients, draw);
         }
+        Kernel::Rotary { width, half } => {
+            tensors::rotary(*width, *half, source(0), [read(1), read(2)], region());
+        }
         Kernel::Gather { width } => tensors::gather(*width, read(0), ids(1), write()),
         Kernel::ScatterAdd { width } => tensors::scatter_add(*width, ids(0), read(1), write()),
         Kernel::TakeAlong { op, widths } => {
@@ -269,11 +275,11 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
             strides,
         } => tensors::reduce(*combine, shape, strides, source(0), write()),
         Kernel::Copy(moved) => tensors::copy(moved, source(0), region()),
-        Kernel::CrossEntropy { classes } => {
-            write()[0] = tensors::cross_entropy(*classes, read(0), ids(1));
+        Kernel::CrossEntropy { classes, smoothing } => {
+            write()[0] = tensors::cross_entropy(*classes, *smoothing, read(0), ids(1));
         }
-        Kernel::CrossEntropyGrad { classes } => {
-            tensors::cross_entropy_grad(*classes, read(0), ids(1), write());
+        Kernel::CrossEntropyGrad { classes, smoothing } => {
+            tensors::cross_entropy_grad(*classes, *smoothing, read(0), ids(1), write());
         }
     }
 }

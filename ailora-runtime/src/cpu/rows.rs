@@ -94,11 +94,21 @@ pub(super) fn softmax_grad<S: Simd>(simd: S, y: &[f32], dy: &[f32], to: &mut [f3
     }
 }
 
-/// Mean and reciprocal standard deviation.
+/// The mean, or 0 if it is not to be subtracted.
 #[inline(always)]
-fn moments<S: Simd>(simd: S, row: &[f32], eps: f32) -> (f32, f32) {
+fn center<S: Simd>(simd: S, row: &[f32], centered: bool) -> f32 {
+    if centered {
+        total(simd, row) / row.len() as f32
+    } else {
+        0.0
+    }
+}
+
+/// What is subtracted, and the reciprocal root of the mean square of the rest.
+#[inline(always)]
+fn moments<S: Simd>(simd: S, row: &[f32], centered: bool, eps: f32) -> (f32, f32) {
     let n = row.len() as f32;
-    let mean = total(simd, row) / n;
+    let mean = center(simd, row, centered);
     let means = simd.splat_f32s(mean);
     let squares = sum(simd, row, row, |x, _| {
         let x = simd.sub_f32s(x, means);
@@ -107,22 +117,30 @@ fn moments<S: Simd>(simd: S, row: &[f32], eps: f32) -> (f32, f32) {
     (mean, 1.0 / (squares / n + eps).sqrt())
 }
 
-/// `x` with zero mean and unit variance.
+/// `x` with unit variance, and zero mean if centred.
 #[inline(always)]
-pub(super) fn normalize<S: Simd>(simd: S, x: &[f32], to: &mut [f32], eps: f32) {
-    let (mean, factor) = moments(simd, x, eps);
+pub(super) fn normalize<S: Simd>(simd: S, x: &[f32], to: &mut [f32], centered: bool, eps: f32) {
+    let (mean, factor) = moments(simd, x, centered, eps);
     for (to, &x) in to.iter_mut().zip(x) {
         *to = (x - mean) * factor;
     }
 }
 
-/// `f (dy - mean(dy) - y mean(y dy))`, with `y` the normalised `x` and `f` its factor.
+/// `f (dy - mean(dy) - y mean(y dy))`, with `y` the normalised `x` and `f` its factor; `mean(dy)` if
+/// centred.
 #[inline(always)]
-pub(super) fn normalize_grad<S: Simd>(simd: S, x: &[f32], dy: &[f32], to: &mut [f32], eps: f32) {
+pub(super) fn normalize_grad<S: Simd>(
+    simd: S,
+    x: &[f32],
+    dy: &[f32],
+    to: &mut [f32],
+    centered: bool,
+    eps: f32,
+) {
     let n = x.len() as f32;
-    let (mean, factor) = moments(simd, x, eps);
+    let (mean, factor) = moments(simd, x, centered, eps);
     let means = simd.splat_f32s(mean);
-    let average = total(simd, dy) / n;
+    let average = center(simd, dy, centered);
     let along = sum(simd, x, dy, |x, dy| {
         simd.mul_f32s(simd.sub_f32s(x, means), dy)
     });

@@ -1,8 +1,12 @@
 //! The kernels that move, gather and reduce.
 
-use ailora_graph::ir::{ops::reduce::Combine, shape::for_each_index};
+use ailora_graph::ir::{
+    ops::{loss::IGNORED, reduce::Combine},
+    shape::for_each_index,
+};
 
 use pulp::Scalar512b;
+use rayon::prelude::*;
 
 use super::{memory::Region, rows};
 use crate::plan::Strided;
@@ -39,6 +43,29 @@ pub(super) fn copy(moved: &Strided, from: Region, to: Region) {
                     to.write(to_start + i * steps[1], 1)[0] =
                         from.read(from_start + i * steps[0], 1)[0];
                 }
+            }
+        }
+    });
+}
+
+/// Turns the heads of each row of `x`, of twice `half` columns, by the row's angles.
+pub(super) fn rotary(width: usize, half: usize, x: Region, [cos, sin]: [&[f32]; 2], to: Region) {
+    let angles = cos.par_chunks_exact(half).zip(sin.par_chunks_exact(half));
+    angles.enumerate().for_each(|(row, (cos, sin))| {
+        // SAFETY: each row is handled once, and the plan keeps the result apart from what is read.
+        let (x, to) = unsafe {
+            (
+                x.read(row * x.stride(width), width),
+                to.write(row * to.stride(width), width),
+            )
+        };
+        let heads = x.chunks_exact(2 * half).zip(to.chunks_exact_mut(2 * half));
+        for (x, to) in heads {
+            let (x1, x2) = x.split_at(half);
+            let (y1, y2) = to.split_at_mut(half);
+            for j in 0..half {
+                y1[j] = x1[j] * cos[j] - x2[j] * sin[j];
+                y2[j] = x2[j] * cos[j] + x1[j] * sin[j];
             }
         }
     });
@@ -101,30 +128,58 @@ pub(super) fn scatter_add(width: usize, ids: &[i32], rows: &[f32], to: &mut [f32
     }
 }
 
-/// The mean over rows of `-log softmax(logits)[label]`.
-pub(super) fn cross_entropy(classes: usize, logits: &[f32], labels: &[i32]) -> f32 {
-    let rows = logits.chunks_exact(classes).zip(labels);
-    let total: f64 = rows
-        .map(|(row, &label)| {
-            let max = rows::max(row);
-            let sum: f32 = row.iter().map(|x| (x - max).exp()).sum();
-            f64::from(sum.ln() + max - row[label as usize])
-        })
-        .sum();
-    (total / labels.len() as f64) as f32
+/// How many labels count; at least 1, to divide by.
+fn counted(labels: &[i32]) -> usize {
+    labels
+        .iter()
+        .filter(|&&label| label != IGNORED)
+        .count()
+        .max(1)
 }
 
-/// `(softmax(logits) - onehot(label)) / n`
-pub(super) fn cross_entropy_grad(classes: usize, logits: &[f32], labels: &[i32], to: &mut [f32]) {
-    let factor = 1.0 / labels.len() as f32;
+/// The mean over the rows that count of `-sum(t log softmax(logits))`, `t` the smoothed one-hot label.
+pub(super) fn cross_entropy(classes: usize, smoothing: f32, logits: &[f32], labels: &[i32]) -> f32 {
+    let loss = |(row, &label): (&[f32], &i32)| {
+        if label == IGNORED {
+            return 0.0;
+        }
+        let max = rows::max(row);
+        let sum: f32 = row.iter().map(|x| (x - max).exp()).sum();
+        let target = match smoothing {
+            0.0 => row[label as usize],
+            _ => {
+                let mean = row.iter().sum::<f32>() / classes as f32;
+                (1.0 - smoothing) * row[label as usize] + smoothing * mean
+            }
+        };
+        f64::from(sum.ln() + max - target)
+    };
+    let total: f64 = logits.chunks_exact(classes).zip(labels).map(loss).sum();
+    (total / counted(labels) as f64) as f32
+}
+
+/// `(softmax(logits) - t) / n` in the `n` rows that count, 0 in the others.
+pub(super) fn cross_entropy_grad(
+    classes: usize,
+    smoothing: f32,
+    logits: &[f32],
+    labels: &[i32],
+    to: &mut [f32],
+) {
+    let factor = 1.0 / counted(labels) as f32;
+    let spread = smoothing / classes as f32;
     let rows = to
         .chunks_exact_mut(classes)
         .zip(logits.chunks_exact(classes));
     for ((row, logits), &label) in rows.zip(labels) {
+        if label == IGNORED {
+            row.fill(0.0);
+            continue;
+        }
         rows::softmax(LANES, logits, row);
-        row[label as usize] -= 1.0;
+        row[label as usize] -= 1.0 - smoothing;
         for x in row {
-            *x *= factor;
+            *x = (*x - spread) * factor;
         }
     }
 }

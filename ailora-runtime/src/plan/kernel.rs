@@ -51,6 +51,13 @@ pub enum Kernel {
         /// Which of `dq, dk, dv` are wanted.
         wants: [bool; 3],
     },
+    /// Reads vectors, cosines and sines; writes the turned vectors.
+    Rotary {
+        /// Width of a row of the vectors.
+        width: usize,
+        /// Half the width of a head.
+        half: usize,
+    },
     /// Reads a table and ids; writes the rows.
     Gather {
         /// Width of a row.
@@ -90,11 +97,15 @@ pub enum Kernel {
     CrossEntropy {
         /// Columns of the logits.
         classes: usize,
+        /// How much of each target is spread over all classes.
+        smoothing: f32,
     },
     /// Reads logits and labels; writes the gradient.
     CrossEntropyGrad {
         /// Columns of the logits.
         classes: usize,
+        /// How much of each target is spread over all classes.
+        smoothing: f32,
     },
 }
 
@@ -227,13 +238,17 @@ pub enum LoopOp {
     Softmax,
     /// From `y` and `dy`.
     SoftmaxGrad,
-    /// Zero mean and unit variance of the row.
+    /// Unit variance of the row, and zero mean if centred.
     Normalize {
+        /// Whether the mean is subtracted.
+        centered: bool,
         /// Added to the variance.
         eps: f32,
     },
     /// From `x` and `dy`.
     NormalizeGrad {
+        /// Whether the mean is subtracted.
+        centered: bool,
         /// Added to the variance.
         eps: f32,
     },

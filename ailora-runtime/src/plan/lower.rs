@@ -10,7 +10,8 @@ use ailora_graph::ir::{
 use indexmap::IndexMap;
 
 use super::{
-    Input, Instruction, Kernel, Loop, LoopOp, Operand, Source, Step, Stored, Strided, View,
+    IdRange, Input, Instruction, Kernel, Loop, LoopOp, Operand, Source, Step, Stored, Strided,
+    View,
     units::{Unit, is_fusible},
 };
 
@@ -47,7 +48,7 @@ pub(super) fn lower(program: &Program, schedule: &[Unit]) -> Lowered {
         views: vec![None; program.len()],
         last_use: last_uses(program, schedule),
         readers: readers(program),
-        limits: limits(program),
+        ranges: ranges(program),
         homes: homes(program, schedule),
     };
     for (time, unit) in schedule.iter().enumerate() {
@@ -69,7 +70,7 @@ struct Lowering<'a> {
     last_use: Vec<usize>,
     /// For each node, the nodes that read it.
     readers: Vec<Vec<Id>>,
-    limits: HashMap<Id, usize>,
+    ranges: HashMap<Id, IdRange>,
     homes: Vec<Option<Home>>,
 }
 
@@ -132,6 +133,7 @@ fn writes_rows(op: &Op) -> bool {
                 | Op::MatMul(_)
                 | Op::Attention(_)
                 | Op::AttentionGrad(_)
+                | Op::Rotary(_)
                 | Op::Concat(_)
                 | Op::Permute(_)
         )
@@ -168,23 +170,27 @@ fn last(shape: &[usize]) -> usize {
     shape.last().copied().unwrap_or(1)
 }
 
-/// For ids, how many rows or classes they choose from.
-fn limits(program: &Program) -> HashMap<Id, usize> {
-    let mut limits: HashMap<Id, usize> = HashMap::new();
+/// For ids, what they choose from.
+fn ranges(program: &Program) -> HashMap<Id, IdRange> {
+    let mut ranges: HashMap<Id, IdRange> = HashMap::new();
     for id in program.ids() {
         let args = &program[id].args;
-        let (ids, limit) = match &program[id].op {
-            Op::Embedding(_) => (args[1], program.shape(args[0])[0]),
-            Op::EmbeddingGrad(grad) => (args[0], grad.rows),
-            Op::TakeAlong(_) => (args[1], last(program.shape(args[0]))),
-            Op::TakeAlongGrad(grad) => (args[0], grad.width),
-            Op::CrossEntropy(_) | Op::CrossEntropyGrad(_) => (args[1], program.shape(args[0])[1]),
+        let (ids, limit, ignorable) = match &program[id].op {
+            Op::Embedding(_) => (args[1], program.shape(args[0])[0], false),
+            Op::EmbeddingGrad(grad) => (args[0], grad.rows, false),
+            Op::TakeAlong(_) => (args[1], last(program.shape(args[0])), false),
+            Op::TakeAlongGrad(grad) => (args[0], grad.width, false),
+            Op::CrossEntropy(_) | Op::CrossEntropyGrad(_) => {
+                (args[1], program.shape(args[0])[1], true)
+            }
             _ => continue,
         };
-        let entry = limits.entry(root(program, ids)).or_insert(limit);
-        *entry = limit.min(*entry);
+        let range = IdRange { limit, ignorable };
+        let entry = ranges.entry(root(program, ids)).or_insert(range);
+        entry.limit = limit.min(entry.limit);
+        entry.ignorable &= ignorable;
     }
-    limits
+    ranges
 }
 
 impl Lowering<'_> {
@@ -275,14 +281,14 @@ impl Lowering<'_> {
         let kernel = match &node.op {
             Op::Input(leaf) => {
                 let view = self.input(id);
-                let limit = (leaf.ty.dtype == DType::I32)
-                    .then(|| self.limits.get(&id).copied())
+                let range = (leaf.ty.dtype == DType::I32)
+                    .then(|| self.ranges.get(&id).copied())
                     .flatten();
                 self.out.inputs.push(Input {
                     name: leaf.name.clone(),
                     ty: leaf.ty.clone(),
                     view,
-                    limit,
+                    range,
                 });
                 return;
             }
@@ -330,6 +336,10 @@ impl Lowering<'_> {
                 op: op.clone(),
                 dims: op.dims(shape(0), shape(1)),
             },
+            Op::Rotary(_) => Kernel::Rotary {
+                width: shape(0)[2],
+                half: shape(1)[2],
+            },
             Op::Merge(op) => Kernel::Merge {
                 op: *op,
                 shape: [shape(0)[0], shape(0)[1]],
@@ -351,11 +361,13 @@ impl Lowering<'_> {
                 shape: shape(0).to_vec(),
                 strides: broadcast_strides(program.shape(id), shape(0)),
             },
-            Op::CrossEntropy(_) => Kernel::CrossEntropy {
+            Op::CrossEntropy(op) => Kernel::CrossEntropy {
                 classes: shape(0)[1],
+                smoothing: op.smoothing.0 as f32,
             },
-            Op::CrossEntropyGrad(_) => Kernel::CrossEntropyGrad {
+            Op::CrossEntropyGrad(op) => Kernel::CrossEntropyGrad {
                 classes: shape(0)[1],
+                smoothing: op.forward.smoothing.0 as f32,
             },
             Op::Unary(_)
             | Op::Binary(_)
@@ -370,6 +382,9 @@ impl Lowering<'_> {
         let reads = match &kernel {
             Kernel::Attention { .. } => self.attention_operands(args),
             Kernel::Reduce { .. } => vec![self.view(args[0])],
+            Kernel::Rotary { .. } => {
+                vec![self.view(args[0]), self.dense(args[1]), self.dense(args[2])]
+            }
             _ => args.iter().map(|&arg| self.dense(arg)).collect(),
         };
         let to = self.place(id);
@@ -661,9 +676,11 @@ fn loop_op(op: &Op) -> LoopOp {
         Op::Softmax(_) => LoopOp::Softmax,
         Op::SoftmaxGrad(_) => LoopOp::SoftmaxGrad,
         Op::Normalize(op) => LoopOp::Normalize {
+            centered: op.centered,
             eps: op.eps.0 as f32,
         },
         Op::NormalizeGrad(op) => LoopOp::NormalizeGrad {
+            centered: op.centered,
             eps: op.eps.0 as f32,
         },
         // An expansion is its operand, walked with strides of 0.

@@ -55,8 +55,17 @@ pub struct Input {
     pub ty: Type,
     /// Where its value is put before the first kernel.
     pub view: View,
-    /// For ids, how many there are: each must be below this.
-    pub limit: Option<usize>,
+    /// For ids, what each must be.
+    pub range: Option<IdRange>,
+}
+
+/// What ids choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdRange {
+    /// How many rows or classes there are: each id is below this.
+    pub limit: usize,
+    /// Whether an id may be [`IGNORED`](ailora_graph::ir::ops::loss::IGNORED) instead, as a label.
+    pub ignorable: bool,
 }
 
 /// A program compiled to kernels over an arena.

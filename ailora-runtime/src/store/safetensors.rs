@@ -90,33 +90,41 @@ pub fn load(path: &Path) -> Result<(Params, HashMap<String, String>), StoreError
     let mut params = Params::new();
     for name in names {
         let tensor = tensors.tensor(name).map_err(StoreError::format(path))?;
-        let bytes = tensor.data();
-        let data = match tensor.dtype() {
-            Dtype::F32 => elements(bytes, f32::from_le_bytes),
-            Dtype::F16 => elements(bytes, |b| f16::from_le_bytes(b).to_f32()),
-            Dtype::BF16 => elements(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-            Dtype::F64 => elements(bytes, |b| f64::from_le_bytes(b) as f32),
-            Dtype::BOOL
-            | Dtype::U8
-            | Dtype::I8
-            | Dtype::I16
-            | Dtype::U16
-            | Dtype::I32
-            | Dtype::U32
-            | Dtype::I64
-            | Dtype::U64 => continue,
-            found => {
-                return Err(StoreError::Dtype {
-                    path: path.to_owned(),
-                    name: name.to_owned(),
-                    found,
-                });
+        let Some(data) = decode(tensor.dtype(), tensor.data()) else {
+            match tensor.dtype() {
+                Dtype::BOOL
+                | Dtype::U8
+                | Dtype::I8
+                | Dtype::I16
+                | Dtype::U16
+                | Dtype::I32
+                | Dtype::U32
+                | Dtype::I64
+                | Dtype::U64 => continue,
+                found => {
+                    return Err(StoreError::Dtype {
+                        path: path.to_owned(),
+                        name: name.to_owned(),
+                        found,
+                    });
+                }
             }
         };
         let shape = tensor.shape().to_vec();
         params.insert(name.to_owned(), Array { shape, data });
     }
     Ok((params, metadata))
+}
+
+/// Little-endian elements in float32; nothing if they are not F32, F16, BF16 or F64.
+pub fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    Some(match dtype {
+        Dtype::F32 => elements(bytes, f32::from_le_bytes),
+        Dtype::F16 => elements(bytes, |b| f16::from_le_bytes(b).to_f32()),
+        Dtype::BF16 => elements(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+        Dtype::F64 => elements(bytes, |b| f64::from_le_bytes(b) as f32),
+        _ => return None,
+    })
 }
 
 fn elements<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {

@@ -1,21 +1,24 @@
 //! BERT (Devlin et al., 2019).
 
 use ailora_graph::{
-    adapt,
+    Module, adapt,
     ir::Type,
-    nn::{Cx, Linear, Tensor},
+    nn::{Cx, LayerNorm, Linear, Param, Tensor},
 };
 
 use super::{
     Architecture, Family, Inputs, Network,
-    encoder::{Encoder, EncoderConfig, first_token},
+    encoder::{Activation, Encoder, EncoderConfig, first_token},
 };
-use crate::{batch::Batch, config::FieldError};
+use crate::{
+    batch::{Batch, Shape},
+    config::FieldError,
+    head::Head,
+};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "bert",
     base: "bert",
-    classifier: "BertForSequenceClassification",
     read,
 };
 
@@ -39,23 +42,62 @@ impl Architecture for Bert {
         self.0.initializer_range
     }
 
-    fn build(&self, cx: &Cx, outputs: usize) -> Box<dyn Network> {
+    fn tied(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            (
+                "cls.predictions.decoder.weight",
+                "bert.embeddings.word_embeddings.weight",
+            ),
+            ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+        ]
+    }
+
+    fn build(&self, cx: &Cx, head: Head) -> Option<Box<dyn Network>> {
         let config = &self.0;
         let width = config.hidden_size;
-        Box::new(BertForSequenceClassification {
-            bert: Encoder::new(cx, config),
-            pooler: Linear::new(cx, width, width, true),
-            classifier: Linear::new(cx, width, outputs, true),
-            dropout: config.head_dropout(),
+        let bert = Encoder::new(cx, config);
+        Some(match head {
+            Head::Sequence { outputs, .. } => Box::new(BertForSequenceClassification {
+                bert,
+                pooler: Linear::new(cx, width, width, true),
+                classifier: Linear::new(cx, width, outputs, true),
+                dropout: config.head_dropout(),
+            }),
+            Head::QuestionAnswering => Box::new(BertForQuestionAnswering {
+                bert,
+                qa_outputs: Linear::new(cx, width, 2, true),
+            }),
+            Head::MaskedLm => Box::new(BertForMaskedLM {
+                bert,
+                predictions: Predictions {
+                    dense: Linear::new(cx, width, width, true),
+                    norm: LayerNorm::new(cx, width, config.layer_norm_eps),
+                    bias: cx.param([config.vocab_size]),
+                    activation: config.hidden_act,
+                },
+            }),
+            Head::CausalLm | Head::Seq2SeqLm { .. } => return None,
         })
     }
 
-    fn inputs(&self, batch: &Batch) -> Inputs {
+    fn inputs(&self, _: Head, batch: &Batch) -> Inputs {
         Inputs::default()
             .with_ids("input_ids", batch.ids.clone())
             .with_ids("token_type_ids", batch.type_ids.clone())
             .with_floats("attention_mask", batch.mask.clone())
     }
+}
+
+/// The hidden states of a batch.
+fn encode<'g>(bert: &Encoder, cx: &'g Cx, shape: Shape) -> Tensor<'g> {
+    let Shape { rows, len, .. } = shape;
+    let ids = cx.input("input_ids", Type::i32([rows, len]));
+    let types = cx.input("token_type_ids", Type::i32([rows, len]));
+    let mask = cx.input("attention_mask", Type::f32([rows, len]));
+    // Positions count from 0 in every row: a view of the table, without ids.
+    let positions = cx.value(&bert.positions().weight).slice(0, 0, len);
+    let segments = bert.segments().forward(&types);
+    bert.forward(&ids, &positions, &segments, &mask)
 }
 
 /// The first token's state goes through a pooler, which stays frozen as it does in PEFT.
@@ -69,18 +111,77 @@ struct BertForSequenceClassification {
 }
 
 impl Network for BertForSequenceClassification {
-    fn hidden<'g>(&self, cx: &'g Cx, batch: usize, len: usize) -> Tensor<'g> {
-        let ids = cx.input("input_ids", Type::i32([batch, len]));
-        let types = cx.input("token_type_ids", Type::i32([batch, len]));
-        let mask = cx.input("attention_mask", Type::f32([batch, len]));
-        // Positions count from 0 in every row: a view of the table, without ids.
-        let positions = cx.value(&self.bert.positions().weight).slice(0, 0, len);
-        let segments = self.bert.segments().forward(&types);
-        self.bert.forward(&ids, &positions, &segments, &mask)
+    fn class(&self) -> &'static str {
+        "BertForSequenceClassification"
+    }
+
+    fn hidden<'g>(&self, cx: &'g Cx, shape: Shape) -> Tensor<'g> {
+        encode(&self.bert, cx, shape)
     }
 
     fn logits<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g> {
         let pooled = self.pooler.forward(&first_token(hidden)).tanh();
         self.classifier.forward(&pooled.dropout(self.dropout))
+    }
+}
+
+#[adapt(qa_outputs = full)]
+struct BertForQuestionAnswering {
+    bert: Encoder,
+    qa_outputs: Linear,
+}
+
+impl Network for BertForQuestionAnswering {
+    fn class(&self) -> &'static str {
+        "BertForQuestionAnswering"
+    }
+
+    fn hidden<'g>(&self, cx: &'g Cx, shape: Shape) -> Tensor<'g> {
+        encode(&self.bert, cx, shape)
+    }
+
+    fn logits<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g> {
+        self.qa_outputs.forward(hidden)
+    }
+}
+
+#[derive(Module)]
+struct BertForMaskedLM {
+    bert: Encoder,
+    #[module(name = "cls.predictions")]
+    predictions: Predictions,
+}
+
+/// A transformed state against every word's embedding: the decoder is the embeddings' table.
+#[derive(Module)]
+struct Predictions {
+    #[module(name = "transform.dense")]
+    dense: Linear,
+    #[module(name = "transform.LayerNorm")]
+    norm: LayerNorm,
+    bias: Param,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl Network for BertForMaskedLM {
+    fn class(&self) -> &'static str {
+        "BertForMaskedLM"
+    }
+
+    fn hidden<'g>(&self, cx: &'g Cx, shape: Shape) -> Tensor<'g> {
+        encode(&self.bert, cx, shape)
+    }
+
+    fn logits<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g> {
+        let Predictions {
+            dense,
+            norm,
+            bias,
+            activation,
+        } = &self.predictions;
+        let transformed = norm.forward(&activation.apply(&dense.forward(hidden)));
+        let words = hidden.cx().value(&self.bert.words().weight);
+        &transformed.matmul_t(&words) + &hidden.cx().value(bias)
     }
 }

@@ -14,12 +14,15 @@ use super::{
     Architecture, Family, Inputs, Network,
     encoder::{Activation, Output, first_token},
 };
-use crate::{batch::Batch, config::FieldError};
+use crate::{
+    batch::{Batch, Shape},
+    config::FieldError,
+    head::Head,
+};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "deberta-v2",
     base: "deberta",
-    classifier: "DebertaV2ForSequenceClassification",
     read,
 };
 
@@ -340,25 +343,33 @@ impl Architecture for Deberta {
         self.config.initializer_range
     }
 
-    fn build(&self, cx: &Cx, outputs: usize) -> Box<dyn Network> {
+    fn build(&self, cx: &Cx, head: Head) -> Option<Box<dyn Network>> {
         let config = &self.config;
         let width = config.hidden_size;
-        Box::new(DebertaForSequenceClassification {
-            deberta: Model {
-                embeddings: Embeddings::new(cx, config),
-                encoder: Encoder::new(cx, self),
-            },
-            pooler: ContextPooler {
-                dense: Linear::new(cx, width, width, true),
-                activation: self.pooler,
-                dropout: config.pooler_dropout,
-            },
-            classifier: Linear::new(cx, width, outputs, true),
-            dropout: config.head_dropout(),
+        let deberta = Model {
+            embeddings: Embeddings::new(cx, config),
+            encoder: Encoder::new(cx, self),
+        };
+        Some(match head {
+            Head::Sequence { outputs, .. } => Box::new(DebertaForSequenceClassification {
+                deberta,
+                pooler: ContextPooler {
+                    dense: Linear::new(cx, width, width, true),
+                    activation: self.pooler,
+                    dropout: config.pooler_dropout,
+                },
+                classifier: Linear::new(cx, width, outputs, true),
+                dropout: config.head_dropout(),
+            }),
+            Head::QuestionAnswering => Box::new(DebertaForQuestionAnswering {
+                deberta,
+                qa_outputs: Linear::new(cx, width, 2, true),
+            }),
+            Head::MaskedLm | Head::CausalLm | Head::Seq2SeqLm { .. } => return None,
         })
     }
 
-    fn inputs(&self, batch: &Batch) -> Inputs {
+    fn inputs(&self, _: Head, batch: &Batch) -> Inputs {
         let mut inputs = Inputs::default().with_ids("input_ids", batch.ids.clone());
         if self.config.type_vocab_size > 0 {
             inputs = inputs.with_ids("token_type_ids", batch.type_ids.clone());
@@ -381,13 +392,37 @@ struct DebertaForSequenceClassification {
 }
 
 impl Network for DebertaForSequenceClassification {
-    fn hidden<'g>(&self, cx: &'g Cx, batch: usize, len: usize) -> Tensor<'g> {
-        self.deberta.forward(cx, batch, len)
+    fn class(&self) -> &'static str {
+        "DebertaV2ForSequenceClassification"
+    }
+
+    fn hidden<'g>(&self, cx: &'g Cx, shape: Shape) -> Tensor<'g> {
+        self.deberta.forward(cx, shape)
     }
 
     fn logits<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g> {
         let pooled = self.pooler.forward(hidden);
         self.classifier.forward(&pooled.dropout(self.dropout))
+    }
+}
+
+#[adapt(qa_outputs = full)]
+struct DebertaForQuestionAnswering {
+    deberta: Model,
+    qa_outputs: Linear,
+}
+
+impl Network for DebertaForQuestionAnswering {
+    fn class(&self) -> &'static str {
+        "DebertaV2ForQuestionAnswering"
+    }
+
+    fn hidden<'g>(&self, cx: &'g Cx, shape: Shape) -> Tensor<'g> {
+        self.deberta.forward(cx, shape)
+    }
+
+    fn logits<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g> {
+        self.qa_outputs.forward(hidden)
     }
 }
 
@@ -415,11 +450,11 @@ struct Model {
 }
 
 impl Model {
-    /// The hidden states `[batch, len, width]` of inputs that it adds to the graph.
-    fn forward<'g>(&self, cx: &'g Cx, batch: usize, len: usize) -> Tensor<'g> {
-        let ids = cx.input("input_ids", Type::i32([batch, len]));
-        let mask = cx.input("attention_mask", Type::f32([batch, len]));
-        let mask = mask.reshape([batch, len, 1]);
+    /// The hidden states `[rows, len, width]` of inputs that it adds to the graph.
+    fn forward<'g>(&self, cx: &'g Cx, Shape { rows, len, .. }: Shape) -> Tensor<'g> {
+        let ids = cx.input("input_ids", Type::i32([rows, len]));
+        let mask = cx.input("attention_mask", Type::f32([rows, len]));
+        let mask = mask.reshape([rows, len, 1]);
         self.encoder
             .forward(&self.embeddings.forward(&ids, &mask), &mask)
     }

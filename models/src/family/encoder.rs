@@ -192,6 +192,11 @@ impl Encoder {
             .fold(embedded, |x, layer| layer.forward(&x, mask))
     }
 
+    /// The table of word embeddings.
+    pub fn words(&self) -> &Embedding {
+        &self.embeddings.word_embeddings
+    }
+
     /// The table of position embeddings.
     pub fn positions(&self) -> &Embedding {
         &self.embeddings.position_embeddings

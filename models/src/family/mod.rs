@@ -5,9 +5,12 @@
 //! and a line in [`FAMILIES`]. What families share has a file of its own, such as the encoder of
 //! BERT and RoBERTa.
 
+mod bart;
 mod bert;
+mod classification_head;
 mod deberta;
 mod encoder;
+mod llama;
 mod roberta;
 
 use std::fmt::Debug;
@@ -18,10 +21,23 @@ use ailora_graph::{
 };
 use ailora_runtime::cpu::Value;
 
-use crate::{batch::Batch, config::FieldError};
+use crate::{
+    batch::{Batch, Shape},
+    config::FieldError,
+    generate::{Cache, Step},
+    head::Head,
+};
 
 /// Every family, in the order in which they are listed to the user.
-pub static FAMILIES: [Family; 3] = [bert::FAMILY, roberta::FAMILY, deberta::FAMILY];
+pub static FAMILIES: [Family; 7] = [
+    bert::FAMILY,
+    roberta::FAMILY,
+    deberta::FAMILY,
+    bart::FAMILY,
+    llama::LLAMA,
+    llama::MISTRAL,
+    llama::QWEN2,
+];
 
 /// A model family.
 #[derive(Debug)]
@@ -30,8 +46,6 @@ pub struct Family {
     pub model_type: &'static str,
     /// Module path of the pretrained model within the model with a head.
     pub base: &'static str,
-    /// What transformers calls the model with a classification head.
-    pub classifier: &'static str,
     /// Reads and checks the family's fields of a `config.json`.
     pub read: Read,
 }
@@ -50,26 +64,52 @@ pub trait Architecture: Debug + Send + Sync {
     /// Standard deviation of the weights that a new head starts from.
     fn initializer_range(&self) -> f64;
 
-    /// Adds the parameters of the model with a head of `outputs` logits to a graph.
-    fn build(&self, cx: &Cx, outputs: usize) -> Box<dyn Network>;
+    /// Other names under which files may have a parameter too, as `(name, parameter)`: weights that
+    /// several modules share.
+    fn tied(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
 
-    /// The values of the inputs that [`Network::hidden`] declares.
-    fn inputs(&self, batch: &Batch) -> Inputs;
+    /// Adds the parameters of the model with a head to a graph; nothing if the family has no such
+    /// head.
+    fn build(&self, cx: &Cx, head: Head) -> Option<Box<dyn Network>>;
+
+    /// The values of the inputs that the [`Network`] with this head declares.
+    fn inputs(&self, head: Head, batch: &Batch) -> Inputs;
+
+    /// The values of the inputs that [`Network::step`] declares, but for the cache.
+    fn step_inputs(&self, _: &Step) -> Inputs {
+        Inputs::default()
+    }
 }
 
-/// A model with a classification head, whose parameters are in a graph.
+/// A model with a head, whose parameters are in a graph.
 pub trait Network: Module {
+    /// What transformers calls it, such as `BertForSequenceClassification`.
+    fn class(&self) -> &'static str;
+
     /// The last hidden states of a batch, whose inputs it adds to the graph.
     ///
     /// # Shapes
-    /// `[batch, len, width]` for inputs of `[batch, len]`.
-    fn hidden<'g>(&self, cx: &'g Cx, batch: usize, len: usize) -> Tensor<'g>;
+    /// `[rows, len, width]`; of an encoder-decoder with [`Head::Seq2SeqLm`], the decoder's:
+    /// `[rows, target_len, width]`.
+    fn hidden<'g>(&self, cx: &'g Cx, shape: Shape) -> Tensor<'g>;
 
-    /// The logits that the head makes of hidden states.
+    /// The logits that the head makes of hidden states. It may add inputs of its own.
     ///
     /// # Shapes
-    /// `[batch, len, width]` gives `[batch, outputs]`.
+    /// `[rows, len, width]` gives `[rows, outputs]` for [`Head::Sequence`], `[rows, len, 2]` for
+    /// [`Head::QuestionAnswering`], `[rows, len, vocabulary]` for language models.
     fn logits<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g>;
+
+    /// The last hidden states of `len` tokens behind those whose keys and values the cache has;
+    /// nothing, if the model does not generate.
+    ///
+    /// # Shapes
+    /// `[rows, len, width]`
+    fn step<'g>(&self, _: &'g Cx, _len: usize, _: &mut Cache<'g>) -> Option<Tensor<'g>> {
+        None
+    }
 }
 
 /// Values of a program's inputs by name.

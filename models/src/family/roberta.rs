@@ -1,22 +1,26 @@
 //! RoBERTa (Liu et al., 2019): BERT's encoder without segments, positions that skip padding, and a
-//! head of two projections.
+//! classification head of two projections.
 
 use ailora_graph::{
     Module, adapt,
     ir::Type,
-    nn::{Cx, Linear, Tensor},
+    nn::{Cx, LayerNorm, Linear, Param, Tensor},
 };
 
 use super::{
     Architecture, Family, Inputs, Network,
+    classification_head::ClassificationHead,
     encoder::{Encoder, EncoderConfig, first_token},
 };
-use crate::{batch::Batch, config::FieldError};
+use crate::{
+    batch::{Batch, Shape},
+    config::FieldError,
+    head::Head,
+};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "roberta",
     base: "roberta",
-    classifier: "RobertaForSequenceClassification",
     read,
 };
 
@@ -61,20 +65,42 @@ impl Architecture for Roberta {
         self.config.initializer_range
     }
 
-    fn build(&self, cx: &Cx, outputs: usize) -> Box<dyn Network> {
+    fn tied(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            (
+                "lm_head.decoder.weight",
+                "roberta.embeddings.word_embeddings.weight",
+            ),
+            ("lm_head.decoder.bias", "lm_head.bias"),
+        ]
+    }
+
+    fn build(&self, cx: &Cx, head: Head) -> Option<Box<dyn Network>> {
         let config = &self.config;
         let width = config.hidden_size;
-        Box::new(RobertaForSequenceClassification {
-            roberta: Encoder::new(cx, config),
-            classifier: Head {
-                dense: Linear::new(cx, width, width, true),
-                out_proj: Linear::new(cx, width, outputs, true),
-                dropout: config.head_dropout(),
-            },
+        let roberta = Encoder::new(cx, config);
+        Some(match head {
+            Head::Sequence { outputs, .. } => Box::new(RobertaForSequenceClassification {
+                roberta,
+                classifier: ClassificationHead::new(cx, width, outputs, config.head_dropout()),
+            }),
+            Head::QuestionAnswering => Box::new(RobertaForQuestionAnswering {
+                roberta,
+                qa_outputs: Linear::new(cx, width, 2, true),
+            }),
+            Head::MaskedLm => Box::new(RobertaForMaskedLM {
+                roberta,
+                lm_head: LmHead {
+                    dense: Linear::new(cx, width, width, true),
+                    layer_norm: LayerNorm::new(cx, width, config.layer_norm_eps),
+                    bias: cx.param([config.vocab_size]),
+                },
+            }),
+            Head::CausalLm | Head::Seq2SeqLm { .. } => return None,
         })
     }
 
-    fn inputs(&self, batch: &Batch) -> Inputs {
+    fn inputs(&self, _: Head, batch: &Batch) -> Inputs {
         let rows = batch.ids.chunks(batch.len.max(1));
         Inputs::default()
             .with_ids("input_ids", batch.ids.clone())
@@ -98,39 +124,90 @@ fn positions(ids: &[i32], pad: usize) -> impl Iterator<Item = i32> {
     })
 }
 
+/// The hidden states of a batch.
+fn encode<'g>(roberta: &Encoder, cx: &'g Cx, shape: Shape) -> Tensor<'g> {
+    let Shape { rows, len, .. } = shape;
+    let ids = cx.input("input_ids", Type::i32([rows, len]));
+    let positions = cx.input("position_ids", Type::i32([rows, len]));
+    let mask = cx.input("attention_mask", Type::f32([rows, len]));
+    let positions = roberta.positions().forward(&positions);
+    // Every token is of segment 0.
+    let segments = cx.value(&roberta.segments().weight).slice(0, 0, 1);
+    roberta.forward(&ids, &positions, &segments, &mask)
+}
+
 #[derive(Module)]
 struct RobertaForSequenceClassification {
     roberta: Encoder,
-    classifier: Head,
-}
-
-#[adapt(dense = full, out_proj = full)]
-struct Head {
-    dense: Linear,
-    out_proj: Linear,
-    dropout: f64,
+    classifier: ClassificationHead,
 }
 
 impl Network for RobertaForSequenceClassification {
-    fn hidden<'g>(&self, cx: &'g Cx, batch: usize, len: usize) -> Tensor<'g> {
-        let ids = cx.input("input_ids", Type::i32([batch, len]));
-        let positions = cx.input("position_ids", Type::i32([batch, len]));
-        let mask = cx.input("attention_mask", Type::f32([batch, len]));
-        let positions = self.roberta.positions().forward(&positions);
-        // Every token is of segment 0.
-        let segments = cx.value(&self.roberta.segments().weight).slice(0, 0, 1);
-        self.roberta.forward(&ids, &positions, &segments, &mask)
+    fn class(&self) -> &'static str {
+        "RobertaForSequenceClassification"
+    }
+
+    fn hidden<'g>(&self, cx: &'g Cx, shape: Shape) -> Tensor<'g> {
+        encode(&self.roberta, cx, shape)
     }
 
     fn logits<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g> {
-        let Head {
+        self.classifier.forward(&first_token(hidden))
+    }
+}
+
+#[adapt(qa_outputs = full)]
+struct RobertaForQuestionAnswering {
+    roberta: Encoder,
+    qa_outputs: Linear,
+}
+
+impl Network for RobertaForQuestionAnswering {
+    fn class(&self) -> &'static str {
+        "RobertaForQuestionAnswering"
+    }
+
+    fn hidden<'g>(&self, cx: &'g Cx, shape: Shape) -> Tensor<'g> {
+        encode(&self.roberta, cx, shape)
+    }
+
+    fn logits<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g> {
+        self.qa_outputs.forward(hidden)
+    }
+}
+
+#[derive(Module)]
+struct RobertaForMaskedLM {
+    roberta: Encoder,
+    lm_head: LmHead,
+}
+
+/// A transformed state against every word's embedding: the decoder is the embeddings' table.
+#[derive(Module)]
+struct LmHead {
+    dense: Linear,
+    layer_norm: LayerNorm,
+    bias: Param,
+}
+
+impl Network for RobertaForMaskedLM {
+    fn class(&self) -> &'static str {
+        "RobertaForMaskedLM"
+    }
+
+    fn hidden<'g>(&self, cx: &'g Cx, shape: Shape) -> Tensor<'g> {
+        encode(&self.roberta, cx, shape)
+    }
+
+    fn logits<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g> {
+        let LmHead {
             dense,
-            out_proj,
-            dropout,
-        } = &self.classifier;
-        let first = first_token(hidden).dropout(*dropout);
-        let inner = dense.forward(&first).tanh();
-        out_proj.forward(&inner.dropout(*dropout))
+            layer_norm,
+            bias,
+        } = &self.lm_head;
+        let transformed = layer_norm.forward(&dense.forward(hidden).gelu());
+        let words = hidden.cx().value(&self.roberta.words().weight);
+        &transformed.matmul_t(&words) + &hidden.cx().value(bias)
     }
 }
 

@@ -11,8 +11,10 @@ use ailora_graph::{
 };
 use ailora_models::{
     batch::{Batch, Targets},
-    classifier::Classifier,
+    config::Config,
     family::Inputs,
+    head::Head,
+    model::Model,
 };
 use ailora_runtime::{
     cpu::{Cpu, Value},
@@ -24,6 +26,11 @@ use safetensors::{Dtype, SafeTensors};
 /// The folder of fixtures at the repository's root.
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+/// The classification head that a folder's `config.json` speaks of.
+pub fn labels(dir: &Path) -> Head {
+    Head::classification(Config::from_dir(dir).unwrap().num_labels())
 }
 
 /// Every tensor of a safetensors file, integers included.
@@ -84,21 +91,30 @@ impl File {
             ids: self.ids("input_ids").unwrap(),
             type_ids: self.ids("token_type_ids").unwrap_or(vec![0; rows * len]),
             mask: mask.into_iter().map(|x| x as f32).collect(),
-            targets: self
-                .ids("labels")
-                .map_or(Targets::Unlabelled, Targets::Classes),
+            targets: self.targets(),
             indices: (0..rows).collect(),
         }
     }
 }
 
+impl File {
+    /// Labels of rows, of tokens, or positions of spans.
+    fn targets(&self) -> Targets {
+        let span = self.ids("start_positions").zip(self.ids("end_positions"));
+        match (self.ids("labels"), span) {
+            (Some(labels), _) if self.shape("labels").len() == 2 => Targets::Tokens(labels),
+            (Some(labels), _) => Targets::Classes(labels),
+            (None, Some((starts, ends))) => Targets::Spans { starts, ends },
+            (None, None) => Targets::Unlabelled,
+        }
+    }
+}
+
 /// The program of one training step of every parameter, without dropout.
-pub fn full_step(classifier: &Classifier, batch: &Batch) -> Program {
-    let program = classifier
-        .program(batch.rows, batch.len, false, true)
-        .unwrap();
+pub fn full_step(model: &Model, batch: &Batch) -> Program {
+    let program = model.program(batch.shape(), false, true).unwrap();
     let config = AdaptConfig::method(Method::Full, 1);
-    let sites = config.resolve(classifier.sites()).unwrap();
+    let sites = config.resolve(model.sites()).unwrap();
     let adapted = adapt(&program, &sites, config.trains_everything()).unwrap();
     gradients(&adapted, "loss").unwrap()
 }
@@ -181,4 +197,17 @@ pub fn relative_difference(found: &[f64], expected: &[f64]) -> f64 {
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     let difference = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
     difference / norm(&mut expected.iter().copied())
+}
+
+/// A batch of one sequence without labels.
+pub fn one_row(ids: &[i32]) -> Batch {
+    Batch {
+        rows: 1,
+        len: ids.len(),
+        ids: ids.to_vec(),
+        type_ids: vec![0; ids.len()],
+        mask: vec![1.0; ids.len()],
+        targets: Targets::Unlabelled,
+        indices: vec![0],
+    }
 }

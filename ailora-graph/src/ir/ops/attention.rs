@@ -14,15 +14,21 @@ use crate::ir::{
 
 /// For each sequence and head, `softmax(scale Q K^T, keys the mask leaves out) V`
 /// (Vaswani et al., 2017), with dropout on the probabilities. The heads lie side by side in the
-/// last axis, so that projections need no transposition.
+/// last axis, so that projections need no transposition. With fewer heads of keys and values than
+/// of queries, neighbouring queries' heads share one (grouped-query attention, Ainslie et al., 2023).
 ///
 /// # Shapes
-/// `q`: `[b, s, heads·d]`; `k`, `v`: `[b, t, heads·d]`; `mask`: `[b, t]`, 0 for padding; result:
-/// `[b, s, heads·d]`. A sequence of padding only gives zeros.
+/// `q`: `[b, s, heads·d]`; `k`, `v`: `[b, t, kv_heads·d]`; `mask`: `[b, t]`, 0 for padding; result:
+/// `[b, s, heads·d]`. A query that sees no key gives zeros.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attention {
-    /// How many heads.
+    /// How many heads of queries.
     pub heads: usize,
+    /// How many heads of keys and values, a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Whether a query sees no later key: the last query sees all, the one before it all but the
+    /// last.
+    pub causal: bool,
     /// The factor on the scores, usually `1/sqrt(d)`.
     pub scale: Real,
     /// The probability of dropping a probability.
@@ -33,7 +39,7 @@ pub struct Attention {
 
 impl fmt::Display for Attention {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "attention({} heads", self.heads)?;
+        write!(f, "attention({}", self.attributes())?;
         if self.dropout.0 > 0.0 {
             write!(f, ", dropout {}", self.dropout)?;
         }
@@ -50,13 +56,40 @@ pub struct Dims {
     pub queries: usize,
     /// Keys a sequence.
     pub keys: usize,
-    /// Heads.
+    /// Heads of queries.
     pub heads: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
     /// Width of a head.
     pub depth: usize,
 }
 
+impl Dims {
+    /// How many heads of queries share one of keys and values.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// How many keys query `i` may see under a causal mask.
+    pub fn visible(&self, i: usize) -> usize {
+        (i + 1 + self.keys)
+            .saturating_sub(self.queries)
+            .min(self.keys)
+    }
+}
+
 impl Attention {
+    fn attributes(&self) -> String {
+        let mut text = format!("{} heads", self.heads);
+        if self.kv_heads != self.heads {
+            text += &format!(" over {}", self.kv_heads);
+        }
+        if self.causal {
+            text += ", causal";
+        }
+        text
+    }
+
     /// The sizes for queries and keys of these shapes, which fit.
     pub fn dims(&self, q: &[usize], k: &[usize]) -> Dims {
         Dims {
@@ -64,6 +97,7 @@ impl Attention {
             queries: q[1],
             keys: k[1],
             heads: self.heads,
+            kv_heads: self.kv_heads,
             depth: q[2] / self.heads,
         }
     }
@@ -76,15 +110,22 @@ impl Attention {
             && k.rank() == 3
             && k == v
             && q.shape[0] == k.shape[0]
-            && q.shape[2] == k.shape[2]
             && mask.shape == k.shape[..2];
         if !fits {
-            return Err("expected q of [b, s, w], k and v of [b, t, w], a mask of [b, t]".into());
+            return Err("expected q of [b, s, w], k and v of [b, t, u], a mask of [b, t]".into());
         }
-        if self.heads == 0 || q.shape[2] % self.heads != 0 {
+        let (heads, kv_heads) = (self.heads, self.kv_heads);
+        if heads == 0 || q.shape[2] % heads != 0 {
+            return Err(format!("expected a width divisible by {heads} heads"));
+        }
+        if kv_heads == 0 || heads % kv_heads != 0 {
             return Err(format!(
-                "expected a width divisible by {} heads",
-                self.heads
+                "expected heads of keys that divide {heads}, not {kv_heads}"
+            ));
+        }
+        if k.shape[2] != q.shape[2] / heads * kv_heads {
+            return Err(format!(
+                "expected keys of {kv_heads} heads as wide as those of the queries"
             ));
         }
         Ok(())
@@ -97,42 +138,41 @@ struct Head<'a> {
     k: Vec<&'a [f64]>,
     v: Vec<&'a [f64]>,
     keep: Vec<bool>,
-    scale: f64,
+    op: &'a Attention,
+    d: Dims,
 }
 
 impl<'a> Head<'a> {
-    fn new(op: &Attention, args: &[&'a Tensor], b: usize, h: usize) -> Self {
+    fn new(op: &'a Attention, args: &[&'a Tensor], b: usize, h: usize) -> Self {
         let d = op.dims(&args[0].shape, &args[1].shape);
+        let kv = h / d.group();
         Self {
             q: head_rows(args[0], b, h, d.depth),
-            k: head_rows(args[1], b, h, d.depth),
-            v: head_rows(args[2], b, h, d.depth),
+            k: head_rows(args[1], b, kv, d.depth),
+            v: head_rows(args[2], b, kv, d.depth),
             keep: args[3].data[b * d.keys..][..d.keys]
                 .iter()
                 .map(|&m| m != 0.0)
                 .collect(),
-            scale: op.scale.0,
+            op,
+            d,
         }
     }
 
-    fn probabilities(&self, query: &[f64]) -> Vec<f64> {
-        let scores: Vec<f64> = self
-            .k
-            .iter()
-            .zip(&self.keep)
-            .map(|(key, &keep)| {
-                if keep {
-                    self.scale * dot(query, key)
-                } else {
-                    f64::NEG_INFINITY
-                }
-            })
-            .collect();
-        if self.keep.contains(&true) {
-            softmax(&scores)
-        } else {
-            vec![0.0; scores.len()]
+    /// Those of query `i`.
+    fn probabilities(&self, i: usize) -> Vec<f64> {
+        let sees = |j: usize| self.keep[j] && !(self.op.causal && j >= self.d.visible(i));
+        if !(0..self.d.keys).any(sees) {
+            return vec![0.0; self.d.keys];
         }
+        let score = |j: usize| {
+            if sees(j) {
+                self.op.scale.0 * dot(self.q[i], self.k[j])
+            } else {
+                f64::NEG_INFINITY
+            }
+        };
+        softmax(&(0..self.d.keys).map(score).collect::<Vec<f64>>())
     }
 }
 
@@ -180,7 +220,7 @@ impl Operation for Attention {
                 let head = Head::new(self, args, b, h);
                 for i in 0..d.queries {
                     let at = ((b * d.heads + h) * d.queries + i) * d.keys;
-                    for (j, p) in head.probabilities(head.q[i]).iter().enumerate() {
+                    for (j, p) in head.probabilities(i).iter().enumerate() {
                         let p = p * dropped(at + j);
                         let out = &mut out[(b * d.queries + i) * width + h * d.depth..][..d.depth];
                         for (out, v) in out.iter_mut().zip(head.v[j]) {
@@ -246,7 +286,7 @@ impl fmt::Display for AttentionGrad {
             Operand::K => "dk",
             Operand::V => "dv",
         };
-        write!(f, "attention_grad({} heads, {name})", self.forward.heads)
+        write!(f, "attention_grad({}, {name})", self.forward.attributes())
     }
 }
 
@@ -278,19 +318,20 @@ impl Operation for AttentionGrad {
                 let dy = head_rows(args[4], b, h, d.depth);
                 for (i, dy) in dy.iter().enumerate() {
                     let at = ((b * d.heads + h) * d.queries + i) * d.keys;
-                    let p = head.probabilities(head.q[i]);
+                    let p = head.probabilities(i);
                     let dp: Vec<f64> = (0..d.keys)
                         .map(|j| dropped(at + j) * dot(dy, head.v[j]))
                         .collect();
                     let ds = softmax_grad(&p, &dp);
-                    let row = |i: usize, rows: usize| (b * rows + i) * width + h * d.depth;
+                    let query = (b * d.queries + i) * width + h * d.depth;
+                    let key = |j: usize| ((b * d.keys + j) * d.kv_heads + h / d.group()) * d.depth;
                     for (j, &ds) in ds.iter().enumerate() {
                         for c in 0..d.depth {
-                            let ds = ds * head.scale;
+                            let ds = ds * op.scale.0;
                             let (row, part) = match self.of {
-                                Operand::Q => (row(i, d.queries), ds * head.k[j][c]),
-                                Operand::K => (row(j, d.keys), ds * head.q[i][c]),
-                                Operand::V => (row(j, d.keys), p[j] * dropped(at + j) * dy[c]),
+                                Operand::Q => (query, ds * head.k[j][c]),
+                                Operand::K => (key(j), ds * head.q[i][c]),
+                                Operand::V => (key(j), p[j] * dropped(at + j) * dy[c]),
                             };
                             grad[row + c] += part;
                         }

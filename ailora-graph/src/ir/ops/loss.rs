@@ -5,19 +5,39 @@ use std::fmt;
 use egg::Id;
 
 use super::{arity, no_derivative, softmax::softmax};
-use crate::ir::{DType, Draw, Operation, Program, ProgramError, Tensor, Type};
+use crate::ir::{DType, Draw, Operation, Program, ProgramError, Real, Tensor, Type};
 
-/// The mean over rows of `-log softmax(logits)[label]`.
+/// The label of a row that does not count.
+pub const IGNORED: i32 = -100;
+
+/// The mean over the rows that count of `-sum(t log softmax(logits))`, where `t` is 1 at the label;
+/// with label smoothing `e` (Szegedy et al., 2016), `1 - e` there and `e / c` more everywhere.
+/// A row whose label is [`IGNORED`] does not count; if none does, the loss is 0.
 ///
 /// # Shapes
-/// `logits`: `[n, c]`; `labels`: i32 `[n]` below `c`; result: `[]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CrossEntropy;
+/// `logits`: `[n, c]`; `labels`: i32 `[n]`, below `c` or [`IGNORED`]; result: `[]`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CrossEntropy {
+    /// How much of each target is spread over all classes.
+    pub smoothing: Real,
+}
 
 impl fmt::Display for CrossEntropy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("cross_entropy")
+        f.write_str("cross_entropy")?;
+        match self.smoothing.0 {
+            0.0 => Ok(()),
+            smoothing => write!(f, "(smoothing {smoothing})"),
+        }
     }
+}
+
+/// The rows that count, with their labels.
+fn counted<'a>(args: &[&'a Tensor]) -> impl Iterator<Item = (usize, &'a [f64], usize)> + use<'a> {
+    let classes = args[0].shape[1].max(1);
+    let rows = args[0].data.chunks(classes).zip(&args[1].data).enumerate();
+    rows.filter(|(_, (_, label))| **label != f64::from(IGNORED))
+        .map(|(i, (row, &label))| (i, row, label as usize))
 }
 
 fn check(args: &[&Type]) -> Result<Type, String> {
@@ -38,12 +58,19 @@ impl Operation for CrossEntropy {
     }
 
     fn eval(&self, args: &[&Tensor], _: &Type, _: Draw) -> Tensor {
-        let classes = args[0].shape[1];
-        let rows = args[0].data.chunks(classes).zip(&args[1].data);
-        let total: f64 = rows
-            .map(|(row, &label)| -softmax(row)[label as usize].ln())
-            .sum();
-        Tensor::scalar(total / args[0].shape[0] as f64)
+        let smoothing = self.smoothing.0;
+        let loss = |(_, row, label): (usize, &[f64], usize)| {
+            let logs: Vec<f64> = softmax(row).iter().map(|p| p.ln()).collect();
+            let mean = logs.iter().sum::<f64>() / logs.len() as f64;
+            -(1.0 - smoothing) * logs[label]
+                - if smoothing > 0.0 {
+                    smoothing * mean
+                } else {
+                    0.0
+                }
+        };
+        let total: f64 = counted(args).map(loss).sum();
+        Tensor::scalar(total / counted(args).count().max(1) as f64)
     }
 
     fn vjp(
@@ -54,14 +81,18 @@ impl Operation for CrossEntropy {
         dy: Id,
         _: &[bool],
     ) -> Result<Vec<Option<Id>>, ProgramError> {
-        let grad = p.add(CrossEntropyGrad, args)?;
+        let grad = p.add(CrossEntropyGrad { forward: *self }, args)?;
         Ok(vec![Some(p.product(grad, dy)?), None])
     }
 }
 
-/// The gradient of [`CrossEntropy`] towards the logits: `(softmax(logits) - onehot(label)) / n`.
+/// The gradient of [`CrossEntropy`] towards the logits: `(softmax(logits) - t) / n` in the `n` rows
+/// that count, 0 in the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CrossEntropyGrad;
+pub struct CrossEntropyGrad {
+    /// The loss.
+    pub forward: CrossEntropy,
+}
 
 impl fmt::Display for CrossEntropyGrad {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,15 +106,17 @@ impl Operation for CrossEntropyGrad {
     }
 
     fn eval(&self, args: &[&Tensor], ty: &Type, _: Draw) -> Tensor {
-        let [n, classes] = [ty.shape[0], ty.shape[1]];
-        let rows = args[0].data.chunks(classes).zip(&args[1].data);
-        let data: Vec<f64> = rows
-            .flat_map(|(row, &label)| {
-                let mut grad = softmax(row);
-                grad[label as usize] -= 1.0;
-                grad.into_iter().map(|g| g / n as f64).collect::<Vec<_>>()
-            })
-            .collect();
+        let classes = ty.shape[1];
+        let smoothing = self.forward.smoothing.0;
+        let n = counted(args).count() as f64;
+        let mut data = vec![0.0; ty.len()];
+        for (i, row, label) in counted(args) {
+            let grad = &mut data[i * classes..][..classes];
+            for (grad, p) in grad.iter_mut().zip(softmax(row)) {
+                *grad = (p - smoothing / classes as f64) / n;
+            }
+            grad[label] -= (1.0 - smoothing) / n;
+        }
         Tensor::new(ty.shape.clone(), data)
     }
 

@@ -10,6 +10,7 @@ pub mod matmul;
 pub mod merge;
 pub mod normalize;
 pub mod reduce;
+pub mod rotary;
 pub mod softmax;
 pub mod take_along;
 pub mod view;

@@ -1,4 +1,5 @@
-//! Layer normalisation without its affine part, which is a product and a sum beside it.
+//! Layer and root-mean-square normalisation without their affine part, which is a product and a sum
+//! beside them.
 
 use std::fmt;
 
@@ -8,26 +9,39 @@ use super::{arity, floats, no_derivative};
 use crate::ir::{Draw, Operation, Program, ProgramError, Real, Tensor, Type};
 
 /// `(x - mean) / sqrt(variance + eps)` along the last axis, with the biased variance
-/// (Ba et al., 2016).
+/// (Ba et al., 2016); without centring, `x / sqrt(mean(x^2) + eps)` (Zhang & Sennrich, 2019).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Normalize {
+    /// Whether the mean is subtracted.
+    pub centered: bool,
     /// Added to the variance.
     pub eps: Real,
 }
 
 impl fmt::Display for Normalize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "normalize({})", self.eps)
+        write!(f, "{}({})", kind(self.centered), self.eps)
     }
 }
 
+fn kind(centered: bool) -> &'static str {
+    if centered {
+        "normalize"
+    } else {
+        "rms_normalize"
+    }
+}
+
+fn mean(row: &[f64]) -> f64 {
+    row.iter().sum::<f64>() / row.len() as f64
+}
+
 /// The normalised row and the factor it was multiplied by.
-fn normalize(row: &[f64], eps: f64) -> (Vec<f64>, f64) {
-    let n = row.len() as f64;
-    let mean = row.iter().sum::<f64>() / n;
-    let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-    let factor = 1.0 / (variance + eps).sqrt();
-    (row.iter().map(|x| (x - mean) * factor).collect(), factor)
+fn normalize(row: &[f64], centered: bool, eps: f64) -> (Vec<f64>, f64) {
+    let center = if centered { mean(row) } else { 0.0 };
+    let squares: Vec<f64> = row.iter().map(|x| (x - center).powi(2)).collect();
+    let factor = 1.0 / (mean(&squares) + eps).sqrt();
+    (row.iter().map(|x| (x - center) * factor).collect(), factor)
 }
 
 impl Operation for Normalize {
@@ -41,7 +55,7 @@ impl Operation for Normalize {
     }
 
     fn eval(&self, args: &[&Tensor], _: &Type, _: Draw) -> Tensor {
-        args[0].map_rows(|row| normalize(row, self.eps.0).0)
+        args[0].map_rows(|row| normalize(row, self.centered, self.eps.0).0)
     }
 
     fn vjp(
@@ -52,22 +66,25 @@ impl Operation for Normalize {
         dy: Id,
         _: &[bool],
     ) -> Result<Vec<Option<Id>>, ProgramError> {
-        let grad = NormalizeGrad { eps: self.eps };
+        let Self { centered, eps } = *self;
+        let grad = NormalizeGrad { centered, eps };
         Ok(vec![Some(p.add(grad, &[args[0], dy])?)])
     }
 }
 
 /// The gradient of [`Normalize`] towards `x`, from `x` and `dy`: with `y` the normalised row and
-/// `f` its factor, `f (dy - mean(dy) - y mean(y dy))`.
+/// `f` its factor, `f (dy - mean(dy) - y mean(y dy))`, where only centring subtracts `mean(dy)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NormalizeGrad {
+    /// Whether the mean is subtracted.
+    pub centered: bool,
     /// Added to the variance.
     pub eps: Real,
 }
 
 impl fmt::Display for NormalizeGrad {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "normalize_grad({})", self.eps)
+        write!(f, "{}_grad({})", kind(self.centered), self.eps)
     }
 }
 
@@ -83,16 +100,16 @@ impl Operation for NormalizeGrad {
 
     fn eval(&self, args: &[&Tensor], ty: &Type, _: Draw) -> Tensor {
         let width = ty.shape[ty.rank() - 1].max(1);
-        let n = width as f64;
         let rows = args[0].data.chunks(width).zip(args[1].data.chunks(width));
         let data: Vec<f64> = rows
             .flat_map(|(x, dy)| {
-                let (y, factor) = normalize(x, self.eps.0);
-                let mean = dy.iter().sum::<f64>() / n;
-                let along = y.iter().zip(dy).map(|(y, dy)| y * dy).sum::<f64>() / n;
+                let (y, factor) = normalize(x, self.centered, self.eps.0);
+                let center = if self.centered { mean(dy) } else { 0.0 };
+                let products: Vec<f64> = y.iter().zip(dy).map(|(y, dy)| y * dy).collect();
+                let along = mean(&products);
                 y.iter()
                     .zip(dy)
-                    .map(|(y, dy)| factor * (dy - mean - y * along))
+                    .map(|(y, dy)| factor * (dy - center - y * along))
                     .collect::<Vec<_>>()
             })
             .collect();

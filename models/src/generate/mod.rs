@@ -1,0 +1,15 @@
+//! Text from a causal language model: one token after the other, over the keys and values of those
+//! before.
+//!
+//! A [`Generator`] compiles the model's step for a number of rows, tokens and cached tokens; a
+//! [`Session`] is one run of it over a batch of prompts; [`search()`] chooses the tokens. A search
+//! knows a model as [`Decode`] only: a step that gives logits, and rows that can be reordered.
+
+mod cache;
+mod search;
+mod session;
+
+pub(crate) use cache::entry;
+pub use cache::{Cache, Step};
+pub use search::{Decode, Options, Strategy, search};
+pub use session::{GenerateError, Generator, Session};

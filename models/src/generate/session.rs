@@ -1,0 +1,226 @@
+use std::collections::HashMap;
+
+use ailora_graph::{
+    adapt::{AdaptError, adapt},
+    adapter::Site,
+    ir::Draw,
+    narrow::narrow,
+};
+use ailora_runtime::{
+    cpu::Value,
+    engine::{Engine, EngineError, PlanId},
+};
+use thiserror::Error;
+
+use super::{
+    Decode,
+    cache::{Step, entry},
+};
+use crate::model::{Model, ModelError};
+
+/// Prompts of nearly one length share a program: their lengths are padded to a multiple of this.
+const PROMPT: usize = 16;
+/// Places of a cache come in multiples of this.
+const PLACES: usize = 64;
+
+/// Tokens that cannot be generated.
+#[derive(Debug, Error)]
+pub enum GenerateError {
+    /// The model cannot be built, or is none that generates.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The adapters do not fit the model.
+    #[error(transparent)]
+    Adapt(#[from] AdaptError),
+    /// A program cannot be compiled or run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// There is nothing to go on from.
+    #[error("prompt {0} is empty; expected at least one token")]
+    EmptyPrompt(usize),
+}
+
+/// A causal language model with adapters, compiled for shapes of steps as they come.
+#[derive(Debug)]
+pub struct Generator {
+    model: Model,
+    sites: Vec<Site>,
+    engine: Engine,
+    plans: HashMap<[usize; 3], PlanId>,
+}
+
+impl Generator {
+    /// A model whose projections are as `sites` says, over an engine with their parameters.
+    pub fn new(model: Model, sites: Vec<Site>, engine: Engine) -> Self {
+        Self {
+            model,
+            sites,
+            engine,
+            plans: HashMap::new(),
+        }
+    }
+
+    /// Runs the prompts, with room for `room` more tokens. Gives the logits of the tokens that
+    /// follow, `[rows, vocabulary]`, beside the session.
+    ///
+    /// # Errors
+    /// A prompt that is empty, too long, or has an id that the model does not know.
+    pub fn start(
+        &mut self,
+        prompts: &[Vec<i32>],
+        room: usize,
+    ) -> Result<(Session<'_>, Vec<f32>), GenerateError> {
+        let rows = prompts.len();
+        if let Some(empty) = prompts.iter().position(Vec::is_empty) {
+            return Err(GenerateError::EmptyPrompt(empty));
+        }
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+        let max = self.model.config().architecture.max_len();
+        if longest > max {
+            return Err(ModelError::TooLong { len: longest, max }.into());
+        }
+        let len = longest.next_multiple_of(PROMPT).min(max);
+        let mut step = Step {
+            ids: Vec::new(),
+            positions: Vec::new(),
+            mask: Vec::new(),
+        };
+        for prompt in prompts {
+            // Padding is on the left, so that all rows go on at the same place. Any id will do.
+            let padding = len - prompt.len();
+            step.ids.extend(vec![0; padding]);
+            step.ids.extend(prompt);
+            step.positions.extend(vec![0; padding]);
+            step.positions.extend(0..prompt.len() as i32);
+            step.mask.extend(vec![0.0; padding]);
+            step.mask.extend(vec![1.0; prompt.len()]);
+        }
+        let mut session = Session {
+            generator: self,
+            places: (len + room).next_multiple_of(PLACES),
+            used: 0,
+            next: prompts.iter().map(|prompt| prompt.len() as i32).collect(),
+            mask: vec![0.0; rows * (len + room).next_multiple_of(PLACES)],
+            entries: Vec::new(),
+        };
+        let logits = session.run(len, 0, step)?;
+        Ok((session, logits))
+    }
+
+    fn plan(&mut self, rows: usize, len: usize, cached: usize) -> Result<PlanId, GenerateError> {
+        let key = [rows, len, cached];
+        if let Some(&id) = self.plans.get(&key) {
+            return Ok(id);
+        }
+        let program = self.model.step(rows, len, cached)?;
+        let adapted = adapt(&program, &self.sites, false)?;
+        let narrowed = narrow(&adapted).map_err(EngineError::from)?;
+        let id = self.engine.compile(&narrowed)?;
+        self.plans.insert(key, id);
+        Ok(id)
+    }
+}
+
+/// Sequences that grow by one token a step.
+#[derive(Debug)]
+pub struct Session<'a> {
+    generator: &'a mut Generator,
+    /// Places of a row in the cache, and how many of them are taken.
+    places: usize,
+    used: usize,
+    /// The position of each row's next token.
+    next: Vec<i32>,
+    /// Which places hold a token, `[rows, places]`.
+    mask: Vec<f32>,
+    /// Keys and values of every layer, `[rows, places, width]` each.
+    entries: Vec<Vec<f32>>,
+}
+
+impl Session<'_> {
+    /// Runs `len` tokens of every row and keeps their keys and values. Of the cache, the step reads
+    /// all places or, before there is anything in them, none.
+    fn run(&mut self, len: usize, cached: usize, step: Step) -> Result<Vec<f32>, GenerateError> {
+        let (rows, places, used) = (self.next.len(), self.places, self.used);
+        let id = self.generator.plan(rows, len, cached)?;
+        let inputs = self
+            .generator
+            .model
+            .config()
+            .architecture
+            .step_inputs(&step);
+        let names: Vec<String> = (0..self.entries.len()).map(entry).collect();
+        let mut values = inputs.values();
+        let entries = names.iter().zip(&self.entries);
+        values.extend(entries.map(|(name, data)| (name.as_str(), Value::F32(data))));
+        let outputs = self.generator.engine.run(id, &values, Draw::default())?;
+        let logits = outputs.get("logits").unwrap_or_default().to_vec();
+        for i in 0.. {
+            let Some(added) = outputs.get(&entry(i)) else {
+                break;
+            };
+            let width = added.len() / (rows * len);
+            if i == self.entries.len() {
+                self.entries.push(vec![0.0; rows * places * width]);
+            }
+            let rows = self.entries[i].chunks_exact_mut(places * width);
+            for (row, added) in rows.zip(added.chunks_exact(len * width)) {
+                row[used * width..][..len * width].copy_from_slice(added);
+            }
+        }
+        let rows = self.mask.chunks_exact_mut(places);
+        for (row, step) in rows.zip(step.mask.chunks_exact(cached + len)) {
+            row[used..used + len].copy_from_slice(&step[cached..]);
+        }
+        self.used += len;
+        Ok(logits)
+    }
+
+    /// Gives every row more places.
+    fn grow(&mut self) {
+        let (rows, old) = (self.next.len(), self.places);
+        self.places += old.max(PLACES);
+        let grown = |data: &Vec<f32>| {
+            let width = data.len() / (rows * old);
+            let rows = data.chunks_exact(old * width);
+            let spare = vec![0.0; (self.places - old) * width];
+            rows.flat_map(|row| [row, &spare].concat()).collect()
+        };
+        self.entries = self.entries.iter().map(grown).collect();
+        self.mask = grown(&self.mask);
+    }
+}
+
+impl Decode for Session<'_> {
+    type Error = GenerateError;
+
+    fn step(&mut self, tokens: &[i32]) -> Result<Vec<f32>, GenerateError> {
+        let max = self.generator.model.config().architecture.max_len();
+        if let Some(&position) = self.next.iter().find(|&&next| next as usize >= max) {
+            let len = position as usize + 1;
+            return Err(ModelError::TooLong { len, max }.into());
+        }
+        if self.used == self.places {
+            self.grow();
+        }
+        let rows = self.mask.chunks_exact(self.places);
+        let step = Step {
+            ids: tokens.to_vec(),
+            positions: self.next.clone(),
+            mask: rows.flat_map(|row| [row, &[1.0]].concat()).collect(),
+        };
+        self.next.iter_mut().for_each(|next| *next += 1);
+        self.run(1, self.places, step)
+    }
+
+    fn reorder(&mut self, rows: &[usize]) {
+        let taken = |data: &Vec<f32>, count: usize| -> Vec<f32> {
+            let width = data.len() / count;
+            let rows = rows.iter().map(|&row| &data[row * width..][..width]);
+            rows.flatten().copied().collect()
+        };
+        let count = self.next.len();
+        self.entries = self.entries.iter().map(|e| taken(e, count)).collect();
+        self.mask = taken(&self.mask, count);
+        self.next = rows.iter().map(|&row| self.next[row]).collect();
+    }
+}

@@ -57,6 +57,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
             Kernel::Loop(_) => "fused loop",
             Kernel::Attention { .. } | Kernel::AttentionGrad { .. } => "attention",
             Kernel::Gather { .. } | Kernel::ScatterAdd { .. } => "embedding",
+            Kernel::Rotary { .. } => "rotary positions",
             Kernel::Reduce { .. } => "reduction",
             Kernel::Copy(_) => "copy",
             Kernel::CrossEntropy { .. } | Kernel::CrossEntropyGrad { .. } => "loss",

@@ -124,7 +124,10 @@ impl Llama {
             ("intermediate_size", config.intermediate_size),
             ("num_hidden_layers", config.num_hidden_layers),
             ("num_attention_heads", heads),
-            ("num_key_value_heads", config.num_key_value_heads.unwrap_or(1)),
+            (
+                "num_key_value_heads",
+                config.num_key_value_heads.unwrap_or(1),
+            ),
             ("head_dim", config.head_dim.unwrap_or(2)),
             ("max_position_embeddings", config.max_position_embeddings),
         ];
@@ -163,7 +166,9 @@ impl Llama {
             })?;
         }
         if let Some(window) = config.sliding_window
-            && config.use_sliding_window.unwrap_or(variant == Variant::Mistral)
+            && config
+                .use_sliding_window
+                .unwrap_or(variant == Variant::Mistral)
         {
             let longest = config.max_position_embeddings;
             FieldError::unless(window >= longest, "sliding_window", window, || {
@@ -304,6 +309,7 @@ impl Architecture for Llama {
             ids: batch.ids.clone(),
             positions: rows.iter().flat_map(|mask| positions(mask)).collect(),
             mask: batch.mask.clone(),
+            source_mask: Vec::new(),
         });
         if !matches!(head, Head::Sequence { .. }) {
             return inputs;
@@ -381,9 +387,10 @@ impl LlamaModel {
             sin: cx.input("rotary_sin", angles),
         };
         let embedded = self.embed_tokens.forward(&ids);
-        let hidden = self.layers.iter().fold(embedded, |x, layer| {
-            layer.forward(&x, &shared, cache)
-        });
+        let hidden = self
+            .layers
+            .iter()
+            .fold(embedded, |x, layer| layer.forward(&x, &shared, cache));
         self.norm.forward(&hidden)
     }
 }

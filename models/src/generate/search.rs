@@ -285,7 +285,9 @@ impl Beams<'_> {
                 search.finished.push((score, tokens));
             }
         }
-        search.finished.sort_by_key(|(score, _)| Reverse(Ordered(*score)));
+        search
+            .finished
+            .sort_by_key(|(score, _)| Reverse(Ordered(*score)));
         search.finished.truncate(self.beams);
         search.running = running;
         // As if the best of those that go on ended here.

@@ -216,7 +216,7 @@ impl Contender {
         let mut kinds: HashMap<&str, f64> = HashMap::new();
         for (step, seconds) in engine.plan(self.plan).steps.iter().zip(seconds) {
             let kind = match step.kernel {
-                Kernel::Gemm { .. } => "gemm",
+                Kernel::Gemm { .. } | Kernel::Merge { .. } => "gemm",
                 Kernel::Loop(_) => "loop",
                 Kernel::Attention { .. } | Kernel::AttentionGrad { .. } => "attention",
                 _ => "other",

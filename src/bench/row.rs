@@ -117,7 +117,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 fn measurement(contender: &Contender) -> Measurement {
     let plan = contender.engine.plan(contender.plan);
     let median = median(contender.seconds.iter().copied());
-    let is_product = |kernel: &Kernel| matches!(kernel, Kernel::Gemm { .. });
+    let is_product = |kernel: &Kernel| matches!(kernel, Kernel::Gemm { .. } | Kernel::Merge { .. });
     let products = plan.steps.iter().filter(|step| is_product(&step.kernel));
     Measurement {
         ms: 1e3 * median,

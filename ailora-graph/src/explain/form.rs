@@ -38,11 +38,17 @@ impl Work {
 /// The sizes of a product: rows, columns, depth.
 fn gemm(program: &Program, id: Id) -> Option<[usize; 3]> {
     let node = &program[id];
-    let Op::MatMul(product) = node.op else {
-        return None;
-    };
-    let dims = product.dims(program.shape(node.args[0]), program.shape(node.args[1]));
-    Some([dims.batch * dims.m, dims.n, dims.k])
+    match &node.op {
+        Op::MatMul(product) => {
+            let dims = product.dims(program.shape(node.args[0]), program.shape(node.args[1]));
+            Some([dims.batch * dims.m, dims.n, dims.k])
+        }
+        Op::Merge(merge) => {
+            let [m, n] = merge.corner;
+            Some([m, n, merge.rank(program.shape(id))])
+        }
+        _ => None,
+    }
 }
 
 /// One form of a region.

@@ -90,6 +90,12 @@ impl Costs {
                     self.product.seconds(sizes)
                 }
             }
+            // The weights are copied, and the product of the adapters is added to them.
+            Op::Merge(merge) => {
+                let [m, n] = merge.corner;
+                let product = self.product.seconds([m, n, merge.rank(&ty.shape)]);
+                product + self.element * ty.len() as f64
+            }
             // A product adds onto what its result's memory holds.
             Op::Binary(Binary::Add) => self.element * ty.len() as f64,
             // Its operands are computed into their places.

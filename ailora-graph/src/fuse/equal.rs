@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use egg::{Analysis, DidMerge, EGraph, Id};
 
-use super::layout::{Block, Layout};
+use super::layout::{Block, Layout, Pack};
 use crate::ir::{
-    Node, Op, Program, Real, Type,
+    Leaf, Node, Op, Program, Real, Type,
     ops::{
         concat::Concat,
         elementwise::Binary,
         matmul::MatMul,
+        merge::Merge,
         view::{Pad, Slice},
     },
 };
@@ -20,8 +21,8 @@ use crate::ir::{
 pub struct Facts {
     /// Their type.
     pub ty: Type,
-    /// Where they lie in memory before anything runs: parameters, and concatenations of them with
-    /// each other and with zeros as the layout has them.
+    /// Where they lie in memory before anything runs, or once a pack is merged: parameters, and
+    /// concatenations of them with each other and with zeros as the layout has them.
     pub block: Option<Block>,
 }
 
@@ -49,6 +50,12 @@ impl Analysis<Node> for Places {
                 let first = blocks.next().flatten();
                 blocks.fold(first, |whole, next| whole?.beside(&next?, concat.axis))
             }
+            Op::Merge(_) => args[0].block.map(|block| layout.merged(&block)),
+            Op::Slice(slice) => args[0].block.map(|mut block| {
+                block.at[slice.axis] += slice.start;
+                block.shape[slice.axis] = slice.end - slice.start;
+                block
+            }),
             Op::Pad(pad) => args[0]
                 .block
                 .and_then(|block| layout.padded(&block, pad.axis, [pad.before, pad.after])),
@@ -102,6 +109,8 @@ pub struct Equal {
     pub graph: EGraph<Node, Places>,
     /// The class of each output.
     pub outputs: Vec<Id>,
+    /// The merged packs: of which pack, at which scale, and the class.
+    merged: Vec<(usize, Real, Id)>,
     /// How often each rule found something new.
     pub found: Vec<(&'static str, usize)>,
 }
@@ -125,6 +134,7 @@ impl Equal {
         Self {
             graph,
             outputs,
+            merged: Vec::new(),
             found: Vec::new(),
         }
     }
@@ -222,12 +232,14 @@ impl Equal {
                         start += width;
                     }
                 }
-                Op::Slice(slice) if slice.axis == 1 => members.push(Member {
-                    whole: self.graph.find(node.args[0]),
-                    part: id,
-                    start: slice.start,
-                    width: slice.end - slice.start,
-                }),
+                Op::Slice(slice) if slice.axis == 1 && self.block(id).is_none() => {
+                    members.push(Member {
+                        whole: self.graph.find(node.args[0]),
+                        part: id,
+                        start: slice.start,
+                        width: slice.end - slice.start,
+                    });
+                }
                 _ => {}
             }
         }
@@ -347,6 +359,53 @@ impl Equal {
                 },
                 &[id],
             ),
+        })
+    }
+
+    /// The merged form of a pack, whose adapters must all have one scale.
+    pub fn merge(&mut self, pack: usize, scale: Real) -> Option<Id> {
+        let known = self.merged.iter().find(|(known, ..)| *known == pack);
+        if let Some(&(_, known, id)) = known {
+            return (known == scale).then(|| self.graph.find(id));
+        }
+        let Pack {
+            name,
+            shape,
+            corner,
+            ..
+        } = self.graph.analysis.0.packs[pack].clone();
+        if shape[0] - corner[0] != shape[1] - corner[1] {
+            return None;
+        }
+        let leaf = Leaf {
+            name,
+            ty: Type::f32(shape),
+        };
+        let leaf = self.graph.add(Node {
+            op: Op::Frozen(leaf),
+            args: Vec::new(),
+        });
+        let id = self.add(Merge { corner, scale }, &[leaf]);
+        self.merged.push((pack, scale, id));
+        Some(id)
+    }
+
+    /// What must be computed before a class can be read: nothing for parameters as they lie, the
+    /// merged pack for parts of it.
+    pub fn needs(&self, id: Id) -> Option<Id> {
+        let Some(block) = self.block(id) else {
+            return Some(self.graph.find(id));
+        };
+        let layout = &self.graph.analysis.0;
+        let merged = self.merged.iter().filter(|_| layout.is_merged(&block));
+        let mut of = merged.filter(|(pack, ..)| *pack == block.pack % layout.packs.len());
+        of.next().map(|&(.., id)| self.graph.find(id))
+    }
+
+    /// A block of a class that is a whole pack.
+    pub fn part(&mut self, whole: Id, at: [usize; 2], shape: [usize; 2]) -> Id {
+        (0..2).fold(whole, |part, axis| {
+            self.slice(part, axis, at[axis], at[axis] + shape[axis])
         })
     }
 

@@ -117,7 +117,7 @@ impl Problem {
                 own.seconds.push(costs.seconds(&node.op, &types, ty));
                 let reads = args
                     .into_iter()
-                    .filter(|&arg| equal.block(arg).is_none())
+                    .filter_map(|arg| equal.needs(arg))
                     .map(|arg| intern(arg, &mut order));
                 own.reads.push(reads.collect());
                 own.nodes.push(node.clone());

@@ -181,15 +181,41 @@ impl Layout {
         });
     }
 
-    /// Where a parameter lies.
+    /// Where a parameter lies, or a pack by its own name.
     pub fn block(&self, name: &str, shape: [usize; 2]) -> Option<Block> {
-        let &(pack, at) = self.places.get(name)?;
+        let place = self.places.get(name).copied();
+        let whole = || {
+            Some((
+                self.packs.iter().position(|pack| *pack.name == *name)?,
+                [0, 0],
+            ))
+        };
+        let (pack, at) = place.or_else(whole)?;
         Some(Block { pack, at, shape })
+    }
+
+    /// The pack that a block is of; a merged pack lies as the one that it is made of.
+    pub fn pack_of(&self, block: &Block) -> &Pack {
+        &self.packs[block.pack % self.packs.len()]
+    }
+
+    /// Whether a block is of a [merged](crate::ir::ops::merge::Merge) pack, which is computed. These
+    /// are numbered behind the others.
+    pub fn is_merged(&self, block: &Block) -> bool {
+        block.pack >= self.packs.len()
+    }
+
+    /// The same block of the merged pack.
+    pub fn merged(&self, block: &Block) -> Block {
+        Block {
+            pack: block.pack % self.packs.len() + self.packs.len(),
+            ..*block
+        }
     }
 
     /// The block with `before` and `after` more along `axis`, if only zeros are there.
     pub fn padded(&self, block: &Block, axis: usize, [before, after]: [usize; 2]) -> Option<Block> {
-        let pack = &self.packs[block.pack];
+        let pack = self.pack_of(block);
         let mut whole = *block;
         whole.at[axis] = whole.at[axis].checked_sub(before)?;
         whole.shape[axis] += before + after;

@@ -221,9 +221,12 @@ fn rebuild(
                 return Ok(image);
             }
             let image = match (self.equal.block(id), self.choice.nodes.get(&id)) {
+                (Some(block), _) if self.layout.is_merged(&block) => {
+                    let whole = self.merged(id)?;
+                    part_of(&mut self.program, whole, &block)?
+                }
                 (Some(block), _) => {
-                    let pack = &self.layout.packs[block.pack];
-                    block_of(&mut self.program, pack, &block)?
+                    block_of(&mut self.program, self.layout.pack_of(&block), &block)?
                 }
                 (None, Some(node)) => {
                     let args: Result<Vec<Id>, _> =
@@ -234,6 +237,19 @@ fn rebuild(
             };
             self.images.insert(id, image);
             Ok(image)
+        }
+
+        /// The merged pack that a class is a part of.
+        fn merged(&mut self, part: Id) -> Result<Id, ProgramError> {
+            let chosen = self
+                .equal
+                .needs(part)
+                .and_then(|id| self.choice.nodes.get(&id));
+            let Some(node) = chosen else {
+                unreachable!("a choice holds all that it needs")
+            };
+            let pack = self.image(node.args[0])?;
+            self.program.add(node.op.clone(), &[pack])
         }
     }
     let mut rebuild = Rebuild {
@@ -251,7 +267,11 @@ fn rebuild(
 }
 
 fn block_of(program: &mut Program, pack: &Pack, block: &Block) -> Result<Id, ProgramError> {
-    let mut id = program.frozen(&pack.name, Type::f32(pack.shape))?;
+    let whole = program.frozen(&pack.name, Type::f32(pack.shape))?;
+    part_of(program, whole, block)
+}
+
+fn part_of(program: &mut Program, mut id: Id, block: &Block) -> Result<Id, ProgramError> {
     for axis in 0..2 {
         let start = block.at[axis];
         id = program.slice(id, axis, start, start + block.shape[axis])?;

@@ -2,14 +2,15 @@
 //!
 //! Each rule adds expressions to the e-graph and says which they equal; none takes any away. The
 //! parameters' layout is their common guard: parameters are joined with each other and with zeros
-//! only as they lie in memory, so that a right side costs nothing to make. Activations are joined
+//! only as they lie in memory, so that a right side costs nothing to make, or one kernel for a whole
+//! pack where it is merged. Activations are joined
 //! along the layout too, and only where they compute a value that something reads.
 
 use egg::Id;
 
 use super::{
     equal::{Equal, Member, Product},
-    layout::Block,
+    layout::{Block, Pack},
 };
 use crate::ir::{
     Op, Real,
@@ -52,6 +53,11 @@ pub const RULES: &[Rule] = &[
         name: "sum",
         law: "a_1 b_1 + a_2 b_2 + ... = [a_1 | a_2 | ...] [b_1; b_2; ...]",
         apply: sum,
+    },
+    Rule {
+        name: "merge",
+        law: "[x | s x a] [w; b] = x (w + s a b)",
+        apply: merge,
     },
     Rule {
         name: "collapse",
@@ -409,6 +415,70 @@ fn join_terms(equal: &mut Equal, root: Id, mut products: Vec<Product>, others: V
         .iter()
         .fold(first, |sum, &term| equal.add(Binary::Add, &[sum, term]));
     usize::from(equal.union(root, total))
+}
+
+/// `[x | s x a] [w; b] = x (w + s a b)`, beside which `s x a` can be computed. It pays where there
+/// are more rows than a weight has, for which adding the adapters to the weights is little.
+fn merge(equal: &mut Equal) -> usize {
+    let products = equal.products();
+    let scaled = equal.scaled();
+    let mut new = 0;
+    for product in &products {
+        let Some(block) = product.block.filter(|_| !product.op.trans_a) else {
+            continue;
+        };
+        let (inner, layout) = (inner_axis(product.op), &equal.graph.analysis.0);
+        let outer = 1 - inner;
+        let Pack { shape, corner, .. } = *layout.pack_of(&block);
+        let end = block.at[outer] + block.shape[outer];
+        let spans = block.shape[inner] == shape[inner] && end <= corner[outer];
+        if layout.is_merged(&block) || !spans || corner[inner] == shape[inner] {
+            continue;
+        }
+        // The adapters that make the second part of the left side.
+        let mut down = Block {
+            pack: block.pack,
+            at: [0, 0],
+            shape: corner,
+        };
+        down.at[outer] = corner[outer];
+        down.shape[outer] = shape[outer] - corner[outer];
+        let lefts: Vec<[Id; 2]> = equal.graph[product.left]
+            .iter()
+            .filter(|node| matches!(node.op, Op::Concat(_)))
+            .filter_map(|node| <[Id; 2]>::try_from(&node.args[..]).ok())
+            .map(|parts| parts.map(|part| equal.graph.find(part)))
+            .collect();
+        for [x, h] in lefts {
+            let is_down = |p: &&Product| p.op == product.op && p.left == x && p.block == Some(down);
+            let scale = products.iter().filter(is_down).find_map(|p| {
+                let scale = scaled
+                    .iter()
+                    .find(|(y, _, own)| *y == p.result && *own == h);
+                let plain = (p.result == h).then_some(Real(1.0));
+                scale.map(|(_, scale, _)| *scale).or(plain)
+            });
+            let Some(merged) = scale.and_then(|scale| equal.merge(block.pack, scale)) else {
+                continue;
+            };
+            let mut part = block.shape;
+            part[inner] = corner[inner];
+            let right = equal.part(merged, block.at, part);
+            let alone = equal.add(product.op, &[x, right]);
+            new += usize::from(equal.union(product.result, alone));
+            if end == corner[outer] {
+                part[outer] = shape[outer] - block.at[outer];
+                let right = equal.part(merged, block.at, part);
+                let both = equal.add(product.op, &[x, right]);
+                let columns = [0, block.shape[outer], part[outer]];
+                for (i, known) in [product.result, h].into_iter().enumerate() {
+                    let own = equal.slice(both, 1, columns[i], columns[i + 1]);
+                    new += usize::from(equal.union(known, own));
+                }
+            }
+        }
+    }
+    new
 }
 
 /// `[x | columns 1 of h | columns 2 of h] = [x | h]`, where `h` is computed as one; and what is

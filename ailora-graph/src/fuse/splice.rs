@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Fusion, parameter, region::Region};
-use crate::ir::{Id, Name, Node, Op, Program, ProgramError, Type};
+use crate::ir::{Id, Name, Node, Op, Program, ProgramError, Type, ops::elementwise::Binary};
 
 pub(super) enum Interrupt {
     Error(ProgramError),
@@ -148,7 +148,7 @@ impl<'a> Splice<'a> {
                     Some((region, output)) => {
                         let inner = self.solution(*region).outputs()[output];
                         let rows = self.inner_images[*region][&inner];
-                        self.program.reshape(rows, outer.shape(id))?
+                        self.shaped(rows, outer.shape(id))?
                     }
                     None => match &node.op {
                         Op::Frozen(leaf) | Op::Trained(leaf) => {
@@ -186,6 +186,28 @@ impl<'a> Splice<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Rows under leading axes. A sum of what is computed already is summed up under them, so that it
+    /// can run together with what reads it; one with a product runs with that.
+    fn shaped(&mut self, rows: Id, shape: &[usize]) -> Result<Id, ProgramError> {
+        let node = self.program[rows].clone();
+        let is_product = |&arg: &Id| {
+            let inner = &self.program[arg];
+            let mut own = std::iter::once(&arg).chain(&inner.args);
+            !matches!(inner.op, Op::Slice(_) | Op::Reshape(_))
+                && own.any(|&id| matches!(self.program[id].op, Op::MatMul(_)))
+        };
+        let is_sum = node.op == Op::Binary(Binary::Add);
+        if !is_sum || node.args.iter().any(is_product) {
+            return self.program.reshape(rows, shape);
+        }
+        let args: Result<Vec<Id>, _> = node
+            .args
+            .iter()
+            .map(|&arg| self.shaped(arg, shape))
+            .collect();
+        self.program.add(node.op, &args?)
     }
 
     /// A leaf of a region's solution: a pack, or a parameter that lies by itself.

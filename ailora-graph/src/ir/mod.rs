@@ -9,7 +9,7 @@ mod real;
 pub mod shape;
 mod tensor;
 
-pub use op::{Node, Op, Operation};
+pub use op::{Leaf, Node, Op, Operation};
 pub use program::{Bindings, EvalError, Program, ProgramError};
 pub use random::Draw;
 pub use real::Real;

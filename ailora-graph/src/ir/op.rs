@@ -83,6 +83,8 @@ operations! {
     Dropout(dropout),
     /// Matrix product.
     MatMul(matmul),
+    /// Adapters added to the weights that they lie beside.
+    Merge(merge),
     /// Sum or maximum along axes.
     Reduce(reduce),
     /// The same elements under other dimensions.

@@ -3,7 +3,10 @@
 //! An element is summed up in the same order whatever the number of threads: they share rows and
 //! columns of the result, and none the depth.
 
-use ailora_graph::ir::ops::matmul::{Dims, MatMul};
+use ailora_graph::ir::ops::{
+    matmul::{Dims, MatMul},
+    merge::Merge,
+};
 use faer::{MatMut, MatRef};
 use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
@@ -49,6 +52,41 @@ pub(super) fn run(op: MatMul, dims: Dims, alpha: f32, accumulate: bool, [a, b, c
     } else {
         (0..batch).for_each(|i| one(i, m * n * k >= SERIAL));
     }
+}
+
+/// A pack with its adapters in its weights.
+pub(super) fn merge(op: Merge, [rows, columns]: [usize; 2], pack: Region, to: Region) {
+    let ([m, n], rank) = (op.corner, op.rank(&[rows, columns]));
+    let scale = op.scale.0 as f32;
+    (0..rows).into_par_iter().for_each(|i| {
+        // SAFETY: each row is written by one thread, and nothing writes the pack.
+        let (from, to) = unsafe {
+            (
+                pack.read(i * columns, columns),
+                to.write(i * columns, columns),
+            )
+        };
+        let (from, to) = (from.split_at(n), to.split_at_mut(n));
+        let scaled = |from: &[f32], to: &mut [f32]| {
+            from.iter().zip(to).for_each(|(x, y)| *y = scale * x);
+        };
+        if i < m {
+            to.0.copy_from_slice(from.0);
+            scaled(from.1, to.1);
+        } else {
+            scaled(from.0, to.0);
+            to.1.fill(0.0);
+        }
+    });
+    // SAFETY: nothing else writes either, and the plan keeps them apart.
+    let (up, down, weights) = unsafe {
+        (
+            pack.matrix(n, m, rank, columns),
+            pack.matrix(m * columns, rank, n, columns),
+            to.matrix_mut(0, m, n, columns),
+        )
+    };
+    product(weights, true, scale, up, down, Parallelism::Rayon(0));
 }
 
 /// A sum over many rows with a thin result. Left to share it among threads, the library takes longer

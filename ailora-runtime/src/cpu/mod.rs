@@ -244,6 +244,7 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
             let operands = [source(0), source(1), region()];
             gemm::run(*op, *dims, *alpha, *accumulate, operands);
         }
+        Kernel::Merge { op, shape } => gemm::merge(*op, *shape, source(0), region()),
         Kernel::Loop(walk) => loops::run(walk, memory, &step.reads, &step.writes, draw),
         Kernel::Attention { op, dims } => {
             let operands = [0, 1, 2].map(source);

@@ -4,6 +4,7 @@ use ailora_graph::ir::{
         attention::{Attention, Dims as AttentionDims},
         elementwise::{Binary, Unary},
         matmul::{Dims as MatMulDims, MatMul},
+        merge::Merge,
         reduce::Combine,
     },
 };
@@ -22,6 +23,13 @@ pub enum Kernel {
         alpha: f32,
         /// Whether the product is added to what `c` holds.
         accumulate: bool,
+    },
+    /// Reads a pack; writes it with its adapters in its weights.
+    Merge {
+        /// The operation.
+        op: Merge,
+        /// The pack's rows and columns.
+        shape: [usize; 2],
     },
     /// A fused chain of element-wise and row-wise operations. Reads the loop's operands; writes its
     /// results.
@@ -92,6 +100,7 @@ impl Kernel {
         let product = |m: usize, n: usize, k: usize| 2 * (m * n * k) as u64;
         match self {
             Self::Gemm { dims, .. } => dims.batch as u64 * product(dims.m, dims.n, dims.k),
+            Self::Merge { op, shape } => product(op.corner[0], op.corner[1], op.rank(shape)),
             Self::Attention { dims, .. } => {
                 2 * (dims.batch * dims.heads) as u64 * product(dims.queries, dims.keys, dims.depth)
             }

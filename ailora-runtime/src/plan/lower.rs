@@ -334,6 +334,10 @@ impl Lowering<'_> {
                 width: shape(0)[2],
                 half: shape(1)[2],
             },
+            Op::Merge(op) => Kernel::Merge {
+                op: *op,
+                shape: [shape(0)[0], shape(0)[1]],
+            },
             Op::Embedding(_) => Kernel::Gather { width: shape(0)[1] },
             Op::EmbeddingGrad(_) => Kernel::ScatterAdd {
                 width: program.shape(id)[1],

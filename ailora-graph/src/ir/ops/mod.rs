@@ -7,6 +7,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod loss;
 pub mod matmul;
+pub mod merge;
 pub mod normalize;
 pub mod reduce;
 pub mod rotary;

@@ -497,7 +497,7 @@ fn damaged_models_are_refused() {
     std::fs::remove_file(scene.path("config/config.json")).unwrap();
     scene.refused(&with("config"), &["config/config.json", "cannot read"]);
     std::fs::remove_file(scene.path("cut/model.safetensors")).unwrap();
-    scene.refused(&with("cut"), &["cut has no weights; expected one of model.safetensors"]);
+    scene.refused(&with("cut"), &["cut has no weights"]);
     assert!(!scene.path("out").exists());
 }
 

@@ -3,6 +3,7 @@
 //! Every sequence length of a batch is one of a few [`Buckets`], so that each shape is compiled once
 //! before training.
 
+use ailora_graph::ir::ops::loss::IGNORED;
 use thiserror::Error;
 
 use crate::task::{Example, Label};
@@ -39,6 +40,28 @@ impl Encoded {
                 label: example.label,
             })
             .collect())
+    }
+
+    /// Encodes prompts and what is to be written behind them, ended by the token `end`. What is then
+    /// longer than `max_len` is cut at its end.
+    ///
+    /// # Errors
+    /// Texts the tokenizer cannot represent.
+    pub fn from_answers(
+        examples: &[Example],
+        tokenizer: &Tokenizer,
+        end: Option<u32>,
+        max_len: usize,
+    ) -> Result<Vec<Encoded>, TokenizerError> {
+        let encode = |example: &Example| {
+            let answer = example.pair.as_deref().unwrap_or_default();
+            let mut encoding = tokenizer.encode_answer(&example.text, answer, end)?;
+            encoding.ids.truncate(max_len);
+            encoding.type_ids.truncate(max_len);
+            let label = example.label;
+            Ok(Encoded { encoding, label })
+        };
+        examples.iter().map(encode).collect()
     }
 
     /// Number of tokens, special ones included.
@@ -367,11 +390,28 @@ impl Batch {
     }
 }
 
+/// The tokens of the second segment, which are to be written.
+fn answers(plan: &Plan, examples: &[Encoded]) -> Vec<i32> {
+    let row = |&index: &usize| {
+        let Encoding { ids, type_ids } = &examples[index].encoding;
+        let answer = ids
+            .iter()
+            .zip(type_ids)
+            .map(|(&id, &segment)| match segment {
+                1 => id as i32,
+                _ => IGNORED,
+            });
+        answer.chain(std::iter::repeat(IGNORED)).take(plan.len)
+    };
+    plan.indices.iter().flat_map(row).collect()
+}
+
 fn targets(plan: &Plan, examples: &[Encoded]) -> Result<Targets, BatchError> {
     let kind = |label: Option<Label>| match label {
         None => "no label",
         Some(Label::Class(_)) => "a class",
         Some(Label::Score(_)) => "a score",
+        Some(Label::Text) => "a text",
     };
     let labels = || plan.indices.iter().map(|index| examples[*index].label);
     let first = labels().next().flatten();
@@ -395,6 +435,7 @@ fn targets(plan: &Plan, examples: &[Encoded]) -> Result<Targets, BatchError> {
         None => Targets::Unlabelled,
         Some(Label::Class(_)) => Targets::Classes(classes.collect()),
         Some(Label::Score(_)) => Targets::Scores(scores.collect()),
+        Some(Label::Text) => Targets::Tokens(answers(plan, examples)),
     })
 }
 

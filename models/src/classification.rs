@@ -20,7 +20,7 @@ use thiserror::Error;
 use crate::{
     batch::{Batch, BatchError, Buckets, Encoded, Plan, Shape, evaluation, training_epoch},
     family::Inputs,
-    metrics::MetricError,
+    metrics::{Metric, MetricError},
     model::{Model, ModelError},
     task::{Label, Task},
 };
@@ -368,7 +368,7 @@ impl Workload for Classification {
 impl Classification {
     /// The metric that makes the best epoch: the task's first, on its first split.
     pub fn headline(&self) -> String {
-        let name = self.task.headline().name();
+        let name = self.task.headline().map_or("loss", Metric::name);
         match &self.held_out[..] {
             [first, _, ..] => format!("{}_{name}", first.name),
             _ => name.to_owned(),

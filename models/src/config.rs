@@ -9,7 +9,10 @@ use std::{
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::family::{Architecture, FAMILIES, Family};
+use crate::{
+    family::{Architecture, FAMILIES, Family},
+    gguf::{self, Gguf, GgufError},
+};
 
 /// A model's `config.json`, checked.
 #[derive(Clone, Debug)]
@@ -51,6 +54,9 @@ pub enum ConfigError {
         /// The families there are.
         known: String,
     },
+    /// A GGUF file cannot be used.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// A field is missing or not what it should be.
     #[error("{}: {source}", path.display())]
     Field {
@@ -99,16 +105,23 @@ impl FieldError {
 }
 
 impl Config {
-    /// Reads and checks the `config.json` of a model's folder. Unknown fields are ignored.
+    /// Reads and checks the `config.json` of a model's folder, or the metadata of its GGUF file. Unknown fields are ignored.
     ///
     /// # Errors
     /// The file is missing or no JSON object, names no known family, or has fields that are
     /// missing, out of range or not supported.
     pub fn from_dir(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join("config.json");
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(source) => return Err(ConfigError::Read { path, source }),
+        let gguf = gguf::find(dir).filter(|_| !path.is_file());
+        let (path, bytes) = match gguf {
+            Some(path) => {
+                let json = Gguf::open(&path)?.config()?;
+                (path, Value::from(json).to_string().into_bytes())
+            }
+            None => match std::fs::read(&path) {
+                Ok(bytes) => (path, bytes),
+                Err(source) => return Err(ConfigError::Read { path, source }),
+            },
         };
         let json: Map<String, Value> = match serde_json::from_slice(&bytes) {
             Ok(json) => json,
@@ -134,6 +147,16 @@ impl Config {
                 json,
             }),
             Err(source) => Err(ConfigError::Field { path, source }),
+        }
+    }
+
+    /// The tokens that end a text: `eos_token_id`, one or several.
+    pub fn ends(&self) -> Vec<i32> {
+        let id = |value: &Value| i32::try_from(value.as_i64()?).ok();
+        match self.json.get("eos_token_id") {
+            Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
+            Some(value) => id(value).into_iter().collect(),
+            None => Vec::new(),
         }
     }
 

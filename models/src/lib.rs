@@ -20,6 +20,7 @@ pub mod classification;
 pub mod config;
 pub mod family;
 pub mod generate;
+pub mod gguf;
 pub mod head;
 pub mod hub;
 pub mod metrics;

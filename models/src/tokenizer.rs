@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::gguf::{self, Gguf, GgufError};
 use serde_json::Value;
 use thiserror::Error;
 use tokenizers::{
@@ -69,13 +70,19 @@ pub enum TokenizerError {
         /// Number of special tokens.
         special: usize,
     },
+    /// A GGUF file cannot be used.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The tokenizer failed on ids.
+    #[error("cannot make text of tokens: {0}")]
+    Decode(String),
     /// The tokenizer failed on a text.
     #[error("cannot tokenize: {0}")]
     Encode(String),
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json` from a model's folder, and the padding token from
+    /// Loads `tokenizer.json` from a model's folder, or what its GGUF file has in its place, and the padding token from
     /// `tokenizer_config.json`, `special_tokens_map.json` or `tokenizer.json`, in that order.
     /// Padding and truncation lengths set in the files are ignored.
     ///
@@ -84,18 +91,35 @@ impl Tokenizer {
     pub fn from_dir(dir: &Path) -> Result<Tokenizer, TokenizerError> {
         let path = dir.join("tokenizer.json");
         if !path.is_file() {
-            let dir = dir.to_owned();
-            return Err(TokenizerError::Missing { dir });
+            let path = gguf::find(dir).ok_or_else(|| TokenizerError::Missing {
+                dir: dir.to_owned(),
+            })?;
+            let (json, pad_id) = Gguf::open(&path)?.tokenizer()?;
+            let pad_id = pad_id.ok_or_else(|| TokenizerError::NoPadding {
+                dir: dir.to_owned(),
+            })?;
+            return Self::new(&path, json.to_string().as_bytes(), |_| Ok(pad_id));
         }
-        let invalid = |cause: String| TokenizerError::Invalid {
+        let bytes = std::fs::read(&path).map_err(|e| TokenizerError::Invalid {
             path: path.clone(),
+            cause: e.to_string(),
+        })?;
+        Self::new(&path, &bytes, |inner| pad_id(dir, inner))
+    }
+
+    fn new(
+        path: &Path,
+        bytes: &[u8],
+        pad_id: impl Fn(&tokenizers::Tokenizer) -> Result<u32, TokenizerError>,
+    ) -> Result<Tokenizer, TokenizerError> {
+        let invalid = |cause: String| TokenizerError::Invalid {
+            path: path.to_owned(),
             cause,
         };
-        let bytes = std::fs::read(&path).map_err(|e| invalid(e.to_string()))?;
         let mut inner =
             tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| invalid(e.to_string()))?;
 
-        let pad_id = pad_id(dir, &inner)?;
+        let pad_id = pad_id(&inner)?;
         let truncation = inner.get_truncation().map(|t| t.direction);
         inner.with_padding(None);
         inner
@@ -116,6 +140,20 @@ impl Tokenizer {
             pad_id,
             max_id,
         })
+    }
+
+    /// The text of token ids, without special tokens.
+    ///
+    /// # Errors
+    /// The tokenizer has no text for them.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        let text = self.inner.decode(ids, true);
+        text.map_err(|e| TokenizerError::Decode(e.to_string()))
+    }
+
+    /// Id of a token, if there is such.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
     }
 
     /// Id of the padding token.
@@ -180,6 +218,29 @@ impl Tokenizer {
         Ok(encodings)
     }
 
+    /// A prompt, and in segment 1 what is written behind it, ended by the token `end`.
+    ///
+    /// # Errors
+    /// Texts the tokenizer cannot represent.
+    pub fn encode_answer(
+        &self,
+        prompt: &str,
+        answer: &str,
+        end: Option<u32>,
+    ) -> Result<Encoding, TokenizerError> {
+        let encode = |text: &str, special| {
+            let tokens = self.inner.encode_fast(text, special);
+            tokens.map_err(|e| TokenizerError::Encode(e.to_string()))
+        };
+        let (prompt, answer) = (encode(prompt, true)?, encode(answer, false)?);
+        let mut ids = prompt.get_ids().to_vec();
+        let mut type_ids = vec![0; ids.len()];
+        ids.extend(answer.get_ids());
+        ids.extend(end);
+        type_ids.resize(ids.len(), 1);
+        Ok(Encoding { ids, type_ids })
+    }
+
     fn tokenize(&self, texts: Vec<&str>) -> Result<Vec<Tokens>, TokenizerError> {
         self.inner
             .encode_batch_fast(texts, false)
@@ -217,6 +278,27 @@ impl Tokenizer {
 }
 
 fn pad_id(dir: &Path, inner: &tokenizers::Tokenizer) -> Result<u32, TokenizerError> {
+    if let Some(id) = named(dir, inner, "pad_token")? {
+        return Ok(id);
+    }
+    let configured = inner.get_padding().map(|padding| padding.pad_id);
+    let usual = || ["[PAD]", "<pad>"].iter().find_map(|t| inner.token_to_id(t));
+    if let Some(id) = configured.or_else(usual) {
+        return Ok(id);
+    }
+    // Decoders are often published without: what is masked may as well be ends.
+    let end = named(dir, inner, "eos_token")?;
+    end.ok_or_else(|| TokenizerError::NoPadding {
+        dir: dir.to_owned(),
+    })
+}
+
+/// The token that the folder's files give a role.
+fn named(
+    dir: &Path,
+    inner: &tokenizers::Tokenizer,
+    role: &str,
+) -> Result<Option<u32>, TokenizerError> {
     for name in ["tokenizer_config.json", "special_tokens_map.json"] {
         let path = dir.join(name);
         if !path.is_file() {
@@ -229,20 +311,14 @@ fn pad_id(dir: &Path, inner: &tokenizers::Tokenizer) -> Result<u32, TokenizerErr
         let bytes = std::fs::read(&path).map_err(|e| invalid(e.to_string()))?;
         let config: Value = serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))?;
         // A token is written as its text or as an object with the text in `content`.
-        let token = &config["pad_token"];
+        let token = &config[role];
         if let Some(token) = token.as_str().or(token["content"].as_str()) {
-            return inner.token_to_id(token).ok_or_else(|| {
-                invalid(format!("its pad_token {token:?} is not in the vocabulary"))
-            });
+            let id = inner.token_to_id(token);
+            let cause = || format!("its {role} {token:?} is not in the vocabulary");
+            return id.map(Some).ok_or_else(|| invalid(cause()));
         }
     }
-    let configured = inner.get_padding().map(|padding| padding.pad_id);
-    let usual = || ["[PAD]", "<pad>"].iter().find_map(|t| inner.token_to_id(t));
-    configured
-        .or_else(usual)
-        .ok_or_else(|| TokenizerError::NoPadding {
-            dir: dir.to_owned(),
-        })
+    Ok(None)
 }
 
 #[cfg(test)]

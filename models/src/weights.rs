@@ -15,7 +15,10 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::pickle::{self, PickleError};
+use crate::{
+    gguf::{self, Gguf, GgufError},
+    pickle::{self, PickleError},
+};
 
 /// The names of an only file and of an index of shards, in the order in which they are looked for.
 pub(crate) const NAMES: [&str; 4] = [
@@ -29,7 +32,7 @@ pub(crate) const NAMES: [&str; 4] = [
 #[derive(Debug, Error)]
 pub enum WeightsError {
     /// The folder has no weights.
-    #[error("{} has no weights; expected one of {}", dir.display(), NAMES.join(", "))]
+    #[error("{} has no weights; expected one of {}, or one GGUF file", dir.display(), NAMES.join(", "))]
     None {
         /// The folder.
         dir: PathBuf,
@@ -59,6 +62,9 @@ pub enum WeightsError {
     /// A file is not a whole safetensors file of floats.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A GGUF file cannot be used.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// A file of PyTorch that cannot be read as tensors.
     #[error("{}: {source}", path.display())]
     Pickle {
@@ -87,7 +93,8 @@ struct Index {
 /// There is none, the index cannot be used, or a shard is missing.
 pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     let found = NAMES.map(|name| dir.join(name));
-    let Some(found) = found.into_iter().find(|path| path.is_file()) else {
+    let found = found.into_iter().find(|path| path.is_file());
+    let Some(found) = found.or_else(|| gguf::find(dir)) else {
         return Err(WeightsError::None {
             dir: dir.to_owned(),
         });
@@ -150,10 +157,14 @@ pub(crate) fn shards(index: &Path) -> Result<BTreeSet<String>, WeightsError> {
 pub(crate) fn load(files: &[PathBuf]) -> Result<Params, WeightsError> {
     let mut params = Params::new();
     for path in files {
-        params.extend(match is_pickle(path) {
-            true => pickled(path)?.0,
-            false => store::load(path)?.0,
-        });
+        let tensors = if is_gguf(path) {
+            Gguf::open(path)?.tensors()?
+        } else if is_pickle(path) {
+            pickled(path)?.0
+        } else {
+            store::load(path)?.0
+        };
+        params.extend(tensors);
     }
     Ok(params)
 }
@@ -171,7 +182,7 @@ fn pickled(path: &Path) -> Result<(Params, IndexMap<String, Dtype>), WeightsErro
 /// A file cannot be read.
 pub(crate) fn integers(files: &[PathBuf]) -> Result<IndexMap<String, Dtype>, WeightsError> {
     let mut found = IndexMap::new();
-    for path in files {
+    for path in files.iter().filter(|path| !is_gguf(path)) {
         if is_pickle(path) {
             found.extend(pickled(path)?.1);
             continue;
@@ -184,6 +195,11 @@ pub(crate) fn integers(files: &[PathBuf]) -> Result<IndexMap<String, Dtype>, Wei
         }
     }
     Ok(found)
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "gguf")
 }
 
 /// The header of a safetensors file, whose length in bytes comes first.

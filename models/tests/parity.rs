@@ -28,7 +28,7 @@ fn classifier(family: &str) -> Model {
 }
 
 /// Each fixture's name, how many gradients of adapted weights it holds, and its head.
-const MODELS: [(&str, usize, Head); 9] = [
+const MODELS: [(&str, usize, Head); 14] = [
     ("bart", 12, Head::Seq2SeqLm { smoothing: 0.0 }),
     ("bart_cls", 12, Head::classification(3)),
     ("bart_qa", 12, Head::QuestionAnswering),
@@ -38,6 +38,11 @@ const MODELS: [(&str, usize, Head); 9] = [
     ("roberta_cls", 4, Head::classification(3)),
     ("roberta_qa", 4, Head::QuestionAnswering),
     ("roberta_mlm", 4, Head::MaskedLm),
+    ("llama_mha", 4, Head::CausalLm),
+    ("llama_gqa_tied", 4, Head::CausalLm),
+    ("llama_scaled", 4, Head::CausalLm),
+    ("llama_cls", 4, Head::classification(3)),
+    ("qwen2", 4, Head::CausalLm),
 ];
 
 #[test]

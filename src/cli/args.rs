@@ -86,7 +86,7 @@ pub struct ModelArgs {
     /// A folder with a pretrained model, or its id on the hub.
     #[arg(long, value_name = "DIR_OR_ID")]
     pub model: String,
-    /// The task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or svamp.
+    /// The task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp or math.
     #[arg(long)]
     pub task: String,
 }

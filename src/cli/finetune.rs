@@ -25,7 +25,7 @@ pub struct Args {
     /// A folder with a pretrained model, or its id on the hub.
     #[arg(long, value_name = "DIR_OR_ID")]
     model: Option<String>,
-    /// The task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or svamp.
+    /// The task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp or math.
     #[arg(long)]
     task: Option<String>,
     /// The folder with the task's files.

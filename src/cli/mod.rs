@@ -3,6 +3,7 @@ mod evaluate;
 mod explain;
 mod export;
 mod finetune;
+mod generate;
 mod plan;
 mod predict;
 mod spectrum;
@@ -36,6 +37,8 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Writes the logits and labels of a file's rows.
     Predict(predict::Args),
+    /// Goes on with texts.
+    Generate(generate::Args),
     /// Writes an adapter to a new folder in PEFT's format, and checks what it wrote.
     Export(export::ExportArgs),
     /// Writes the model with the adapter merged into its weights.
@@ -68,6 +71,7 @@ pub fn run() -> Result<ExitCode, Error> {
         Command::Finetune(args) => finetune::run(*args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Predict(args) => predict::run(&args),
+        Command::Generate(args) => generate::run(&args),
         Command::Export(args) => export::export(&args),
         Command::Merge(args) => export::merge(&args),
         Command::Plan(args) => plan::run(&args),

@@ -21,6 +21,8 @@ use ailora_graph::{
 use ailora_models::{
     batch::Encoded,
     classification::{Batching, Classification, ClassificationError, Predictor},
+    generate::Generator,
+    head::Head,
     hub::{self, HubError},
     model::ModelError,
     peft::{Adapter, PeftError},
@@ -167,7 +169,15 @@ impl Model {
     /// # Errors
     /// The files are missing, malformed, or of a model that is not supported.
     pub fn open(name: &str, task: &Task, seed: u64, complete: bool) -> Result<Self, Error> {
-        let mut pretrained = Pretrained::open(&hub::resolve(name)?, task.head())?;
+        Self::with_head(name, task.head(), seed, complete)
+    }
+
+    /// The same with a given head.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn with_head(name: &str, head: Head, seed: u64, complete: bool) -> Result<Self, Error> {
+        let mut pretrained = Pretrained::open(&hub::resolve(name)?, head)?;
         if complete {
             pretrained.check_head()?;
         } else {
@@ -189,7 +199,46 @@ impl Model {
     /// # Errors
     /// The tokenizer fails on a row.
     pub fn encode(&self, rows: &[Example], max_len: usize) -> Result<Vec<Encoded>, Error> {
-        Ok(Encoded::from_examples(rows, &self.tokenizer, max_len)?)
+        let tokenizer = &self.tokenizer;
+        Ok(match self.pretrained.model.head() {
+            Head::CausalLm => {
+                let end = self.pretrained.model.config().ends().first().copied();
+                let end = end.and_then(|end| u32::try_from(end).ok());
+                Encoded::from_answers(rows, tokenizer, end, max_len)?
+            }
+            _ => Encoded::from_examples(rows, tokenizer, max_len)?,
+        })
+    }
+
+    /// What generates, with the adapter of a folder if one is given: beside the weights, or merged
+    /// into them.
+    ///
+    /// # Errors
+    /// The folder holds no adapter of this model.
+    pub fn generator(
+        self,
+        adapter: Option<&Path>,
+        merged: bool,
+    ) -> Result<(Generator, Tokenizer), Error> {
+        let mut sites = self.pretrained.model.sites();
+        let mut params = self.pretrained.weights;
+        let adapter = adapter.map(|folder| Adapter::load(folder, &sites));
+        match adapter.transpose()? {
+            Some(adapter) if !merged => {
+                sites = adapter.apply_to(sites);
+                params.extend(adapter.tensors);
+            }
+            adapter => {
+                if let Some(adapter) = adapter {
+                    adapter.merge_into(&sites, &mut params)?;
+                }
+                for site in &mut sites {
+                    site.spec = ailora_graph::AdapterSpec::frozen();
+                }
+            }
+        }
+        let generator = Generator::new(self.pretrained.model, sites, Engine::new(params));
+        Ok((generator, self.tokenizer))
     }
 
     /// A predictor with the adapter of a folder, or none, and an engine with the parameters it
@@ -535,7 +584,9 @@ pub fn write_model(
         config.insert("id2label".into(), Value::Object(by_id.collect()));
         config.insert("label2id".into(), Value::Object(by_name.collect()));
     }
-    config.insert("num_labels".into(), task.outputs().into());
+    if let Head::Sequence { outputs, .. } = task.head() {
+        config.insert("num_labels".into(), outputs.into());
+    }
     config.insert(
         "architectures".into(),
         vec![model.pretrained.model.class()].into(),

@@ -4,7 +4,7 @@
     python3 check_peft.py BASE_DIR ADAPTER_DIR IDS_AND_LOGITS.safetensors
 
 The last file holds input_ids, attention_mask and, where the model takes them, token_type_ids [batch, length],
-and `logits` [batch, labels]; with `base_logits` the difference of the model without adapter is reported too.
+and `logits` [batch, labels], or [batch, length, vocabulary] of a causal language model; with `base_logits` the difference of the model without adapter is reported too.
 Logits agree when |difference| <= 1e-5 max(1, |logit|), with the adapter beside the weights and merged into them.
 Prints one JSON line; exits with 1 and says why when anything is off.
 """
@@ -18,7 +18,7 @@ import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging
 
 TOLERANCE = 1e-5
@@ -39,9 +39,14 @@ def label_count(tensors):
 
 def load(base_dir, adapter_dir, tensors):
     """The base with the adapter on it, after checking that every tensor of the file arrived and no other was missing."""
-    base = AutoModelForSequenceClassification.from_pretrained(
-        base_dir, num_labels=label_count(tensors), dtype=torch.float32
-    )
+    config = json.loads((adapter_dir / "adapter_config.json").read_text())
+    gguf = next((path.name for path in base_dir.glob("*.gguf")), None)
+    if config["task_type"] == "CAUSAL_LM":
+        base = AutoModelForCausalLM.from_pretrained(base_dir, gguf_file=gguf, dtype=torch.float32)
+    else:
+        base = AutoModelForSequenceClassification.from_pretrained(
+            base_dir, num_labels=label_count(tensors), dtype=torch.float32
+        )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = PeftModel.from_pretrained(base, adapter_dir).eval()
@@ -69,7 +74,7 @@ def check(args):
     expected = load_file(args.expected)
     inputs = {k: expected[k] for k in ("input_ids", "attention_mask", "token_type_ids") if k in expected}
     model, texts = load(args.base_dir, args.adapter_dir, tensors)
-    report = dict(labels=label_count(tensors), tensors=len(tensors), warnings=texts)
+    report = dict(tensors=len(tensors), warnings=texts)
     with torch.no_grad():
         report["difference"] = difference(model(**inputs).logits, expected["logits"])
         if "base_logits" in expected:

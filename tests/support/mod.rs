@@ -1,4 +1,5 @@
 //! A folder with tiny models and a tiny task, and the built command run in it.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
     fmt::Write,
@@ -39,7 +40,7 @@ impl Scene {
         scene
     }
 
-    fn model(&self, name: &str, fixture: &str, tokenizer: &Value) {
+    pub fn model(&self, name: &str, fixture: &str, tokenizer: &Value) {
         let parity = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
         for file in ["config.json", "model.safetensors"] {
             let bytes = fs::read(parity.join(fixture).join(file)).unwrap();
@@ -212,7 +213,7 @@ fn word_piece() -> Value {
     tokenizer(model, template(("[CLS]", 2), ("[SEP]", 3), 1))
 }
 
-fn word_level() -> Value {
+pub fn word_level() -> Value {
     let special = ["<s>", "<pad>", "</s>", "<unk>", "."];
     let model = json!({
         "type": "WordLevel",

@@ -108,6 +108,7 @@ struct Llama {
     kv_heads: usize,
     /// Width of a head.
     depth: usize,
+    variant: Variant,
     /// Biases of queries, keys and values, and of the attention's output.
     biases: [bool; 2],
     /// Angle by which each pair of a head turns from one position to the next.
@@ -189,6 +190,7 @@ impl Llama {
             config,
             kv_heads,
             depth,
+            variant,
             biases,
             frequencies,
         }))
@@ -292,10 +294,20 @@ impl Architecture for Llama {
         let model = LlamaModel::new(cx, self);
         Some(match head {
             Head::CausalLm => Box::new(LlamaForCausalLM {
+                class: match self.variant {
+                    Variant::Llama => "LlamaForCausalLM",
+                    Variant::Mistral => "MistralForCausalLM",
+                    Variant::Qwen2 => "Qwen2ForCausalLM",
+                },
                 model,
                 lm_head: (!tied).then(|| Linear::new(cx, width, vocab_size, false)),
             }),
             Head::Sequence { outputs, .. } => Box::new(LlamaForSequenceClassification {
+                class: match self.variant {
+                    Variant::Llama => "LlamaForSequenceClassification",
+                    Variant::Mistral => "MistralForSequenceClassification",
+                    Variant::Qwen2 => "Qwen2ForSequenceClassification",
+                },
                 model,
                 score: Linear::new(cx, width, outputs, false),
             }),
@@ -499,13 +511,15 @@ impl Mlp {
 /// The head is the embeddings' table where there is none of its own.
 #[derive(Module)]
 struct LlamaForCausalLM {
+    #[module(skip)]
+    class: &'static str,
     model: LlamaModel,
     lm_head: Option<Linear>,
 }
 
 impl Network for LlamaForCausalLM {
     fn class(&self) -> &'static str {
-        "LlamaForCausalLM"
+        self.class
     }
 
     fn hidden<'g>(&self, cx: &'g Cx, shape: Shape) -> Tensor<'g> {
@@ -528,13 +542,15 @@ impl Network for LlamaForCausalLM {
 /// The last token of a sequence has seen all of it.
 #[adapt(score = full)]
 struct LlamaForSequenceClassification {
+    #[module(skip)]
+    class: &'static str,
     model: LlamaModel,
     score: Linear,
 }
 
 impl Network for LlamaForSequenceClassification {
     fn class(&self) -> &'static str {
-        "LlamaForSequenceClassification"
+        self.class
     }
 
     fn hidden<'g>(&self, cx: &'g Cx, shape: Shape) -> Tensor<'g> {

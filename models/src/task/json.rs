@@ -3,7 +3,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::error::quote;
-use super::{Example, LabelSet, Labels, Place, TaskError};
+use super::{Example, Label, LabelSet, Labels, Place, TaskError};
 
 /// A JSON array of objects with string fields.
 #[derive(Debug)]
@@ -52,10 +52,13 @@ impl Json {
                 };
                 let text = self.text.iter().map(|field| string(field, "a sentence"));
                 let text = text.collect::<Result<Vec<_>, _>>()?.join(" ");
-                let label = match labels {
+                let written = match labels {
                     Labels::Optional if !record.contains_key(self.label) => None,
-                    _ => {
-                        let written = string(self.label, &label_set.expected(""))?;
+                    _ => Some(string(self.label, &label_set.expected(""))?),
+                };
+                let label = match written {
+                    None => None,
+                    Some(written) => {
                         let fix = self.misspelt.iter().find(|(wrong, _)| *wrong == written);
                         let label = label_set.parse(fix.map_or(written, |(_, right)| right));
                         Some(label.ok_or_else(|| {
@@ -63,9 +66,10 @@ impl Json {
                         })?)
                     }
                 };
+                let answer = written.filter(|_| label == Some(Label::Text));
                 Ok(Example {
-                    text,
-                    pair: None,
+                    text: label_set.prompt(&text),
+                    pair: answer.map(|answer| answer.trim().to_owned()),
                     label,
                 })
             };

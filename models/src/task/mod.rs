@@ -5,6 +5,7 @@
 mod cola;
 mod error;
 mod json;
+mod math;
 mod mnli;
 mod mrpc;
 mod qnli;
@@ -29,7 +30,7 @@ use crate::{
 };
 
 /// Every task, in the order in which they are listed to the user.
-pub static TASKS: [&Task; 9] = [
+pub static TASKS: [&Task; 10] = [
     &cola::COLA,
     &sst2::SST2,
     &mrpc::MRPC,
@@ -39,6 +40,7 @@ pub static TASKS: [&Task; 9] = [
     &qnli::QNLI,
     &rte::RTE,
     &svamp::SVAMP,
+    &math::MATH,
 ];
 
 /// A sentence or sentence-pair task with one label an example.
@@ -69,6 +71,11 @@ pub enum LabelSet {
     Named(&'static [&'static str]),
     /// A number between the two bounds, both included.
     Scored(f32, f32),
+    /// A text that a language model goes on with.
+    Text {
+        /// What the model is given, with `{}` for the example's text.
+        prompt: &'static str,
+    },
 }
 
 /// The layout of a task's files.
@@ -107,7 +114,7 @@ pub enum Rows {
 pub struct Example {
     /// The sentence, or the first of the pair.
     pub text: String,
-    /// The second sentence of a pair.
+    /// The second sentence of a pair, or the text to write behind the first.
     pub pair: Option<String>,
     /// The label; always there in files read with [`Labels::Required`].
     pub label: Option<Label>,
@@ -120,6 +127,8 @@ pub enum Label {
     Class(usize),
     /// Target of a regression.
     Score(f32),
+    /// The second text is what is to be written.
+    Text,
 }
 
 /// Whether a file may come without labels, as GLUE's test files do.
@@ -162,6 +171,7 @@ impl Task {
         match self.labels {
             LabelSet::Indexed(names) | LabelSet::Named(names) => Head::classification(names.len()),
             LabelSet::Scored(..) => Head::regression(),
+            LabelSet::Text { .. } => Head::CausalLm,
         }
     }
 
@@ -170,17 +180,22 @@ impl Task {
         self.label_names().len().max(1)
     }
 
-    /// Class names by index; empty for a regression.
+    /// Class names by index; empty where there are no classes.
     pub fn label_names(&self) -> &'static [&'static str] {
         match self.labels {
             LabelSet::Indexed(names) | LabelSet::Named(names) => names,
-            LabelSet::Scored(..) => &[],
+            LabelSet::Scored(..) | LabelSet::Text { .. } => &[],
         }
     }
 
-    /// The metric whose highest value marks the best epoch.
-    pub fn headline(&self) -> Metric {
-        self.metrics[0]
+    /// The metric whose highest value marks the best epoch, if the task has any.
+    pub fn headline(&self) -> Option<Metric> {
+        self.metrics.first().copied()
+    }
+
+    /// What a model is given of an example's text.
+    pub fn prompt(&self, text: &str) -> String {
+        self.labels.prompt(text)
     }
 
     /// Reads every row of one file.
@@ -263,6 +278,13 @@ impl Task {
 }
 
 impl LabelSet {
+    fn prompt(&self, text: &str) -> String {
+        match self {
+            LabelSet::Text { prompt } => prompt.replacen("{}", text.trim(), 1),
+            _ => text.to_owned(),
+        }
+    }
+
     fn parse(&self, cell: &str) -> Option<Label> {
         match *self {
             LabelSet::Indexed(names) => (0..names.len())
@@ -273,6 +295,7 @@ impl LabelSet {
                 let score = cell.parse().ok()?;
                 (low..=high).contains(&score).then_some(Label::Score(score))
             }
+            LabelSet::Text { .. } => Some(Label::Text),
         }
     }
 
@@ -288,6 +311,7 @@ impl LabelSet {
                 format!("one of {}{suggestion}", names.join(", "))
             }
             LabelSet::Scored(low, high) => format!("a number from {low} to {high}"),
+            LabelSet::Text { .. } => "a text".to_owned(),
         }
     }
 }

@@ -52,23 +52,22 @@ fn names_and_aliases_whatever_the_case() {
     let message = Task::parse("colla").unwrap_err().to_string();
     assert_eq!(
         message,
-        "unknown task `colla`; known tasks: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp; \
+        "unknown task `colla`; known tasks: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp, math; \
          did you mean `cola`?"
     );
     let message = Task::parse("imagenet").unwrap_err().to_string();
-    assert!(message.ends_with("rte, svamp"), "{message}");
+    assert!(message.ends_with("svamp, math"), "{message}");
 }
 
 #[test]
 fn label_order_and_headline_are_the_official_ones() {
-    let facts = TASKS.map(|t| {
-        (
-            t.name,
-            t.outputs(),
-            t.label_names().first().copied(),
-            t.headline(),
-        )
-    });
+    let facts: Vec<_> = TASKS
+        .iter()
+        .filter_map(|t| {
+            let first = t.label_names().first().copied();
+            Some((t.name, t.outputs(), first, t.headline()?))
+        })
+        .collect();
     let expected = [
         ("cola", 2, Some("unacceptable"), Metric::Matthews),
         ("sst2", 2, Some("negative"), Metric::Accuracy),

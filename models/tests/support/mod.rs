@@ -198,3 +198,16 @@ pub fn relative_difference(found: &[f64], expected: &[f64]) -> f64 {
     let difference = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
     difference / norm(&mut expected.iter().copied())
 }
+
+/// A batch of one sequence without labels.
+pub fn one_row(ids: &[i32]) -> Batch {
+    Batch {
+        rows: 1,
+        len: ids.len(),
+        ids: ids.to_vec(),
+        type_ids: vec![0; ids.len()],
+        mask: vec![1.0; ids.len()],
+        targets: Targets::Unlabelled,
+        indices: vec![0],
+    }
+}

@@ -1,0 +1,197 @@
+//! What is generated against what transformers generates.
+
+mod support;
+
+use std::path::Path;
+
+use ailora_graph::AdapterSpec;
+use ailora_models::{
+    generate::{Generator, Options, Strategy, search},
+    head::Head,
+    pretrained::Pretrained,
+};
+use ailora_runtime::engine::Engine;
+use serde::{Deserialize, de::DeserializeOwned};
+use support::{File, fixtures};
+
+fn generator(dir: &Path) -> Generator {
+    let base = Pretrained::open(dir, Head::CausalLm).unwrap();
+    base.check_head().unwrap();
+    let mut sites = base.model.sites();
+    for site in &mut sites {
+        site.spec = AdapterSpec::frozen();
+    }
+    Generator::new(base.model, sites, Engine::new(base.weights))
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> T {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[derive(Deserialize)]
+struct Generated {
+    prompts: Vec<Vec<i32>>,
+    end: i32,
+    max_new_tokens: usize,
+    runs: Vec<Run>,
+}
+
+#[derive(Deserialize)]
+struct Run {
+    beams: usize,
+    #[serde(default)]
+    length_penalty: f64,
+    #[serde(default)]
+    early_stopping: bool,
+    tokens: Vec<Vec<i32>>,
+}
+
+impl Run {
+    fn strategy(&self) -> Strategy {
+        match self.beams {
+            1 => Strategy::Greedy,
+            beams => Strategy::Beam {
+                beams,
+                length_penalty: self.length_penalty,
+                early_stopping: self.early_stopping,
+            },
+        }
+    }
+}
+
+fn generate(generator: &mut Generator, prompts: &[Vec<i32>], options: &Options) -> Vec<Vec<i32>> {
+    let room = options.max_new_tokens;
+    let (mut session, logits) = generator.start(prompts, room).unwrap();
+    let (never, ignored) = (|_: usize, _: &[i32]| false, |_, _| {});
+    search(&mut session, logits, prompts.len(), options, never, ignored).unwrap()
+}
+
+#[test]
+fn tokens_equal_those_of_transformers() {
+    let mut ended = 0;
+    for name in ["llama_mha", "llama_gqa_tied"] {
+        for seed in 0..2 {
+            let dir = fixtures().join(format!("parity/{name}-{seed}"));
+            let mut generator = generator(&dir);
+            let expected: Generated = json(&dir.join("generated.json"));
+            assert_eq!(expected.runs.len(), 13);
+            for run in &expected.runs {
+                let options = Options {
+                    strategy: run.strategy(),
+                    max_new_tokens: expected.max_new_tokens,
+                    ends: vec![expected.end],
+                };
+                let found = generate(&mut generator, &expected.prompts, &options);
+                assert_eq!(found, run.tokens, "{name} {seed} {:?}", run.strategy());
+                ended += found
+                    .iter()
+                    .filter(|tokens| tokens.last() == Some(&expected.end))
+                    .count();
+            }
+        }
+    }
+    assert!(ended > 20, "{ended} sequences end by a token");
+}
+
+#[test]
+fn samples_are_fixed_by_their_seed_and_narrow_to_the_likeliest() {
+    let mut generator = generator(&fixtures().join("parity/llama_gqa_tied-0"));
+    let prompts = [vec![5, 6, 7], vec![8]];
+    let mut sample = |temperature, top_k, top_p, seed| {
+        let strategy = Strategy::Sample {
+            temperature,
+            top_k,
+            top_p,
+            seed,
+        };
+        let options = Options {
+            strategy,
+            max_new_tokens: 8,
+            ends: Vec::new(),
+        };
+        generate(&mut generator, &prompts, &options)
+    };
+    let drawn = sample(1.0, 0, 1.0, 3);
+    assert_eq!(drawn, sample(1.0, 0, 1.0, 3));
+    assert_ne!(drawn, sample(1.0, 0, 1.0, 4));
+    let likeliest = sample(1.0, 1, 1.0, 0);
+    assert_eq!(likeliest, sample(1.0, 0, 1e-9, 1));
+    assert_eq!(likeliest, sample(1e-6, 0, 1.0, 2));
+}
+
+#[test]
+fn a_sequence_stops_where_it_is_told_to_and_caches_grow() {
+    let mut generator = generator(&fixtures().join("parity/llama_mha-0"));
+    let prompts = [vec![5, 6, 7], vec![8]];
+    let options = Options {
+        strategy: Strategy::Greedy,
+        max_new_tokens: 60,
+        ends: Vec::new(),
+    };
+    let whole = generate(&mut generator, &prompts, &options);
+    // Room for one token: the cache grows on the way.
+    let (mut session, logits) = generator.start(&prompts, 1).unwrap();
+    let mut seen = vec![Vec::new(); 2];
+    let stop = |row: usize, tokens: &[i32]| row == 1 && tokens.len() == 4;
+    let watch = |row: usize, token| seen[row].push(token);
+    let found = search(&mut session, logits, 2, &options, stop, watch).unwrap();
+    assert_eq!(found[0], whole[0]);
+    assert_eq!(found[1], whole[1][..4]);
+    assert_eq!(seen, found);
+
+    let message = |prompts: &[Vec<i32>], generator: &mut Generator| {
+        let error = generator.start(prompts, 1).err();
+        error.map_or_else(String::new, |error| error.to_string())
+    };
+    let long = message(&[vec![5; 65]], &mut generator);
+    assert!(long.contains("positions for 64"), "{long}");
+    let empty = message(&[vec![5], vec![]], &mut generator);
+    assert_eq!(empty, "prompt 1 is empty; expected at least one token");
+    let unknown = message(&[vec![99]], &mut generator);
+    assert!(unknown.contains("is not in 0..99"), "{unknown}");
+}
+
+#[test]
+fn the_real_smollm2_equals_transformers() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/smollm2");
+    if !dir.is_dir() {
+        println!(
+            "skipped: the real SmolLM2 is not in .cache/smollm2; scripts/smollm2.sh puts it there"
+        );
+        return;
+    }
+    let base = Pretrained::open(&dir, Head::CausalLm).unwrap();
+    base.check_head().unwrap();
+    assert_eq!(base.report.unused, Vec::<String>::new());
+    let io = File::open(&fixtures().join("smollm2.safetensors"));
+    let ids = io.ids("input_ids").unwrap();
+    let about: serde_json::Value = json(&fixtures().join("smollm2.json"));
+    let tokenizer = base.tokenizer().unwrap();
+    let text = about["text"].as_str().unwrap();
+    let encoded = tokenizer.encode(text, None, 1024).unwrap().ids;
+    let encoded: Vec<i32> = encoded.into_iter().map(|id| id as i32).collect();
+    assert_eq!(encoded, ids);
+
+    let batch = support::one_row(&ids);
+    let program = base.model.program(batch.shape(), false, false).unwrap();
+    let outputs = support::run(&program, &base.weights, &base.model.inputs(&batch));
+    let logits = &outputs.iter().find(|(name, _)| name == "logits").unwrap().1;
+    let vocabulary = logits.len() / ids.len();
+    let some: Vec<f64> = logits
+        .chunks_exact(vocabulary)
+        .step_by(8)
+        .flat_map(|row| row.iter().step_by(61).copied())
+        .collect();
+    let difference = support::largest_difference(&some, &io.floats("logits"));
+    println!("largest difference of logits: {difference:e}");
+    assert!(difference <= 1e-3, "{difference:e}");
+
+    let greedy = io.ids("greedy").unwrap();
+    let options = Options {
+        strategy: Strategy::Greedy,
+        max_new_tokens: greedy.len(),
+        ends: Vec::new(),
+    };
+    assert_eq!(greedy.len(), 64);
+    assert_eq!(generate(&mut generator(&dir), &[ids], &options), [greedy]);
+}

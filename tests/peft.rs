@@ -9,7 +9,13 @@ use ailora::{
     adapter::Site,
     fuse::cost::Costs,
     grad::gradients,
-    models::{batch::Shape, head::Head, model::Model, peft::Adapter, pretrained::Pretrained},
+    models::{
+        batch::{Batch, Shape, Targets},
+        head::Head,
+        model::Model,
+        peft::Adapter,
+        pretrained::Pretrained,
+    },
     runtime::{
         engine::{Engine, Fusion},
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
@@ -149,7 +155,7 @@ fn twenty_steps_equal_pefts() {
                 targets: Targets::Classes(labels[step * rows..][..rows].to_vec()),
                 indices: (0..rows).collect(),
             };
-            let inputs = classifier.inputs(&batch);
+            let inputs = pretrained.model.inputs(&batch);
             let inputs = inputs.values();
             let report = trainer.step(&[MicroBatch { plan, inputs, rows }]).unwrap();
             let expected = f64::from(losses[step]);

@@ -9,7 +9,7 @@ use crate::{
     batch::{Batch, Shape},
     config::Config,
     family::{Inputs, Network},
-    generate::{Cache, entry},
+    generate::{Cache, entry, memory},
     head::Head,
 };
 
@@ -27,7 +27,7 @@ pub enum ModelError {
         heads: String,
     },
     /// A model that does not go on with texts.
-    #[error("{class} does not generate text; give a causal language model, such as llama")]
+    #[error("{class} does not generate text; give a language model, such as llama or bart")]
     NotGenerating {
         /// What transformers calls the model.
         class: &'static str,
@@ -137,18 +137,52 @@ impl Model {
         Ok(cx.program(&*network, &[("last_hidden_state", &hidden)])?)
     }
 
+    /// The program of what generation reads of input texts, for an encoder-decoder: the outputs are
+    /// `memory.0`, `memory.1`..., `[rows, len, width]`.
+    ///
+    /// # Errors
+    /// A model that does not generate from input texts; a size of zero.
+    pub fn memory(&self, rows: usize, len: usize) -> Result<Program, ModelError> {
+        let shape = Shape {
+            rows,
+            len,
+            target_len: 1,
+        };
+        self.check(shape)?;
+        let cx = Cx::new();
+        let network = build(&self.config, self.head, &cx)?;
+        let parts = network.memory(&cx, shape);
+        if parts.is_empty() {
+            return Err(ModelError::NotGenerating { class: self.class });
+        }
+        let names: Vec<String> = (0..parts.len()).map(memory).collect();
+        let outputs: Vec<_> = names.iter().map(String::as_str).zip(&parts).collect();
+        Ok(cx.program(&*network, &outputs)?)
+    }
+
     /// The program of one step of generation: `len` tokens of each of `rows` sequences behind places
     /// for `cached` earlier ones. Besides the family's inputs there are `cache.0`, `cache.1`...,
     /// `[rows, cached, width]`, the keys and values so far; the outputs of these names are what the
     /// step adds, `[rows, len, width]`, beside `logits`, those behind the last token, `[rows, vocabulary]`.
+    /// An encoder-decoder reads the [`memory`](Self::memory) of texts of `source` tokens too.
     ///
     /// # Errors
     /// A model that does not generate; a size of zero.
-    pub fn step(&self, rows: usize, len: usize, cached: usize) -> Result<Program, ModelError> {
-        self.check(Shape::new(rows, len))?;
+    pub fn step(
+        &self,
+        rows: usize,
+        len: usize,
+        cached: usize,
+        source: usize,
+    ) -> Result<Program, ModelError> {
+        self.check(Shape {
+            rows,
+            len,
+            target_len: len,
+        })?;
         let cx = Cx::new();
         let network = build(&self.config, self.head, &cx)?;
-        let mut cache = Cache::new(&cx, rows, cached);
+        let mut cache = Cache::new(&cx, rows, cached).with_source(source);
         let hidden = network.step(&cx, len, &mut cache);
         let hidden = hidden.ok_or(ModelError::NotGenerating { class: self.class })?;
         let logits = network.logits(&hidden.slice(1, len - 1, len));

@@ -4,7 +4,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use ailora_graph::{AdapterSpec, ir::Op};
+use ailora_graph::{AdaptConfig, AdapterSpec, ir::Op};
 use ailora_models::{
     batch::{Batch, Shape, Targets},
     config::Config,
@@ -162,6 +162,44 @@ fn annotations_adapt_queries_and_values_and_train_heads() {
             .collect();
         assert_eq!(trained, expected);
     }
+}
+
+#[test]
+fn annotations_adapt_all_three_attentions_of_bart() {
+    let classifier = classifier("bart");
+    let trained: Vec<(String, AdapterSpec)> = classifier
+        .sites()
+        .into_iter()
+        .filter(|site| site.spec.trains())
+        .map(|site| (site.path, site.spec))
+        .collect();
+    let (q, v) = (
+        AdapterSpec::principal(8),
+        AdapterSpec::minor(8).with_lr(2.0),
+    );
+    let layers = ["encoder", "decoder"].map(|side| [0, 1].map(|i| (side, i)));
+    let mut expected = Vec::new();
+    for (side, i) in layers.concat() {
+        for attention in ["self_attn", "encoder_attn"] {
+            if (side, attention) != ("encoder", "encoder_attn") {
+                let path = format!("model.{side}.layers.{i}.{attention}");
+                // In the order of the fields, which is that of transformers.
+                expected.push((format!("{path}.v_proj"), v));
+                expected.push((format!("{path}.q_proj"), q));
+            }
+        }
+    }
+    for name in ["dense", "out_proj"] {
+        let path = format!("classification_head.{name}");
+        expected.push((path, AdapterSpec::full()));
+    }
+    assert_eq!(trained, expected);
+
+    let without = r#"{"sites": {"encoder_attn.*": {"init": "frozen"}}}"#;
+    let config: AdaptConfig = serde_json::from_str(without).unwrap();
+    let sites = config.resolve(classifier.sites()).unwrap();
+    let adapted = sites.iter().filter(|site| site.spec.trains());
+    assert_eq!(adapted.count(), 2 * 4 + 2);
 }
 
 /// Rates of every dropout of a program, in order.

@@ -59,6 +59,33 @@ fn weights_that_are_none_of_the_model_are_missing() {
 }
 
 #[test]
+fn shards_with_old_names_are_the_model() {
+    let dir = folder("archive.bin");
+    fs::remove_file(dir.path().join("pytorch_model.bin")).unwrap();
+    for file in fs::read_dir(fixtures().join("pickles/shards")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
+    }
+    let head = Head::classification(2);
+    let found = Pretrained::open(dir.path(), head).unwrap();
+    found.check_head().unwrap();
+    assert_eq!(found.report.unused, Vec::<String>::new());
+    let expected = Pretrained::open(&fixtures().join("parity/bert_cls-0"), head).unwrap();
+    assert_eq!(found.weights.len(), expected.weights.len());
+    for (name, array) in &expected.weights {
+        assert_eq!(&found.weights[name], array, "{name}");
+    }
+
+    let shard = "pytorch_model-00002-of-00002.bin";
+    fs::remove_file(dir.path().join(shard)).unwrap();
+    let message = error(dir.path());
+    assert!(
+        message.starts_with(&format!("DIR/{shard} is missing")),
+        "{message}"
+    );
+}
+
+#[test]
 fn damaged_files_are_errors() {
     for file in ["archive.bin", "older.bin"] {
         let dir = folder(file);

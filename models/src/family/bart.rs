@@ -17,6 +17,7 @@ use super::{
 use crate::{
     batch::{Batch, Shape, Targets},
     config::FieldError,
+    generate::{Cache, Step},
     head::Head,
 };
 
@@ -255,6 +256,22 @@ impl Architecture for Bart {
             _ => inputs,
         }
     }
+
+    fn start_token(&self) -> Option<i32> {
+        Some(self.decoder_start_token_id as i32)
+    }
+
+    fn step_inputs(&self, step: &Step) -> Inputs {
+        let positions = step.positions.iter();
+        Inputs::default()
+            .with_floats("attention_mask", step.source_mask.clone())
+            .with_ids("decoder_input_ids", step.ids.clone())
+            .with_ids(
+                "decoder_position_ids",
+                positions.map(|at| at + OFFSET as i32).collect(),
+            )
+            .with_floats("decoder_attention_mask", step.mask.clone())
+    }
 }
 
 /// Encoder and decoder over one table of words.
@@ -309,16 +326,60 @@ impl BartModel {
         }
     }
 
-    /// The decoder's states over `len` tokens of its own, `[rows, len, width]`.
-    fn forward<'g>(&self, cx: &'g Cx, shape: Shape, len: usize) -> Tensor<'g> {
+    /// The encoder's states, and the mask of its tokens.
+    fn encode<'g>(&self, cx: &'g Cx, shape: Shape) -> (Tensor<'g>, Tensor<'g>) {
         let ids = cx.input("input_ids", Type::i32([shape.rows, shape.len]));
         let mask = cx.input("attention_mask", Type::f32([shape.rows, shape.len]));
-        let decoder_ids = cx.input("decoder_input_ids", Type::i32([shape.rows, len]));
-        let decoder_mask = cx.input("decoder_attention_mask", Type::f32([shape.rows, len]));
-        let encoded = self.encoder.forward(&self.words(&ids), &mask);
-        let words = self.words(&decoder_ids);
-        self.decoder.forward(&words, &decoder_mask, &encoded, &mask)
+        (self.encoder.forward(&self.words(&ids), &mask), mask)
     }
+
+    /// The decoder's states over `len` tokens of its own, `[rows, len, width]`.
+    fn forward<'g>(&self, cx: &'g Cx, shape: Shape, len: usize) -> Tensor<'g> {
+        let (encoded, mask) = self.encode(cx, shape);
+        let memory = self.decoder.memory(&encoded);
+        let positions = &positions(cx, &self.decoder.embed_positions, len);
+        let mut cache = Cache::empty(cx, shape.rows);
+        self.decode(cx, positions, &memory, &mask, &mut cache)
+    }
+
+    /// The decoder's states over the tokens behind those of the cache, `[rows, len, width]`.
+    fn step<'g>(&self, cx: &'g Cx, len: usize, cache: &mut Cache<'g>) -> Tensor<'g> {
+        let ids = cx.input("decoder_position_ids", Type::i32([cache.rows(), len]));
+        let positions = &self.decoder.embed_positions.forward(&ids);
+        let mask = Type::f32([cache.rows(), cache.source()]);
+        let mask = cx.input("attention_mask", mask);
+        let width = positions.shape().last().copied().unwrap_or(1);
+        let layers = self.decoder.layers.iter();
+        let memory: Vec<[Tensor<'g>; 2]> = layers
+            .map(|_| [cache.memory(width), cache.memory(width)])
+            .collect();
+        self.decode(cx, positions, &memory, &mask, cache)
+    }
+
+    /// # Shapes
+    /// `positions`: `[rows, len, width]` or `[len, width]`; `memory`: `[rows, source, width]` each;
+    /// `encoder_mask`: `[rows, source]`; result: `[rows, len, width]`
+    fn decode<'g>(
+        &self,
+        cx: &'g Cx,
+        positions: &Tensor<'g>,
+        memory: &[[Tensor<'g>; 2]],
+        encoder_mask: &Tensor<'g>,
+        cache: &mut Cache<'g>,
+    ) -> Tensor<'g> {
+        let axes = positions.shape();
+        let (rows, len) = (cache.rows(), axes[axes.len() - 2]);
+        let ids = cx.input("decoder_input_ids", Type::i32([rows, len]));
+        let mask = Type::f32([rows, cache.len() + len]);
+        let mask = cx.input("decoder_attention_mask", mask);
+        let x = &self.words(&ids) + positions;
+        self.decoder.forward(&x, &mask, memory, encoder_mask, cache)
+    }
+}
+
+/// Embeddings of positions that count from 0 in every row, `[len, width]`.
+fn positions<'g>(cx: &'g Cx, table: &Embedding, len: usize) -> Tensor<'g> {
+    cx.value(&table.weight).slice(0, OFFSET, OFFSET + len)
 }
 
 #[derive(Module)]
@@ -333,8 +394,9 @@ impl Encoder {
     /// # Shapes
     /// `words`: `[b, s, width]`; `mask`: `[b, s]`; result: `[b, s, width]`
     fn forward<'g>(&self, words: &Tensor<'g>, mask: &Tensor<'g>) -> Tensor<'g> {
-        let x = &place(words, &self.embed_positions);
-        let x = self.layernorm_embedding.forward(x).dropout(self.dropout);
+        let len = words.shape().get(1).copied().unwrap_or(0);
+        let x = words + &positions(words.cx(), &self.embed_positions, len);
+        let x = self.layernorm_embedding.forward(&x).dropout(self.dropout);
         self.layers
             .iter()
             .fold(x, |x, layer| layer.forward(&x, mask))
@@ -350,29 +412,31 @@ struct Decoder {
 }
 
 impl Decoder {
+    /// Keys and values of the encoder's states, for each layer.
+    fn memory<'g>(&self, encoded: &Tensor<'g>) -> Vec<[Tensor<'g>; 2]> {
+        let layers = self.layers.iter();
+        layers
+            .map(|layer| layer.encoder_attn.memory(encoded))
+            .collect()
+    }
+
     /// # Shapes
-    /// `words`: `[b, t, width]`; `mask`: `[b, t]`; `encoded`: `[b, s, width]`; `encoder_mask`:
-    /// `[b, s]`; result: `[b, t, width]`
+    /// `x`: `[b, t, width]`, as the result; `mask`: `[b, cached + t]`; `memory`: `[b, s, width]` each;
+    /// `encoder_mask`: `[b, s]`
     fn forward<'g>(
         &self,
-        words: &Tensor<'g>,
+        x: &Tensor<'g>,
         mask: &Tensor<'g>,
-        encoded: &Tensor<'g>,
+        memory: &[[Tensor<'g>; 2]],
         encoder_mask: &Tensor<'g>,
+        cache: &mut Cache<'g>,
     ) -> Tensor<'g> {
-        let x = &place(words, &self.embed_positions);
         let x = self.layernorm_embedding.forward(x).dropout(self.dropout);
-        self.layers
-            .iter()
-            .fold(x, |x, layer| layer.forward(&x, mask, encoded, encoder_mask))
+        let layers = self.layers.iter().zip(memory);
+        layers.fold(x, |x, (layer, memory)| {
+            layer.forward(&x, mask, memory, encoder_mask, cache)
+        })
     }
-}
-
-/// Words and their positions, which count from 0 in every row.
-fn place<'g>(words: &Tensor<'g>, positions: &Embedding) -> Tensor<'g> {
-    let len = words.shape().get(1).copied().unwrap_or(0);
-    let table = words.cx().value(&positions.weight);
-    words + &table.slice(0, OFFSET, OFFSET + len)
 }
 
 #[derive(Module)]
@@ -402,7 +466,7 @@ impl EncoderLayer {
     }
 
     fn forward<'g>(&self, x: &Tensor<'g>, mask: &Tensor<'g>) -> Tensor<'g> {
-        let mixed = self.self_attn.forward(x, mask, false).dropout(self.dropout);
+        let mixed = self.self_attn.forward(x, mask, None).dropout(self.dropout);
         let x = &self.self_attn_layer_norm.forward(&(x + &mixed));
         let inner = self.between.apply(&self.fc1.forward(x));
         let outer = self.fc2.forward(&inner).dropout(self.dropout);
@@ -444,12 +508,16 @@ impl DecoderLayer {
         &self,
         x: &Tensor<'g>,
         mask: &Tensor<'g>,
-        encoded: &Tensor<'g>,
+        memory: &[Tensor<'g>; 2],
         encoder_mask: &Tensor<'g>,
+        cache: &mut Cache<'g>,
     ) -> Tensor<'g> {
-        let mixed = self.self_attn.forward(x, mask, true).dropout(self.dropout);
+        let mixed = self
+            .self_attn
+            .forward(x, mask, Some(cache))
+            .dropout(self.dropout);
         let x = &self.self_attn_layer_norm.forward(&(x + &mixed));
-        let read = self.encoder_attn.forward(x, encoded, encoder_mask);
+        let read = self.encoder_attn.forward(x, memory, encoder_mask);
         let x = &self
             .encoder_attn_layer_norm
             .forward(&(x + &read.dropout(self.dropout)));
@@ -495,12 +563,20 @@ impl SelfAttention {
         }
     }
 
-    fn forward<'g>(&self, x: &Tensor<'g>, mask: &Tensor<'g>, causal: bool) -> Tensor<'g> {
+    /// Over all of a text or, with a cache, over what came before each token.
+    fn forward<'g>(
+        &self,
+        x: &Tensor<'g>,
+        mask: &Tensor<'g>,
+        cache: Option<&mut Cache<'g>>,
+    ) -> Tensor<'g> {
         let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(|p| p.forward(x));
-        let mixed = if causal {
-            q.causal_attention(&k, &v, mask, self.heads, self.dropout)
-        } else {
-            q.attention(&k, &v, mask, self.heads, self.dropout)
+        let mixed = match cache {
+            None => q.attention(&k, &v, mask, self.heads, self.dropout),
+            Some(cache) => {
+                let (k, v) = (cache.extend(&k), cache.extend(&v));
+                q.causal_attention(&k, &v, mask, self.heads, self.dropout)
+            }
         };
         self.out_proj.forward(&mixed)
     }
@@ -530,15 +606,19 @@ impl CrossAttention {
         }
     }
 
+    /// Keys and values of the encoder's states.
+    fn memory<'g>(&self, encoded: &Tensor<'g>) -> [Tensor<'g>; 2] {
+        [&self.k_proj, &self.v_proj].map(|p| p.forward(encoded))
+    }
+
     fn forward<'g>(
         &self,
         x: &Tensor<'g>,
-        encoded: &Tensor<'g>,
+        [k, v]: &[Tensor<'g>; 2],
         encoder_mask: &Tensor<'g>,
     ) -> Tensor<'g> {
         let q = self.q_proj.forward(x);
-        let [k, v] = [&self.k_proj, &self.v_proj].map(|p| p.forward(encoded));
-        let mixed = q.attention(&k, &v, encoder_mask, self.heads, self.dropout);
+        let mixed = q.attention(k, v, encoder_mask, self.heads, self.dropout);
         self.out_proj.forward(&mixed)
     }
 }
@@ -563,6 +643,15 @@ impl Network for BartForConditionalGeneration {
         let cx = hidden.cx();
         let words = cx.value(&self.model.shared.weight);
         &hidden.matmul_t(&words) + &cx.value(&self.final_logits_bias)
+    }
+
+    fn memory<'g>(&self, cx: &'g Cx, shape: Shape) -> Vec<Tensor<'g>> {
+        let (encoded, _) = self.model.encode(cx, shape);
+        self.model.decoder.memory(&encoded).concat()
+    }
+
+    fn step<'g>(&self, cx: &'g Cx, len: usize, cache: &mut Cache<'g>) -> Option<Tensor<'g>> {
+        Some(self.model.step(cx, len, cache))
     }
 }
 

@@ -321,6 +321,7 @@ impl Architecture for Llama {
             ids: batch.ids.clone(),
             positions: rows.iter().flat_map(|mask| positions(mask)).collect(),
             mask: batch.mask.clone(),
+            source_mask: Vec::new(),
         });
         if !matches!(head, Head::Sequence { .. }) {
             return inputs;

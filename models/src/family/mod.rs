@@ -77,6 +77,11 @@ pub trait Architecture: Debug + Send + Sync {
     /// The values of the inputs that the [`Network`] with this head declares.
     fn inputs(&self, head: Head, batch: &Batch) -> Inputs;
 
+    /// The token that an encoder-decoder's own text starts with; nothing for other models.
+    fn start_token(&self) -> Option<i32> {
+        None
+    }
+
     /// The values of the inputs that [`Network::step`] declares, but for the cache.
     fn step_inputs(&self, _: &Step) -> Inputs {
         Inputs::default()
@@ -101,6 +106,15 @@ pub trait Network: Module {
     /// `[rows, len, width]` gives `[rows, outputs]` for [`Head::Sequence`], `[rows, len, 2]` for
     /// [`Head::QuestionAnswering`], `[rows, len, vocabulary]` for language models.
     fn logits<'g>(&self, hidden: &Tensor<'g>) -> Tensor<'g>;
+
+    /// What every step of an encoder-decoder reads of the input texts: keys and values of the
+    /// attention to them.
+    ///
+    /// # Shapes
+    /// `[rows, len, width]` each
+    fn memory<'g>(&self, _: &'g Cx, _: Shape) -> Vec<Tensor<'g>> {
+        Vec::new()
+    }
 
     /// The last hidden states of `len` tokens behind those whose keys and values the cache has;
     /// nothing, if the model does not generate.

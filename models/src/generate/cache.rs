@@ -3,7 +3,8 @@ use ailora_graph::{
     nn::{Cx, Tensor},
 };
 
-/// Keys and values of earlier tokens while a step's graph is built, and those that the step adds.
+/// Keys and values of earlier tokens while a step's graph is built, and those that the step adds; for
+/// an encoder-decoder, also those of the input text.
 ///
 /// Places that hold no token yet are for the mask to leave out.
 #[derive(Debug)]
@@ -11,6 +12,8 @@ pub struct Cache<'g> {
     cx: &'g Cx,
     rows: usize,
     len: usize,
+    source: usize,
+    read: usize,
     added: Vec<Tensor<'g>>,
 }
 
@@ -21,6 +24,8 @@ impl<'g> Cache<'g> {
             cx,
             rows,
             len,
+            source: 0,
+            read: 0,
             added: Vec::new(),
         }
     }
@@ -28,6 +33,28 @@ impl<'g> Cache<'g> {
     /// A cache without earlier tokens.
     pub fn empty(cx: &'g Cx, rows: usize) -> Self {
         Self::new(cx, rows, 0)
+    }
+
+    /// This cache beside keys and values of input texts of `source` tokens.
+    pub fn with_source(mut self, source: usize) -> Self {
+        self.source = source;
+        self
+    }
+
+    /// How many tokens each input text has.
+    pub fn source(&self) -> usize {
+        self.source
+    }
+
+    /// The next of what [`Network::memory`](crate::family::Network::memory) gives, in its order.
+    ///
+    /// # Shapes
+    /// `[rows, source, width]`
+    pub fn memory(&mut self, width: usize) -> Tensor<'g> {
+        let name = memory(self.read);
+        self.read += 1;
+        let ty = Type::f32([self.rows, self.source, width]);
+        self.cx.input(&name, ty)
     }
 
     /// How many sequences there are.
@@ -72,6 +99,11 @@ pub(crate) fn entry(i: usize) -> String {
     format!("cache.{i}")
 }
 
+/// The name of a part of the memory, as input and as output.
+pub(crate) fn memory(i: usize) -> String {
+    format!("memory.{i}")
+}
+
 /// The tokens of a step, from which a family makes its inputs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
@@ -81,4 +113,6 @@ pub struct Step {
     pub positions: Vec<i32>,
     /// 1 for tokens, 0 for padding and empty places, `[rows, cached + len]`.
     pub mask: Vec<f32>,
+    /// 1 for tokens of the input texts, 0 for padding, `[rows, source]`; for encoder-decoders.
+    pub source_mask: Vec<f32>,
 }

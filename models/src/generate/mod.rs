@@ -1,4 +1,4 @@
-//! Text from a causal language model: one token after the other, over the keys and values of those
+//! Text from a causal language model or an encoder-decoder: one token after the other, over the keys and values of those
 //! before.
 //!
 //! A [`Generator`] compiles the model's step for a number of rows, tokens and cached tokens; a
@@ -9,7 +9,7 @@ mod cache;
 mod search;
 mod session;
 
-pub(crate) use cache::entry;
 pub use cache::{Cache, Step};
+pub(crate) use cache::{entry, memory};
 pub use search::{Decode, Options, Strategy, search};
 pub use session::{GenerateError, Generator, Session};

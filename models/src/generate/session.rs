@@ -14,9 +14,12 @@ use thiserror::Error;
 
 use super::{
     Decode,
-    cache::{Step, entry},
+    cache::{Step, entry, memory},
 };
-use crate::model::{Model, ModelError};
+use crate::{
+    batch::{Batch, Targets},
+    model::{Model, ModelError},
+};
 
 /// Prompts of nearly one length share a program: their lengths are padded to a multiple of this.
 const PROMPT: usize = 16;
@@ -40,13 +43,14 @@ pub enum GenerateError {
     EmptyPrompt(usize),
 }
 
-/// A causal language model with adapters, compiled for shapes of steps as they come.
+/// A language model with adapters, compiled for shapes of steps as they come.
 #[derive(Debug)]
 pub struct Generator {
     model: Model,
     sites: Vec<Site>,
     engine: Engine,
-    plans: HashMap<[usize; 3], PlanId>,
+    plans: HashMap<[usize; 4], PlanId>,
+    memories: HashMap<[usize; 2], PlanId>,
 }
 
 impl Generator {
@@ -57,10 +61,11 @@ impl Generator {
             sites,
             engine,
             plans: HashMap::new(),
+            memories: HashMap::new(),
         }
     }
 
-    /// Runs the prompts, with room for `room` more tokens. Gives the logits of the tokens that
+    /// Runs the prompts, of an encoder-decoder the input texts and its start tokens, with room for `room` more tokens. Gives the logits of the tokens that
     /// follow, `[rows, vocabulary]`, beside the session.
     ///
     /// # Errors
@@ -80,10 +85,64 @@ impl Generator {
             return Err(ModelError::TooLong { len: longest, max }.into());
         }
         let len = longest.next_multiple_of(PROMPT).min(max);
+        let Some(token) = self.model.config().architecture.start_token() else {
+            return self.begin(prompts, len, room, Source::default());
+        };
+        let source = self.read(prompts, len)?;
+        let starts = vec![vec![token]; rows];
+        self.begin(&starts, 1, room, source)
+    }
+
+    /// Runs an encoder-decoder's encoder on texts, padded to `len`.
+    fn read(&mut self, texts: &[Vec<i32>], len: usize) -> Result<Source, GenerateError> {
+        let rows = texts.len();
+        let padded = |row: &Vec<i32>| [&row[..], &vec![0; len - row.len()]].concat();
+        let present = |row: &Vec<i32>| {
+            let padding = vec![0.0; len - row.len()];
+            [vec![1.0; row.len()], padding].concat()
+        };
+        let batch = Batch {
+            rows,
+            len,
+            ids: texts.iter().flat_map(padded).collect(),
+            type_ids: vec![0; rows * len],
+            mask: texts.iter().flat_map(present).collect(),
+            targets: Targets::Unlabelled,
+            indices: (0..rows).collect(),
+        };
+        let id = match self.memories.get(&[rows, len]) {
+            Some(&id) => id,
+            None => {
+                let program = self.model.memory(rows, len)?;
+                let id = self.engine.compile(&adapt(&program, &self.sites, false)?)?;
+                self.memories.insert([rows, len], id);
+                id
+            }
+        };
+        let inputs = self.model.inputs(&batch);
+        let outputs = self.engine.run(id, &inputs.values(), Draw::default())?;
+        let parts = (0..).map_while(|i| Some(outputs.get(&memory(i))?.to_vec()));
+        Ok(Source {
+            len,
+            memory: parts.collect(),
+            mask: batch.mask,
+        })
+    }
+
+    /// The first step: prompts padded to `len`.
+    fn begin(
+        &mut self,
+        prompts: &[Vec<i32>],
+        len: usize,
+        room: usize,
+        source: Source,
+    ) -> Result<(Session<'_>, Vec<f32>), GenerateError> {
+        let rows = prompts.len();
         let mut step = Step {
             ids: Vec::new(),
             positions: Vec::new(),
             mask: Vec::new(),
+            source_mask: source.mask.clone(),
         };
         for prompt in prompts {
             // Padding is on the left, so that all rows go on at the same place. Any id will do.
@@ -102,23 +161,35 @@ impl Generator {
             next: prompts.iter().map(|prompt| prompt.len() as i32).collect(),
             mask: vec![0.0; rows * (len + room).next_multiple_of(PLACES)],
             entries: Vec::new(),
+            source,
         };
         let logits = session.run(len, 0, step)?;
         Ok((session, logits))
     }
 
-    fn plan(&mut self, rows: usize, len: usize, cached: usize) -> Result<PlanId, GenerateError> {
-        let key = [rows, len, cached];
+    fn plan(&mut self, key: [usize; 4]) -> Result<PlanId, GenerateError> {
         if let Some(&id) = self.plans.get(&key) {
             return Ok(id);
         }
-        let program = self.model.step(rows, len, cached)?;
+        let [rows, len, cached, source] = key;
+        let program = self.model.step(rows, len, cached, source)?;
         let adapted = adapt(&program, &self.sites, false)?;
         let narrowed = narrow(&adapted).map_err(EngineError::from)?;
         let id = self.engine.compile(&narrowed)?;
         self.plans.insert(key, id);
         Ok(id)
     }
+}
+
+/// What the steps of an encoder-decoder read of the input texts.
+#[derive(Debug, Default)]
+struct Source {
+    /// Padded length of the texts.
+    len: usize,
+    /// Keys and values of every layer, `[rows, len, width]` each.
+    memory: Vec<Vec<f32>>,
+    /// Which of them are a token's, `[rows, len]`.
+    mask: Vec<f32>,
 }
 
 /// Sequences that grow by one token a step.
@@ -134,6 +205,7 @@ pub struct Session<'a> {
     mask: Vec<f32>,
     /// Keys and values of every layer, `[rows, places, width]` each.
     entries: Vec<Vec<f32>>,
+    source: Source,
 }
 
 impl Session<'_> {
@@ -141,16 +213,20 @@ impl Session<'_> {
     /// all places or, before there is anything in them, none.
     fn run(&mut self, len: usize, cached: usize, step: Step) -> Result<Vec<f32>, GenerateError> {
         let (rows, places, used) = (self.next.len(), self.places, self.used);
-        let id = self.generator.plan(rows, len, cached)?;
+        let id = self.generator.plan([rows, len, cached, self.source.len])?;
         let inputs = self
             .generator
             .model
             .config()
             .architecture
             .step_inputs(&step);
-        let names: Vec<String> = (0..self.entries.len()).map(entry).collect();
+        let parts = self.source.memory.iter().enumerate();
+        let parts = parts.map(|(i, data)| (memory(i), data));
+        let entries = self.entries.iter().enumerate();
+        let entries = entries.map(|(i, data)| (entry(i), data));
+        let entries: Vec<(String, &Vec<f32>)> = parts.chain(entries).collect();
         let mut values = inputs.values();
-        let entries = names.iter().zip(&self.entries);
+        let entries = entries.iter();
         values.extend(entries.map(|(name, data)| (name.as_str(), Value::F32(data))));
         let outputs = self.generator.engine.run(id, &values, Draw::default())?;
         let logits = outputs.get("logits").unwrap_or_default().to_vec();
@@ -207,6 +283,7 @@ impl Decode for Session<'_> {
             ids: tokens.to_vec(),
             positions: self.next.clone(),
             mask: rows.flat_map(|row| [row, &[1.0]].concat()).collect(),
+            source_mask: self.source.mask.clone(),
         };
         self.next.iter_mut().for_each(|next| *next += 1);
         self.run(1, self.places, step)
@@ -221,6 +298,9 @@ impl Decode for Session<'_> {
         let count = self.next.len();
         self.entries = self.entries.iter().map(|e| taken(e, count)).collect();
         self.mask = taken(&self.mask, count);
+        let memory = self.source.memory.iter();
+        self.source.memory = memory.map(|part| taken(part, count)).collect();
+        self.source.mask = taken(&self.source.mask, count);
         self.next = rows.iter().map(|&row| self.next[row]).collect();
     }
 }

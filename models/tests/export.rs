@@ -13,14 +13,14 @@ use ailora_graph::{
     adapter::Site,
     ir::{Draw, Program},
 };
-use ailora_models::{classifier::Classifier, peft::Adapter, pretrained::Pretrained};
+use ailora_models::{batch::Shape, model::Model, peft::Adapter, pretrained::Pretrained};
 use ailora_runtime::{init::initialise, spectrum::Options, store::Params};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use support::{File, fixtures, largest_difference, run};
+use support::{File, fixtures, labels, largest_difference, run};
 
 /// The model, adapted.
-fn program(classifier: &Classifier, rows: usize, len: usize, sites: &[Site]) -> Program {
-    let program = classifier.program(rows, len, false, false).unwrap();
+fn program(model: &Model, shape: Shape, sites: &[Site]) -> Program {
+    let program = model.program(shape, false, false).unwrap();
     adapt(&program, sites, false).unwrap()
 }
 
@@ -67,21 +67,23 @@ fn exported_adapters_compute_what_was_trained() {
         ("roberta", &["classifier"]),
         ("deberta_v3", &["pooler", "classifier"]),
         ("deberta_v2", &["pooler", "classifier"]),
+        ("bart", &["classification_head"]),
+        ("llama", &["score"]),
     ] {
         let dir = fixtures().join(format!("parity/{family}_cls-0"));
-        let base = Pretrained::open(&dir).unwrap();
-        let outputs = base.config.num_labels();
-        let classifier = Classifier::new(base.config.clone(), outputs, false);
+        let base = Pretrained::open(&dir, labels(&dir)).unwrap();
+        let model = &base.model;
+        let outputs = model.config().num_labels();
         let mut config = AdaptConfig::method(Method::AiLora, 4);
         config.alpha = Some(6.0);
-        let sites = config.resolve(classifier.sites()).unwrap();
+        let sites = config.resolve(model.sites()).unwrap();
         let mut params = base.weights.clone();
         initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
         train(&sites, &mut params);
         let batch = File::open(&dir.join("io.safetensors")).batch();
-        let inputs = classifier.inputs(&batch);
+        let inputs = model.inputs(&batch);
         let logits = |sites: &[Site], params: &Params| {
-            let program = program(&classifier, batch.rows, batch.len, sites);
+            let program = program(model, Shape::new(batch.rows, batch.len), sites);
             run(&program, params, &inputs).remove(0).1
         };
         let expected = logits(&sites, &params);
@@ -92,23 +94,21 @@ fn exported_adapters_compute_what_was_trained() {
         fs::create_dir_all(&folder).unwrap();
         let heads: Vec<String> = heads.iter().map(|&head| head.to_owned()).collect();
         let adapter = Adapter::from_trained(&sites, &params).unwrap();
-        adapter.save(&folder, family, &heads).unwrap();
+        adapter.save(&folder, family, model.head(), &heads).unwrap();
         if kept.is_some() {
             let io = dir.join("io.safetensors");
             let path = folder.join("expected.safetensors");
             write_expected(&path, &io, &expected, outputs);
         }
 
-        let adapter = Adapter::load(&folder, &classifier.sites()).unwrap();
+        let adapter = Adapter::load(&folder, &model.sites()).unwrap();
         let mut params = base.weights.clone();
         params.extend(adapter.tensors.clone());
-        let plain = logits(&adapter.apply_to(classifier.sites()), &params);
+        let plain = logits(&adapter.apply_to(model.sites()), &params);
         let difference = largest_difference(&plain, &expected);
         assert!(difference <= 1e-5, "{family}: {difference:e}");
         let mut params = base.weights.clone();
-        adapter
-            .merge_into(&classifier.sites(), &mut params)
-            .unwrap();
+        adapter.merge_into(&model.sites(), &mut params).unwrap();
         let merged = logits(&[], &params);
         let difference = largest_difference(&merged, &expected);
         assert!(difference <= 1e-5, "{family} merged: {difference:e}");

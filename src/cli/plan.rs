@@ -56,7 +56,6 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
             Kernel::Gemm { .. } | Kernel::Merge { .. } => "matrix product",
             Kernel::Loop(_) => "fused loop",
             Kernel::Attention { .. } | Kernel::AttentionGrad { .. } => "attention",
-            Kernel::Rotary { .. } => "rotation",
             Kernel::Gather { .. } | Kernel::ScatterAdd { .. } => "embedding",
             Kernel::TakeAlong { .. } | Kernel::TakeAlongGrad { .. } => "relative positions",
             Kernel::Rotary { .. } => "rotary positions",

@@ -30,6 +30,13 @@ pub struct Args {
 /// Predicts every row of a file, in file order.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let (model, task) = args.model.open(args.adapter.is_none())?;
+    if task.label_names().is_empty() && task.metrics.is_empty() {
+        return Err(format!(
+            "task {} has texts for labels; use `ailora generate`",
+            task.name
+        )
+        .into());
+    }
     let rows = task.load(&args.data, Labels::Optional)?;
     let max_len = model.max_len(args.max_length);
     let (mut predictor, mut engine, model) = model.predictor(args.adapter.as_deref())?;

@@ -327,7 +327,7 @@ fn row_operations(rows: usize, width: usize) -> Program {
     {
         let sum = p.sum(a, b).unwrap();
         // Of a constant they are 0 but for rounding, which is small next to the sum.
-        let centered = width % 2 == 0;
+        let centered = width.is_multiple_of(2);
         let norm = p.add(Normalize { centered, eps }, &[a]).unwrap();
         let norm_grad = p.add(NormalizeGrad { centered, eps }, &[a, b]).unwrap();
         let softmax_grad = p.add(SoftmaxGrad, &[a, b]).unwrap();

@@ -84,16 +84,19 @@ struct Info {
     start: usize,
 }
 
+/// Appends the elements of a block.
+type Decode = fn(&[u8], &mut Vec<f32>);
+
 /// How elements are stored: in blocks of so many elements and bytes.
 struct Kind {
     elements: usize,
     bytes: usize,
-    decode: fn(&[u8], &mut Vec<f32>),
+    decode: Decode,
 }
 
 impl Kind {
     fn of(kind: u32) -> Option<Self> {
-        let (elements, bytes, decode): (_, _, fn(&[u8], &mut Vec<f32>)) = match kind {
+        let (elements, bytes, decode): (_, _, Decode) = match kind {
             0 => (1, 4, |b, to| {
                 to.push(f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
             }),
@@ -494,11 +497,10 @@ impl Gguf {
         let control = types
             .zip(tokens)
             .enumerate()
-            .filter_map(|(id, (kind, token))| {
-                (kind.as_u64() == Some(CONTROL)).then(|| {
-                    json!({"id": id, "content": token, "single_word": false, "lstrip": false,
+            .filter(|(_, (kind, _))| kind.as_u64() == Some(CONTROL))
+            .map(|(id, (_, token))| {
+                json!({"id": id, "content": token, "single_word": false, "lstrip": false,
                        "rstrip": false, "normalized": false, "special": true})
-                })
             });
         let id = |key: &str| {
             self.metadata
@@ -568,7 +570,7 @@ fn halves(array: Array, heads: usize) -> Array {
     let rows = shape.first().copied().unwrap_or(0);
     let depth = rows / heads.max(1);
     let width = data.len() / rows.max(1);
-    if depth * heads != rows || depth % 2 != 0 {
+    if depth * heads != rows || !depth.is_multiple_of(2) {
         return Array { shape, data };
     }
     let row = |to: usize| {

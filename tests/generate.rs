@@ -5,9 +5,8 @@ mod support;
 use serde_json::Value;
 use support::Scene;
 
-fn scene() -> Scene {
-    let scene = Scene::new();
-    // A word for every id, and no special tokens.
+/// A word for every id, and no special tokens.
+fn tokenizer() -> Value {
     let mut tokenizer = support::word_level();
     tokenizer["post_processor"] = Value::Null;
     if let Some(vocabulary) = tokenizer["model"]["vocab"].as_object_mut() {
@@ -15,7 +14,12 @@ fn scene() -> Scene {
             vocabulary.insert(format!("w{id}"), id.into());
         }
     }
-    scene.model("llama", "llama_gqa_tied-0", &tokenizer);
+    tokenizer
+}
+
+fn scene() -> Scene {
+    let scene = Scene::new();
+    scene.model("llama", "llama_gqa_tied-0", &tokenizer());
     let rows: Vec<Value> = (0..24)
         .map(|i| {
             let (who, where_to) = (["cat", "dog"][i % 2], ["mat", "on"][i % 2]);
@@ -85,6 +89,20 @@ fn several_prompts_give_a_line_each_and_what_is_streamed_is_the_same() {
         stopped.trim_end(),
         whole[..whole.find(&stop).unwrap()].trim_end()
     );
+}
+
+#[test]
+fn an_encoder_decoder_writes_about_what_it_reads() {
+    let scene = scene();
+    scene.model("bart", "bart_generate-0", &tokenizer());
+    for how in ["", "--beams 4"] {
+        let text = |prompt: &str| {
+            let generate = "generate --model bart --max-new-tokens 8";
+            scene.ok(&format!("{generate} {how} --prompt {prompt}"))
+        };
+        assert!(!text("the").trim().is_empty());
+        assert_ne!(text("the"), text("w90"), "{how}");
+    }
 }
 
 #[test]

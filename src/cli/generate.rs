@@ -8,7 +8,6 @@ use ailora::{
     finetune::Model,
     models::{
         generate::{Options, Strategy, search},
-        head::Head,
         task::Task,
         tokenizer::Tokenizer,
     },
@@ -20,7 +19,7 @@ use super::Error;
 /// What is generated, and how.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A folder with a causal language model, or its id on the hub.
+    /// A folder with a causal language model or an encoder-decoder, or its id on the hub.
     #[arg(long, value_name = "DIR_OR_ID")]
     model: String,
     /// A folder with an adapter.
@@ -29,7 +28,7 @@ pub struct Args {
     /// Merges the adapter into the weights, instead of computing it beside them.
     #[arg(long, requires = "adapter")]
     merged: bool,
-    /// A text to go on with. One is written as it comes; of several, each gives a JSON object a line,
+    /// A text to go on with, or for an encoder-decoder to read. One is written as it comes; of several, each gives a JSON object a line,
     /// with `prompt` and `text`.
     #[arg(long, value_name = "TEXT", required = true)]
     prompt: Vec<String>,
@@ -115,7 +114,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         let task = Task::parse(task)?;
         prompts = prompts.iter().map(|text| task.prompt(text)).collect();
     }
-    let model = Model::with_head(&args.model, Head::CausalLm, 0, true)?;
+    let model = Model::generating(&args.model)?;
     let options = Options {
         strategy: args.strategy(),
         max_new_tokens: args.max_new_tokens,

@@ -21,6 +21,7 @@ use ailora_graph::{
 use ailora_models::{
     batch::Encoded,
     classification::{Batching, Classification, ClassificationError, Predictor},
+    config::Config,
     generate::Generator,
     head::Head,
     hub::{self, HubError},
@@ -169,15 +170,26 @@ impl Model {
     /// # Errors
     /// The files are missing, malformed, or of a model that is not supported.
     pub fn open(name: &str, task: &Task, seed: u64, complete: bool) -> Result<Self, Error> {
-        Self::with_head(name, task.head(), seed, complete)
+        Self::read(&hub::resolve(name)?, task.head(), seed, complete)
     }
 
-    /// The same with a given head.
+    /// Reads the folder of a model, given as such or by its id on the hub, that writes text: a causal
+    /// language model, or an encoder-decoder.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
-    pub fn with_head(name: &str, head: Head, seed: u64, complete: bool) -> Result<Self, Error> {
-        let mut pretrained = Pretrained::open(&hub::resolve(name)?, head)?;
+    /// As [`open`](Self::open), and a model that has no such head.
+    pub fn generating(name: &str) -> Result<Self, Error> {
+        let folder = hub::resolve(name)?;
+        let config = Config::from_dir(&folder).map_err(PretrainedError::from)?;
+        let head = match config.architecture.start_token() {
+            Some(_) => Head::Seq2SeqLm { smoothing: 0.0 },
+            None => Head::CausalLm,
+        };
+        Self::read(&folder, head, 0, true)
+    }
+
+    fn read(folder: &Path, head: Head, seed: u64, complete: bool) -> Result<Self, Error> {
+        let mut pretrained = Pretrained::open(folder, head)?;
         if complete {
             pretrained.check_head()?;
         } else {

@@ -3,8 +3,9 @@
 
     python3 check_peft.py BASE_DIR ADAPTER_DIR IDS_AND_LOGITS.safetensors
 
-The last file holds input_ids, attention_mask and, where the model takes them, token_type_ids [batch, length],
-and `logits` [batch, labels], or [batch, length, vocabulary] of a causal language model; with `base_logits` the difference of the model without adapter is reported too.
+The last file holds input_ids, attention_mask and, where the model takes them, token_type_ids [batch, length] and,
+of an encoder-decoder that writes, labels [batch, target length]; and `logits`, or `start_logits` and `end_logits`,
+as transformers gives them. With `base_logits` the difference of the model without adapter is reported too.
 Logits agree when |difference| <= 1e-5 max(1, |logit|), with the adapter beside the weights and merged into them.
 Prints one JSON line; exits with 1 and says why when anything is off.
 """
@@ -18,12 +19,24 @@ import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
 from transformers.utils import logging
 
 TOLERANCE = 1e-5
-# Where BERT and RoBERTa keep the layer whose rows are the labels.
-HEADS = (".classifier.weight", ".classifier.out_proj.weight")
+# The layers whose rows are the labels.
+HEADS = (".classifier.weight", ".classifier.out_proj.weight", ".classification_head.out_proj.weight", ".score.weight")
+LOGITS = ("logits", "start_logits", "end_logits")
+MODELS = dict(
+    CAUSAL_LM=AutoModelForCausalLM,
+    SEQ_2_SEQ_LM=AutoModelForSeq2SeqLM,
+    QUESTION_ANS=AutoModelForQuestionAnswering,
+    SEQ_CLS=AutoModelForSequenceClassification,
+)
 
 
 class Mismatch(Exception):
@@ -41,12 +54,9 @@ def load(base_dir, adapter_dir, tensors):
     """The base with the adapter on it, after checking that every tensor of the file arrived and no other was missing."""
     config = json.loads((adapter_dir / "adapter_config.json").read_text())
     gguf = next((path.name for path in base_dir.glob("*.gguf")), None)
-    if config["task_type"] == "CAUSAL_LM":
-        base = AutoModelForCausalLM.from_pretrained(base_dir, gguf_file=gguf, dtype=torch.float32)
-    else:
-        base = AutoModelForSequenceClassification.from_pretrained(
-            base_dir, num_labels=label_count(tensors), dtype=torch.float32
-        )
+    task = config["task_type"]
+    labels = dict(num_labels=label_count(tensors)) if task == "SEQ_CLS" else {}
+    base = MODELS[task].from_pretrained(base_dir, gguf_file=gguf, dtype=torch.float32, **labels)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = PeftModel.from_pretrained(base, adapter_dir).eval()
@@ -72,15 +82,22 @@ def difference(got, expected):
 def check(args):
     tensors = load_file(args.adapter_dir / "adapter_model.safetensors")
     expected = load_file(args.expected)
-    inputs = {k: expected[k] for k in ("input_ids", "attention_mask", "token_type_ids") if k in expected}
     model, texts = load(args.base_dir, args.adapter_dir, tensors)
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    # Their labels are also what the decoder reads.
+    names += ["labels"] if model.config.is_encoder_decoder and "logits" in expected else []
+    inputs = {name: expected[name] for name in names if name in expected}
+    names = [name for name in LOGITS if name in expected]
     report = dict(tensors=len(tensors), warnings=texts)
     with torch.no_grad():
-        report["difference"] = difference(model(**inputs).logits, expected["logits"])
+        # PEFT 0.21's own call for question answering leaves out token_type_ids.
+        found = model.base_model(**inputs)
+        report["difference"] = max(difference(found[name], expected[name]) for name in names)
         if "base_logits" in expected:
             with model.disable_adapter():
                 report["base_difference"] = difference(model(**inputs).logits, expected["base_logits"])
-        report["merged_difference"] = difference(model.merge_and_unload()(**inputs).logits, expected["logits"])
+        found = model.merge_and_unload()(**inputs)
+        report["merged_difference"] = max(difference(found[name], expected[name]) for name in names)
     print(json.dumps(report))
     for name in ("difference", "merged_difference"):
         if not report[name] <= TOLERANCE:

@@ -186,12 +186,21 @@ fn the_real_smollm2_equals_transformers() {
     println!("largest difference of logits: {difference:e}");
     assert!(difference <= 1e-3, "{difference:e}");
 
-    let greedy = io.ids("greedy").unwrap();
-    let options = Options {
-        strategy: Strategy::Greedy,
-        max_new_tokens: greedy.len(),
-        ends: Vec::new(),
+    let beam = Strategy::Beam {
+        beams: 4,
+        length_penalty: 1.0,
+        early_stopping: false,
     };
-    assert_eq!(greedy.len(), 64);
-    assert_eq!(generate(&mut generator(&dir), &[ids], &options), [greedy]);
+    let mut generator = generator(&dir);
+    for (name, strategy, count) in [("greedy", Strategy::Greedy, 64), ("beams", beam, 32)] {
+        let expected = io.ids(name).unwrap();
+        assert_eq!(expected.len(), count);
+        let options = Options {
+            strategy,
+            max_new_tokens: count,
+            ends: Vec::new(),
+        };
+        let found = generate(&mut generator, std::slice::from_ref(&ids), &options);
+        assert_eq!(found, [expected], "{name}");
+    }
 }

@@ -1,5 +1,5 @@
-//! Text from a causal language model or an encoder-decoder: one token after the other, over the keys and values of those
-//! before.
+//! Text from a causal language model or an encoder-decoder: one token after the other, over the keys
+//! and values of those before.
 //!
 //! A [`Generator`] compiles the model's step for a number of rows, tokens and cached tokens; a
 //! [`Session`] is one run of it over a batch of prompts; [`search()`] chooses the tokens. A search

@@ -65,8 +65,9 @@ impl Generator {
         }
     }
 
-    /// Runs the prompts, of an encoder-decoder the input texts and its start tokens, with room for `room` more tokens. Gives the logits of the tokens that
-    /// follow, `[rows, vocabulary]`, beside the session.
+    /// Runs the prompts, of an encoder-decoder the input texts and its start tokens, with room for
+    /// `room` more tokens. Gives the logits of the tokens that follow, `[rows, vocabulary]`, beside the
+    /// session.
     ///
     /// # Errors
     /// A prompt that is empty, too long, or has an id that the model does not know.

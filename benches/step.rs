@@ -1,8 +1,8 @@
 //! A training step of MiniLM's shape (6 layers, 384 wide) with random weights, as
-//! `cargo bench --bench step -- BATCH LENGTH [STEPS] [LAYERS]`: one JSON line for each form. The forms
-//! and a plain sequence of faer products that does the unfused multiplications take turns, so that
-//! what else the machine does meets all alike; `speedup` is the median of the unfused step over the
-//! form's in the same round.
+//! `cargo bench --bench step -- BATCH LENGTH [STEPS] [LAYERS] [FORM ...]`: one JSON line for each form,
+//! of `unfused`, `elementwise` and `fused`. The forms and a plain sequence of faer products that does
+//! the first one's multiplications take turns, so that what else the machine does meets all alike;
+//! `speedup` is the median of the first one's step over the form's in the same round.
 
 use std::{collections::HashMap, time::Instant};
 
@@ -75,13 +75,20 @@ fn main() -> Result<(), Error> {
             "loss",
         )?)
     };
-    let forms = [
+    let mut forms = vec![
         ("unfused", Fusion::Off),
         ("elementwise", Fusion::Elementwise),
         ("fused", Fusion::At(Costs::default())),
     ];
+    let wanted: Vec<String> = std::env::args().collect();
+    if forms
+        .iter()
+        .any(|(name, _)| wanted.iter().any(|arg| arg == name))
+    {
+        forms.retain(|(name, _)| wanted.iter().any(|arg| arg == name));
+    }
     let mut contenders = Vec::new();
-    for (name, fusion) in forms {
+    for &(name, fusion) in &forms {
         let start = Instant::now();
         let mut engine = Engine::with_fusion(params.clone(), fusion);
         let plan = engine.compile(&program()?)?;
@@ -106,11 +113,11 @@ fn main() -> Result<(), Error> {
         products_ms.push(milliseconds(start));
     }
     let products_ms = median(products_ms[WARM_UP..].to_vec());
-    let unfused = contenders[0].ms.clone();
+    let first = contenders[0].ms.clone();
     for contender in &mut contenders {
         let kinds = contender.kinds(&inputs, steps)?;
         let kind = |name: &str| kinds.get(name).copied().unwrap_or(0.0);
-        let ratios = unfused.iter().zip(&contender.ms).map(|(a, b)| a / b);
+        let ratios = first.iter().zip(&contender.ms).map(|(a, b)| a / b);
         let speedup = median(ratios.skip(WARM_UP).collect());
         let ms = median(contender.ms[WARM_UP..].to_vec());
         let line = serde_json::json!({

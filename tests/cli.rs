@@ -94,6 +94,34 @@ fn a_seed_fixes_every_bit() {
 }
 
 #[test]
+fn every_family_is_trained_scored_and_exported() {
+    let scene = Scene::new();
+    scene.model("bart", "bart_cls-0", &support::word_level());
+    scene.model("llama", "llama_cls-0", &support::word_level());
+    for family in ["bert", "roberta", "deberta", "bart", "llama"] {
+        let run = format!("--model {family} --task cola");
+        scene.ok(&format!(
+            "finetune --model {family} {TINY} --epochs 12 --output {family}-out"
+        ));
+        let bits = scene.losses(&format!("{family}-out")).into_iter();
+        let losses: Vec<f64> = bits.map(|(_, bits)| f64::from_bits(bits)).collect();
+        let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+        let (first, last) = (mean(&losses[..6]), mean(&losses[66..]));
+        assert!(last < first, "{family}: {first} to {last}");
+        let score = |adapter: &str| {
+            let args = format!("evaluate {run} --data cola --adapter {adapter}");
+            scene.ok(&args)
+        };
+        let trained = score(&format!("{family}-out"));
+        let exported = format!("{family}-exported");
+        scene.ok(&format!(
+            "export {run} --adapter {family}-out --output {exported}"
+        ));
+        assert_eq!(score(&exported), trained, "{family}");
+    }
+}
+
+#[test]
 fn every_method_starts_at_the_pretrained_model() {
     let scene = Scene::new();
     let methods = [

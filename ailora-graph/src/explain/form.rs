@@ -267,6 +267,10 @@ fn expression(program: &Program, id: Id, name: &dyn Fn(Id) -> String) -> String 
                 _ => format!("{x}[:, {range}]"),
             }
         }
+        (Op::Merge(merge), [pack]) => match merge.scale.0 {
+            1.0 => format!("{pack} with W + B · A for W"),
+            scale => format!("{pack} with W + {scale} × B · A for W"),
+        },
         (op, args) => format!("{op} {}", args.join(" ")),
     }
 }

@@ -19,16 +19,21 @@ pub trait Operation: fmt::Display {
 
     /// The gradients towards the arguments in `wants`, given the gradient `dy` of the result `y`.
     ///
+    /// Without a definition there is no derivative, as of derivatives themselves.
+    ///
     /// # Errors
     /// A type error of the nodes it adds, or that the operation has no derivative.
     fn vjp(
         &self,
-        program: &mut Program,
-        y: Id,
-        args: &[Id],
-        dy: Id,
-        wants: &[bool],
-    ) -> Result<Vec<Option<Id>>, ProgramError>;
+        _program: &mut Program,
+        _y: Id,
+        _args: &[Id],
+        _dy: Id,
+        _wants: &[bool],
+    ) -> Result<Vec<Option<Id>>, ProgramError> {
+        let op = self.to_string();
+        Err(ProgramError::NotDifferentiable { op })
+    }
 }
 
 /// A named parameter or input.

@@ -5,7 +5,7 @@ use std::fmt;
 use egg::Id;
 
 use super::{
-    arity, floats, no_derivative,
+    arity, floats,
     softmax::{softmax, softmax_grad},
 };
 use crate::ir::{
@@ -340,16 +340,5 @@ impl Operation for AttentionGrad {
             }
         }
         Tensor::new(ty.shape.clone(), grad)
-    }
-
-    fn vjp(
-        &self,
-        _: &mut Program,
-        _: Id,
-        _: &[Id],
-        _: Id,
-        _: &[bool],
-    ) -> Result<Vec<Option<Id>>, ProgramError> {
-        no_derivative(self)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use egg::Id;
 
-use super::{arity, no_derivative};
+use super::arity;
 use crate::ir::{DType, Draw, Operation, Program, ProgramError, Tensor, Type};
 
 /// The row of a table for each id.
@@ -88,16 +88,5 @@ impl Operation for EmbeddingGrad {
             }
         }
         Tensor::new(ty.shape.clone(), out)
-    }
-
-    fn vjp(
-        &self,
-        _: &mut Program,
-        _: Id,
-        _: &[Id],
-        _: Id,
-        _: &[bool],
-    ) -> Result<Vec<Option<Id>>, ProgramError> {
-        no_derivative(self)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use egg::Id;
 
-use super::{arity, no_derivative, softmax::softmax};
+use super::{arity, softmax::softmax};
 use crate::ir::{DType, Draw, Operation, Program, ProgramError, Real, Tensor, Type};
 
 /// The label of a row that does not count.
@@ -118,16 +118,5 @@ impl Operation for CrossEntropyGrad {
             grad[label] -= (1.0 - smoothing) / n;
         }
         Tensor::new(ty.shape.clone(), data)
-    }
-
-    fn vjp(
-        &self,
-        _: &mut Program,
-        _: Id,
-        _: &[Id],
-        _: Id,
-        _: &[bool],
-    ) -> Result<Vec<Option<Id>>, ProgramError> {
-        no_derivative(self)
     }
 }

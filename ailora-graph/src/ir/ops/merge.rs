@@ -2,10 +2,8 @@
 
 use std::fmt;
 
-use egg::Id;
-
-use super::{arity, floats, no_derivative};
-use crate::ir::{Draw, Operation, Program, ProgramError, Real, Tensor, Type};
+use super::{arity, floats};
+use crate::ir::{Draw, Operation, Real, Tensor, Type};
 
 /// `[W | B; A | _]` becomes `[W + s B A | s B; s A | 0]`: a pack of weights and adapters, with the
 /// adapters in the weights.
@@ -65,16 +63,5 @@ impl Operation for Merge {
                 _ => scale * pack.at(index),
             }
         })
-    }
-
-    fn vjp(
-        &self,
-        _: &mut Program,
-        _: Id,
-        _: &[Id],
-        _: Id,
-        _: &[bool],
-    ) -> Result<Vec<Option<Id>>, ProgramError> {
-        no_derivative(self)
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use egg::Id;
 
-use super::{arity, floats, no_derivative};
+use super::{arity, floats};
 use crate::ir::{Draw, Operation, Program, ProgramError, Real, Tensor, Type};
 
 /// `(x - mean) / sqrt(variance + eps)` along the last axis, with the biased variance
@@ -114,16 +114,5 @@ impl Operation for NormalizeGrad {
             })
             .collect();
         Tensor::new(ty.shape.clone(), data)
-    }
-
-    fn vjp(
-        &self,
-        _: &mut Program,
-        _: Id,
-        _: &[Id],
-        _: Id,
-        _: &[bool],
-    ) -> Result<Vec<Option<Id>>, ProgramError> {
-        no_derivative(self)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use egg::Id;
 
-use super::{arity, floats, no_derivative};
+use super::{arity, floats};
 use crate::ir::{Draw, Operation, Program, ProgramError, Tensor, Type};
 
 /// `y_i = e^(x_i) / sum_j e^(x_j)` along the last axis.
@@ -82,16 +82,5 @@ impl Operation for SoftmaxGrad {
         let rows = args[0].data.chunks(width).zip(args[1].data.chunks(width));
         let data: Vec<f64> = rows.flat_map(|(y, dy)| softmax_grad(y, dy)).collect();
         Tensor::new(ty.shape.clone(), data)
-    }
-
-    fn vjp(
-        &self,
-        _: &mut Program,
-        _: Id,
-        _: &[Id],
-        _: Id,
-        _: &[bool],
-    ) -> Result<Vec<Option<Id>>, ProgramError> {
-        no_derivative(self)
     }
 }

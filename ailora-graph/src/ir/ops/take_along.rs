@@ -4,7 +4,7 @@ use std::fmt;
 
 use egg::Id;
 
-use super::{arity, no_derivative};
+use super::arity;
 use crate::ir::{DType, Draw, Operation, Program, ProgramError, Tensor, Type};
 
 /// From each matrix of `x`, `y_ij = x_i,ids_ij`, or `y_ij = x_j,ids_ij` if transposed: what numpy
@@ -144,16 +144,5 @@ impl Operation for TakeAlongGrad {
             }
         }
         Tensor::new(ty.shape.clone(), dx)
-    }
-
-    fn vjp(
-        &self,
-        _: &mut Program,
-        _: Id,
-        _: &[Id],
-        _: Id,
-        _: &[bool],
-    ) -> Result<Vec<Option<Id>>, ProgramError> {
-        no_derivative(self)
     }
 }

@@ -6,6 +6,8 @@
 
 pub mod costs;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod engine;
 pub mod init;
 pub mod optim;

@@ -1,0 +1,248 @@
+//! A device, its memory, and the handles of the libraries on it.
+
+use std::sync::Arc;
+
+use bytemuck::Pod;
+use cudarc::{
+    cublas::{result as blas, sys as blas_sys},
+    driver::{
+        CudaContext, CudaStream,
+        result::{self, DriverError},
+        sys::{CUdeviceptr, CUresult},
+    },
+};
+
+use super::{CudaError, error::During, library};
+
+const MIB: usize = 1 << 20;
+/// Bytes that products may work in; as many as the library wants on a Hopper.
+const PRODUCT_WORKSPACE: usize = 32 * MIB;
+
+/// One device with one stream of work on it.
+#[derive(Debug)]
+pub struct Device {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    blas: blas_sys::cublasHandle_t,
+    _workspace: Buffer,
+    name: String,
+    capability: (i32, i32),
+}
+
+// SAFETY: the handle may be used from any thread, by one at a time; every use is behind `&mut` or
+// on the thread that owns the device.
+unsafe impl Send for Device {}
+
+impl Device {
+    /// Opens the device of that number.
+    ///
+    /// # Errors
+    /// No library, no such device, or one that is too old.
+    pub fn open(ordinal: usize) -> Result<Self, CudaError> {
+        library::load()?;
+        result::init().during("starting the CUDA driver")?;
+        let count = CudaContext::device_count().during("counting devices")? as usize;
+        if ordinal >= count {
+            return Err(CudaError::NoDevice { ordinal, count });
+        }
+        let context = CudaContext::new(ordinal).during("opening the device")?;
+        // There is one stream, so that nothing waits for another's work.
+        // SAFETY: as just said.
+        unsafe { context.disable_event_tracking() };
+        let name = context.name().during("reading the device's name")?;
+        let capability = context
+            .compute_capability()
+            .during("reading the device's capability")?;
+        if capability < (8, 0) {
+            let (major, minor) = capability;
+            return Err(CudaError::TooOld { name, major, minor });
+        }
+        let stream = context.new_stream().during("making a stream")?;
+        let blas = blas::create_handle()?;
+        let workspace = Buffer::new(&context, PRODUCT_WORKSPACE, "the products' workspace")?;
+        let device = Self {
+            context,
+            stream,
+            blas,
+            name,
+            capability,
+            _workspace: workspace,
+        };
+        // SAFETY: the stream and the workspace live as long as the handle. A workspace of our own
+        // is what makes products give the same bits each time, in a graph too.
+        unsafe {
+            blas::set_stream(blas, device.stream.cu_stream().cast())?;
+            blas_sys::cublasSetWorkspace_v2(
+                blas,
+                device._workspace.at(0) as *mut _,
+                PRODUCT_WORKSPACE,
+            )
+            .result()?;
+        }
+        Ok(device)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What kernels are compiled for, such as `sm_90`.
+    pub fn arch(&self) -> String {
+        format!("sm_{}{}", self.capability.0, self.capability.1)
+    }
+
+    /// The context.
+    pub(super) fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    /// The stream that all work goes to.
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// The handle of the library of products, on the stream.
+    pub(super) fn blas(&self) -> blas_sys::cublasHandle_t {
+        self.blas
+    }
+
+    /// Free and all bytes of the device.
+    ///
+    /// # Errors
+    /// The driver does not answer.
+    pub fn memory(&self) -> Result<(usize, usize), CudaError> {
+        self.context.bind_to_thread().during("using the device")?;
+        result::mem_get_info().during("asking for free memory")
+    }
+
+    /// Memory on the device, zeroed.
+    ///
+    /// # Errors
+    /// There is not as much, which the error says with what it is for.
+    pub(super) fn allocate(&self, bytes: usize, what: &str) -> Result<Buffer, CudaError> {
+        let buffer = Buffer::new(&self.context, bytes, what)?;
+        if bytes > 0 {
+            // SAFETY: the buffer is as large.
+            unsafe { result::memset_d8_async(buffer.pointer, 0, bytes, self.stream.cu_stream()) }
+                .during("clearing memory")?;
+        }
+        Ok(buffer)
+    }
+
+    /// Copies elements to a byte of a buffer; they may change when this returns.
+    ///
+    /// # Errors
+    /// The driver fails.
+    pub(super) fn upload<T: Pod>(
+        &self,
+        data: &[T],
+        to: &Buffer,
+        byte: usize,
+    ) -> Result<(), CudaError> {
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        assert!(byte + bytes.len() <= to.bytes, "an upload fits its buffer");
+        self.context.bind_to_thread().during("using the device")?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: in bounds. From pageable memory the call returns when the data is read.
+        unsafe { result::memcpy_htod_async(to.at(byte), bytes, self.stream.cu_stream()) }
+            .during("copying to the device")
+    }
+
+    /// Copies elements from a byte of a buffer, when all work before is done.
+    ///
+    /// # Errors
+    /// The work before it failed, or the driver does.
+    pub(super) fn download<T: Pod>(
+        &self,
+        from: &Buffer,
+        byte: usize,
+        data: &mut [T],
+    ) -> Result<(), CudaError> {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(data);
+        assert!(
+            byte + bytes.len() <= from.bytes,
+            "a download fits its buffer"
+        );
+        self.context.bind_to_thread().during("using the device")?;
+        if !bytes.is_empty() {
+            // SAFETY: in bounds, and waited for below.
+            unsafe { result::memcpy_dtoh_async(bytes, from.at(byte), self.stream.cu_stream()) }
+                .during("copying from the device")?;
+        }
+        self.synchronize()
+    }
+
+    /// Waits until all work is done.
+    ///
+    /// # Errors
+    /// The work failed.
+    pub fn synchronize(&self) -> Result<(), CudaError> {
+        self.stream.synchronize().during("work on the device")
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // SAFETY: nothing uses the handle any more. What fails here is of no use to anyone.
+        unsafe { blas::destroy_handle(self.blas) }.ok();
+    }
+}
+
+/// Memory on a device.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    context: Arc<CudaContext>,
+    pointer: CUdeviceptr,
+    bytes: usize,
+}
+
+impl Buffer {
+    fn new(context: &Arc<CudaContext>, bytes: usize, what: &str) -> Result<Self, CudaError> {
+        context.bind_to_thread().during("using the device")?;
+        let pointer = match bytes {
+            0 => 0,
+            // SAFETY: freed once, on drop.
+            _ => match unsafe { result::malloc_sync(bytes) } {
+                Ok(pointer) => pointer,
+                Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                    let (free, total) = result::mem_get_info().unwrap_or_default();
+                    return Err(CudaError::OutOfMemory {
+                        what: what.to_owned(),
+                        wanted: bytes.div_ceil(MIB),
+                        free: free / MIB,
+                        total: total / MIB,
+                    });
+                }
+                Err(error) => return Err(error).during(&format!("allocating {what}")),
+            },
+        };
+        Ok(Self {
+            context: context.clone(),
+            pointer,
+            bytes,
+        })
+    }
+
+    /// The address of a byte.
+    pub fn at(&self, byte: usize) -> CUdeviceptr {
+        assert!(byte <= self.bytes, "an address within its buffer");
+        self.pointer + byte as CUdeviceptr
+    }
+
+    /// How many bytes it has.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.pointer != 0 && self.context.bind_to_thread().is_ok() {
+            // SAFETY: allocated once, and freed when the work before is done.
+            unsafe { result::free_sync(self.pointer) }.ok();
+        }
+    }
+}

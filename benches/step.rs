@@ -16,11 +16,11 @@ use ailora::{
     models::{batch::Shape, config::Config, head::Head, model::Model},
     narrow::narrow,
     runtime::{
-        cpu::Value,
         engine::{Engine, Fusion, PlanId},
         init::initialise,
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
         plan::{Kernel, Plan},
+        run::Value,
         spectrum::Options,
         store::{Array, Params},
         train::{MicroBatch, Trainer},

@@ -15,9 +15,9 @@ use ailora_graph::{
     module::Parameter,
 };
 use ailora_runtime::{
-    cpu::Value,
     engine::{Engine, EngineError, PlanId},
     init::{InitError, initialise},
+    run::Value,
     spectrum::Options,
     store::{Array, Params},
     weights::Weights,

@@ -1,7 +1,9 @@
 //! Against PEFT: the same adapter, batches and rates give the same losses, and what this crate
 //! writes is the LoRA that PEFT reads.
 
-use std::path::{Path, PathBuf};
+mod device;
+
+use std::path::PathBuf;
 
 use ailora::{
     AdapterSpec, Strategy,
@@ -17,7 +19,7 @@ use ailora::{
         pretrained::Pretrained,
     },
     runtime::{
-        engine::{Engine, Fusion},
+        engine::Fusion,
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
         train::{MicroBatch, Trainer},
     },
@@ -25,7 +27,7 @@ use ailora::{
 use safetensors::SafeTensors;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    device::package().join("tests/fixtures")
 }
 
 /// A little-endian tensor's elements.
@@ -109,7 +111,7 @@ fn twenty_steps_equal_pefts() {
             .program(Shape::new(rows, length), false, true)
             .unwrap();
         let program = gradients(&adapt(&program, &sites, false).unwrap(), "loss").unwrap();
-        let mut engine = Engine::with_fusion(params, fusion);
+        let mut engine = device::engine(params, fusion);
         let plan = engine.compile(&program).unwrap();
         let group = Group {
             lr: 1.0,
@@ -171,7 +173,7 @@ fn twenty_steps_equal_pefts() {
                 report.gradient_norm
             );
         }
-        for (name, found) in trainer.trained() {
+        for (name, found) in trainer.trained().unwrap() {
             let peft = format!("final.base_model.model.{name}");
             let expected = floats(&steps, &peft);
             assert!(

@@ -7,10 +7,10 @@ use ailora::{
     ir::Type,
     lift::{Leaves, Output, lift},
     runtime::{
-        cpu::Value,
         engine::Engine,
         init::initialise,
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+        run::Value,
         spectrum::Options,
         store::{Array, Params},
         train::{MicroBatch, Trainer},

@@ -10,8 +10,9 @@ use faer::{Mat, linalg::solvers::SolveLstsq};
 use thiserror::Error;
 
 use crate::{
-    cpu::{Cpu, RunError, Value},
+    cpu::Cpu,
     plan::plan,
+    run::{RunError, Value},
     store::{Params, StoreError, write_atomically},
 };
 

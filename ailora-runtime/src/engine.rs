@@ -7,9 +7,13 @@ use ailora_graph::{
 };
 use thiserror::Error;
 
+#[cfg(feature = "cuda")]
+use crate::cuda::{Cuda, CudaError};
 use crate::{
-    cpu::{Cpu, Outputs, RunError, Value},
+    backend::Backend,
+    cpu::Cpu,
     plan::{Plan, plan, separate},
+    run::{Outputs, RunError, Value},
     store::{Array, Params},
     weights::Weights,
 };
@@ -23,11 +27,19 @@ pub enum EngineError {
     /// An input or a parameter does not fit.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The device failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    /// A device was asked for of a build that knows none.
+    #[cfg(not(feature = "cuda"))]
+    #[error("this build has no CUDA: build with the feature `cuda`, or take the device `cpu`")]
+    NoCuda,
 }
 
 /// Names a compiled program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PlanId(usize);
+pub struct PlanId(pub(crate) usize);
 
 /// What runs together.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,24 +60,36 @@ pub struct Engine {
     packs: Vec<Pack>,
     plans: Vec<Plan>,
     reports: Vec<Vec<Report>>,
-    cpu: Cpu,
+    backend: Backend,
     fusion: Fusion,
 }
 
 impl Engine {
     /// An engine without programs, which fuses those that it compiles.
     pub fn new(params: Params) -> Self {
-        Self::with_fusion(params, Fusion::At(Costs::default()))
+        Self::fused(Backend::cpu(), params)
+    }
+
+    /// An engine without programs on a backend, which fuses those that it compiles as is cheapest
+    /// there.
+    pub fn fused(backend: Backend, params: Params) -> Self {
+        let costs = backend.costs();
+        Self::on(backend, params, Fusion::At(costs))
     }
 
     /// An engine without programs.
     pub fn with_fusion(params: Params, fusion: Fusion) -> Self {
+        Self::on(Backend::cpu(), params, fusion)
+    }
+
+    /// An engine without programs on a backend.
+    pub fn on(backend: Backend, params: Params, fusion: Fusion) -> Self {
         Self {
             weights: Weights::new(params),
             packs: Vec::new(),
             plans: Vec::new(),
             reports: Vec::new(),
-            cpu: Cpu::new(),
+            backend,
             fusion,
         }
     }
@@ -117,7 +141,7 @@ impl Engine {
             Fusion::Off => separate(&step),
             Fusion::Elementwise | Fusion::At(_) => plan(&step),
         };
-        self.cpu.reserve(&plan);
+        self.backend.add(&plan)?;
         self.plans.push(plan);
         self.reports.push(reports);
         Ok(PlanId(self.plans.len() - 1))
@@ -143,9 +167,9 @@ impl Engine {
         inputs: &[(&str, Value<'_>)],
         draw: Draw,
     ) -> Result<Outputs<'_>, EngineError> {
-        Ok(self
-            .cpu
-            .run(&self.plans[id.0], self.weights.arrays(), inputs, draw)?)
+        let plan = &self.plans[id.0];
+        self.backend
+            .run(id.0, plan, &mut self.weights, inputs, draw)
     }
 
     /// Executes a compiled program and adds to `seconds` what each step of its plan took.
@@ -160,9 +184,8 @@ impl Engine {
         seconds: &mut Vec<f64>,
     ) -> Result<Outputs<'_>, EngineError> {
         let plan = &self.plans[id.0];
-        Ok(self
-            .cpu
-            .profile(plan, self.weights.arrays(), inputs, draw, seconds)?)
+        self.backend
+            .profile(id.0, plan, &mut self.weights, inputs, draw, seconds)
     }
 
     /// A compiled program.
@@ -193,7 +216,20 @@ impl Engine {
 
     /// Bytes of the parameters and of the largest arena: all that inference needs.
     pub fn bytes(&self) -> usize {
-        let arena = self.plans.iter().map(Plan::arena_bytes).max();
-        self.weights.bytes() + arena.unwrap_or(0)
+        self.weights.bytes() + self.backend.arena_bytes()
+    }
+
+    /// The device, if there is one, with what it executes and over which parameters.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn device(&mut self) -> Option<(&mut Cuda, &[Plan], &mut Weights)> {
+        match &mut self.backend {
+            Backend::Cpu(_) => None,
+            Backend::Cuda(cuda) => Some((cuda, &self.plans, &mut self.weights)),
+        }
+    }
+
+    /// What executes the programs.
+    pub fn backend(&self) -> &Backend {
+        &self.backend
     }
 }

@@ -4,6 +4,7 @@
 //! an [`Engine`](engine::Engine) holds one set of parameters and a plan for each shape of input.
 //! [`init`] gives adapters their start from the [`spectrum`] of the weights; [`train`] moves them.
 
+pub mod backend;
 pub mod costs;
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -12,6 +13,7 @@ pub mod engine;
 pub mod init;
 pub mod optim;
 pub mod plan;
+pub mod run;
 pub mod spectrum;
 pub mod store;
 pub mod train;

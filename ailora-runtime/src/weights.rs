@@ -1,7 +1,7 @@
 //! Parameters where compiled programs want them.
 
 use ailora_graph::fuse::layout::{Pack, Part};
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 
 use crate::store::{Array, Params};
 
@@ -11,6 +11,23 @@ use crate::store::{Array, Params};
 pub struct Weights {
     arrays: Params,
     packed: IndexMap<String, (String, Part)>,
+    /// Parameters whose values were replaced, or may have been, since that was last asked for.
+    changed: IndexSet<String>,
+}
+
+/// Rows of elements within an array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// The array's name.
+    pub array: &'a str,
+    /// The first element.
+    pub start: usize,
+    /// How many rows.
+    pub rows: usize,
+    /// Elements of a row.
+    pub width: usize,
+    /// From one row's first element to the next's.
+    pub stride: usize,
 }
 
 impl Weights {
@@ -19,6 +36,7 @@ impl Weights {
         Self {
             arrays: params,
             packed: IndexMap::new(),
+            changed: IndexSet::new(),
         }
     }
 
@@ -45,6 +63,33 @@ impl Weights {
         })
     }
 
+    /// Where a parameter lies.
+    pub fn place<'a>(&'a self, name: &'a str) -> Option<Place<'a>> {
+        let Some((pack, part)) = self.packed.get(name) else {
+            let len = self.arrays.get(name)?.data.len();
+            return Some(Place {
+                array: name,
+                start: 0,
+                rows: 1,
+                width: len,
+                stride: len,
+            });
+        };
+        let stride = self.arrays.get(pack)?.shape[1];
+        Some(Place {
+            array: pack,
+            start: part.at[0] * stride + part.at[1],
+            rows: part.shape[0],
+            width: part.shape[1],
+            stride,
+        })
+    }
+
+    /// The parameters whose values were replaced since the last call.
+    pub(crate) fn take_changed(&mut self) -> IndexSet<String> {
+        std::mem::take(&mut self.changed)
+    }
+
     /// How many elements a parameter has.
     pub fn len(&self, name: &str) -> Option<usize> {
         match self.packed.get(name) {
@@ -60,6 +105,9 @@ impl Weights {
 
     /// A parameter's elements where they lie: rows, or one piece if it is in no pack.
     pub fn rows_mut(&mut self, name: &str) -> Option<Vec<&mut [f32]>> {
+        if !self.changed.contains(name) {
+            self.changed.insert(name.to_owned());
+        }
         let Some((pack, part)) = self.packed.get(name) else {
             return Some(vec![&mut self.arrays.get_mut(name)?.data]);
         };
@@ -90,7 +138,10 @@ impl Weights {
 
     /// Adds parameters, or replaces those of the same name.
     pub(crate) fn extend(&mut self, params: impl IntoIterator<Item = (String, Array)>) {
-        self.arrays.extend(params);
+        for (name, array) in params {
+            self.changed.insert(name.clone());
+            self.arrays.insert(name, array);
+        }
     }
 
     /// Moves parameters into a pack. Where none lies, it is zero.

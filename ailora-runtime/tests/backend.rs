@@ -1,5 +1,7 @@
-//! The CPU backend against the float64 interpreter, on whole models and on every operation.
+//! The backend against the float64 interpreter, on whole models and on every operation.
 
+#[path = "../../tests/device/mod.rs"]
+mod device;
 #[path = "../../ailora-graph/tests/support/mod.rs"]
 mod support;
 
@@ -22,10 +24,12 @@ use ailora_graph::{
     },
 };
 use ailora_runtime::{
-    cpu::{Cpu, RunError, Value},
+    engine::EngineError,
     plan::{Kernel, plan},
+    run::Value,
     store::{Array, Params},
 };
+use device::Runner;
 use support::{bind, close, encoder, encoder_inputs};
 
 const DRAW: Draw = Draw { seed: 3, step: 5 };
@@ -84,12 +88,12 @@ fn check(program: &Program, bindings: Bindings, tolerance: f64) {
             DType::I32 => (name.as_str(), Value::I32(&ids[i])),
         })
         .collect();
-    let plan = plan(program);
-    let mut cpu = Cpu::new();
+    let tolerance = device::tolerance(tolerance);
+    let mut runner = Runner::new(plan(program), &params);
     // The second run meets an arena full of the first one's values.
     let mut last: Option<Vec<Vec<u32>>> = None;
     for _ in 0..2 {
-        let outputs = cpu.run(&plan, &params, &inputs, DRAW).unwrap();
+        let outputs = runner.run(&inputs, DRAW).unwrap();
         let mut bits = Vec::new();
         for (name, expected) in &expected {
             let found = outputs.get(name).unwrap();
@@ -382,8 +386,8 @@ fn gelu_and_its_slope_in_one_loop_are_what_they_are_alone() {
             let (plan, params) = (plan(&p), Params::new());
             assert_eq!(plan.steps.len(), 1);
             let inputs = [("x", Value::F32(&x))];
-            let mut cpu = Cpu::new();
-            let outputs = cpu.run(&plan, &params, &inputs, DRAW).unwrap();
+            let mut runner = Runner::new(plan, &params);
+            let outputs = runner.run(&inputs, DRAW).unwrap();
             let bits = |op: &Unary| outputs.get(&format!("{op}")).unwrap().iter();
             ops.iter()
                 .map(|op| bits(op).map(|y| y.to_bits()).collect())
@@ -487,9 +491,8 @@ fn attention_keeps_nan_where_it_counts() {
         .iter()
         .map(|(name, values)| (*name, Value::F32(values)))
         .collect();
-    let (plan, params) = (plan(&p), Params::new());
-    let mut cpu = Cpu::new();
-    let outputs = cpu.run(&plan, &params, &inputs, DRAW).unwrap();
+    let mut runner = Runner::new(plan(&p), &Params::new());
+    let outputs = runner.run(&inputs, DRAW).unwrap();
     for name in ["y", "dQ"] {
         let found = outputs.get(name).unwrap();
         assert_eq!(found.len(), q.data.len());
@@ -508,16 +511,16 @@ fn inputs_that_do_not_fit_are_named() {
     bind(&adapted, &mut bindings);
     let params = params(&adapted, &bindings);
     let plan = plan(&adapted);
-    let mut cpu = Cpu::new();
+    let mut runner = Runner::new(plan.clone(), &params);
     let mask = [1.0; 15];
     let good = [1; 15];
-    let mut run = |ids: &[i32], labels: Value| -> Result<(), RunError> {
+    let mut run = |ids: &[i32], labels: Value| -> Result<(), EngineError> {
         let inputs = [
             ("ids", Value::I32(ids)),
             ("mask", Value::F32(&mask)),
             ("labels", labels),
         ];
-        cpu.run(&plan, &params, &inputs, DRAW).map(|_| ())
+        runner.run(&inputs, DRAW).map(|_| ())
     };
     assert!(run(&good, Value::I32(&[0, 1, 1])).is_ok());
     let message = run(&good, Value::I32(&[0, 2, 1])).unwrap_err().to_string();
@@ -535,8 +538,8 @@ fn inputs_that_do_not_fit_are_named() {
         ("mask", Value::F32(&mask)),
         ("labels", Value::I32(&[0, 1, 1])),
     ];
-    let error = Cpu::new()
-        .run(&plan, &fewer, &inputs, DRAW)
+    let error = Runner::new(plan, &fewer)
+        .run(&inputs, DRAW)
         .map(|_| ())
         .unwrap_err();
     assert!(error.to_string().contains("`classifier.weight`"));
@@ -579,8 +582,8 @@ fn an_id_behind_the_end_of_a_row_is_named() {
         ("x", Value::F32(&[0.0; 6])),
         ("by", Value::I32(&[0, 2, 3, 0])),
     ];
-    let error = Cpu::new()
-        .run(&plan(&p), &Params::new(), &inputs, DRAW)
+    let error = Runner::new(plan(&p), &Params::new())
+        .run(&inputs, DRAW)
         .map(|_| ())
         .unwrap_err();
     let message = "input `by`: id 3 at position 2 is not in 0..3";

@@ -1,13 +1,15 @@
 //! Plans of fused programs: how few kernels they have, and that their memory is there once.
 
+#[path = "../../tests/device/mod.rs"]
+mod device;
 #[path = "../../ailora-graph/tests/support/projections.rs"]
 mod projections;
 
 use ailora_graph::{adapter::Layout, fuse::cost::Costs, ir::Draw};
 use ailora_runtime::{
-    cpu::Value,
     engine::{Engine, Fusion},
     plan::{Buffer, Kernel, Plan},
+    run::Value,
     store::{Array, Params},
 };
 use projections::{Projection, program};
@@ -51,9 +53,10 @@ fn compiled(projections: &[Projection], layout: Layout, training: bool) -> (Engi
         .iter()
         .map(|(name, array)| (*name, Value::F32(&array.data)))
         .collect();
-    let mut plain = Engine::with_fusion(params.clone(), Fusion::Off);
-    let mut fused = Engine::with_fusion(params, Fusion::At(Costs::default()));
+    let mut plain = device::engine(params.clone(), Fusion::Off);
+    let mut fused = device::engine(params, Fusion::At(Costs::default()));
     let [a, b] = [&mut plain, &mut fused].map(|engine| engine.compile(&program).unwrap());
+    let tolerance = device::tolerance(1e-5) as f32;
     let expected = plain.run(a, &inputs, Draw::default()).unwrap();
     let found = fused.run(b, &inputs, Draw::default()).unwrap();
     // The loss is a sum that cancels out: its parts say more.
@@ -67,7 +70,7 @@ fn compiled(projections: &[Projection], layout: Layout, training: bool) -> (Engi
             .sum::<f32>()
             .sqrt();
         assert!(
-            apart <= 1e-5 * norm && found.len() == expected.len(),
+            apart <= tolerance * norm && found.len() == expected.len(),
             "{name}: {apart} of {norm}"
         );
     }

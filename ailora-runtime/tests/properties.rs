@@ -1,5 +1,7 @@
-//! The plan and the CPU backend against the float64 interpreter, on random programs.
+//! The plan and the backend against the float64 interpreter, on random programs.
 
+#[path = "../../tests/device/mod.rs"]
+mod device;
 #[path = "../../ailora-graph/tests/support/programs.rs"]
 mod programs;
 #[path = "../../ailora-graph/tests/support/mod.rs"]
@@ -16,10 +18,11 @@ use ailora_graph::{
     },
 };
 use ailora_runtime::{
-    cpu::{Cpu, Value},
     plan::plan,
+    run::Value,
     store::{Array, Params},
 };
+use device::Runner;
 use indexmap::IndexMap;
 use programs::{is_smooth, program, recipes, site_bytes, sites, with_loss};
 use proptest::{prelude::*, test_runner::RngSeed};
@@ -150,14 +153,14 @@ fn check(program: &Program, bindings: &Bindings) -> Result<(), TestCaseError> {
         })
         .collect();
     let plan = plan(program);
+    let mut runner = Runner::new(plan.clone(), &params);
     let tolerances = tolerances(program, bindings);
     // What is computed first is compared first.
     let mut names: Vec<Name> = expected.keys().cloned().collect();
     names.sort_by_key(|name| program.outputs()[name]);
-    let mut cpu = Cpu::new();
     // The second run meets an arena full of the first one's values.
     for _ in 0..2 {
-        let outputs = cpu.run(&plan, &params, &inputs, DRAW).unwrap();
+        let outputs = runner.run(&inputs, DRAW).unwrap();
         for name in &names {
             let expected = &expected[name];
             let found = outputs.get(name).unwrap();

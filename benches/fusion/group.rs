@@ -8,7 +8,7 @@ use ailora::{
     bench::{Options, Pass, Row, Subject, compare},
     ir::{Draw, Program, ProgramError, Type},
     runtime::{
-        cpu::Value,
+        run::Value,
         store::{Array, Params},
     },
 };

@@ -8,14 +8,14 @@ use ailora_graph::{
 };
 use ailora_models::pretrained::Pretrained;
 use ailora_runtime::{
-    engine::{Engine, Fusion},
+    engine::Fusion,
     init::initialise,
     optim::{AdamW, AdamWConfig, Group},
     spectrum::Options,
     store::Params,
 };
 use indexmap::IndexMap;
-use support::{File, eval, fixtures, labels, relative_difference};
+use support::{File, device, eval, fixtures, labels, relative_difference};
 
 const STEPS: usize = 10;
 
@@ -36,7 +36,7 @@ fn ten_fused_steps_equal_the_interpreters() {
         let step = gradients(&adapted, "loss").unwrap();
         let inputs = model.inputs(&batch);
 
-        let mut engine = Engine::with_fusion(params.clone(), Fusion::At(Costs::default()));
+        let mut engine = device::engine(params.clone(), Fusion::At(Costs::default()));
         let plan = engine.compile(&step).unwrap();
         let fused: f64 = engine
             .reports(plan)
@@ -76,7 +76,7 @@ fn ten_fused_steps_equal_the_interpreters() {
         };
         let mut fast = AdamW::new(AdamWConfig::default(), group(), engine.weights());
         // The interpreter's side: the same optimiser on parameters that lie by themselves.
-        let mut slow_engine = Engine::with_fusion(params.clone(), Fusion::Off);
+        let mut slow_engine = device::engine(params.clone(), Fusion::Off);
         let mut slow = AdamW::new(AdamWConfig::default(), group(), slow_engine.weights());
         for i in 0..STEPS {
             let current: Params = params

@@ -4,15 +4,15 @@ mod support;
 
 use std::path::Path;
 
-use ailora_graph::AdapterSpec;
+use ailora_graph::{AdapterSpec, fuse::cost::Costs};
 use ailora_models::{
     generate::{Generator, Options, Strategy, search},
     head::Head,
     pretrained::Pretrained,
 };
-use ailora_runtime::engine::Engine;
+use ailora_runtime::engine::Fusion;
 use serde::{Deserialize, de::DeserializeOwned};
-use support::{File, fixtures};
+use support::{File, device, fixtures};
 
 fn generator(dir: &Path, head: Head) -> Generator {
     let base = Pretrained::open(dir, head).unwrap();
@@ -21,7 +21,11 @@ fn generator(dir: &Path, head: Head) -> Generator {
     for site in &mut sites {
         site.spec = AdapterSpec::frozen();
     }
-    Generator::new(base.model, sites, Engine::new(base.weights))
+    Generator::new(
+        base.model,
+        sites,
+        device::engine(base.weights, Fusion::At(Costs::default())),
+    )
 }
 
 fn json<T: DeserializeOwned>(path: &Path) -> T {
@@ -171,7 +175,7 @@ fn a_classifier_does_not_generate() {
 
 #[test]
 fn the_real_smollm2_equals_transformers() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/smollm2");
+    let dir = device::package().join("../.cache/smollm2");
     if !dir.is_dir() {
         println!(
             "skipped: the real SmolLM2 is not in .cache/smollm2; scripts/smollm2.sh puts it there"

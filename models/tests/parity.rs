@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ailora_graph::{AdaptConfig, AdapterSpec, ir::Op};
 use ailora_models::{
@@ -13,7 +13,7 @@ use ailora_models::{
     pretrained::Pretrained,
 };
 use support::{
-    File, eval, fixtures, full_step, labels, largest_difference, relative_difference, run,
+    File, device, eval, fixtures, full_step, labels, largest_difference, relative_difference, run,
 };
 
 const ENCODERS: [&str; 3] = ["bert", "roberta", "deberta_v3"];
@@ -64,9 +64,13 @@ fn logits_losses_and_gradients_equal_transformers() {
             let batch = io.batch();
             let program = full_step(&base.model, &batch);
             let inputs = base.model.inputs(&batch);
-            for (backend, outputs) in [
-                ("cpu", run(&program, &base.weights, &inputs)),
-                ("interpreter", eval(&program, &base.weights, &inputs)),
+            for (backend, outputs, tolerance) in [
+                (
+                    "backend",
+                    run(&program, &base.weights, &inputs),
+                    device::tolerance(1e-5),
+                ),
+                ("interpreter", eval(&program, &base.weights, &inputs), 1e-5),
             ] {
                 let mut compared = 0;
                 for output in io.names() {
@@ -79,7 +83,10 @@ fn logits_losses_and_gradients_equal_transformers() {
                     let found = &found.expect(&output).1;
                     let difference = difference(found, &io.floats(&output));
                     let context = format!("{name} {seed} {backend}");
-                    assert!(difference <= 1e-5, "{context} {output}: {difference:e}");
+                    assert!(
+                        difference <= tolerance,
+                        "{context} {output}: {difference:e}"
+                    );
                     compared += 1;
                 }
                 let logits = if head == Head::QuestionAnswering {
@@ -103,13 +110,16 @@ fn labels_are_smoothed_as_torch_smooths_them() {
     let inputs = base.model.inputs(&batch);
     let expected = io.floats("smoothed_loss");
     assert!((expected[0] - io.floats("loss")[0]).abs() > 1e-3);
-    for outputs in [
-        run(&program, &base.weights, &inputs),
-        eval(&program, &base.weights, &inputs),
+    for (outputs, tolerance) in [
+        (
+            run(&program, &base.weights, &inputs),
+            device::tolerance(1e-5),
+        ),
+        (eval(&program, &base.weights, &inputs), 1e-5),
     ] {
         let (_, loss) = outputs.iter().find(|(name, _)| name == "loss").unwrap();
         let difference = largest_difference(loss, &expected);
-        assert!(difference <= 1e-5, "{difference:e}");
+        assert!(difference <= tolerance, "{difference:e}");
     }
 }
 
@@ -333,7 +343,7 @@ fn sizes_that_do_not_fit_are_named() {
 
 #[test]
 fn the_real_minilm_equals_transformers() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/minilm");
+    let dir = device::package().join("../.cache/minilm");
     if !dir.is_dir() {
         println!(
             "skipped: the real MiniLM is not in .cache/minilm; scripts/minilm.sh puts it there"

@@ -10,8 +10,8 @@ use crate::{
     grad::gradients,
     ir::{DType, Draw, Id, Op, Program, ProgramError, Type, ops::elementwise::Binary},
     runtime::{
-        cpu::Value,
         engine::{Engine, Fusion},
+        run::Value,
         store::{Array, Params},
     },
 };

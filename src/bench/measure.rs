@@ -5,9 +5,9 @@ use crate::{
     fuse::cost::Costs,
     ir::Draw,
     runtime::{
-        cpu::Value,
         engine::{Engine, PlanId},
         plan::{Kernel, Plan, Step},
+        run::Value,
     },
 };
 

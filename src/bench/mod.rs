@@ -1,7 +1,7 @@
 //! What adapters cost a model, and what fusion saves of that: measured, on the model's own shapes.
 //!
 //! ```
-//! use ailora::{bench, ir::Type, prelude::*, runtime::{cpu::Value, store::Array}};
+//! use ailora::{bench, ir::Type, prelude::*, runtime::{run::Value, store::Array}};
 //!
 //! #[adapt(q = principal(2), v = minor(2))]
 //! struct Projections { q: Linear, k: Linear, v: Linear }
@@ -55,9 +55,9 @@ use crate::{
     grad::GradError,
     ir::{Program, ProgramError},
     runtime::{
-        cpu::Value,
         engine::EngineError,
         init::{self, InitError},
+        run::Value,
         spectrum,
         store::Params,
     },

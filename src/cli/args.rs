@@ -5,12 +5,31 @@ use std::path::PathBuf;
 use ailora::{
     AdaptConfig, Method, Scaling,
     adapter::{Site, SiteOverride},
-    finetune::{Model, read_yaml},
+    finetune::{Model, backend, read_yaml},
     models::task::Task,
+    runtime::backend::{Backend, Device, Precision},
 };
 use clap::Args;
 
 use super::Error;
+
+/// Where something is computed.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct DeviceArgs {
+    /// Where it is computed: cpu, cuda, cuda:ORDINAL, or auto for a device if there is one.
+    #[arg(long, default_value_t = Device::Cpu)]
+    device: Device,
+    /// What a device computes products in: f32, tf32 or bf16.
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
+}
+
+impl DeviceArgs {
+    /// The backend that the flags name.
+    pub fn open(&self) -> Result<Backend, Error> {
+        Ok(backend(self.device, self.precision)?)
+    }
+}
 
 /// What is adapted, and how.
 #[derive(Clone, Debug, Args)]

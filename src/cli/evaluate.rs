@@ -9,13 +9,19 @@ use ailora::{
 };
 use indexmap::IndexMap;
 
-use super::{Error, args::ModelArgs, table};
+use super::{
+    Error,
+    args::{DeviceArgs, ModelArgs},
+    table,
+};
 
 /// What is scored.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// A folder with an adapter; without one the model's own head is used.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -42,7 +48,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     }
     let splits = task.dev;
     let max_len = model.max_len(args.max_length);
-    let (mut predictor, mut engine, model) = model.predictor(args.adapter.as_deref())?;
+    let (mut predictor, mut engine, model) =
+        model.predictor(args.adapter.as_deref(), args.device.open()?)?;
     let mut scores: IndexMap<&str, IndexMap<String, f64>> = IndexMap::new();
     for split in splits {
         let rows = task.load_split(&args.data, split)?;

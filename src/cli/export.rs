@@ -11,7 +11,11 @@ use ailora::{
     runtime::engine::Engine,
 };
 
-use super::{Error, args::ModelArgs, evaluate::logits};
+use super::{
+    Error,
+    args::{DeviceArgs, ModelArgs},
+    evaluate::logits,
+};
 
 /// Sentences whose logits must survive what is written.
 const PROBES: [&str; 3] = [
@@ -29,6 +33,8 @@ const TOLERANCE: f32 = 1e-4;
 pub struct ExportArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// The folder with the adapter.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
@@ -42,6 +48,8 @@ pub struct ExportArgs {
 pub struct MergeArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// The folder with the adapter.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
@@ -60,9 +68,9 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
         model.pretrained.model.head(),
         &heads(&model.pretrained.model.sites(), &model),
     )?;
-    let before = probe(model.predictor(Some(&args.adapter))?)?;
+    let before = probe(model.predictor(Some(&args.adapter), args.device.open()?)?)?;
     let (again, _) = args.model.open(false)?;
-    let after = probe(again.predictor(Some(&args.output))?)?;
+    let after = probe(again.predictor(Some(&args.output), args.device.open()?)?)?;
     confirm(&before, &after)?;
     println!("wrote {}", args.output.display());
     Ok(ExitCode::SUCCESS)
@@ -77,8 +85,8 @@ pub fn merge(args: &MergeArgs) -> Result<ExitCode, Error> {
     adapter.merge_into(&sites, &mut params)?;
     write_model(&model, task, &params, &args.output)?;
     let (model, _) = args.model.open(false)?;
-    let before = probe(model.predictor(Some(&args.adapter))?)?;
-    let after = probe(open_merged(args, task)?.predictor(None)?)?;
+    let before = probe(model.predictor(Some(&args.adapter), args.device.open()?)?)?;
+    let after = probe(open_merged(args, task)?.predictor(None, args.device.open()?)?)?;
     confirm(&before, &after)?;
     println!("wrote {}", args.output.display());
     Ok(ExitCode::SUCCESS)

@@ -11,6 +11,7 @@ use ailora::{
     Method,
     finetune::{Settings, Stage, finetune, read_yaml},
     runtime::{
+        backend::{Device, Precision},
         optim::ScheduleKind,
         train::{Control, Event, Outcome},
     },
@@ -81,6 +82,13 @@ pub struct Args {
     /// Steps between checkpoints [default: 200].
     #[arg(long)]
     checkpoint_every: Option<u64>,
+    /// Where it is computed: cpu, cuda, cuda:ORDINAL, or auto for a device if there is one [default:
+    /// cpu].
+    #[arg(long)]
+    device: Option<Device>,
+    /// What a device computes products in: f32, tf32 or bf16 [default: f32].
+    #[arg(long)]
+    precision: Option<Precision>,
 }
 
 fn schedule(text: &str) -> Result<ScheduleKind, String> {
@@ -115,7 +123,9 @@ impl Args {
             warmup,
             seed,
             max_length,
-            checkpoint_every
+            checkpoint_every,
+            device,
+            precision
         );
         settings.rows = self.rows.or(settings.rows);
         settings.max_steps = self.max_steps.or(settings.max_steps);

@@ -14,7 +14,7 @@ use ailora::{
 };
 use serde_json::json;
 
-use super::Error;
+use super::{Error, args::DeviceArgs};
 
 /// What is generated, and how.
 #[derive(Debug, clap::Args)]
@@ -22,6 +22,8 @@ pub struct Args {
     /// A folder with a causal language model or an encoder-decoder, or its id on the hub.
     #[arg(long, value_name = "DIR_OR_ID")]
     model: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// A folder with an adapter.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -121,7 +123,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         ends: model.pretrained.model.config().ends(),
     };
     let max_len = model.max_len(usize::MAX);
-    let (mut generator, tokenizer) = model.generator(args.adapter.as_deref(), args.merged)?;
+    let (mut generator, tokenizer) =
+        model.generator(args.adapter.as_deref(), args.merged, args.device.open()?)?;
     let encode = |prompt: &String| -> Result<Vec<i32>, Error> {
         let encoded = tokenizer.encode(prompt, None, max_len)?;
         Ok(encoded.ids.into_iter().map(|id| id as i32).collect())

@@ -3,13 +3,19 @@ use std::{path::PathBuf, process::ExitCode};
 use ailora::{models::task::Labels, runtime::store::write_atomically};
 use serde_json::json;
 
-use super::{Error, args::ModelArgs, evaluate::logits};
+use super::{
+    Error,
+    args::{DeviceArgs, ModelArgs},
+    evaluate::logits,
+};
 
 /// What is predicted.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// A folder with an adapter; without one the model's own head is used.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -39,7 +45,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     }
     let rows = task.load(&args.data, Labels::Optional)?;
     let max_len = model.max_len(args.max_length);
-    let (mut predictor, mut engine, model) = model.predictor(args.adapter.as_deref())?;
+    let (mut predictor, mut engine, model) =
+        model.predictor(args.adapter.as_deref(), args.device.open()?)?;
     let encoded = model.encode(&rows, max_len)?;
     let logits = logits(
         &mut predictor,

@@ -32,6 +32,7 @@ use ailora_models::{
     tokenizer::{Tokenizer, TokenizerError},
 };
 use ailora_runtime::{
+    backend::{Backend, Device, Precision},
     engine::{Engine, EngineError},
     init::{InitError, initialise},
     optim::{AdamW, Group, Schedule},
@@ -231,6 +232,7 @@ impl Model {
         self,
         adapter: Option<&Path>,
         merged: bool,
+        backend: Backend,
     ) -> Result<(Generator, Tokenizer), Error> {
         let mut sites = self.pretrained.model.sites();
         let mut params = self.pretrained.weights;
@@ -249,7 +251,8 @@ impl Model {
                 }
             }
         }
-        let generator = Generator::new(self.pretrained.model, sites, Engine::new(params));
+        let generator =
+            Generator::new(self.pretrained.model, sites, Engine::fused(backend, params));
         Ok((generator, self.tokenizer))
     }
 
@@ -258,7 +261,11 @@ impl Model {
     ///
     /// # Errors
     /// The folder holds no adapter of this model.
-    pub fn predictor(mut self, adapter: Option<&Path>) -> Result<(Predictor, Engine, Self), Error> {
+    pub fn predictor(
+        mut self,
+        adapter: Option<&Path>,
+        backend: Backend,
+    ) -> Result<(Predictor, Engine, Self), Error> {
         let mut sites = self.pretrained.model.sites();
         let mut params = std::mem::take(&mut self.pretrained.weights);
         if let Some(folder) = adapter {
@@ -274,7 +281,7 @@ impl Model {
         }
         let pad = self.tokenizer.pad_id();
         let predictor = Predictor::new(self.pretrained.model.clone(), sites, false, pad);
-        Ok((predictor, Engine::new(params), self))
+        Ok((predictor, Engine::fused(backend, params), self))
     }
 }
 
@@ -294,6 +301,7 @@ pub fn finetune(
     let mut model = Model::open(&settings.model, task, settings.seed, false)?;
     let everything = settings.adapters.trains_everything();
     let sites = settings.adapters.resolve(model.pretrained.model.sites())?;
+    let backend = backend(settings.device, settings.precision)?;
     let Splits { train, dev } = task.load_dir(&settings.data)?;
     let train = subset(train, settings.rows);
     let manifest = Manifest::new(settings, &model.pretrained.sha256, task)?;
@@ -348,7 +356,7 @@ pub fn finetune(
         seed: settings.seed,
     };
     let mut workload = Classification::new(task, predictor, encoded, held_out, batching)?;
-    let mut engine = Engine::new(params);
+    let mut engine = Engine::fused(backend, params);
     workload.compile(&mut engine, settings.epochs)?;
     let starts = starts(&sites, engine.weights());
     engine.release_unread();
@@ -427,7 +435,7 @@ pub fn finetune(
         best.as_ref(),
         outcome,
     )?;
-    let mut params = trainer.trained();
+    let mut params = trainer.trained()?;
     if everything {
         params.retain(|name, _| !name.contains(".lora_"));
         files.write_model(&model, task, &params)?;
@@ -460,6 +468,15 @@ pub fn heads(sites: &[Site], model: &Model) -> Vec<String> {
         }
     }
     heads
+}
+
+/// The backend that `device` names, with what it compiles in the user's cache.
+///
+/// # Errors
+/// There is no such device, or what it needs is not installed.
+pub fn backend(device: Device, precision: Precision) -> Result<Backend, EngineError> {
+    let cache = cache_folder().map(|folder| folder.join("cuda"));
+    Backend::open(device, precision, cache)
 }
 
 /// The cache of spectra.

@@ -1,7 +1,10 @@
 use std::path::{Path, PathBuf};
 
 use ailora_graph::AdaptConfig;
-use ailora_runtime::optim::{AdamWConfig, ScheduleKind};
+use ailora_runtime::{
+    backend::{Device, Precision},
+    optim::{AdamWConfig, ScheduleKind},
+};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -43,6 +46,10 @@ pub struct Settings {
     pub max_steps: Option<u64>,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
+    /// Where it is computed.
+    pub device: Device,
+    /// What a device computes in.
+    pub precision: Precision,
 }
 
 impl Default for Settings {
@@ -65,6 +72,8 @@ impl Default for Settings {
             rows: None,
             max_steps: None,
             checkpoint_every: 200,
+            device: Device::Cpu,
+            precision: Precision::F32,
         }
     }
 }

@@ -25,6 +25,11 @@ impl Draw {
 }
 
 impl Key {
+    /// The key as a number, for kernels that draw the same bits elsewhere.
+    pub fn word(self) -> u64 {
+        self.0
+    }
+
     /// 32 random bits for position `index`.
     ///
     /// Two rounds of multiply and xor-shift over 32-bit lanes, so that a loop over it vectorises.

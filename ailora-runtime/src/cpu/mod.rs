@@ -13,57 +13,15 @@ mod tensors;
 
 use std::time::Instant;
 
-use ailora_graph::ir::{DType, Draw, Name, ops::loss::IGNORED};
-use thiserror::Error;
+use ailora_graph::ir::Draw;
 
 use crate::{
-    plan::{Buffer, Input, Kernel, Plan, Step},
+    plan::{Input, Kernel, Plan, Step},
+    run::{Outputs, RunError, Value, bound},
     store::Params,
 };
 use memory::Memory;
 use take_along::Places;
-
-/// A value for an input of a plan.
-#[derive(Clone, Copy, Debug)]
-pub enum Value<'a> {
-    /// Floats.
-    F32(&'a [f32]),
-    /// Ids.
-    I32(&'a [i32]),
-}
-
-/// A plan that cannot be run on what was given.
-#[derive(Debug, Error)]
-pub enum RunError {
-    /// An input without a value.
-    #[error("input `{0}` has no value")]
-    MissingInput(Name),
-    /// An input of another size or type.
-    #[error("input `{name}` is {expected}, found {found}")]
-    WrongInput {
-        /// Its name.
-        name: Name,
-        /// Its type.
-        expected: String,
-        /// What was given.
-        found: String,
-    },
-    /// An id that is not below the number of rows or classes.
-    #[error("input `{name}`: id {id} at position {position} is not in 0..{limit}")]
-    IdOutOfRange {
-        /// The input's name.
-        name: Name,
-        /// The id.
-        id: i32,
-        /// Its position.
-        position: usize,
-        /// How many ids there are.
-        limit: usize,
-    },
-    /// A parameter that the store does not have, or has in another size.
-    #[error("parameter `{0}` is missing from the store or has another shape there")]
-    MissingParameter(Name),
-}
 
 /// Memory and threads of the CPU. One arena serves every plan that is run in it.
 #[derive(Debug, Default)]
@@ -75,27 +33,6 @@ pub struct Cpu {
 #[derive(Clone, Copy, Debug, Default, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C, align(64))]
 struct Line([f32; 16]);
-
-/// The results of a run, in the arena until the next.
-#[derive(Clone, Copy, Debug)]
-pub struct Outputs<'a> {
-    plan: &'a Plan,
-    arena: &'a [f32],
-    params: &'a Params,
-}
-
-impl<'a> Outputs<'a> {
-    /// The elements of an output.
-    pub fn get(&self, name: &str) -> Option<&'a [f32]> {
-        let (view, _) = self.plan.outputs.get(name)?;
-        match &self.plan.buffers[view.buffer] {
-            Buffer::Arena { start, .. } => Some(&self.arena[start + view.start..][..view.len()]),
-            Buffer::Parameter { name, .. } => {
-                Some(&self.params.get(&**name)?.data[view.start..][..view.len()])
-            }
-        }
-    }
-}
 
 impl Cpu {
     /// A backend whose arena grows to the plans that it runs.
@@ -109,6 +46,11 @@ impl Cpu {
         if self.arena.len() < lines {
             self.arena.resize(lines, Line::default());
         }
+    }
+
+    /// Bytes of the arena.
+    pub fn arena_bytes(&self) -> usize {
+        size_of_val(&*self.arena)
     }
 
     /// Executes a plan.
@@ -168,64 +110,29 @@ impl Cpu {
             sizes(name, data).then_some(data)
         });
         let memory = memory.map_err(RunError::MissingParameter)?;
-        for input in &plan.inputs {
-            let given = inputs.iter().find(|(name, _)| *name == &*input.name);
-            let (_, value) = given.ok_or_else(|| RunError::MissingInput(input.name.clone()))?;
-            bind(input, *value, &memory)?;
+        for (input, value) in bound(&plan.inputs, inputs)? {
+            fill(input, value, &memory);
         }
         for step in &plan.steps {
             run_step(step, &memory);
         }
         let arena: &[f32] = bytemuck::cast_slice(&self.arena);
-        Ok(Outputs {
-            plan,
-            arena,
-            params,
-        })
+        Ok(Outputs::in_place(plan, arena, params))
     }
 }
 
-fn bind(input: &Input, value: Value<'_>, memory: &Memory) -> Result<(), RunError> {
+/// Puts a value where the plan reads it.
+fn fill(input: &Input, value: Value<'_>, memory: &Memory) {
     let to = memory.region(input.view);
-    let fill = |data: &[f32]| {
-        let width = input.view.width;
-        for (i, row) in data.chunks_exact(width.max(1)).enumerate() {
-            // SAFETY: no kernel is running.
-            unsafe { to.write(i * to.stride(width), width) }.copy_from_slice(row);
-        }
+    let data: &[f32] = match value {
+        Value::F32(data) => data,
+        Value::I32(data) => bytemuck::cast_slice(data),
     };
-    let len = input.view.len();
-    match (value, input.ty.dtype) {
-        (Value::F32(data), DType::F32) if data.len() == len => fill(data),
-        (Value::I32(data), DType::I32) if data.len() == len => {
-            let limit = input.range.map_or(i32::MAX as usize, |range| range.limit);
-            let ignorable = input.range.is_some_and(|range| range.ignorable);
-            let outside = |&id: &i32| {
-                usize::try_from(id).map_or(!(ignorable && id == IGNORED), |id| id >= limit)
-            };
-            if let Some(position) = data.iter().position(outside) {
-                return Err(RunError::IdOutOfRange {
-                    name: input.name.clone(),
-                    id: data[position],
-                    position,
-                    limit,
-                });
-            }
-            fill(bytemuck::cast_slice(data));
-        }
-        (value, _) => {
-            let found = match value {
-                Value::F32(data) => format!("{} floats", data.len()),
-                Value::I32(data) => format!("{} ids", data.len()),
-            };
-            return Err(RunError::WrongInput {
-                name: input.name.clone(),
-                expected: input.ty.to_string(),
-                found,
-            });
-        }
+    let width = input.view.width;
+    for (i, row) in data.chunks_exact(width.max(1)).enumerate() {
+        // SAFETY: no kernel is running.
+        unsafe { to.write(i * to.stride(width), width) }.copy_from_slice(row);
     }
-    Ok(())
 }
 
 fn execute(step: &Step, memory: &Memory, draw: Draw) {

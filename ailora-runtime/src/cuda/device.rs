@@ -15,8 +15,6 @@ use cudarc::{
 use super::{CudaError, error::During, library};
 
 const MIB: usize = 1 << 20;
-/// Bytes that products may work in; as many as the library wants on a Hopper.
-const PRODUCT_WORKSPACE: usize = 32 * MIB;
 
 /// One device with one stream of work on it.
 #[derive(Debug)]
@@ -24,7 +22,7 @@ pub struct Device {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     blas: blas_sys::cublasHandle_t,
-    _workspace: Buffer,
+    workspace: Buffer,
     name: String,
     capability: (i32, i32),
 }
@@ -34,6 +32,9 @@ pub struct Device {
 unsafe impl Send for Device {}
 
 impl Device {
+    /// Bytes that products may work in; as many as the library wants on a Hopper.
+    pub(super) const PRODUCT_WORKSPACE: usize = 32 * MIB;
+
     /// Opens the device of that number.
     ///
     /// # Errors
@@ -59,14 +60,14 @@ impl Device {
         }
         let stream = context.new_stream().during("making a stream")?;
         let blas = blas::create_handle()?;
-        let workspace = Buffer::new(&context, PRODUCT_WORKSPACE, "the products' workspace")?;
+        let workspace = Buffer::new(&context, Self::PRODUCT_WORKSPACE, "the products' workspace")?;
         let device = Self {
             context,
             stream,
             blas,
             name,
             capability,
-            _workspace: workspace,
+            workspace: workspace,
         };
         // SAFETY: the stream and the workspace live as long as the handle. A workspace of our own
         // is what makes products give the same bits each time, in a graph too.
@@ -74,8 +75,8 @@ impl Device {
             blas::set_stream(blas, device.stream.cu_stream().cast())?;
             blas_sys::cublasSetWorkspace_v2(
                 blas,
-                device._workspace.at(0) as *mut _,
-                PRODUCT_WORKSPACE,
+                device.workspace.at(0) as *mut _,
+                Self::PRODUCT_WORKSPACE,
             )
             .result()?;
         }
@@ -105,6 +106,11 @@ impl Device {
     /// The handle of the library of products, on the stream.
     pub(super) fn blas(&self) -> blas_sys::cublasHandle_t {
         self.blas
+    }
+
+    /// Where products may work.
+    pub(super) fn workspace(&self) -> CUdeviceptr {
+        self.workspace.at(0)
     }
 
     /// Free and all bytes of the device.

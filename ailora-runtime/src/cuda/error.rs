@@ -1,5 +1,7 @@
-use cudarc::{cublas::result::CublasError, cusolver::result::CusolverError, driver::DriverError};
+use cudarc::{cublas, cublaslt, cusolver::result::CusolverError, driver::DriverError};
 use thiserror::Error;
+
+use crate::run::RunError;
 
 /// What can go wrong on the way to a device, and on it.
 #[derive(Debug, Error)]
@@ -66,12 +68,30 @@ pub enum CudaError {
         /// The driver's error.
         error: DriverError,
     },
+    /// An input or a parameter does not fit.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A plan leaves no gradient, or no loss.
+    #[error("the compiled program has no output `{0}`; training needs a loss and its gradients")]
+    NoOutput(String),
     /// A matrix product failed.
     #[error("a matrix product failed: {0}")]
-    Product(#[from] CublasError),
+    Product(String),
     /// A decomposition failed.
     #[error("a decomposition failed: {0}")]
     Decomposition(#[from] CusolverError),
+}
+
+impl From<cublas::result::CublasError> for CudaError {
+    fn from(error: cublas::result::CublasError) -> Self {
+        Self::Product(error.to_string())
+    }
+}
+
+impl From<cublaslt::result::CublasError> for CudaError {
+    fn from(error: cublaslt::result::CublasError) -> Self {
+        Self::Product(error.to_string())
+    }
 }
 
 /// Names what a call of the driver was for.

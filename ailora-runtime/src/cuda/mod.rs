@@ -3,11 +3,387 @@
 //!
 //! It is built without CUDA; the driver and the libraries are looked for when a [`Device`] is opened.
 
+mod compile;
 mod device;
 mod error;
+mod execute;
+mod gemm;
 mod library;
+mod optimizer;
 mod source;
 
 pub use device::Device;
 pub use error::CudaError;
+pub(crate) use optimizer::{Optimizer, Share};
 pub use source::Element;
+
+use std::{collections::HashMap, path::PathBuf};
+
+use ailora_graph::{
+    fuse::cost::{Costs, ProductCost},
+    ir::{Draw, Name},
+};
+use cudarc::{
+    driver::{CudaFunction, result::launch_kernel, sys::CUdeviceptr},
+    nvrtc::Ptx,
+};
+use half::{bf16, slice::HalfFloatSliceExt};
+use indexmap::IndexMap;
+
+use crate::{
+    backend::Precision,
+    plan::Plan,
+    run::{Outputs, RunError, Value, bound},
+    weights::{Place, Weights},
+};
+use compile::Compiler;
+use device::Buffer;
+use error::During;
+use execute::{Executable, Launch};
+use gemm::Products;
+
+/// Which device, and how it computes.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The device's number, from 0.
+    pub ordinal: usize,
+    /// What it computes in.
+    pub precision: Precision,
+    /// Where machine code and chosen algorithms are kept.
+    pub cache: Option<PathBuf>,
+}
+
+/// A device with parameters and compiled plans on it.
+#[derive(Debug)]
+pub struct Cuda {
+    resources: Resources,
+    programs: Vec<Executable>,
+    outputs: IndexMap<Name, Vec<f32>>,
+}
+
+/// What all plans share.
+#[derive(Debug)]
+struct Resources {
+    device: Device,
+    precision: Precision,
+    compiler: Compiler,
+    products: Products,
+    functions: HashMap<String, CudaFunction>,
+    parameters: HashMap<String, Parameter>,
+    arena: Buffer,
+}
+
+/// An array of parameters on the device.
+#[derive(Debug)]
+struct Parameter {
+    buffer: Buffer,
+    element: Element,
+}
+
+impl Cuda {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// A library is missing, or there is no such device.
+    pub fn open(options: &Options) -> Result<Self, CudaError> {
+        let device = Device::open(options.ordinal)?;
+        let folder = options.cache.clone();
+        let resources = Resources {
+            precision: options.precision,
+            compiler: Compiler::new(device.arch(), folder.clone())?,
+            products: Products::new(&device, options.precision, folder.as_ref())?,
+            functions: HashMap::new(),
+            parameters: HashMap::new(),
+            arena: device.allocate(0, "activations")?,
+            device,
+        };
+        Ok(Self {
+            resources,
+            programs: Vec::new(),
+            outputs: IndexMap::new(),
+        })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.resources.device
+    }
+
+    /// What it computes in.
+    pub fn precision(&self) -> Precision {
+        self.resources.precision
+    }
+
+    /// What products and sums take, from a Hopper's rates.
+    pub fn costs(&self) -> Costs {
+        const START: f64 = 3e-6;
+        const BYTE: f64 = 1.0 / 2.5e12;
+        let (flops, bytes) = match self.precision() {
+            Precision::F32 => (45e12, 4.0),
+            Precision::Tf32 => (350e12, 4.0),
+            Precision::Bf16 => (700e12, 2.0),
+        };
+        let element = bytes * BYTE;
+        let product = ProductCost {
+            flop: 1.0 / flops,
+            left: element,
+            right: element,
+            result: element,
+            start: START,
+        };
+        Costs {
+            product,
+            outer: product,
+            // Read twice and written.
+            element: 3.0 * element,
+        }
+    }
+
+    /// Compiles a plan, the next in order, and makes the arena large enough for it.
+    ///
+    /// # Errors
+    /// A kernel does not compile, or memory does not suffice.
+    pub fn add(&mut self, plan: &Plan) -> Result<(), CudaError> {
+        let program = Executable::new(&mut self.resources, plan)?;
+        let needed = program.bytes();
+        if self.resources.arena.bytes() < needed {
+            // Freed before, or there would have to be room for both.
+            self.resources.arena = self.resources.device.allocate(0, "activations")?;
+            self.resources.arena = self.resources.device.allocate(needed, "activations")?;
+        }
+        self.programs.push(program);
+        Ok(())
+    }
+
+    /// Bytes of the arena: activations, gradients and scratch of the largest plan.
+    pub fn arena_bytes(&self) -> usize {
+        self.resources.arena.bytes()
+    }
+
+    /// Executes plan number `id`, which is `plan`, and copies its results.
+    ///
+    /// # Errors
+    /// An input or a parameter that is missing or does not fit; the device failed.
+    pub fn run(
+        &mut self,
+        id: usize,
+        plan: &Plan,
+        weights: &mut Weights,
+        inputs: &[(&str, Value<'_>)],
+        draw: Draw,
+    ) -> Result<Outputs<'_>, CudaError> {
+        self.execute(id, plan, weights, inputs, draw)?;
+        self.results(id, plan)
+    }
+
+    /// Executes plan number `id` and leaves its results on the device.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    fn execute(
+        &mut self,
+        id: usize,
+        plan: &Plan,
+        weights: &mut Weights,
+        inputs: &[(&str, Value<'_>)],
+        draw: Draw,
+    ) -> Result<(), CudaError> {
+        let inputs = bound(&plan.inputs, inputs)?;
+        self.resources.provide(plan, weights)?;
+        self.programs[id].run(&mut self.resources, plan, &inputs, draw)
+    }
+
+    fn results(&mut self, id: usize, plan: &Plan) -> Result<Outputs<'_>, CudaError> {
+        self.programs[id].outputs(&self.resources, plan, &mut self.outputs)?;
+        Ok(Outputs::copied(&self.outputs))
+    }
+
+    /// As [`run`](Self::run); adds to `seconds` what each step of the plan took on the device.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn profile(
+        &mut self,
+        id: usize,
+        plan: &Plan,
+        weights: &mut Weights,
+        inputs: &[(&str, Value<'_>)],
+        draw: Draw,
+        seconds: &mut Vec<f64>,
+    ) -> Result<Outputs<'_>, CudaError> {
+        let inputs = bound(&plan.inputs, inputs)?;
+        self.resources.provide(plan, weights)?;
+        self.programs[id].profile(&mut self.resources, plan, &inputs, draw, seconds)?;
+        self.results(id, plan)
+    }
+}
+
+/// Compiles all kernels of plans for an architecture such as `sm_90`, and the optimiser's, which
+/// needs the compiler but no device; how many there are.
+///
+/// # Errors
+/// The compiler is missing, or a kernel does not compile.
+pub fn compile(
+    plans: &[Plan],
+    precision: Precision,
+    arch: &str,
+    cache: Option<PathBuf>,
+) -> Result<usize, CudaError> {
+    let compiler = Compiler::new(arch.to_owned(), cache)?;
+    let actions: Vec<source::Actions> = plans
+        .iter()
+        .flat_map(|plan| execute::actions(plan, &execute::elements(plan, precision)))
+        .collect();
+    let mut codes: Vec<&str> = execute::kernels(&actions)
+        .map(|kernel| kernel.code.as_str())
+        .chain([optimizer::SOURCE])
+        .collect();
+    codes.sort_unstable();
+    codes.dedup();
+    compiler.compile(&codes).map(|binaries| binaries.len())
+}
+
+impl Resources {
+    /// Makes kernels of these texts callable.
+    fn compile<'a>(&mut self, codes: impl Iterator<Item = &'a str>) -> Result<(), CudaError> {
+        let mut new: Vec<&str> = codes.filter(|c| !self.functions.contains_key(*c)).collect();
+        new.sort_unstable();
+        new.dedup();
+        for (code, binary) in new.iter().zip(self.compiler.compile(&new)?) {
+            let [function] = self.load(binary, [compile::ENTRY])?;
+            self.functions.insert((*code).to_owned(), function);
+        }
+        Ok(())
+    }
+
+    /// The kernels of these names that a text defines.
+    fn functions<const N: usize>(
+        &self,
+        code: &str,
+        names: [&str; N],
+    ) -> Result<[CudaFunction; N], CudaError> {
+        let binaries = self.compiler.compile(&[code])?;
+        self.load(binaries.concat(), names)
+    }
+
+    fn load<const N: usize>(
+        &self,
+        binary: Vec<u8>,
+        names: [&str; N],
+    ) -> Result<[CudaFunction; N], CudaError> {
+        let module = self.device.context().load_module(Ptx::from_binary(binary));
+        let module = module.during("loading a kernel")?;
+        let mut functions = Vec::with_capacity(N);
+        for name in names {
+            functions.push(module.load_function(name).during("loading a kernel")?);
+        }
+        Ok(std::array::from_fn(|i| functions[i].clone()))
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<(), CudaError> {
+        match launch {
+            Launch::Kernel {
+                function,
+                grid,
+                block,
+                arguments,
+            } => self.launch_kernel(function, *grid, *block, arguments),
+            Launch::Product(product) => self.products.run(&self.device, product),
+        }
+    }
+
+    fn launch_kernel(
+        &self,
+        function: &CudaFunction,
+        grid: (u32, u32, u32),
+        block: u32,
+        arguments: &[CUdeviceptr],
+    ) -> Result<(), CudaError> {
+        let pointers = arguments
+            .iter()
+            .map(|a| std::ptr::from_ref(a).cast_mut().cast());
+        let mut pointers: Vec<_> = pointers.collect();
+        // SAFETY: the kernel takes these pointers, which the plan keeps apart and in bounds; the
+        // arguments themselves are read before this returns.
+        unsafe {
+            launch_kernel(
+                function.cu_function(),
+                grid,
+                (block, 1, 1),
+                0,
+                self.device.stream().cu_stream(),
+                &mut pointers,
+            )
+        }
+        .during("launching a kernel")
+    }
+
+    /// Brings the parameters that a plan reads, and those that changed, to the device.
+    fn provide(&mut self, plan: &Plan, weights: &mut Weights) -> Result<(), CudaError> {
+        for name in weights.take_changed() {
+            if let Some(place) = weights.place(&name)
+                && self.parameters.contains_key(place.array)
+            {
+                self.upload_part(weights, place)?;
+            }
+        }
+        for (name, ty) in &plan.parameters {
+            if self.parameters.contains_key(&**name) {
+                continue;
+            }
+            let array = weights.arrays().get(&**name);
+            let array = array.filter(|array| array.data.len() == ty.len());
+            let array = array.ok_or_else(|| RunError::MissingParameter(name.clone()))?;
+            let element = match self.precision {
+                Precision::Bf16 if ty.rank() >= 2 => Element::Bf16,
+                _ => Element::F32,
+            };
+            let bytes = element.bytes() * array.data.len();
+            let buffer = self
+                .device
+                .allocate(bytes, &format!("parameter `{name}`"))?;
+            write(&self.device, &buffer, 0, element, &array.data)?;
+            self.parameters
+                .insert(name.to_string(), Parameter { buffer, element });
+        }
+        Ok(())
+    }
+
+    /// Brings a part of an array to the device.
+    fn upload_part(&self, weights: &Weights, place: Place<'_>) -> Result<(), CudaError> {
+        let Some(array) = weights.arrays().get(place.array) else {
+            return Ok(());
+        };
+        let Parameter { buffer, element } = &self.parameters[place.array];
+        for row in 0..place.rows {
+            let start = place.start + row * place.stride;
+            let data = &array.data[start..start + place.width];
+            write(
+                &self.device,
+                buffer,
+                start * element.bytes(),
+                *element,
+                data,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Copies floats to a device, in whatever type they have there.
+fn write(
+    device: &Device,
+    to: &Buffer,
+    byte: usize,
+    element: Element,
+    data: &[f32],
+) -> Result<(), CudaError> {
+    match element {
+        Element::F32 | Element::I32 => device.upload(data, to, byte),
+        Element::Bf16 => {
+            let mut narrow = vec![bf16::ZERO; data.len()];
+            narrow.convert_from_f32_slice(data);
+            device.upload(&narrow, to, byte)
+        }
+    }
+}

@@ -83,6 +83,22 @@ impl AdamW {
         self.step
     }
 
+    /// The constants.
+    pub fn config(&self) -> AdamWConfig {
+        self.config
+    }
+
+    /// The parameters, by how fast they learn.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// Counts an update that was made elsewhere.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn advance(&mut self) {
+        self.step += 1;
+    }
+
     /// The moments of every parameter, in the order of the groups.
     pub fn moments(&self) -> &IndexMap<String, Moments> {
         &self.moments

@@ -1,106 +1,157 @@
 //! Places in the arena: buffers that are alive at the same time never overlap.
 
+use ailora_graph::ir::{Name, Type};
+use indexmap::IndexMap;
+
 use super::{
-    Buffer, Plan,
+    Buffer, Input, Plan, Step, View,
     lower::{Kind, Lowered},
 };
 
 /// Buffers start at multiples of this many elements, a cache line.
 const ALIGNMENT: usize = 16;
 
-/// A buffer's demand on the arena.
+/// What must have a place: how large it is, and the times of its first write and last access.
+#[derive(Clone, Copy, Debug)]
 struct Lifetime {
-    buffer: usize,
-    len: usize,
-    /// Times of the first write and the last access; inputs are written before time 0.
+    size: usize,
     first: usize,
     last: usize,
 }
 
-/// Gives every buffer its place: the largest first, each as low as what lives beside it allows
-/// (Pisarchyk & Lee, 2020, greedy by size).
-pub(super) fn allocate(lowered: Lowered) -> Plan {
-    let mut lifetimes: Vec<Lifetime> = lowered
-        .buffers
-        .iter()
-        .enumerate()
-        .filter(|(_, storage)| !matches!(storage.kind, Kind::Parameter(_)))
-        .map(|(buffer, storage)| Lifetime {
-            buffer,
-            len: storage.len.next_multiple_of(ALIGNMENT),
-            first: if storage.kind == Kind::Input {
-                0
-            } else {
-                usize::MAX
-            },
+impl Lifetime {
+    /// Of what nothing uses yet.
+    fn unused(size: usize) -> Self {
+        Self {
+            size,
+            first: usize::MAX,
             last: 0,
-        })
-        .collect();
-    let mut index = vec![None; lowered.buffers.len()];
-    for (i, lifetime) in lifetimes.iter().enumerate() {
-        index[lifetime.buffer] = Some(i);
-    }
-    for (time, step) in lowered.steps.iter().enumerate() {
-        for view in step.reads.iter().chain(&step.writes) {
-            if let Some(i) = index[view.buffer] {
-                let lifetime = &mut lifetimes[i];
-                lifetime.first = lifetime.first.min(time);
-                lifetime.last = lifetime.last.max(time);
-            }
         }
     }
-    for (view, _) in lowered.outputs.values() {
-        if let Some(i) = index[view.buffer] {
-            lifetimes[i].last = usize::MAX;
-        }
-    }
-    lifetimes.sort_by_key(|lifetime| (std::cmp::Reverse(lifetime.len), lifetime.first));
 
-    let mut placed: Vec<(usize, Lifetime)> = Vec::new();
-    let mut arena_len = 0;
-    for lifetime in lifetimes {
-        let mut beside: Vec<(usize, usize)> = placed
+    fn include(&mut self, time: usize) {
+        self.first = self.first.min(time);
+        self.last = self.last.max(time);
+    }
+}
+
+/// Where everything lies, the largest first, each as low as what lives beside it allows (Pisarchyk
+/// & Lee, 2020, greedy by size); and how much there is in all.
+fn arrange(lifetimes: &[Lifetime]) -> (Vec<usize>, usize) {
+    let mut order: Vec<usize> = (0..lifetimes.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(lifetimes[i].size), lifetimes[i].first));
+    let mut starts = vec![0; lifetimes.len()];
+    let mut total = 0;
+    for (done, &i) in order.iter().enumerate() {
+        let own = lifetimes[i];
+        let mut beside: Vec<(usize, usize)> = order[..done]
             .iter()
-            .filter(|(_, other)| other.first <= lifetime.last && lifetime.first <= other.last)
-            .map(|(start, other)| (*start, *start + other.len))
+            .filter(|&&other| {
+                lifetimes[other].first <= own.last && own.first <= lifetimes[other].last
+            })
+            .map(|&other| (starts[other], starts[other] + lifetimes[other].size))
             .collect();
         beside.sort_unstable();
         let mut start = 0;
         for (from, to) in beside {
-            if start + lifetime.len <= from {
+            if start + own.size <= from {
                 break;
             }
             start = start.max(to);
         }
-        arena_len = arena_len.max(start + lifetime.len);
-        placed.push((start, lifetime));
+        starts[i] = start;
+        total = total.max(start + own.size);
     }
+    (starts, total)
+}
 
-    let mut starts = vec![0; lowered.buffers.len()];
-    for (start, lifetime) in placed {
-        starts[lifetime.buffer] = start;
+/// When each buffer of `sizes` is used. Inputs are written before time 0, and outputs are read after
+/// all.
+fn lifetimes(
+    sizes: impl Iterator<Item = usize>,
+    inputs: &[Input],
+    steps: &[Step],
+    outputs: &IndexMap<Name, (View, Type)>,
+) -> Vec<Lifetime> {
+    let mut lifetimes: Vec<Lifetime> = sizes.map(Lifetime::unused).collect();
+    for input in inputs {
+        lifetimes[input.view.buffer].include(0);
     }
-    let buffers = lowered
-        .buffers
-        .into_iter()
-        .zip(starts)
-        .map(|(storage, start)| match storage.kind {
-            Kind::Parameter(name) => Buffer::Parameter {
-                name,
-                len: storage.len,
-            },
-            Kind::Input | Kind::Value => Buffer::Arena {
-                start,
-                len: storage.len,
-            },
-        })
-        .collect();
-    Plan {
-        steps: lowered.steps,
+    for (time, step) in steps.iter().enumerate() {
+        for view in step.reads.iter().chain(&step.writes) {
+            lifetimes[view.buffer].include(time);
+        }
+    }
+    for (view, _) in outputs.values() {
+        lifetimes[view.buffer].last = usize::MAX;
+    }
+    lifetimes
+}
+
+/// Gives every buffer its place in the arena.
+pub(super) fn allocate(lowered: Lowered) -> Plan {
+    let Lowered {
+        steps,
         buffers,
-        inputs: lowered.inputs,
-        outputs: lowered.outputs,
+        inputs,
+        outputs,
+        parameters,
+    } = lowered;
+    let sizes = buffers.iter().map(|storage| match storage.kind {
+        Kind::Parameter(_) => 0,
+        Kind::Value => storage.len.next_multiple_of(ALIGNMENT),
+    });
+    let (starts, arena_len) = arrange(&lifetimes(sizes, &inputs, &steps, &outputs));
+    let placed = buffers.into_iter().zip(starts);
+    let buffers = placed.map(|(storage, start)| match storage.kind {
+        Kind::Parameter(name) => Buffer::Parameter {
+            name,
+            len: storage.len,
+        },
+        Kind::Value => Buffer::Arena {
+            start,
+            len: storage.len,
+        },
+    });
+    Plan {
+        buffers: buffers.collect(),
+        steps,
+        inputs,
+        outputs,
         arena_len,
-        parameters: lowered.parameters,
+        parameters,
+    }
+}
+
+/// Places on a device whose elements are not all of one size.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    /// The first byte of each buffer in the arena.
+    pub buffers: Vec<usize>,
+    /// The first byte of what each step works in.
+    pub scratch: Vec<usize>,
+    /// Bytes of the arena.
+    pub bytes: usize,
+}
+
+#[cfg(feature = "cuda")]
+impl Plan {
+    /// Places for buffers of as many bytes, 0 for those that lie elsewhere, and for as many bytes
+    /// that each step works in.
+    pub(crate) fn places(&self, buffers: &[usize], scratch: &[usize]) -> Places {
+        let (inputs, outputs) = (&self.inputs, &self.outputs);
+        let mut all = lifetimes(buffers.iter().copied(), inputs, &self.steps, outputs);
+        all.extend(scratch.iter().enumerate().map(|(time, &size)| Lifetime {
+            size,
+            first: time,
+            last: time,
+        }));
+        let (mut starts, bytes) = arrange(&all);
+        Places {
+            scratch: starts.split_off(buffers.len()),
+            buffers: starts,
+            bytes,
+        }
     }
 }

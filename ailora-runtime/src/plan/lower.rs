@@ -35,9 +35,7 @@ pub(super) struct Storage {
 #[derive(Debug, PartialEq)]
 pub(super) enum Kind {
     Parameter(Name),
-    /// Written before the first step.
-    Input,
-    /// A number, written before the first step.
+    /// What is put in before the first step, or computed.
     Value,
 }
 
@@ -280,7 +278,7 @@ impl Lowering<'_> {
         let shape = |i: usize| program.shape(args[i]);
         let kernel = match &node.op {
             Op::Input(leaf) => {
-                let view = self.input(id);
+                let view = self.place(id);
                 let range = (leaf.ty.dtype == DType::I32)
                     .then(|| self.ranges.get(&id).copied())
                     .flatten();
@@ -624,13 +622,6 @@ impl Lowering<'_> {
         whole
             .part(shape, home.axis, home.start, &part)?
             .reshaped(program.shape(id))
-    }
-
-    /// Where an input is put: it is there from the start.
-    fn input(&mut self, id: Id) -> View {
-        let view = self.place(id);
-        self.out.buffers[view.buffer].kind = Kind::Input;
-        view
     }
 
     /// A node's value without gaps.

@@ -10,6 +10,8 @@ mod lower;
 mod units;
 mod view;
 
+#[cfg(feature = "cuda")]
+pub(crate) use allocate::Places;
 pub use kernel::{Instruction, Kernel, Loop, LoopOp, Operand, Source, Stored, Strided};
 pub use view::View;
 

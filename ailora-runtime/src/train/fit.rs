@@ -178,6 +178,7 @@ pub fn fit<W: Workload, C: std::error::Error + 'static>(
     let save = |trainer: &Trainer, progress: &Progress| {
         trainer
             .checkpoint()
+            .map_err(|error| FitError::Train(error.into()))?
             .save(&options.checkpoint, &options.fingerprint, progress)
             .map_err(FitError::Checkpoint)
     };

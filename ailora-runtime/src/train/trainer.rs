@@ -3,10 +3,12 @@ use indexmap::IndexMap;
 use thiserror::Error;
 
 use super::{Checkpoint, CheckpointError};
+#[cfg(feature = "cuda")]
+use crate::{backend::Backend, cuda};
 use crate::{
-    cpu::Value,
     engine::{Engine, EngineError, PlanId},
     optim::{AdamW, Moments, Schedule, global_norm},
+    run::Value,
     store::{Array, Params},
 };
 
@@ -29,6 +31,10 @@ pub enum TrainError {
         /// What it was.
         value: f64,
     },
+    /// The device failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] cuda::CudaError),
     /// The program has no output of this name.
     #[error("the compiled program has no output `{0}`; training needs a loss and its gradients")]
     NoOutput(String),
@@ -70,6 +76,17 @@ pub struct Trainer {
     schedule: Schedule,
     clip: Option<f64>,
     draw: Draw,
+    /// The gradients and the optimiser's state, where a device has them.
+    #[cfg(feature = "cuda")]
+    on_device: Option<cuda::Optimizer>,
+}
+
+/// What the gradients of a step came to.
+struct Gathered {
+    loss: f64,
+    gradient_norm: f64,
+    /// Whether the parameters are updated already.
+    updated: bool,
 }
 
 impl Trainer {
@@ -92,6 +109,8 @@ impl Trainer {
             schedule,
             clip,
             draw: Draw { seed, step: 0 },
+            #[cfg(feature = "cuda")]
+            on_device: None,
         }
     }
 
@@ -103,6 +122,48 @@ impl Trainer {
     pub fn step(&mut self, batch: &[MicroBatch<'_>]) -> Result<StepReport, TrainError> {
         let rows: usize = batch.iter().map(|micro| micro.rows).sum();
         let step = self.optimizer.step() + 1;
+        let lr = self.lr * self.schedule.factor(step - 1);
+        let Gathered {
+            loss,
+            gradient_norm,
+            updated,
+        } = self.gather(batch, rows, lr)?;
+        for (what, value) in [("loss", loss), ("gradient norm", gradient_norm)] {
+            if !value.is_finite() {
+                return Err(TrainError::NotFinite { step, what, value });
+            }
+        }
+        if !updated {
+            // torch.nn.utils.clip_grad_norm_ divides by the norm plus 1e-6 too.
+            let factor = self
+                .clip
+                .map_or(1.0, |clip| (clip / (gradient_norm + 1e-6)).min(1.0));
+            let weights = self.engine.weights_mut();
+            self.optimizer.update(weights, &self.gradients, lr, factor);
+        }
+        Ok(StepReport {
+            step,
+            loss,
+            lr,
+            gradient_norm,
+            rows,
+        })
+    }
+
+    /// The loss and the gradients of a batch; on a device the update too, unless one of them is not
+    /// finite.
+    fn gather(
+        &mut self,
+        batch: &[MicroBatch<'_>],
+        rows: usize,
+        lr: f64,
+    ) -> Result<Gathered, TrainError> {
+        #[cfg(feature = "cuda")]
+        if self.engine.device().is_some() {
+            return self.gather_on_device(batch, rows, lr);
+        }
+        #[cfg(not(feature = "cuda"))]
+        let _ = lr;
         let mut loss = 0.0;
         for (i, micro) in batch.iter().enumerate() {
             let outputs = self.engine.run(micro.plan, &micro.inputs, self.draw)?;
@@ -123,25 +184,57 @@ impl Trainer {
                 }
             }
         }
-        let gradient_norm = global_norm(self.gradients.values().map(Vec::as_slice));
-        for (what, value) in [("loss", loss), ("gradient norm", gradient_norm)] {
-            if !value.is_finite() {
-                return Err(TrainError::NotFinite { step, what, value });
-            }
-        }
-        // torch.nn.utils.clip_grad_norm_ divides by the norm plus 1e-6 too.
-        let factor = self
-            .clip
-            .map_or(1.0, |clip| (clip / (gradient_norm + 1e-6)).min(1.0));
-        let lr = self.lr * self.schedule.factor(step - 1);
-        let weights = self.engine.weights_mut();
-        self.optimizer.update(weights, &self.gradients, lr, factor);
-        Ok(StepReport {
-            step,
+        Ok(Gathered {
             loss,
-            lr,
-            gradient_norm,
-            rows,
+            gradient_norm: global_norm(self.gradients.values().map(Vec::as_slice)),
+            updated: false,
+        })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn gather_on_device(
+        &mut self,
+        batch: &[MicroBatch<'_>],
+        rows: usize,
+        lr: f64,
+    ) -> Result<Gathered, TrainError> {
+        let Some((cuda, plans, weights)) = self.engine.device() else {
+            return Err(TrainError::NoOutput("loss".into()));
+        };
+        for (index, micro) in batch.iter().enumerate() {
+            let share = cuda::Share {
+                index,
+                of: batch.len(),
+                weight: (micro.rows as f64 / rows as f64) as f32,
+            };
+            let id = micro.plan.0;
+            cuda.accumulate(
+                &mut self.on_device,
+                &self.optimizer,
+                (id, &plans[id]),
+                weights,
+                &micro.inputs,
+                self.draw,
+                share,
+            )?;
+            self.draw.step += 1;
+        }
+        let Some(state) = &self.on_device else {
+            return Err(TrainError::NoOutput("loss".into()));
+        };
+        let step = self.optimizer.step() + 1;
+        let config = self.optimizer.config();
+        let found = cuda.update(state, config, step, lr, self.clip, batch.len())?;
+        let losses = batch.iter().zip(&found.losses);
+        let losses = losses.map(|(micro, &loss)| micro.rows as f64 / rows as f64 * f64::from(loss));
+        let loss: f64 = losses.sum();
+        if loss.is_finite() && found.norm.is_finite() {
+            self.optimizer.advance();
+        }
+        Ok(Gathered {
+            loss,
+            gradient_norm: found.norm,
+            updated: true,
         })
     }
 
@@ -161,33 +254,59 @@ impl Trainer {
     }
 
     /// The trained parameters by name.
-    pub fn trained(&self) -> Params {
-        let weights = self.engine.weights();
-        self.gradients
-            .keys()
-            .filter_map(|name| Some((name.clone(), weights.get(name)?)))
-            .collect()
+    ///
+    /// # Errors
+    /// The device that has them failed.
+    pub fn trained(&self) -> Result<Params, EngineError> {
+        let state = self.state()?;
+        Ok(state.map(|(name, array, _)| (name, array)).collect())
     }
 
     /// Everything a resumed run needs of the trainer.
-    pub fn checkpoint(&self) -> Checkpoint {
+    ///
+    /// # Errors
+    /// The device that has it failed.
+    pub fn checkpoint(&self) -> Result<Checkpoint, EngineError> {
         let mut tensors = Params::new();
-        for (name, array) in self.trained() {
-            if let Some(moments) = self.optimizer.moments().get(&name) {
-                let like = |data: &[f32]| Array {
-                    shape: array.shape.clone(),
-                    data: data.to_vec(),
-                };
-                tensors.insert(format!("adam.first.{name}"), like(&moments.first));
-                tensors.insert(format!("adam.second.{name}"), like(&moments.second));
-            }
+        for (name, array, Moments { first, second }) in self.state()? {
+            let like = |data| Array {
+                shape: array.shape.clone(),
+                data,
+            };
+            tensors.insert(format!("adam.first.{name}"), like(first));
+            tensors.insert(format!("adam.second.{name}"), like(second));
             tensors.insert(format!("param.{name}"), array);
         }
-        Checkpoint {
+        Ok(Checkpoint {
             tensors,
             step: self.optimizer.step(),
             draws: self.draw.step,
-        }
+        })
+    }
+
+    /// What is trained and its moments, from where they are.
+    fn state(
+        &self,
+    ) -> Result<impl Iterator<Item = (String, Array, Moments)> + use<'_>, EngineError> {
+        #[cfg(feature = "cuda")]
+        let mut there = match (self.engine.backend(), &self.on_device) {
+            (Backend::Cuda(cuda), Some(state)) => cuda.trained(state)?,
+            _ => IndexMap::new(),
+        };
+        #[cfg(not(feature = "cuda"))]
+        let mut there: IndexMap<String, (Vec<f32>, Moments)> = IndexMap::new();
+        let moments = self.optimizer.moments();
+        Ok(self.gradients.keys().filter_map(move |name| {
+            let mut array = self.engine.weights().get(name)?;
+            let moments = match there.swap_remove(name) {
+                Some((data, moments)) => {
+                    array.data = data;
+                    moments
+                }
+                None => moments.get(name)?.clone(),
+            };
+            Some((name.clone(), array, moments))
+        }))
     }
 
     /// Goes on from a checkpoint.
@@ -218,6 +337,10 @@ impl Trainer {
         }
         self.optimizer.restore(checkpoint.step, moments);
         self.draw.step = checkpoint.draws;
+        #[cfg(feature = "cuda")]
+        {
+            self.on_device = None;
+        }
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use ailora_graph::{
     Module,
     nn::{Cx, Tensor},
 };
-use ailora_runtime::cpu::Value;
+use ailora_runtime::run::Value;
 
 use crate::{
     batch::{Batch, Shape},

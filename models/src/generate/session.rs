@@ -7,8 +7,8 @@ use ailora_graph::{
     narrow::narrow,
 };
 use ailora_runtime::{
-    cpu::Value,
     engine::{Engine, EngineError, PlanId},
+    run::Value,
 };
 use thiserror::Error;
 

@@ -1,6 +1,9 @@
 //! Fixtures, and running a program on a batch in float32 and in float64.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+#[path = "../../../tests/device/mod.rs"]
+pub mod device;
+
 use std::path::{Path, PathBuf};
 
 use ailora_graph::{
@@ -16,16 +19,13 @@ use ailora_models::{
     head::Head,
     model::Model,
 };
-use ailora_runtime::{
-    cpu::{Cpu, Value},
-    plan::plan,
-    store::Params,
-};
+use ailora_runtime::{plan::plan, run::Value, store::Params};
+use device::Runner;
 use safetensors::{Dtype, SafeTensors};
 
 /// The folder of fixtures at the repository's root.
 pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+    device::package().join("../tests/fixtures")
 }
 
 /// The classification head that a folder's `config.json` speaks of.
@@ -119,13 +119,11 @@ pub fn full_step(model: &Model, batch: &Batch) -> Program {
     gradients(&adapted, "loss").unwrap()
 }
 
-/// Every output, from the CPU backend.
+/// Every output, from the backend.
 pub fn run(program: &Program, params: &Params, inputs: &Inputs) -> Vec<(String, Vec<f64>)> {
     let plan = plan(program);
-    let mut cpu = Cpu::new();
-    let outputs = cpu
-        .run(&plan, params, &inputs.values(), Draw::default())
-        .unwrap();
+    let mut runner = Runner::new(plan.clone(), params);
+    let outputs = runner.run(&inputs.values(), Draw::default()).unwrap();
     let value = |name: &str| {
         outputs
             .get(name)

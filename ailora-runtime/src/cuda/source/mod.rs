@@ -1,9 +1,23 @@
 //! Kernels of a plan as CUDA C++. Every size is written into the text, so that loops unroll and
 //! layers of one shape share one kernel; only pointers are arguments. Nothing here needs a device.
 
-use ailora_graph::ir::{Name, ops::matmul::MatMul};
+mod attention;
+mod loops;
+mod softmax;
+mod tensors;
+#[cfg(test)]
+mod tests;
+mod text;
 
-use crate::plan::View;
+use ailora_graph::ir::{
+    Name,
+    ops::{
+        matmul::{Dims, MatMul},
+        merge::Merge,
+    },
+};
+
+use crate::plan::{Instruction, Kernel, Loop, LoopOp, Source as From, Step, Stored, View};
 
 /// What every kernel's text begins with: element types, random bits, reductions over a block.
 pub(super) const PRELUDE: &str = include_str!("prelude.cuh");
@@ -35,6 +49,16 @@ pub(super) struct Operand {
     pub element: Element,
     /// Where it lies in its buffer, whose first element is aligned to 64 bytes.
     pub view: View,
+}
+
+impl Operand {
+    /// From one row to the next, of rows of `width`.
+    fn row_stride(&self, width: usize) -> usize {
+        match self.view.is_dense() {
+            true => width,
+            false => self.view.stride,
+        }
+    }
 }
 
 /// What a parameter of a kernel points to.
@@ -97,4 +121,191 @@ pub(super) struct Actions {
     pub list: Vec<Action>,
     /// Bytes of memory that they work in.
     pub scratch: usize,
+}
+
+/// What the device does for a step whose buffers hold elements of these types.
+pub(super) fn actions(step: &Step, elements: &[Element]) -> Actions {
+    let operands = |views: &[View]| -> Vec<Operand> {
+        let operand = |&view: &View| Operand {
+            element: elements[view.buffer],
+            view,
+        };
+        views.iter().map(operand).collect()
+    };
+    let (reads, writes) = (operands(&step.reads), operands(&step.writes));
+    match &step.kernel {
+        Kernel::Gemm {
+            op,
+            dims,
+            alpha,
+            accumulate,
+        } => product(*op, *dims, *alpha, *accumulate, &reads, writes[0]),
+        Kernel::Merge { op, shape } => merge(*op, *shape, &reads, &writes),
+        Kernel::Loop(walk) => loops::source(walk, &reads, &writes).into(),
+        Kernel::Attention { op, dims } => attention::forward(op, *dims, &reads, writes[0]),
+        Kernel::AttentionGrad { op, dims, wants } => {
+            attention::backward(op, *dims, *wants, &reads, &writes)
+        }
+        Kernel::Rotary { width, half } => tensors::rotary(*width, *half, &reads, &writes).into(),
+        Kernel::Gather { width } => tensors::gather(*width, &reads, &writes).into(),
+        Kernel::ScatterAdd { width } => tensors::scatter_add(*width, &reads, &writes),
+        Kernel::TakeAlong { op, widths } => {
+            tensors::take_along(*op, *widths, &reads, &writes).into()
+        }
+        Kernel::TakeAlongGrad { op, widths } => {
+            tensors::take_along_grad(*op, *widths, &reads, &writes)
+        }
+        Kernel::Reduce {
+            combine,
+            shape,
+            strides,
+        } => tensors::reduce(*combine, shape, strides, &reads, &writes),
+        Kernel::Copy(moved) => tensors::copy(moved, &reads, &writes),
+        Kernel::CrossEntropy { classes, smoothing } => {
+            tensors::cross_entropy(*classes, *smoothing, &reads, &writes)
+        }
+        Kernel::CrossEntropyGrad { classes, smoothing } => {
+            tensors::cross_entropy_grad(*classes, *smoothing, &reads, &writes)
+        }
+    }
+}
+
+impl std::convert::From<Source> for Actions {
+    fn from(kernel: Source) -> Self {
+        Self {
+            list: vec![Action::Kernel(kernel)],
+            scratch: 0,
+        }
+    }
+}
+
+/// `c = alpha op(a) op(b)`, or `c += ...`.
+fn product(
+    op: MatMul,
+    dims: Dims,
+    alpha: f32,
+    accumulate: bool,
+    reads: &[Operand],
+    to: Operand,
+) -> Actions {
+    let Dims {
+        batch,
+        m,
+        n,
+        k,
+        batched_b,
+    } = dims;
+    let mut actions = Actions::default();
+    let turned = |[rows, columns]: [usize; 2], turned| match turned {
+        true => [columns, rows],
+        false => [rows, columns],
+    };
+    let shapes = [turned([m, k], op.trans_a), turned([k, n], op.trans_b)];
+    // Both sides have one type: the narrower, to which the other is rounded.
+    let narrow = reads.iter().any(|read| read.element == Element::Bf16);
+    let common = if narrow { Element::Bf16 } else { Element::F32 };
+    let mut side = |i: usize| {
+        let (read, [rows, width]) = (reads[i], shapes[i]);
+        if read.element == common {
+            let stride = read.row_stride(width);
+            return (matrix(Param::Read(i), stride, read.element), rows * stride);
+        }
+        let at = actions.converted(i, read, common);
+        (matrix(at, width, common), rows * width)
+    };
+    let [a, b] = [side(0), side(1)];
+    let stride = to.row_stride(n);
+    let c = matrix(Param::Write(0), stride, to.element);
+    let steps = [a.1, if batched_b { b.1 } else { 0 }, m * stride];
+    actions.list.push(Action::Product(Product {
+        op,
+        sizes: [m, n, k],
+        alpha,
+        accumulate,
+        operands: [a.0, b.0, c],
+        batches: [(1, [0; 3]), (batch, steps)],
+    }));
+    actions
+}
+
+fn matrix(at: Param, stride: usize, element: Element) -> Matrix {
+    Matrix {
+        at,
+        offset: 0,
+        stride,
+        element,
+    }
+}
+
+impl Actions {
+    /// A read's elements in another type, without gaps.
+    fn converted(&mut self, i: usize, read: Operand, element: Element) -> Param {
+        let at = Param::Scratch(self.scratch);
+        let View { rows, width, .. } = read.view;
+        let to = Operand {
+            element,
+            view: View::dense(0, 0, rows * width),
+        };
+        self.scratch += (element.bytes() * rows * width).next_multiple_of(64);
+        let walk = Loop {
+            rows: vec![rows],
+            width,
+            whole_rows: false,
+            operands: vec![crate::plan::Operand {
+                rows: vec![read.view.stride],
+                column: 1,
+            }],
+            instructions: vec![Instruction {
+                op: LoopOp::Copy,
+                args: vec![From::Operand(0)],
+                to: 0,
+            }],
+            registers: 1,
+            results: vec![Stored {
+                register: 0,
+                rows: vec![width],
+            }],
+        };
+        let mut kernel = loops::source(&walk, &[read], &[to]);
+        for param in &mut kernel.params {
+            *param = match param {
+                Param::Read(_) => Param::Read(i),
+                _ => at.clone(),
+            };
+        }
+        self.list.push(Action::Kernel(kernel));
+        at
+    }
+}
+
+/// A pack with its adapters in its weights: what lies around them is copied, and their product is
+/// added.
+fn merge(op: Merge, shape: [usize; 2], reads: &[Operand], writes: &[Operand]) -> Actions {
+    let mut actions = Actions::from(tensors::merge(op, shape, reads, writes));
+    let ([m, n], rank) = (op.corner, op.rank(&shape));
+    let stride = reads[0].row_stride(shape[1]);
+    let part = |at: Param, offset: usize, operand: Operand| Matrix {
+        at,
+        offset,
+        stride,
+        element: operand.element,
+    };
+    let up = part(Param::Read(0), n, reads[0]);
+    let down = part(Param::Read(0), m * stride, reads[0]);
+    let weights = Matrix {
+        stride: writes[0].row_stride(shape[1]),
+        ..part(Param::Write(0), 0, writes[0])
+    };
+    actions.list.push(Action::Product(Product {
+        op: MatMul {
+            trans_a: false,
+            trans_b: false,
+        },
+        sizes: [m, n, rank],
+        alpha: op.scale.0 as f32,
+        accumulate: true,
+        operands: [up, down, weights],
+        batches: [(1, [0; 3]), (1, [0; 3])],
+    }));
+    actions
 }

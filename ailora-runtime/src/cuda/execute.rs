@@ -1,0 +1,390 @@
+//! A plan on a device.
+
+use ailora_graph::ir::{DType, Draw, Name};
+use bytemuck::Pod;
+use cudarc::driver::{
+    CudaFunction, CudaGraph,
+    sys::{self, CUdeviceptr},
+};
+use half::{bf16, slice::HalfFloatSliceExt};
+use indexmap::{IndexMap, IndexSet};
+
+use super::{
+    CudaError, Element, Resources,
+    device::{Buffer, Device},
+    error::During,
+    gemm,
+    source::{self, Action, Actions, Param},
+};
+use crate::{
+    backend::Precision,
+    plan::{self, Input, Kernel, Places, Plan, View},
+    run::Value,
+};
+
+/// Buffers of at most this many elements are kept in float32: losses, norms, counts.
+const FEW: usize = 16;
+
+/// A plan's kernels, compiled, and where its values lie.
+pub(super) struct Executable {
+    elements: Vec<Element>,
+    places: Places,
+    actions: Vec<Actions>,
+    /// Streams of random numbers, and their keys of this run.
+    streams: IndexSet<Name>,
+    keys: Buffer,
+    /// What is launched for each step, at the addresses of an arena.
+    launches: Vec<Vec<Launch>>,
+    /// The arena that `launches` and `graph` are for.
+    arena: CUdeviceptr,
+    graph: Option<CudaGraph>,
+}
+
+// SAFETY: a graph is launched by one thread at a time, the one that has the executable.
+unsafe impl Send for Executable {}
+
+impl std::fmt::Debug for Executable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executable")
+            .field("steps", &self.actions.len())
+            .field("bytes", &self.places.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A launch with its addresses.
+pub(super) enum Launch {
+    Kernel {
+        function: CudaFunction,
+        grid: (u32, u32, u32),
+        block: u32,
+        arguments: Vec<CUdeviceptr>,
+    },
+    Product(gemm::Launch),
+}
+
+/// The types of a plan's buffers on a device.
+///
+/// In bf16, activations and matrices are bf16; ids, vectors (biases, gains), what is small, what the
+/// plan is given as floats, and what it puts out are as they are.
+pub(super) fn elements(plan: &Plan, precision: Precision) -> Vec<Element> {
+    let mut elements = vec![
+        match precision {
+            Precision::Bf16 => Element::Bf16,
+            Precision::F32 | Precision::Tf32 => Element::F32,
+        };
+        plan.buffers.len()
+    ];
+    for (i, buffer) in plan.buffers.iter().enumerate() {
+        let is_vector = match buffer {
+            plan::Buffer::Arena { len, .. } => *len <= FEW,
+            plan::Buffer::Parameter { name, .. } => plan
+                .parameters
+                .iter()
+                .any(|(known, ty)| known == name && ty.rank() < 2),
+        };
+        if is_vector {
+            elements[i] = Element::F32;
+        }
+    }
+    for (view, _) in plan.outputs.values() {
+        if let plan::Buffer::Arena { .. } = plan.buffers[view.buffer] {
+            elements[view.buffer] = Element::F32;
+        }
+    }
+    for input in &plan.inputs {
+        elements[input.view.buffer] = match input.ty.dtype {
+            DType::I32 => Element::I32,
+            DType::F32 => Element::F32,
+        };
+    }
+    for step in &plan.steps {
+        match step.kernel {
+            // Moved ids stay ids.
+            Kernel::Copy(_) if elements[step.reads[0].buffer] == Element::I32 => {
+                elements[step.writes[0].buffer] = Element::I32;
+            }
+            Kernel::CrossEntropy { .. } => elements[step.writes[0].buffer] = Element::F32,
+            _ => {}
+        }
+    }
+    elements
+}
+
+/// What each step of a plan becomes, over buffers of these types.
+pub(super) fn actions(plan: &Plan, elements: &[Element]) -> Vec<Actions> {
+    let steps = plan.steps.iter();
+    steps.map(|step| source::actions(step, elements)).collect()
+}
+
+/// The generated kernels among actions.
+pub(super) fn kernels(actions: &[Actions]) -> impl Iterator<Item = &source::Source> {
+    let actions = actions.iter().flat_map(|actions| &actions.list);
+    actions.filter_map(|action| match action {
+        Action::Kernel(kernel) => Some(kernel),
+        Action::Product(_) => None,
+    })
+}
+
+impl Executable {
+    /// Compiles a plan's kernels, those that `functions` does not have yet.
+    ///
+    /// # Errors
+    /// A kernel does not compile.
+    pub fn new(cuda: &mut Resources, plan: &Plan) -> Result<Self, CudaError> {
+        let elements = elements(plan, cuda.precision);
+        let actions = actions(plan, &elements);
+        cuda.compile(kernels(&actions).map(|kernel| kernel.code.as_str()))?;
+        let params = kernels(&actions).flat_map(|kernel| &kernel.params);
+        let streams: IndexSet<Name> = params
+            .filter_map(|param| match param {
+                Param::Key(name) => Some(name.clone()),
+                _ => None,
+            })
+            .collect();
+        let bytes: Vec<usize> = plan
+            .buffers
+            .iter()
+            .zip(&elements)
+            .map(|(buffer, element)| match buffer {
+                plan::Buffer::Arena { len, .. } => aligned(len * element.bytes()),
+                plan::Buffer::Parameter { .. } => 0,
+            })
+            .collect();
+        let scratch: Vec<usize> = actions.iter().map(|a| aligned(a.scratch)).collect();
+        Ok(Self {
+            places: plan.places(&bytes, &scratch),
+            keys: cuda
+                .device
+                .allocate(8 * streams.len(), "keys of random numbers")?,
+            elements,
+            actions,
+            streams,
+            launches: Vec::new(),
+            arena: 0,
+            graph: None,
+        })
+    }
+
+    /// Bytes of the arena that it needs.
+    pub fn bytes(&self) -> usize {
+        self.places.bytes
+    }
+
+    /// Executes the plan. The first time kernels are launched one by one, which loads them; then
+    /// they are captured, and later runs launch them as one graph.
+    ///
+    /// # Errors
+    /// An input that is missing or does not fit; the device failed.
+    pub fn run(
+        &mut self,
+        cuda: &mut Resources,
+        plan: &Plan,
+        inputs: &[(&Input, Value<'_>)],
+        draw: Draw,
+    ) -> Result<(), CudaError> {
+        self.start(cuda, plan, inputs, draw)?;
+        if let Some(graph) = &self.graph {
+            return graph.launch().during("launching a plan");
+        }
+        for launches in &self.launches {
+            launches.iter().try_for_each(|launch| cuda.launch(launch))?;
+        }
+        let stream = cuda.device.stream();
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).during("capturing a plan")?;
+        let mut launches = self.launches.iter().flatten();
+        let launched = launches.try_for_each(|launch| cuda.launch(launch));
+        let flags = sys::CUgraphInstantiate_flags(0);
+        let graph = stream.end_capture(flags).during("capturing a plan");
+        launched?;
+        self.graph = graph?;
+        Ok(())
+    }
+
+    /// Executes the plan and adds to `seconds` what each of its steps took.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn profile(
+        &mut self,
+        cuda: &mut Resources,
+        plan: &Plan,
+        inputs: &[(&Input, Value<'_>)],
+        draw: Draw,
+        seconds: &mut Vec<f64>,
+    ) -> Result<(), CudaError> {
+        self.start(cuda, plan, inputs, draw)?;
+        seconds.resize(self.launches.len(), 0.0);
+        let mark = || {
+            let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
+            let stream = cuda.device.stream();
+            stream.record_event(Some(flags)).during("timing a step")
+        };
+        let mut marks = vec![mark()?];
+        for launches in &self.launches {
+            launches.iter().try_for_each(|launch| cuda.launch(launch))?;
+            marks.push(mark()?);
+        }
+        for (total, pair) in seconds.iter_mut().zip(marks.windows(2)) {
+            let took = pair[0].elapsed_ms(&pair[1]).during("timing a step")?;
+            *total += f64::from(took) / 1e3;
+        }
+        Ok(())
+    }
+
+    /// Everything before the first kernel.
+    fn start(
+        &mut self,
+        cuda: &mut Resources,
+        plan: &Plan,
+        inputs: &[(&Input, Value<'_>)],
+        draw: Draw,
+    ) -> Result<(), CudaError> {
+        let arena = cuda.arena.at(0);
+        if self.arena != arena || self.launches.is_empty() {
+            self.graph = None;
+            self.launches = self.resolve(cuda, plan)?;
+            self.arena = arena;
+        }
+        let keys: Vec<u64> = self.streams.iter().map(|s| draw.key(s).word()).collect();
+        cuda.device.upload(&keys, &self.keys, 0)?;
+        for &(input, value) in inputs {
+            match value {
+                Value::F32(data) => self.fill(cuda, input, data)?,
+                Value::I32(data) => self.fill(cuda, input, data)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn fill<T: Pod>(&self, cuda: &Resources, input: &Input, data: &[T]) -> Result<(), CudaError> {
+        let View {
+            buffer,
+            start,
+            width,
+            stride,
+            ..
+        } = input.view;
+        let first = self.places.buffers[buffer] + start * size_of::<T>();
+        if input.view.is_dense() {
+            return cuda.device.upload(data, &cuda.arena, first);
+        }
+        for (i, row) in data.chunks_exact(width.max(1)).enumerate() {
+            let at = first + i * stride * size_of::<T>();
+            cuda.device.upload(row, &cuda.arena, at)?;
+        }
+        Ok(())
+    }
+
+    /// Launches at the addresses that things have now.
+    fn resolve(&self, cuda: &mut Resources, plan: &Plan) -> Result<Vec<Vec<Launch>>, CudaError> {
+        let mut all = Vec::with_capacity(self.actions.len());
+        for (time, actions) in self.actions.iter().enumerate() {
+            let mut launches = Vec::with_capacity(actions.list.len());
+            for action in &actions.list {
+                let launch = match action {
+                    Action::Kernel(kernel) => {
+                        let arguments = kernel.params.iter();
+                        let arguments: Vec<CUdeviceptr> = arguments
+                            .map(|param| self.address(cuda, plan, time, param))
+                            .collect();
+                        let [x, y, z] = kernel.grid;
+                        // Nothing to do is no launch.
+                        (x * y * z > 0).then(|| Launch::Kernel {
+                            function: cuda.functions[&kernel.code].clone(),
+                            grid: (x, y, z),
+                            block: kernel.block,
+                            arguments,
+                        })
+                    }
+                    Action::Product(product) => {
+                        let operands = product.operands.each_ref();
+                        let addresses =
+                            operands.map(|matrix| self.address(cuda, plan, time, &matrix.at));
+                        let Resources {
+                            device, products, ..
+                        } = cuda;
+                        products
+                            .prepare(device, product, addresses)?
+                            .map(Launch::Product)
+                    }
+                };
+                launches.extend(launch);
+            }
+            all.push(launches);
+        }
+        cuda.products.keep();
+        Ok(all)
+    }
+
+    fn address(&self, cuda: &Resources, plan: &Plan, time: usize, param: &Param) -> CUdeviceptr {
+        let step = &plan.steps[time];
+        match param {
+            Param::Read(i) => self.at(cuda, plan, step.reads[*i]),
+            Param::Write(i) => self.at(cuda, plan, step.writes[*i]),
+            Param::Scratch(byte) => cuda.arena.at(self.places.scratch[time] + byte),
+            Param::Key(stream) => {
+                let i = self.streams.get_index_of(stream).unwrap_or_default();
+                self.keys.at(8 * i)
+            }
+        }
+    }
+
+    /// The address of a view's first element.
+    pub fn at(&self, cuda: &Resources, plan: &Plan, view: View) -> CUdeviceptr {
+        let byte = view.start * self.elements[view.buffer].bytes();
+        match &plan.buffers[view.buffer] {
+            plan::Buffer::Arena { .. } => cuda.arena.at(self.places.buffers[view.buffer] + byte),
+            plan::Buffer::Parameter { name, .. } => cuda.parameters[&**name].buffer.at(byte),
+        }
+    }
+
+    /// The results of the last run.
+    ///
+    /// # Errors
+    /// The run failed.
+    pub fn outputs(
+        &self,
+        cuda: &Resources,
+        plan: &Plan,
+        into: &mut IndexMap<Name, Vec<f32>>,
+    ) -> Result<(), CudaError> {
+        into.retain(|name, _| plan.outputs.contains_key(name));
+        for (name, &(view, _)) in &plan.outputs {
+            let data = into.entry(name.clone()).or_default();
+            data.resize(view.len(), 0.0);
+            let (buffer, first) = match &plan.buffers[view.buffer] {
+                plan::Buffer::Arena { .. } => (&cuda.arena, self.places.buffers[view.buffer]),
+                plan::Buffer::Parameter { name, .. } => (&cuda.parameters[&**name].buffer, 0),
+            };
+            let element = self.elements[view.buffer];
+            let byte = first + view.start * element.bytes();
+            read(&cuda.device, buffer, byte, element, data)?;
+        }
+        Ok(())
+    }
+}
+
+/// Copies floats from a device, whatever type they have there.
+pub(super) fn read(
+    device: &Device,
+    from: &Buffer,
+    byte: usize,
+    element: Element,
+    data: &mut [f32],
+) -> Result<(), CudaError> {
+    match element {
+        Element::F32 | Element::I32 => device.download(from, byte, data),
+        Element::Bf16 => {
+            let mut narrow = vec![bf16::ZERO; data.len()];
+            device.download(from, byte, &mut narrow)?;
+            narrow.convert_to_f32_slice(data);
+            Ok(())
+        }
+    }
+}
+
+fn aligned(bytes: usize) -> usize {
+    bytes.next_multiple_of(256)
+}

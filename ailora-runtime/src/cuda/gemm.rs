@@ -1,0 +1,526 @@
+//! Matrix products by cuBLASLt, whose algorithms are chosen by timing once and remembered, and by
+//! cuBLAS where a batch has two levels.
+
+use std::{collections::HashMap, ffi::c_void, path::PathBuf, sync::Arc};
+
+use ailora_graph::ir::ops::matmul::MatMul;
+use cudarc::{
+    cublas::sys as blas,
+    cublaslt::{
+        result::{self as lt, CublasError},
+        sys,
+    },
+    driver::sys::{CUdeviceptr, CUevent_flags},
+};
+
+use super::{
+    CudaError, Device,
+    device::Buffer,
+    error::During,
+    source::{Element, Product},
+};
+use crate::{backend::Precision, store::write_atomically};
+
+/// Algorithms that are timed, of those that the library thinks fastest.
+const CANDIDATES: usize = 8;
+/// How often each is timed; the least counts.
+const RUNS: usize = 3;
+
+/// The library of products, and the algorithms chosen so far.
+#[derive(Debug)]
+pub(super) struct Products {
+    handle: sys::cublasLtHandle_t,
+    precision: Precision,
+    /// By what distinguishes a product: sizes, types, layout, alignment.
+    chosen: HashMap<String, [u64; 8]>,
+    /// Where they are kept, and whether there are new ones.
+    file: Option<PathBuf>,
+    changed: bool,
+}
+
+// SAFETY: a handle of this library may be used from any thread.
+unsafe impl Send for Products {}
+
+/// A product with its pointers, to be launched any number of times.
+#[derive(Debug)]
+pub(super) enum Launch {
+    Matmul(Box<Matmul>),
+    Pointers(Pointers),
+}
+
+impl Products {
+    /// The algorithms are kept in a file of `folder` for this device and version of the library.
+    ///
+    /// # Errors
+    /// The library does not start.
+    pub fn new(
+        device: &Device,
+        precision: Precision,
+        folder: Option<&PathBuf>,
+    ) -> Result<Self, CudaError> {
+        // SAFETY: takes nothing.
+        let version = unsafe { sys::cublasLtGetVersion() };
+        let name = device.name().replace(' ', "-");
+        let file = folder.map(|folder| folder.join(format!("products-{name}-{version}.json")));
+        let kept = file.as_ref().and_then(|file| std::fs::read(file).ok());
+        let chosen = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Ok(Self {
+            handle: lt::create_handle()?,
+            precision,
+            chosen: chosen.unwrap_or_default(),
+            file,
+            changed: false,
+        })
+    }
+
+    /// A product at these addresses. Choosing an algorithm runs it.
+    ///
+    /// # Errors
+    /// The library has none for it, or the device fails.
+    pub fn prepare(
+        &mut self,
+        device: &Device,
+        product: &Product,
+        addresses: [CUdeviceptr; 3],
+    ) -> Result<Option<Launch>, CudaError> {
+        let [outer, inner] = product.batches;
+        if product.sizes[..2].contains(&0) || outer.0 * inner.0 == 0 {
+            return Ok(None);
+        }
+        let one_level = match (outer.0, inner.0) {
+            (1, _) => Some(inner),
+            (_, 1) => Some(outer),
+            _ => (0..3)
+                .all(|i| outer.1[i] == inner.0 * inner.1[i])
+                .then_some((outer.0 * inner.0, inner.1)),
+        };
+        Ok(Some(match one_level {
+            Some(batch) if product.sizes[2] > 0 => {
+                let mut matmul = Matmul::new(product, self.precision, addresses, batch)?;
+                self.choose(device, &mut matmul)?;
+                Launch::Matmul(Box::new(matmul))
+            }
+            _ => Launch::Pointers(Pointers::new(device, product, self.precision, addresses)?),
+        }))
+    }
+
+    /// Queues a product.
+    ///
+    /// # Errors
+    /// The library refuses it.
+    pub fn run(&self, device: &Device, launch: &Launch) -> Result<(), CudaError> {
+        match launch {
+            Launch::Matmul(matmul) => Ok(matmul.run(self.handle, device, &matmul.algorithm)?),
+            Launch::Pointers(pointers) => Ok(pointers.run(device)?),
+        }
+    }
+
+    /// Keeps the algorithms that were chosen since.
+    pub fn keep(&mut self) {
+        if let Some(file) = self.file.as_ref().filter(|_| self.changed) {
+            let text = serde_json::to_vec(&self.chosen).unwrap_or_default();
+            if let Err(error) = write_atomically(file, &text) {
+                tracing::debug!(%error, "chosen algorithms are not kept");
+            }
+        }
+        self.changed = false;
+    }
+
+    fn choose(&mut self, device: &Device, matmul: &mut Matmul) -> Result<(), CudaError> {
+        if let Some(&data) = self.chosen.get(&matmul.key) {
+            matmul.algorithm.data = data;
+            return Ok(());
+        }
+        let candidates = matmul.candidates(self.handle)?;
+        let mut best = (f32::INFINITY, None);
+        for candidate in &candidates {
+            // The first run may load code.
+            if matmul.run(self.handle, device, candidate).is_err() {
+                continue;
+            }
+            for _ in 0..RUNS {
+                let events = [(); 2].map(|()| {
+                    let flags = CUevent_flags::CU_EVENT_DEFAULT;
+                    device
+                        .context()
+                        .new_event(Some(flags))
+                        .during("making an event")
+                });
+                let [start, end] = events;
+                let (start, end) = (start?, end?);
+                start.record(device.stream()).during("timing")?;
+                matmul.run(self.handle, device, candidate)?;
+                end.record(device.stream()).during("timing")?;
+                let took = start.elapsed_ms(&end).during("timing a product")?;
+                if took < best.0 {
+                    best = (took, Some(*candidate));
+                }
+            }
+        }
+        let status = sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED;
+        matmul.algorithm = best.1.ok_or(CublasError(status))?;
+        self.chosen
+            .insert(matmul.key.clone(), matmul.algorithm.data);
+        self.changed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Products {
+    fn drop(&mut self) {
+        // SAFETY: used no more.
+        unsafe { lt::destroy_handle(self.handle) }.ok();
+    }
+}
+
+fn element_type(element: Element) -> sys::cudaDataType_t {
+    match element {
+        Element::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
+        Element::F32 | Element::I32 => sys::cudaDataType_t::CUDA_R_32F,
+    }
+}
+
+/// What the library, which counts by columns, is given: the transpose of the result, so that `b`
+/// comes first, as rows read as columns are transposed.
+struct ByColumns {
+    /// Of the result, and the depth.
+    m: usize,
+    n: usize,
+    k: usize,
+    transposed: [bool; 2],
+}
+
+impl ByColumns {
+    fn new(product: &Product) -> Self {
+        let MatMul { trans_a, trans_b } = product.op;
+        let [rows, columns, depth] = product.sizes;
+        Self {
+            m: columns,
+            n: rows,
+            k: depth,
+            transposed: [trans_b, trans_a],
+        }
+    }
+}
+
+/// A product of one batch.
+#[derive(Debug)]
+pub(super) struct Matmul {
+    description: sys::cublasLtMatmulDesc_t,
+    /// Of the first side, the second and the result, as the library counts.
+    layouts: Vec<sys::cublasLtMatrixLayout_t>,
+    pointers: [CUdeviceptr; 3],
+    factors: [f32; 2],
+    algorithm: sys::cublasLtMatmulAlgo_t,
+    key: String,
+}
+
+impl Matmul {
+    fn new(
+        product: &Product,
+        precision: Precision,
+        addresses: [CUdeviceptr; 3],
+        (count, steps): (usize, [usize; 3]),
+    ) -> Result<Self, CublasError> {
+        let ByColumns {
+            m,
+            n,
+            k,
+            transposed,
+        } = ByColumns::new(product);
+        let [a, b, c] = &product.operands;
+        let narrow = a.element == Element::Bf16;
+        let compute = match precision {
+            Precision::Tf32 if !narrow => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            _ => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        };
+        let place = |i: usize| {
+            let operand = &product.operands[i];
+            addresses[i] + (operand.offset * operand.element.bytes()) as CUdeviceptr
+        };
+        let pointers = [place(1), place(0), place(2)];
+        let aligned = pointers.map(|pointer| 1_u32 << pointer.trailing_zeros().min(8));
+        let mut matmul = Self {
+            description: lt::create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F)?,
+            layouts: Vec::new(),
+            pointers,
+            factors: [product.alpha, f32::from(u8::from(product.accumulate))],
+            algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
+            key: format!(
+                "{m}x{n}x{k} {transposed:?} {:?} x{count} by {steps:?} {:?} {compute:?} at \
+                 {aligned:?} {}",
+                [b.stride, a.stride, c.stride],
+                [b.element, a.element, c.element],
+                product.accumulate,
+            ),
+        };
+        use sys::{
+            cublasLtMatmulDescAttributes_t as Of, cublasLtMatrixLayoutAttribute_t as Layout,
+        };
+        let sides = [
+            Of::CUBLASLT_MATMUL_DESC_TRANSA,
+            Of::CUBLASLT_MATMUL_DESC_TRANSB,
+        ];
+        for (attribute, turned) in sides.into_iter().zip(transposed) {
+            let value = i32::from(turned);
+            // SAFETY: the attribute has this type.
+            unsafe {
+                lt::set_matmul_desc_attribute(
+                    matmul.description,
+                    attribute,
+                    (&raw const value).cast(),
+                    size_of_val(&value),
+                )?;
+            }
+        }
+        let turned = |[rows, columns]: [usize; 2], turned| match turned {
+            true => [columns, rows],
+            false => [rows, columns],
+        };
+        let shapes = [
+            (b, turned([m, k], transposed[0]), steps[1]),
+            (a, turned([k, n], transposed[1]), steps[0]),
+            (c, [m, n], steps[2]),
+        ];
+        for (operand, [rows, columns], step) in shapes {
+            let layout = lt::create_matrix_layout(
+                element_type(operand.element),
+                rows as u64,
+                columns as u64,
+                operand.stride.max(rows) as i64,
+            )?;
+            matmul.layouts.push(layout);
+            let (count, step) = (count as i32, step as i64);
+            // SAFETY: the attributes have these types.
+            unsafe {
+                lt::set_matrix_layout_attribute(
+                    layout,
+                    Layout::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
+                    (&raw const count).cast(),
+                    size_of_val(&count),
+                )?;
+                lt::set_matrix_layout_attribute(
+                    layout,
+                    Layout::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                    (&raw const step).cast(),
+                    size_of_val(&step),
+                )?;
+            }
+        }
+        Ok(matmul)
+    }
+
+    /// The algorithms that the library thinks fastest.
+    fn candidates(
+        &self,
+        handle: sys::cublasLtHandle_t,
+    ) -> Result<Vec<sys::cublasLtMatmulAlgo_t>, CublasError> {
+        use sys::cublasLtMatmulPreferenceAttributes_t as Of;
+        let preference = lt::create_matmul_pref()?;
+        let workspace = Device::PRODUCT_WORKSPACE;
+        let aligned = self
+            .pointers
+            .map(|pointer| 1_u32 << pointer.trailing_zeros().min(8));
+        let alignments = [
+            (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, aligned[0]),
+            (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, aligned[1]),
+            (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, aligned[2]),
+            (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, aligned[2]),
+        ];
+        let unknown = sys::cublasLtMatmulHeuristicResult_t {
+            algo: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
+            workspaceSize: 0,
+            state: sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED,
+            wavesCount: 0.0,
+            reserved: [0; 4],
+        };
+        let mut found = [unknown; CANDIDATES];
+        let mut count = 0;
+        let [a, b, c] = [self.layouts[0], self.layouts[1], self.layouts[2]];
+        // SAFETY: everything is alive, the attributes have these types, and there is room for as
+        // many results as are asked for.
+        let result = unsafe {
+            lt::set_matmul_pref_attribute(
+                preference,
+                Of::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                (&raw const workspace).cast(),
+                size_of_val(&workspace),
+            )
+            .and_then(|()| {
+                alignments.iter().try_for_each(|(attribute, bytes)| {
+                    lt::set_matmul_pref_attribute(
+                        preference,
+                        *attribute,
+                        std::ptr::from_ref(bytes).cast(),
+                        size_of_val(bytes),
+                    )
+                })
+            })
+            .and_then(|()| {
+                sys::cublasLtMatmulAlgoGetHeuristic(
+                    handle,
+                    self.description,
+                    a,
+                    b,
+                    c,
+                    c,
+                    preference,
+                    CANDIDATES as i32,
+                    found.as_mut_ptr(),
+                    &mut count,
+                )
+                .result()
+            })
+        };
+        // SAFETY: used no more.
+        unsafe { lt::destroy_matmul_pref(preference) }.ok();
+        result?;
+        let success = sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS;
+        let found = found[..count as usize].iter();
+        Ok(found
+            .filter(|result| result.state == success)
+            .map(|result| result.algo)
+            .collect())
+    }
+
+    fn run(
+        &self,
+        handle: sys::cublasLtHandle_t,
+        device: &Device,
+        algorithm: &sys::cublasLtMatmulAlgo_t,
+    ) -> Result<(), CublasError> {
+        let [a, b, c] = self.pointers.map(|pointer| pointer as *mut c_void);
+        let [alpha, beta] = &self.factors;
+        // SAFETY: the plan gives operands of these layouts, and everything is alive.
+        unsafe {
+            lt::matmul(
+                handle,
+                self.description,
+                std::ptr::from_ref(alpha).cast(),
+                std::ptr::from_ref(beta).cast(),
+                a,
+                self.layouts[0],
+                b,
+                self.layouts[1],
+                c,
+                self.layouts[2],
+                c,
+                self.layouts[2],
+                algorithm,
+                device.workspace() as *mut c_void,
+                Device::PRODUCT_WORKSPACE,
+                device.stream().cu_stream().cast(),
+            )
+        }
+    }
+}
+
+impl Drop for Matmul {
+    fn drop(&mut self) {
+        // SAFETY: made once, and used no more.
+        unsafe {
+            for layout in self.layouts.drain(..) {
+                lt::destroy_matrix_layout(layout).ok();
+            }
+            lt::destroy_matmul_desc(self.description).ok();
+        }
+    }
+}
+
+/// Products whose operands are at addresses that a list on the device holds.
+#[derive(Debug)]
+pub(super) struct Pointers {
+    list: Arc<Buffer>,
+    count: usize,
+    sizes: [i32; 3],
+    transposed: [bool; 2],
+    strides: [i32; 3],
+    elements: [Element; 3],
+    factors: [f32; 2],
+    compute: blas::cublasComputeType_t,
+}
+
+impl Pointers {
+    fn new(
+        device: &Device,
+        product: &Product,
+        precision: Precision,
+        addresses: [CUdeviceptr; 3],
+    ) -> Result<Self, CudaError> {
+        let [outer, inner] = product.batches;
+        let count = outer.0 * inner.0;
+        let mut list: Vec<CUdeviceptr> = Vec::with_capacity(3 * count);
+        // The library's first side is `b`.
+        for i in [1, 0, 2] {
+            let operand = &product.operands[i];
+            for o in 0..outer.0 {
+                list.extend((0..inner.0).map(|j| {
+                    let elements = operand.offset + o * outer.1[i] + j * inner.1[i];
+                    addresses[i] + (elements * operand.element.bytes()) as CUdeviceptr
+                }));
+            }
+        }
+        let buffer = device.allocate(8 * list.len(), "the addresses of a product's operands")?;
+        device.upload(&list, &buffer, 0)?;
+        let ByColumns {
+            m,
+            n,
+            k,
+            transposed,
+        } = ByColumns::new(product);
+        let [a, b, c] = &product.operands;
+        Ok(Self {
+            list: Arc::new(buffer),
+            count,
+            sizes: [m, n, k].map(|size| size as i32),
+            transposed,
+            strides: [b.stride, a.stride, c.stride].map(|stride| stride.max(1) as i32),
+            elements: [b.element, a.element, c.element],
+            factors: [product.alpha, f32::from(u8::from(product.accumulate))],
+            compute: match precision {
+                Precision::Tf32 if a.element != Element::Bf16 => {
+                    blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
+                }
+                _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            },
+        })
+    }
+
+    fn run(&self, device: &Device) -> Result<(), cudarc::cublas::result::CublasError> {
+        use blas::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
+        let turn = |turned| if turned { CUBLAS_OP_T } else { CUBLAS_OP_N };
+        let kind = |element| match element {
+            Element::Bf16 => blas::cudaDataType_t::CUDA_R_16BF,
+            Element::F32 | Element::I32 => blas::cudaDataType_t::CUDA_R_32F,
+        };
+        let at = |i: usize| self.list.at(8 * i * self.count);
+        let [m, n, k] = self.sizes;
+        let [alpha, beta] = &self.factors;
+        // SAFETY: the plan gives operands of these layouts; the lists are on the device.
+        unsafe {
+            blas::cublasGemmBatchedEx(
+                device.blas(),
+                turn(self.transposed[0]),
+                turn(self.transposed[1]),
+                m,
+                n,
+                k,
+                std::ptr::from_ref(alpha).cast(),
+                at(0) as *const *const c_void,
+                kind(self.elements[0]),
+                self.strides[0],
+                at(1) as *const *const c_void,
+                kind(self.elements[1]),
+                self.strides[1],
+                std::ptr::from_ref(beta).cast(),
+                at(2) as *const *mut c_void,
+                kind(self.elements[2]),
+                self.strides[2],
+                self.count as i32,
+                self.compute,
+                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+            .result()
+        }
+    }
+}

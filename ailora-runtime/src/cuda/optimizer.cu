@@ -1,0 +1,116 @@
+// The optimiser over all trained parameters at once. Gradients, moments and float32 values lie one
+// parameter behind the other in flat arrays; a block handles neighbours of one parameter.
+
+// A trained parameter.
+struct Parameter {
+    // Where compiled plans read it: rows of `width`, `stride` apart.
+    void* place;
+    // Its first element in the flat arrays, and how many it has.
+    u64 start, len;
+    u32 width, stride;
+    // Its multiple of the base rate.
+    double lr;
+    u64 is_bf16;
+};
+
+// What a block handles: `COUNT` elements of a parameter, from `first` on.
+struct Part {
+    u32 parameter, first;
+};
+
+// The norm of the gradients, and what multiplies them; not finite if training diverged.
+struct Norm {
+    double norm;
+    float factor;
+    u32 finite;
+};
+
+#define COUNT 4096u
+
+// gradients = share g, or += share g; sources holds where each parameter's g is.
+extern "C" __global__ void accumulate(const Parameter* parameters, const Part* parts,
+                                      const float* const* sources, float* gradients, float share,
+                                      u32 is_first, const float* loss, float* losses, u32 batch) {
+    const Part part = parts[blockIdx.x];
+    const Parameter parameter = parameters[part.parameter];
+    const float* source = sources[part.parameter];
+    const u64 end = min(parameter.len, u64(part.first) + COUNT);
+    for (u64 i = part.first + threadIdx.x; i < end; i += blockDim.x) {
+        float* sum = gradients + parameter.start + i;
+        const float g = share * source[i];
+        *sum = is_first ? g : *sum + g;
+    }
+    if (blockIdx.x == 0 && threadIdx.x == 0) losses[batch] = *loss;
+}
+
+// The sum of squares of each part.
+extern "C" __global__ void squares(const Parameter* parameters, const Part* parts,
+                                   const float* gradients, double* sums) {
+    __shared__ double partials[256];
+    const Part part = parts[blockIdx.x];
+    const Parameter parameter = parameters[part.parameter];
+    const u64 end = min(parameter.len, u64(part.first) + COUNT);
+    double sum = 0.0;
+    for (u64 i = part.first + threadIdx.x; i < end; i += blockDim.x) {
+        const double g = gradients[parameter.start + i];
+        sum += g * g;
+    }
+    partials[threadIdx.x] = sum;
+    for (u32 half = blockDim.x / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) partials[threadIdx.x] += partials[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) sums[blockIdx.x] = partials[0];
+}
+
+// The norm from the sums of `count` parts, and the factor that clips it at `clip`, 0 for none.
+extern "C" __global__ void norm(const double* sums, u32 count, double clip, const float* losses,
+                                u32 batches, Norm* result) {
+    __shared__ double partials[256];
+    double sum = 0.0;
+    for (u32 i = threadIdx.x; i < count; i += blockDim.x) sum += sums[i];
+    partials[threadIdx.x] = sum;
+    for (u32 half = blockDim.x / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) partials[threadIdx.x] += partials[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) {
+        const double norm = sqrt(partials[0]);
+        u32 finite = norm < 1.0 / 0.0;
+        for (u32 i = 0; i < batches; ++i) finite &= fabsf(losses[i]) < INF;
+        result->norm = norm;
+        result->factor = clip > 0.0 ? float(min(clip / (norm + 1e-6), 1.0)) : 1.0f;
+        result->finite = finite;
+    }
+}
+
+// AdamW (Loshchilov & Hutter, 2019), unless training diverged.
+extern "C" __global__ void adamw(const Parameter* parameters, const Part* parts,
+                                 const float* gradients, float* values, float* first,
+                                 float* second, const Norm* norm, double base, double beta1,
+                                 double beta2, double eps, double weight_decay, double correction1,
+                                 double correction2) {
+    if (!norm->finite) return;
+    const Part part = parts[blockIdx.x];
+    const Parameter parameter = parameters[part.parameter];
+    const double lr = base * parameter.lr;
+    const float rate = float(lr / correction1), keep = float(1.0 - lr * weight_decay);
+    const float b1 = float(beta1), b2 = float(beta2), root = 1.0f / float(correction2);
+    const u64 end = min(parameter.len, u64(part.first) + COUNT);
+    for (u64 i = part.first + threadIdx.x; i < end; i += blockDim.x) {
+        const u64 at = parameter.start + i;
+        const float g = gradients[at] * norm->factor;
+        const float m = b1 * first[at] + (1.0f - b1) * g;
+        const float v = b2 * second[at] + (1.0f - b2) * g * g;
+        const float x = values[at] * keep - rate * m / (sqrtf(v) * root + float(eps));
+        first[at] = m;
+        second[at] = v;
+        values[at] = x;
+        const u64 place = i / parameter.width * parameter.stride + i % parameter.width;
+        if (parameter.is_bf16) {
+            st(static_cast<bf16*>(parameter.place) + place, x);
+        } else {
+            static_cast<float*>(parameter.place)[place] = x;
+        }
+    }
+}

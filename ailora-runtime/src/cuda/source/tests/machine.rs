@@ -1,0 +1,260 @@
+//! Plans on the host, by the kernels of devices.
+
+use ailora_graph::ir::{DType, Draw, Program, ops::matmul::MatMul, random::Key};
+
+use super::{
+    super::{Action, Element, Param, Product, Source},
+    emulate::Kernels,
+    nvrtc,
+};
+use crate::{
+    backend::Precision,
+    cpu::Cpu,
+    cuda::execute::elements,
+    plan::{Plan, View, plan, separate},
+    run::Value,
+    store::Params,
+};
+
+const DRAW: Draw = Draw { seed: 3, step: 5 };
+
+/// Memory whose first element is aligned.
+struct Aligned {
+    lines: Vec<[u128; 4]>,
+}
+
+impl Aligned {
+    /// Elements that are no numbers.
+    fn new(bytes: usize) -> Self {
+        let lines = vec![[u128::MAX; 4]; bytes / 64 + 2];
+        Self { lines }
+    }
+
+    fn start(&mut self) -> *mut u8 {
+        let start = self.lines.as_mut_ptr().cast::<u8>();
+        // SAFETY: there is a line more than needed.
+        unsafe { start.add(start.align_offset(64)) }
+    }
+
+    fn get(&mut self, element: Element, i: usize) -> f32 {
+        // SAFETY: the caller stays within the size.
+        unsafe {
+            match element {
+                Element::F32 => *self.start().cast::<f32>().add(i),
+                Element::Bf16 => (*self.start().cast::<half::bf16>().add(i)).to_f32(),
+                Element::I32 => *self.start().cast::<i32>().add(i) as f32,
+            }
+        }
+    }
+
+    fn set(&mut self, element: Element, i: usize, x: f32) {
+        // SAFETY: as above.
+        unsafe {
+            match element {
+                Element::F32 => *self.start().cast::<f32>().add(i) = x,
+                Element::Bf16 => {
+                    *self.start().cast::<half::bf16>().add(i) = half::bf16::from_f32(x);
+                }
+                Element::I32 => *self.start().cast::<i32>().add(i) = x as i32,
+            }
+        }
+    }
+}
+
+/// Values for the inputs of a plan: normal numbers, some ids.
+fn values(plan: &Plan, bf16: bool) -> Vec<Vec<f32>> {
+    let inputs = plan.inputs.iter();
+    inputs
+        .map(|input| {
+            let key: Key = DRAW.key(&input.name);
+            let range = input.range.map_or(i32::MAX as usize, |range| range.limit);
+            let ignorable = input.range.is_some_and(|range| range.ignorable);
+            (0..input.ty.len() as u64)
+                .map(|i| match input.ty.dtype {
+                    DType::I32 if ignorable && i % 3 == 1 => -100.0,
+                    DType::I32 => (key.uniform(i) * range as f64).floor() as f32,
+                    DType::F32 if bf16 => half::bf16::from_f64(key.normal(i)).to_f32(),
+                    DType::F32 => key.normal(i) as f32,
+                })
+                .collect()
+        })
+        .collect()
+}
+
+/// Holds the kernels of a program to the CPU backend, fused and not, in float32 and bfloat16.
+pub(super) fn agree(program: &Program) {
+    for plan in [plan(program), separate(program)] {
+        for bf16 in [false, true] {
+            agree_on(&plan, bf16, |_, _, _| {});
+        }
+    }
+}
+
+/// The same for one plan, whose inputs `change` may alter by name.
+pub(super) fn agree_on(plan: &Plan, bf16: bool, change: impl Fn(&str, usize, &mut f32)) {
+    let mut values = values(plan, bf16);
+    for (input, values) in plan.inputs.iter().zip(&mut values) {
+        for (i, x) in values.iter_mut().enumerate() {
+            change(&input.name, i, x);
+        }
+    }
+    let precision = if bf16 {
+        Precision::Bf16
+    } else {
+        Precision::F32
+    };
+    let elements = elements(plan, precision);
+    let all = crate::cuda::execute::actions(plan, &elements);
+    let sources: Vec<&Source> = crate::cuda::execute::kernels(&all).collect();
+    nvrtc::check(sources.iter().copied());
+    let Some(kernels) = Kernels::new(&sources) else {
+        return;
+    };
+    let mut buffers: Vec<Aligned> =
+        plan.buffers
+            .iter()
+            .map(|buffer| match buffer {
+                crate::plan::Buffer::Arena { len, .. }
+                | crate::plan::Buffer::Parameter { len, .. } => Aligned::new(4 * len),
+            })
+            .collect();
+    for (input, values) in plan.inputs.iter().zip(&values) {
+        let view = input.view;
+        for (i, &x) in values.iter().enumerate() {
+            let at = view.start + i / view.width * view.stride + i % view.width;
+            buffers[view.buffer].set(elements[view.buffer], at, x);
+        }
+    }
+    let mut next = 0;
+    for (step, actions) in plan.steps.iter().zip(&all) {
+        let mut scratch = Aligned::new(actions.scratch);
+        let mut address = |param: &Param, keys: &[u64]| {
+            let mut place = |view: View| {
+                let bytes = elements[view.buffer].bytes();
+                // SAFETY: views lie in their buffers.
+                unsafe { buffers[view.buffer].start().add(view.start * bytes) }
+            };
+            match param {
+                Param::Read(i) => place(step.reads[*i]),
+                Param::Write(i) => place(step.writes[*i]),
+                Param::Key(_) => keys.as_ptr().cast_mut().cast(),
+                // SAFETY: the kernels asked for as much.
+                Param::Scratch(at) => unsafe { scratch.start().add(*at) },
+            }
+        };
+        for action in &actions.list {
+            match action {
+                Action::Kernel(source) => {
+                    let keys: Vec<[u64; 1]> = source
+                        .params
+                        .iter()
+                        .map(|param| match param {
+                            Param::Key(name) => [DRAW.key(name).word()],
+                            _ => [0],
+                        })
+                        .collect();
+                    let params = source.params.iter().zip(&keys);
+                    let arguments: Vec<*mut u8> =
+                        params.map(|(param, key)| address(param, key)).collect();
+                    kernels.launch(next, source, &arguments);
+                    next += 1;
+                }
+                Action::Product(product) => {
+                    let matrices = product.operands.each_ref();
+                    let addresses = matrices.map(|matrix| address(&matrix.at, &[]));
+                    multiply(product, addresses);
+                }
+            }
+        }
+    }
+    let ids: Vec<Vec<i32>> = values
+        .iter()
+        .map(|values| values.iter().map(|&x| x as i32).collect())
+        .collect();
+    let inputs: Vec<(&str, Value)> = plan
+        .inputs
+        .iter()
+        .enumerate()
+        .map(|(i, input)| {
+            let value = match input.ty.dtype {
+                DType::F32 => Value::F32(&values[i]),
+                DType::I32 => Value::I32(&ids[i]),
+            };
+            (&*input.name, value)
+        })
+        .collect();
+    let params = Params::new();
+    let mut cpu = Cpu::new();
+    let outputs = cpu.run(plan, &params, &inputs, DRAW).unwrap();
+    for (name, (view, _)) in &plan.outputs {
+        let expected = outputs.get(name).unwrap();
+        let finite = expected.iter().filter(|x| x.is_finite());
+        let largest = finite.fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        let element = elements[view.buffer];
+        let tolerance = match bf16 {
+            true => 0.03,
+            false => 3e-6,
+        };
+        for (i, &expected) in expected.iter().enumerate() {
+            let found = buffers[view.buffer].get(element, view.start + i);
+            let close = (found - expected).abs() <= tolerance * largest.max(expected.abs());
+            let same = found == expected || (found.is_nan() && expected.is_nan());
+            assert!(
+                close || same,
+                "{name}[{i}] of {} is {found} and not {expected}, bf16: {bf16}\n{}",
+                view.len(),
+                sources.iter().map(|s| &*s.code).collect::<String>()
+            );
+        }
+    }
+}
+
+/// A product as the device's library computes it.
+fn multiply(product: &Product, addresses: [*mut u8; 3]) {
+    let [outer, inner] = product.batches;
+    let [m, n, k] = product.sizes;
+    // SAFETY: the plan's operands lie within their buffers.
+    let get = |i: usize, at: usize| -> f32 {
+        let matrix = &product.operands[i];
+        let at = matrix.offset + at;
+        unsafe {
+            match matrix.element {
+                Element::Bf16 => (*addresses[i].cast::<half::bf16>().add(at)).to_f32(),
+                _ => *addresses[i].cast::<f32>().add(at),
+            }
+        }
+    };
+    let place = |i: usize, row: usize, column: usize, turned: bool| {
+        let [row, column] = if turned { [column, row] } else { [row, column] };
+        row * product.operands[i].stride + column
+    };
+    let MatMul { trans_a, trans_b } = product.op;
+    for o in 0..outer.0 {
+        for j in 0..inner.0 {
+            let start = [0, 1, 2].map(|i| o * outer.1[i] + j * inner.1[i]);
+            for row in 0..m {
+                for column in 0..n {
+                    let terms = (0..k).map(|p| {
+                        f64::from(get(0, start[0] + place(0, row, p, trans_a)))
+                            * f64::from(get(1, start[1] + place(1, p, column, trans_b)))
+                    });
+                    let sum = product.alpha * terms.sum::<f64>() as f32;
+                    let at = start[2] + place(2, row, column, false);
+                    let old = if product.accumulate { get(2, at) } else { 0.0 };
+                    let (to, matrix) = (addresses[2], &product.operands[2]);
+                    let at = matrix.offset + at;
+                    // SAFETY: as above.
+                    unsafe {
+                        match matrix.element {
+                            Element::Bf16 => {
+                                let x = half::bf16::from_f32(old + sum);
+                                *to.cast::<half::bf16>().add(at) = x;
+                            }
+                            _ => *to.cast::<f32>().add(at) = old + sum,
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Every generator's kernels compile for devices, and compute on the host what the CPU backend
+//! computes.
+
+mod emulate;
+mod machine;
+mod nvrtc;
+
+use ailora_graph::ir::{
+    Program, Real, Type,
+    ops::{
+        attention::{Attention, AttentionGrad, Operand},
+        dropout::Dropout,
+        elementwise::{Binary, Unary},
+        normalize::{Normalize, NormalizeGrad},
+        softmax::{Softmax, SoftmaxGrad},
+        view::Slice,
+    },
+};
+
+use crate::plan::plan;
+use machine::{agree, agree_on};
+
+#[test]
+fn split_loops() {
+    for shape in [
+        vec![1],
+        vec![7, 3],
+        vec![3, 5, 8],
+        vec![9, 1024],
+        vec![4099],
+    ] {
+        let mut p = Program::new();
+        let x = p.input("x", Type::f32(shape.clone())).unwrap();
+        let y = p.input("y", Type::f32(shape.clone())).unwrap();
+        let last = shape.len() - 1;
+        let bias = p.input("b", Type::f32(&shape[last..])).unwrap();
+        let mut lead = shape.clone();
+        lead[last] = 1;
+        let rows = p.input("r", Type::f32(lead)).unwrap();
+        let sum = p.add(Binary::Add, &[x, bias]).unwrap();
+        let g = p.unary(Unary::Gelu, sum).unwrap();
+        let dg = p.unary(Unary::GeluPrime, sum).unwrap();
+        let dropped = p
+            .add(
+                Dropout {
+                    rate: Real(0.3),
+                    stream: "s".into(),
+                },
+                &[g],
+            )
+            .unwrap();
+        let scaled = p.add(Binary::Mul, &[dropped, rows]).unwrap();
+        let less = p.add(Binary::Less, &[y, scaled]).unwrap();
+        let out = p.add(Binary::Sub, &[less, dg]).unwrap();
+        p.set_output("out", out);
+        p.set_output("scaled", scaled);
+        agree(&p);
+    }
+}
+
+#[test]
+fn functions() {
+    use Unary::*;
+    let mut p = Program::new();
+    let x = p.input("x", Type::f32([5, 64])).unwrap();
+    let y = p.input("y", Type::f32([5, 64])).unwrap();
+    for op in [
+        Exp, Exp2, Recip, Sin, Cos, Tanh, Sigmoid, Relu, Gelu, GeluPrime,
+    ] {
+        let f = p.unary(op, x).unwrap();
+        p.set_output(format!("{op}"), f);
+    }
+    let square = p.product(x, x).unwrap();
+    for op in [Log, Log2, Sqrt] {
+        let f = p.unary(op, square).unwrap();
+        p.set_output(format!("{op}"), f);
+    }
+    for op in [Binary::Div, Binary::Less] {
+        let f = p.add(op, &[x, y]).unwrap();
+        p.set_output(format!("{op:?}"), f);
+    }
+    agree(&p);
+}
+
+#[test]
+fn row_loops() {
+    for (rows, width) in [
+        (3, 1),
+        (5, 7),
+        (9, 20),
+        (2, 128),
+        (33, 100),
+        (3, 768),
+        (2, 1001),
+        (2, 4096),
+        (1, 40_000),
+    ] {
+        let mut p = Program::new();
+        let ty = Type::f32([rows, width]);
+        let x = p.input("x", ty.clone()).unwrap();
+        let y = p.input("y", ty).unwrap();
+        let gain = p.input("gain", Type::f32([width])).unwrap();
+        let sum = p.sum(x, y).unwrap();
+        for centered in [false, true] {
+            let eps = Real(1e-5);
+            let normal = p.add(Normalize { centered, eps }, &[sum]).unwrap();
+            let out = p.product(normal, gain).unwrap();
+            p.set_output(format!("normal {centered}"), out);
+            let grad = p.add(NormalizeGrad { centered, eps }, &[x, y]).unwrap();
+            p.set_output(format!("normal grad {centered}"), grad);
+        }
+        let soft = p.add(Softmax, &[x]).unwrap();
+        p.set_output("soft", soft);
+        let rate = Dropout {
+            rate: Real(0.5),
+            stream: "s".into(),
+        };
+        let dropped = p.add(rate, &[y]).unwrap();
+        let grad = p.add(SoftmaxGrad, &[soft, dropped]).unwrap();
+        p.set_output("soft grad", grad);
+        agree(&p);
+    }
+}
+
+/// Attention and its gradients, with heads that share keys, masks and dropout.
+#[test]
+fn attentions() {
+    for (heads, kv_heads, queries, keys, depth) in [
+        (2, 2, 5, 5, 4),
+        (4, 2, 3, 7, 8),
+        (3, 1, 1, 40, 4),
+        (2, 1, 70, 72, 4),
+    ] {
+        for (causal, dropout) in [(false, 0.0), (true, 0.0), (false, 0.3), (true, 0.3)] {
+            let mut p = Program::new();
+            let op = Attention {
+                heads,
+                kv_heads,
+                causal,
+                scale: Real(0.7),
+                dropout: Real(dropout),
+                stream: "attention".into(),
+            };
+            let wide = Type::f32([2, queries, heads * depth]);
+            let q = p.input("q", wide.clone()).unwrap();
+            let narrow = Type::f32([2, keys, kv_heads * depth]);
+            let k = p.input("k", narrow.clone()).unwrap();
+            let v = p.input("v", narrow).unwrap();
+            let mask = p.input("mask", Type::f32([2, keys])).unwrap();
+            let dy = p.input("dy", wide).unwrap();
+            let y = p.add(op.clone(), &[q, k, v, mask]).unwrap();
+            p.set_output("y", y);
+            for of in Operand::ALL {
+                let forward = op.clone();
+                let grad = AttentionGrad { forward, of };
+                let id = p.add(grad, &[q, k, v, mask, dy]).unwrap();
+                p.set_output(format!("{of:?}"), id);
+            }
+            for bf16 in [false, true] {
+                agree_on(&plan(&p), bf16, |name, i, x| {
+                    if name == "mask" {
+                        // Some keys of the first sequence, none of the second.
+                        *x = f32::from(u8::from(i < keys && i % 4 != 2));
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// A fused chain between products, with rows that have gaps.
+#[test]
+fn products() {
+    let mut p = Program::new();
+    let x = p.input("x", Type::f32([6, 8])).unwrap();
+    let w = p.input("w", Type::f32([8, 12])).unwrap();
+    let bias = p.input("b", Type::f32([12])).unwrap();
+    let wide = p.matmul(x, false, w, false).unwrap();
+    let wide = p.sum(wide, bias).unwrap();
+    let part = p
+        .add(
+            Slice {
+                axis: 1,
+                start: 4,
+                end: 12,
+            },
+            &[wide],
+        )
+        .unwrap();
+    let gelu = p.unary(Unary::Gelu, part).unwrap();
+    let back = p.matmul(gelu, false, w, true).map(|_| ()).err();
+    assert!(back.is_some());
+    let outer = p.matmul(x, true, gelu, false).unwrap();
+    let small = p.scale(outer, 0.25).unwrap();
+    p.set_output("outer", small);
+    p.set_output("part", part);
+    agree(&p);
+}

@@ -1,0 +1,49 @@
+//! Kernels as the device's compiler sees them, which needs no device.
+
+use std::ffi::CString;
+
+use cudarc::nvrtc::{result, sys};
+
+use super::super::{PRELUDE, Source};
+
+/// Compiles each kernel for two generations of devices, if there is a compiler.
+pub(super) fn check<'a>(sources: impl IntoIterator<Item = &'a Source>) {
+    // SAFETY: looks for a library that has no effect when it is loaded.
+    if !unsafe { sys::is_culib_present() } {
+        println!("skipped: NVRTC is not there");
+        return;
+    }
+    let mut text = PRELUDE.to_owned();
+    for (i, source) in sources.into_iter().enumerate() {
+        text += &format!(
+            "#define KERNEL kernel_{i}\nnamespace space_{i} {{\n{}}}\n#undef KERNEL\n",
+            source.code
+        );
+    }
+    for device in ["sm_80", "sm_90"] {
+        compile(&text, device);
+    }
+}
+
+fn compile(text: &str, device: &str) {
+    let code = CString::new(text).unwrap();
+    let program = result::create_program(&code, None).unwrap();
+    // That a variable goes unused is harmless.
+    let options = [
+        format!("--gpu-architecture={device}"),
+        "--diag-suppress=177".to_owned(),
+    ];
+    // SAFETY: the program was just created and is destroyed last.
+    unsafe {
+        let compiled = result::compile_program(program, &options);
+        let log = result::get_program_log(program).unwrap();
+        result::destroy_program(program).unwrap();
+        let log: Vec<u8> = log.into_iter().map(|c| c as u8).collect();
+        let log = String::from_utf8_lossy(&log);
+        let lines = text.lines().enumerate();
+        let numbered = || lines.map(|(i, line)| format!("{:5} {line}\n", i + 1));
+        assert!(compiled.is_ok(), "{}{log}", numbered().collect::<String>());
+        let harmless = log.trim_end_matches('\0').trim().is_empty();
+        assert!(harmless, "{log}");
+    }
+}

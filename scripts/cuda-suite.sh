@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Builds the tests and benches that run on a CUDA device, and the command, into a folder that a
+# machine without Rust can run:
+#
+#     scripts/cuda-suite.sh FOLDER       then, where the device is:   FOLDER/run.sh [PRECISION ...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# = 1 ] || { sed -n '2,5p' "$0" >&2; exit 2; }
+folder=$1
+mkdir -p "$folder/bin" "$folder/models" "$folder/ailora-runtime" "$folder/tests"
+
+# Prints the executables of a build, by name.
+built() {
+    cargo "$@" --release --message-format=json | python3 -c '
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable"):
+        print(message["target"]["name"], message["executable"])'
+}
+{
+    built test --no-run --package ailora-runtime --test backend --test fused
+    built test --no-run --package ailora-models --test parity --test fusion --test generate
+    built test --no-run --package ailora --test peft
+    built bench --no-run --package ailora --bench step
+    built build --package ailora --bin ailora
+} | while read -r name executable; do
+    # The models' and the runtime's tests have names of their own.
+    strip -o "$folder/bin/$name" "$executable"
+done
+rm -rf "$folder/tests/fixtures"
+cp -r tests/fixtures "$folder/tests/"
+cp scripts/cuda-suite-run.sh "$folder/run.sh"

@@ -11,7 +11,7 @@ mkdir -p "$folder/bin" "$folder/models" "$folder/ailora-runtime" "$folder/tests"
 
 # Prints the executables of a build, by name.
 built() {
-    cargo "$@" --release --message-format=json | python3 -c '
+    cargo "$@" --message-format=json | python3 -c '
 import json, sys
 for line in sys.stdin:
     message = json.loads(line)
@@ -19,11 +19,11 @@ for line in sys.stdin:
         print(message["target"]["name"], message["executable"])'
 }
 {
-    built test --no-run --package ailora-runtime --test backend --test fused
-    built test --no-run --package ailora-models --test parity --test fusion --test generate
-    built test --no-run --package ailora --test peft
+    built test --release --no-run --package ailora-runtime --test backend --test fused
+    built test --release --no-run --package ailora-models --test parity --test fusion --test generate
+    built test --release --no-run --package ailora --test peft
     built bench --no-run --package ailora --bench step
-    built build --package ailora --bin ailora
+    built build --release --package ailora --bin ailora
 } | while read -r name executable; do
     # The models' and the runtime's tests have names of their own.
     strip -o "$folder/bin/$name" "$executable"

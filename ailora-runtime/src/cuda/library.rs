@@ -60,8 +60,12 @@ pub(super) fn load_compiler() -> Result<(), CudaError> {
     }
 }
 
-/// Loads a library by its file, after which it is found by its name.
+/// Loads a library by its file, after which it is found by its name, and before it what it looks for
+/// by name itself.
 fn find(name: &str) -> Result<(), CudaError> {
+    if name == "libnvrtc" {
+        find("libnvrtc-builtins").ok();
+    }
     let folders = folders();
     let is_it = |path: &PathBuf| {
         let file = path.file_name().unwrap_or_default().to_string_lossy();

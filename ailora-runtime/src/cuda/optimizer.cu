@@ -63,8 +63,8 @@ extern "C" __global__ void squares(const Parameter* parameters, const Part* part
     if (threadIdx.x == 0) sums[blockIdx.x] = partials[0];
 }
 
-// The norm from the sums of `count` parts, and the factor that clips it at `clip`, 0 for none.
-extern "C" __global__ void norm(const double* sums, u32 count, double clip, const float* losses,
+// The norm from the sums of `count` parts, and the factor that clips it at `most`, 0 for none.
+extern "C" __global__ void clip_norm(const double* sums, u32 count, double most, const float* losses,
                                 u32 batches, Norm* result) {
     __shared__ double partials[256];
     double sum = 0.0;
@@ -79,7 +79,7 @@ extern "C" __global__ void norm(const double* sums, u32 count, double clip, cons
         u32 finite = norm < 1.0 / 0.0;
         for (u32 i = 0; i < batches; ++i) finite &= fabsf(losses[i]) < INF;
         result->norm = norm;
-        result->factor = clip > 0.0 ? float(min(clip / (norm + 1e-6), 1.0)) : 1.0f;
+        result->factor = most > 0.0 ? float(min(most / (norm + 1e-6), 1.0)) : 1.0f;
         result->finite = finite;
     }
 }

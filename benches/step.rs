@@ -9,7 +9,7 @@ use std::{collections::HashMap, time::Instant};
 use ailora::{
     AdaptConfig, Method,
     adapt::adapt,
-    adapter::{Site, Strategy},
+    adapter::Site,
     fuse::cost::Costs,
     grad::gradients,
     ir::{Draw, Program},
@@ -162,14 +162,7 @@ fn random_parameters(model: &Model) -> Params {
 }
 
 fn trainer(engine: Engine, sites: &[Site]) -> Trainer {
-    let trained = sites.iter().flat_map(|site| match site.spec.strategy {
-        Strategy::LowRank { .. } => vec![site.lora_a(), site.lora_b()],
-        Strategy::Full => std::iter::once(&site.weight)
-            .chain(&site.bias)
-            .cloned()
-            .collect(),
-        Strategy::Frozen => Vec::new(),
-    });
+    let trained = sites.iter().flat_map(Site::trained);
     let group = Group {
         lr: 1.0,
         parameters: trained.collect(),

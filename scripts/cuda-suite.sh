@@ -22,7 +22,7 @@ for line in sys.stdin:
     built test --release --no-run --package ailora-runtime --test backend --test fused
     built test --release --no-run --package ailora-models --test parity --test fusion --test generate
     built test --release --no-run --package ailora --test peft
-    built bench --no-run --package ailora --bench step
+    built bench --no-run --package ailora --bench device
     built build --release --package ailora --bin ailora
 } | while read -r name executable; do
     # The models' and the runtime's tests have names of their own.

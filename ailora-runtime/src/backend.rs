@@ -2,7 +2,11 @@
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
-use ailora_graph::{fuse::cost::Costs, ir::Draw};
+use ailora_graph::{
+    adapt::distribute,
+    fuse::cost::Costs,
+    ir::{Draw, Program, ProgramError},
+};
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "cuda")]
@@ -93,6 +97,20 @@ pub enum Precision {
     Tf32,
     /// Bfloat16.
     Bf16,
+}
+
+impl Precision {
+    /// An adapted program in the form that loses nothing, before it is differentiated: where
+    /// matrices are kept in less than float32, residual weights are not formed.
+    ///
+    /// # Errors
+    /// None for a program that passed its own type checks.
+    pub fn lossless(self, adapted: Program) -> Result<Program, ProgramError> {
+        match self {
+            Self::Bf16 => distribute(&adapted),
+            Self::F32 | Self::Tf32 => Ok(adapted),
+        }
+    }
 }
 
 impl FromStr for Precision {

@@ -93,6 +93,7 @@ pub fn measure() -> Result<Costs, CostError> {
         product,
         outer: fit(&outer, true)?,
         element: element()?,
+        merges: true,
     })
 }
 

@@ -11,6 +11,7 @@ use ailora_graph::{
     narrow::narrow,
 };
 use ailora_runtime::{
+    backend::Precision,
     engine::{Engine, EngineError, PlanId},
     train::{Batches, MicroBatch, Workload},
 };
@@ -93,7 +94,7 @@ impl Predictor {
     }
 
     /// The program for `rows` sequences of `len` tokens, with the loss and its gradients if
-    /// `training`.
+    /// `training`, in the form that is computed at `precision`.
     ///
     /// # Errors
     /// The model cannot be built for this shape, or the adapters do not fit.
@@ -102,11 +103,13 @@ impl Predictor {
         rows: usize,
         len: usize,
         training: bool,
+        precision: Precision,
     ) -> Result<Program, ClassificationError> {
         let program = self
             .model
             .program(Shape::new(rows, len), training, training)?;
         let adapted = adapt(&program, &self.sites, self.everything)?;
+        let adapted = precision.lossless(adapted).map_err(EngineError::from)?;
         let adapted = narrow(&adapted).map_err(EngineError::from)?;
         Ok(if training {
             gradients(&adapted, "loss")?
@@ -130,7 +133,8 @@ impl Predictor {
         if let Some(&id) = self.plans.get(&key) {
             return Ok(id);
         }
-        let program = self.program(rows, len, training)?;
+        let precision = engine.backend().precision();
+        let program = self.program(rows, len, training, precision)?;
         let id = engine.compile(&program)?;
         self.plans.insert(key, id);
         Ok(id)

@@ -73,6 +73,10 @@ fn generate(generator: &mut Generator, prompts: &[Vec<i32>], options: &Options) 
 
 #[test]
 fn tokens_equal_those_of_transformers() {
+    if !device::is_float32() {
+        eprintln!("skipped: which token is likeliest depends on roundings");
+        return;
+    }
     let mut ended = 0;
     let seq2seq = Head::Seq2SeqLm { smoothing: 0.0 };
     for (name, head) in [

@@ -7,7 +7,7 @@ use ailora::{
     fuse::cost::Costs,
     hoist::hoist,
     models::classification::Predictor,
-    runtime::{costs::cached, store::write_atomically},
+    runtime::{backend::Precision, costs::cached, store::write_atomically},
 };
 
 use super::{
@@ -63,7 +63,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let everything = config.trains_everything();
     let pad = model.tokenizer.pad_id();
     let predictor = Predictor::new(model.pretrained.model, sites, everything, pad);
-    let program = predictor.program(args.batch_size, args.length, !args.forward)?;
+    let program = predictor.program(args.batch_size, args.length, !args.forward, Precision::F32)?;
     let explained = explain(&hoist(&program)?.step, &site, &costs)?;
     let explained = explained.ok_or_else(|| format!("the model does not use {}", site.path))?;
     let pass = if args.forward {

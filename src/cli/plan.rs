@@ -3,6 +3,7 @@ use std::{process::ExitCode, time::Instant};
 use ailora::{
     hoist::hoist,
     models::classification::Predictor,
+    runtime::backend::Precision,
     runtime::plan::{Kernel, plan},
 };
 use indexmap::IndexMap;
@@ -43,7 +44,12 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let pad = model.tokenizer.pad_id();
     let start = Instant::now();
     let predictor = Predictor::new(model.pretrained.model, sites, everything, pad);
-    let program = predictor.program(args.batch_size, args.length, !args.inference)?;
+    let program = predictor.program(
+        args.batch_size,
+        args.length,
+        !args.inference,
+        Precision::F32,
+    )?;
     let hoisted = hoist(&program)?;
     let plan = plan(&hoisted.step);
     let seconds = start.elapsed().as_secs_f64();

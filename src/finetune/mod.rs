@@ -539,15 +539,8 @@ fn groups(
         );
     } else {
         for site in sites {
-            let names = match site.spec.strategy {
-                Strategy::Frozen => Vec::new(),
-                Strategy::Full => std::iter::once(&site.weight)
-                    .chain(&site.bias)
-                    .cloned()
-                    .collect(),
-                Strategy::LowRank { .. } => vec![site.lora_a(), site.lora_b()],
-            };
-            rates.extend(names.into_iter().map(|name| (name, site.spec.lr)));
+            let names = site.trained().into_iter();
+            rates.extend(names.map(|name| (name, site.spec.lr)));
         }
     }
     rates.retain(|(name, _)| weights.len(name).is_some());

@@ -54,6 +54,18 @@ impl Site {
         self.in_features.min(self.out_features)
     }
 
+    /// The names of the parameters that train.
+    pub fn trained(&self) -> Vec<String> {
+        match self.spec.strategy {
+            Strategy::Frozen => Vec::new(),
+            Strategy::Full => std::iter::once(&self.weight)
+                .chain(&self.bias)
+                .cloned()
+                .collect(),
+            Strategy::LowRank { .. } => vec![self.lora_a(), self.lora_b()],
+        }
+    }
+
     /// How many numbers are trained here.
     pub fn trainable(&self) -> usize {
         match self.spec.strategy {

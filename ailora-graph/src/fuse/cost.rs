@@ -64,6 +64,14 @@ pub struct Costs {
     pub outer: ProductCost,
     /// Reading and writing an element.
     pub element: f64,
+    /// Whether weights with adapters added to them lose nothing. They do where matrices are kept in
+    /// less than float32.
+    #[serde(default = "lossless")]
+    pub merges: bool,
+}
+
+fn lossless() -> bool {
+    true
 }
 
 impl Default for Costs {
@@ -73,6 +81,7 @@ impl Default for Costs {
             product: ProductCost::from_seconds([2.6e-12, 1.5e-10, 3e-10, 5e-11, 8e-6]),
             outer: ProductCost::from_seconds([2.8e-12, 4.5e-10, 1.5e-10, 1e-10, 8e-6]),
             element: 2.5e-10,
+            merges: true,
         }
     }
 }

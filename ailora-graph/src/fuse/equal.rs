@@ -111,6 +111,8 @@ pub struct Equal {
     pub outputs: Vec<Id>,
     /// The merged packs: of which pack, at which scale, and the class.
     merged: Vec<(usize, Real, Id)>,
+    /// Whether packs may be merged.
+    pub merges: bool,
     /// How often each rule found something new.
     pub found: Vec<(&'static str, usize)>,
 }
@@ -135,6 +137,7 @@ impl Equal {
             graph,
             outputs,
             merged: Vec::new(),
+            merges: true,
             found: Vec::new(),
         }
     }

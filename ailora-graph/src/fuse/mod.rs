@@ -152,6 +152,7 @@ fn parameter(
 /// None for a program that passed its own type checks.
 pub fn solve(region: &Program, layout: Layout, costs: &Costs) -> Result<Report, ProgramError> {
     let mut equal = Equal::new(region, layout.clone());
+    equal.merges = costs.merges;
     let before = extract::extract(&equal, costs);
     let stop = saturate(&mut equal);
     let chosen = extract::extract(&equal, costs);

@@ -29,6 +29,7 @@ use cudarc::{
 };
 use half::{bf16, slice::HalfFloatSliceExt};
 use indexmap::IndexMap;
+use rayon::prelude::*;
 
 use crate::{
     backend::Precision,
@@ -136,6 +137,7 @@ impl Cuda {
             outer: product,
             // Read twice and written.
             element: 3.0 * element,
+            merges: self.precision() != Precision::Bf16,
         }
     }
 
@@ -382,7 +384,8 @@ fn write(
         Element::F32 | Element::I32 => device.upload(data, to, byte),
         Element::Bf16 => {
             let mut narrow = vec![bf16::ZERO; data.len()];
-            narrow.convert_from_f32_slice(data);
+            let parts = narrow.par_chunks_mut(1 << 16).zip(data.par_chunks(1 << 16));
+            parts.for_each(|(to, from)| to.convert_from_f32_slice(from));
             device.upload(&narrow, to, byte)
         }
     }

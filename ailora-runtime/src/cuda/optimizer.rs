@@ -147,7 +147,8 @@ impl Optimizer {
             norm: resources.device.allocate(size_of::<Norm>(), "a norm")?,
             losses: resources.device.allocate(0, "losses")?,
             sources: HashMap::new(),
-            functions: resources.functions(SOURCE, ["accumulate", "squares", "clip_norm", "adamw"])?,
+            functions: resources
+                .functions(SOURCE, ["accumulate", "squares", "clip_norm", "adamw"])?,
             ranges,
         };
         let device = &resources.device;

@@ -175,6 +175,8 @@ impl Generator {
         let [rows, len, cached, source] = key;
         let program = self.model.step(rows, len, cached, source)?;
         let adapted = adapt(&program, &self.sites, false)?;
+        let adapted = self.engine.backend().precision().lossless(adapted);
+        let adapted = adapted.map_err(EngineError::from)?;
         let narrowed = narrow(&adapted).map_err(EngineError::from)?;
         let id = self.engine.compile(&narrowed)?;
         self.plans.insert(key, id);

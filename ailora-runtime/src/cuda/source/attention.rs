@@ -45,7 +45,7 @@ struct Lowering<'a> {
 
 /// The forward pass: reads `q, k, v, mask`; writes the output.
 pub(super) fn forward(op: &Attention, d: Dims, reads: &[Operand], to: Operand) -> Actions {
-    let [q, k, v] = operands(d, reads);
+    let (before, [q, k, v]) = operands(d, [0, 1, 2], reads);
     let out = Heads::queries(d, Param::Write(0), to);
     let dropout = op.dropout.0 > 0.0;
     let kinds = [
@@ -53,11 +53,17 @@ pub(super) fn forward(op: &Attention, d: Dims, reads: &[Operand], to: Operand) -
         Some(v.element),
         dropout.then_some(v.element),
     ];
-    in_chunks(op, d, kinds, |chunk, [scores, probabilities, kept]| {
-        chunk.probabilities(&q, &k, scores, probabilities, kept);
-        let kept = if dropout { kept } else { probabilities };
-        chunk.of_queries(kept, &v, &out);
-    })
+    in_chunks(
+        op,
+        d,
+        before,
+        kinds,
+        |chunk, [scores, probabilities, kept]| {
+            chunk.probabilities(&q, &k, scores, probabilities, kept);
+            let kept = if dropout { kept } else { probabilities };
+            chunk.of_queries(kept, &v, &out);
+        },
+    )
 }
 
 /// The backward pass: reads `q, k, v, mask, dy`; writes the wanted gradients.
@@ -68,8 +74,7 @@ pub(super) fn backward(
     reads: &[Operand],
     writes: &[Operand],
 ) -> Actions {
-    let [q, k, v] = operands(d, reads);
-    let dy = Heads::queries(d, Param::Read(4), reads[4]);
+    let (before, [q, k, v, dy]) = operands(d, [0, 1, 2, 4], reads);
     let mut places = writes.iter().enumerate();
     let mut place = |wanted: bool, of: fn(Dims, Param, Operand) -> Heads| {
         let (i, &to) = wanted.then(|| places.next()).flatten()?;
@@ -85,42 +90,61 @@ pub(super) fn backward(
         Some(v.element),
         (dropout && dv.is_some() || towards).then_some(v.element),
     ];
-    in_chunks(op, d, kinds, |chunk, [scores, probabilities, other]| {
-        // What is kept after dropout is wanted for the values' gradient only.
-        let kept = if dropout && dv.is_some() {
-            other
-        } else {
-            probabilities
-        };
-        chunk.probabilities(&q, &k, scores, probabilities, kept);
-        if let Some(dv) = &dv {
-            chunk.of_keys(kept, &dy, dv);
-        }
-        if towards {
-            chunk.scores(&dy, &v, 1.0, scores);
-            chunk.gradient(probabilities, scores, other);
-        }
-        if let Some(dq) = &dq {
-            chunk.of_queries(other, &k, dq);
-        }
-        if let Some(dk) = &dk {
-            chunk.of_keys(other, &q, dk);
-        }
-    })
+    in_chunks(
+        op,
+        d,
+        before,
+        kinds,
+        |chunk, [scores, probabilities, other]| {
+            // What is kept after dropout is wanted for the values' gradient only.
+            let kept = if dropout && dv.is_some() {
+                other
+            } else {
+                probabilities
+            };
+            chunk.probabilities(&q, &k, scores, probabilities, kept);
+            if let Some(dv) = &dv {
+                chunk.of_keys(kept, &dy, dv);
+            }
+            if towards {
+                chunk.scores(&dy, &v, 1.0, scores);
+                chunk.gradient(probabilities, scores, other);
+            }
+            if let Some(dq) = &dq {
+                chunk.of_queries(other, &k, dq);
+            }
+            if let Some(dk) = &dk {
+                chunk.of_keys(other, &q, dk);
+            }
+        },
+    )
 }
 
-fn operands(d: Dims, reads: &[Operand]) -> [Heads; 3] {
-    [
-        Heads::queries(d, Param::Read(0), reads[0]),
-        Heads::keys(d, Param::Read(1), reads[1]),
-        Heads::keys(d, Param::Read(2), reads[2]),
-    ]
+/// The operands among reads, of which the first and those from the fourth on are shaped as the
+/// queries; and what brings them to one type.
+fn operands<const N: usize>(
+    d: Dims,
+    which: [usize; N],
+    reads: &[Operand],
+) -> (Actions, [Heads; N]) {
+    let mut before = Actions::default();
+    let narrow = which.iter().any(|&i| reads[i].element == Element::Bf16);
+    let common = if narrow { Element::Bf16 } else { Element::F32 };
+    let heads = which.map(|i| {
+        let (at, operand) = before.of_type(i, reads[i], common);
+        match i {
+            1 | 2 => Heads::keys(d, at, operand),
+            _ => Heads::queries(d, at, operand),
+        }
+    });
+    (before, heads)
 }
 
-/// The actions of all chunks. Each works in three arrays of these types, those that are there.
+/// The actions of all chunks, after those `before`. Each works in three arrays of these types, those that are there.
 fn in_chunks(
     op: &Attention,
     d: Dims,
+    before: Actions,
     kinds: [Option<Element>; 3],
     run: impl Fn(&mut Lowering, [&Scores; 3]),
 ) -> Actions {
@@ -134,7 +158,10 @@ fn in_chunks(
     let most = (BUDGET / bytes.max(1)).clamp(1, d.batch.max(1));
     // Chunks of about one size.
     let sequences = d.batch.div_ceil(d.batch.div_ceil(most).max(1));
-    let mut scratch = 0;
+    let Actions {
+        mut list,
+        mut scratch,
+    } = before;
     let arrays = kinds.map(|kind| {
         let at = Param::Scratch(scratch);
         let element = kind.unwrap_or(Element::F32);
@@ -143,7 +170,6 @@ fn in_chunks(
         }
         Scores { at, element }
     });
-    let mut list = Vec::new();
     for first in (0..d.batch).step_by(sequences.max(1)) {
         let mut chunk = Lowering {
             op,

@@ -205,13 +205,10 @@ fn product(
     let narrow = reads.iter().any(|read| read.element == Element::Bf16);
     let common = if narrow { Element::Bf16 } else { Element::F32 };
     let mut side = |i: usize| {
-        let (read, [rows, width]) = (reads[i], shapes[i]);
-        if read.element == common {
-            let stride = read.row_stride(width);
-            return (matrix(Param::Read(i), stride, read.element), rows * stride);
-        }
-        let at = actions.converted(i, read, common);
-        (matrix(at, width, common), rows * width)
+        let [rows, width] = shapes[i];
+        let (at, read) = actions.of_type(i, reads[i], common);
+        let stride = read.row_stride(width);
+        (matrix(at, stride, common), rows * stride)
     };
     let [a, b] = [side(0), side(1)];
     let stride = to.row_stride(n);
@@ -238,8 +235,11 @@ fn matrix(at: Param, stride: usize, element: Element) -> Matrix {
 }
 
 impl Actions {
-    /// A read's elements in another type, without gaps.
-    fn converted(&mut self, i: usize, read: Operand, element: Element) -> Param {
+    /// Read number `i` as elements of a type: where it is, or converted, without gaps.
+    fn of_type(&mut self, i: usize, read: Operand, element: Element) -> (Param, Operand) {
+        if read.element == element {
+            return (Param::Read(i), read);
+        }
         let at = Param::Scratch(self.scratch);
         let View { rows, width, .. } = read.view;
         let to = Operand {
@@ -274,7 +274,7 @@ impl Actions {
             };
         }
         self.list.push(Action::Kernel(kernel));
-        at
+        (at, to)
     }
 }
 

@@ -1,0 +1,288 @@
+//! Training steps of models' shapes with random weights on a device:
+//! `cargo bench --bench device -- MODEL [--device D] [--precision P] [--batch N] [--length N]
+//! [--rank N] [--layers N] [--steps N] [--unfused]`, MODEL one of minilm-l6, roberta-large,
+//! llama2-7b: one JSON line, whose figures are those of `tests/python/peft_step.py`.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use ailora::{
+    AdaptConfig, Method,
+    adapt::adapt,
+    finetune::backend,
+    grad::gradients,
+    ir::Draw,
+    models::{
+        batch::{Batch, Shape, Targets},
+        config::Config,
+        head::Head,
+        model::Model,
+    },
+    narrow::narrow,
+    runtime::{
+        backend::{Backend, Device, Precision},
+        engine::{Engine, Fusion},
+        init::initialise,
+        optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+        plan::Kernel,
+        spectrum::Options,
+        store::{Array, Params},
+        train::{MicroBatch, Trainer},
+    },
+};
+use clap::Parser;
+use rayon::prelude::*;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Steps that are not counted.
+const WARM_UP: usize = 5;
+
+#[derive(Parser)]
+struct Args {
+    model: String,
+    #[arg(long, default_value = "cuda")]
+    device: Device,
+    #[arg(long, default_value = "bf16")]
+    precision: Precision,
+    #[arg(long)]
+    batch: Option<usize>,
+    #[arg(long)]
+    length: Option<usize>,
+    #[arg(long)]
+    rank: Option<usize>,
+    #[arg(long)]
+    layers: Option<usize>,
+    #[arg(long, default_value_t = 20)]
+    steps: usize,
+    /// Each operation by a kernel of its own.
+    #[arg(long)]
+    unfused: bool,
+    /// Prints what each kind of kernel takes, the longest first.
+    #[arg(long)]
+    profile: bool,
+    /// Cargo passes it.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<(), Error> {
+    let args = Args::parse();
+    let causal = args.model == "llama2-7b";
+    let [batch, length, rank] = if causal { [16, 256, 32] } else { [32, 128, 8] };
+    let batch = args.batch.unwrap_or(batch);
+    let length = args.length.unwrap_or(length);
+    let rank = args.rank.unwrap_or(rank);
+    let model = model(&args.model, args.layers)?;
+    let mut params = random_parameters(&model);
+    let sites = AdaptConfig::method(Method::LoRa, rank).resolve(model.sites())?;
+    initialise(&sites, &mut params, 0, &Options::default(), |_| {})?;
+    let backend = backend(args.device, args.precision)?;
+    let precision = backend.precision();
+
+    let start = Instant::now();
+    let program = model.program(Shape::new(batch, length), true, true)?;
+    let adapted = precision.lossless(adapt(&program, &sites, false)?)?;
+    let program = gradients(&narrow(&adapted)?, "loss")?;
+    let fusion = match args.unfused {
+        true => Fusion::Off,
+        false => Fusion::At(backend.costs()),
+    };
+    let mut engine = Engine::on(backend, params, fusion);
+    let plan = engine.compile(&program)?;
+    engine.release_unread();
+    let compile_ms = milliseconds(start);
+
+    let batch = tokens(batch, length, causal);
+    let inputs = model.inputs(&batch);
+    let trained = sites.iter().flat_map(|site| site.trained());
+    let group = Group {
+        lr: 1.0,
+        parameters: trained.collect(),
+    };
+    let optimizer = AdamW::new(AdamWConfig::default(), vec![group], engine.weights());
+    let schedule = Schedule {
+        kind: ScheduleKind::Constant,
+        warmup: 0,
+        total: 1000,
+    };
+    let mut trainer = Trainer::new(engine, optimizer, 3e-4, schedule, None, 0);
+    let mut step = || -> Result<f64, Error> {
+        let start = Instant::now();
+        let inputs = inputs.values();
+        let rows = batch.rows;
+        trainer.step(&[MicroBatch { plan, inputs, rows }])?;
+        Ok(milliseconds(start))
+    };
+    let first_ms = step()?;
+    for _ in 0..WARM_UP {
+        step()?;
+    }
+    let mut ms = (0..args.steps)
+        .map(|_| step())
+        .collect::<Result<Vec<_>, _>>()?;
+    ms.sort_by(f64::total_cmp);
+    let ms = ms[ms.len() / 2];
+    let engine = trainer.engine_mut();
+    let steps = &engine.plan(plan).steps;
+    let flops: u64 = steps.iter().map(|step| step.kernel.gemm_flops()).sum();
+    let line = serde_json::json!({
+        "model": args.model, "batch": batch.rows, "length": length, "rank": rank,
+        "precision": precision, "unfused": args.unfused, "device": engine.backend().name(),
+        "ms": ms, "samples_per_second": 1e3 * batch.rows as f64 / ms,
+        "tokens_per_second": 1e3 * (batch.rows * length) as f64 / ms,
+        "tflop": flops as f64 / 1e12, "tflop_per_second": flops as f64 / 1e9 / ms,
+        "kernels": steps.len(), "compile_ms": compile_ms, "first_step_ms": first_ms,
+        "peak_gib": used(engine.backend())? as f64 / (1 << 30) as f64,
+    });
+    println!("{line}");
+    if args.profile {
+        profile(engine, plan, &inputs.values(), args.steps)?;
+    }
+    Ok(())
+}
+
+/// Bytes of the device that are in use.
+fn used(backend: &Backend) -> Result<usize, Error> {
+    match backend {
+        Backend::Cuda(cuda) => {
+            let (free, total) = cuda.device().memory()?;
+            Ok(total - free)
+        }
+        Backend::Cpu(_) => Ok(backend.arena_bytes()),
+    }
+}
+
+/// Prints what kernels of one kind and size take in a step.
+fn profile(
+    engine: &mut Engine,
+    plan: ailora::runtime::engine::PlanId,
+    inputs: &[(&str, ailora::runtime::run::Value<'_>)],
+    steps: usize,
+) -> Result<(), Error> {
+    let mut seconds = Vec::new();
+    for _ in 0..steps {
+        engine.profile(plan, inputs, Draw::default(), &mut seconds)?;
+    }
+    let mut kinds: BTreeMap<String, (usize, f64, f64)> = BTreeMap::new();
+    for (step, seconds) in engine.plan(plan).steps.iter().zip(seconds) {
+        let sizes = |views: &[ailora::runtime::plan::View]| -> Vec<usize> {
+            views.iter().map(ailora::runtime::plan::View::len).collect()
+        };
+        let name = match &step.kernel {
+            Kernel::Gemm {
+                op,
+                dims,
+                accumulate,
+                ..
+            } => format!("{op} {}x{}x{} {accumulate}", dims.m, dims.n, dims.k),
+            Kernel::Loop(walk) => format!(
+                "loop {:?}x{} of {} rows:{} {:?} -> {:?}",
+                walk.rows,
+                walk.width,
+                walk.instructions.len(),
+                walk.whole_rows,
+                sizes(&step.reads),
+                sizes(&step.writes)
+            ),
+            other => {
+                let text = format!("{other:?}");
+                text.split([' ', '{', '('])
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned()
+            }
+        };
+        let entry = kinds.entry(name).or_default();
+        entry.0 += 1;
+        entry.1 += 1e3 * seconds / steps as f64;
+        entry.2 += step.kernel.gemm_flops() as f64;
+    }
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by(|(_, a), (_, b)| b.1.total_cmp(&a.1));
+    for (name, (count, ms, flops)) in kinds.into_iter().take(40) {
+        println!(
+            "{ms:9.3} ms {count:4} x {:7.1} TFLOP/s  {name}",
+            flops / ms / 1e9
+        );
+    }
+    Ok(())
+}
+
+fn model(name: &str, layers: Option<usize>) -> Result<Model, Error> {
+    let (config, head, usual) = match name {
+        "minilm-l6" => (
+            r#"{"model_type": "bert", "vocab_size": 30522, "hidden_size": 384,
+            "num_hidden_layers": LAYERS, "num_attention_heads": 12, "intermediate_size": 1536,
+            "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+            "attention_probs_dropout_prob": 0.1, "max_position_embeddings": 512,
+            "type_vocab_size": 2, "layer_norm_eps": 1e-12}"#,
+            Head::classification(2),
+            6,
+        ),
+        "roberta-large" => (
+            r#"{"model_type": "roberta", "vocab_size": 50265, "hidden_size": 1024,
+            "num_hidden_layers": LAYERS, "num_attention_heads": 16, "intermediate_size": 4096,
+            "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+            "attention_probs_dropout_prob": 0.1, "max_position_embeddings": 514,
+            "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1}"#,
+            Head::classification(2),
+            24,
+        ),
+        "llama2-7b" => (
+            r#"{"model_type": "llama", "vocab_size": 32000, "hidden_size": 4096,
+            "num_hidden_layers": LAYERS, "num_attention_heads": 32, "num_key_value_heads": 32,
+            "intermediate_size": 11008, "hidden_act": "silu", "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5, "tie_word_embeddings": false}"#,
+            Head::CausalLm,
+            32,
+        ),
+        _ => return Err("expected minilm-l6, roberta-large or llama2-7b".into()),
+    };
+    let folder = tempfile::tempdir()?;
+    let layers = layers.unwrap_or(usual).to_string();
+    let file = folder.path().join("config.json");
+    std::fs::write(file, config.replace("LAYERS", &layers))?;
+    Ok(Model::new(Config::from_dir(folder.path())?, head)?)
+}
+
+/// Uniform numbers; their sizes do not matter to speed.
+fn random_parameters(model: &Model) -> Params {
+    let parameters = model.parameters().iter();
+    parameters
+        .map(|parameter| {
+            let key = Draw::default().key(&parameter.name);
+            let mut array = Array::zeros(parameter.shape.clone());
+            array.data.par_iter_mut().enumerate().for_each(|(i, x)| {
+                *x = 0.07 * (key.bits(i as u32) as f32 / u32::MAX as f32 - 0.5);
+            });
+            (parameter.name.clone(), array)
+        })
+        .collect()
+}
+
+fn tokens(rows: usize, len: usize, causal: bool) -> Batch {
+    let key = Draw::default().key("ids");
+    let draw = |n: usize, limit: f64| -> Vec<i32> {
+        (0..n as u64)
+            .map(|i| (key.uniform(i) * limit) as i32)
+            .collect()
+    };
+    let ids = draw(rows * len, 30_000.0);
+    let targets = match causal {
+        true => Targets::Tokens(ids.clone()),
+        false => Targets::Classes(draw(rows, 2.0)),
+    };
+    Batch {
+        rows,
+        len,
+        type_ids: vec![0; rows * len],
+        mask: vec![1.0; rows * len],
+        targets,
+        indices: (0..rows).collect(),
+        ids,
+    }
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    1e3 * since.elapsed().as_secs_f64()
+}

@@ -7,8 +7,6 @@ use ailora_graph::{
 };
 use thiserror::Error;
 
-#[cfg(feature = "cuda")]
-use crate::cuda::{Cuda, CudaError};
 use crate::{
     backend::Backend,
     cpu::Cpu,
@@ -16,6 +14,11 @@ use crate::{
     run::{Outputs, RunError, Value},
     store::{Array, Params},
     weights::Weights,
+};
+#[cfg(feature = "cuda")]
+use crate::{
+    cuda::{Cuda, CudaError},
+    plan::lean,
 };
 
 /// A program that cannot be compiled or run.
@@ -137,9 +140,11 @@ impl Engine {
                 (fused.program, fused.reports)
             }
         };
-        let plan = match self.fusion {
-            Fusion::Off => separate(&step),
-            Fusion::Elementwise | Fusion::At(_) => plan(&step),
+        let plan = match (self.fusion, &self.backend) {
+            (Fusion::Off, _) => separate(&step),
+            (_, Backend::Cpu(_)) => plan(&step),
+            #[cfg(feature = "cuda")]
+            (_, Backend::Cuda(_)) => lean(&step),
         };
         self.backend.add(&plan)?;
         self.plans.push(plan);

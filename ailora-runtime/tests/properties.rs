@@ -18,7 +18,7 @@ use ailora_graph::{
     },
 };
 use ailora_runtime::{
-    plan::plan,
+    plan::{lean, plan},
     run::Value,
     store::{Array, Params},
 };
@@ -152,26 +152,29 @@ fn check(program: &Program, bindings: &Bindings) -> Result<(), TestCaseError> {
             Input::I32(values) => (*name, Value::I32(values)),
         })
         .collect();
-    let plan = plan(program);
-    let mut runner = Runner::new(plan.clone(), &params);
     let tolerances = tolerances(program, bindings);
     // What is computed first is compared first.
     let mut names: Vec<Name> = expected.keys().cloned().collect();
     names.sort_by_key(|name| program.outputs()[name]);
-    // The second run meets an arena full of the first one's values.
-    for _ in 0..2 {
-        let outputs = runner.run(&inputs, DRAW).unwrap();
-        for name in &names {
-            let expected = &expected[name];
-            let found = outputs.get(name).unwrap();
-            let tolerance = tolerances[name];
-            let near =
-                |(found, expected): (&f32, &f64)| (f64::from(*found) - expected).abs() <= tolerance;
-            prop_assert!(
-                found.len() == expected.data.len() && found.iter().zip(&expected.data).all(near),
-                "{name}: {found:?}\nexpected {:?}\n{program}\n{plan:?}",
-                expected.data
-            );
+    for plan in [plan(program), lean(program)] {
+        let mut runner = Runner::new(plan.clone(), &params);
+        // The second run meets an arena full of the first one's values.
+        for _ in 0..2 {
+            let outputs = runner.run(&inputs, DRAW).unwrap();
+            for name in &names {
+                let expected = &expected[name];
+                let found = outputs.get(name).unwrap();
+                let tolerance = tolerances[name];
+                let near = |(found, expected): (&f32, &f64)| {
+                    (f64::from(*found) - expected).abs() <= tolerance
+                };
+                let all = found.iter().zip(&expected.data).all(near);
+                prop_assert!(
+                    found.len() == expected.data.len() && all,
+                    "{name}: {found:?}\nexpected {:?}\n{program}\n{plan:?}",
+                    expected.data
+                );
+            }
         }
     }
     Ok(())

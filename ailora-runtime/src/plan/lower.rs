@@ -46,6 +46,7 @@ pub(super) fn lower(program: &Program, schedule: &[Unit]) -> Lowered {
         views: vec![None; program.len()],
         last_use: last_uses(program, schedule),
         readers: readers(program),
+        units: units(program, schedule),
         ranges: ranges(program),
         homes: homes(program, schedule),
     };
@@ -68,6 +69,9 @@ struct Lowering<'a> {
     last_use: Vec<usize>,
     /// For each node, the nodes that read it.
     readers: Vec<Vec<Id>>,
+    /// For each node, the times of the units that compute it: the first keeps it, those after it
+    /// compute it again for themselves.
+    units: Vec<Vec<usize>>,
     ranges: HashMap<Id, IdRange>,
     homes: Vec<Option<Home>>,
 }
@@ -487,7 +491,7 @@ impl Lowering<'_> {
         let leaves: Vec<Id> = members
             .iter()
             .copied()
-            .filter(|&id| self.is_read_outside(id, members))
+            .filter(|&id| self.units[usize::from(id)][0] == time && self.is_read_outside(id, time))
             .collect();
         let reads: Vec<View> = operands.iter().map(|&id| self.view(id)).collect();
         let mut taken: Vec<usize> = Vec::new();
@@ -503,7 +507,7 @@ impl Lowering<'_> {
                         && operands
                             .iter()
                             .all(|&o| o == operand || self.view(o).buffer != buffer)
-                        && (self.dies(operand, time) || self.part_dies(operand, id, members))
+                        && (self.dies(operand, time) || self.part_dies(operand, id, time))
                 });
                 let view = match dying {
                     Some(operand) => self.view(operand),
@@ -550,9 +554,9 @@ impl Lowering<'_> {
 
     /// Whether a result of a loop may take the place of an operand that is columns of a wider value,
     /// since all else that reads the value reads other columns.
-    fn part_dies(&self, operand: Id, result: Id, members: &[Id]) -> bool {
+    fn part_dies(&self, operand: Id, result: Id, time: usize) -> bool {
         let program = self.program;
-        if self.is_output(result) || self.is_read_outside(operand, members) {
+        if self.is_output(result) || self.is_read_outside(operand, time) {
             return false;
         }
         let mut part = operand;
@@ -580,9 +584,15 @@ impl Lowering<'_> {
         self.program.outputs().values().any(|&output| output == id)
     }
 
-    fn is_read_outside(&self, id: Id, members: &[Id]) -> bool {
-        let readers = &self.readers[usize::from(id)];
-        self.is_output(id) || readers.iter().any(|reader| !members.contains(reader))
+    /// Whether something reads a node's memory beside the unit of that time.
+    fn is_read_outside(&self, id: Id, time: usize) -> bool {
+        let own = &self.units[usize::from(id)];
+        let mut readers = self.readers[usize::from(id)].iter();
+        let reads = |reader: &Id| {
+            let mut units = self.units[usize::from(*reader)].iter();
+            units.any(|unit| *unit != time && !own.contains(unit))
+        };
+        self.is_output(id) || readers.any(reads)
     }
 
     fn step(&mut self, kernel: Kernel, reads: Vec<View>, to: View) {
@@ -643,6 +653,16 @@ impl Lowering<'_> {
             None => unreachable!("units are in order of dependence"),
         }
     }
+}
+
+fn units(program: &Program, schedule: &[Unit]) -> Vec<Vec<usize>> {
+    let mut units = vec![Vec::new(); program.len()];
+    for (time, unit) in schedule.iter().enumerate() {
+        for id in unit.members() {
+            units[usize::from(id)].push(time);
+        }
+    }
+    units
 }
 
 fn readers(program: &Program) -> Vec<Vec<Id>> {

@@ -7,6 +7,7 @@
 mod allocate;
 mod kernel;
 mod lower;
+mod recompute;
 mod units;
 mod view;
 
@@ -114,6 +115,14 @@ pub fn plan(program: &Program) -> Plan {
 /// [`plan()`] is compared with.
 pub fn separate(program: &Program) -> Plan {
     compile(program, false)
+}
+
+/// As [`plan()`], but what loops can compute again for less than it takes to keep is not kept: less
+/// memory and fewer bytes moved for more arithmetic, as devices want it.
+pub fn lean(program: &Program) -> Plan {
+    let mut schedule = units::schedule(program, true);
+    recompute::recompute(program, &mut schedule);
+    allocate::allocate(lower::lower(program, &schedule))
 }
 
 fn compile(program: &Program, fused: bool) -> Plan {

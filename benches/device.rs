@@ -132,7 +132,8 @@ fn main() -> Result<(), Error> {
         "tokens_per_second": 1e3 * (batch.rows * length) as f64 / ms,
         "tflop": flops as f64 / 1e12, "tflop_per_second": flops as f64 / 1e9 / ms,
         "kernels": steps.len(), "compile_ms": compile_ms, "first_step_ms": first_ms,
-        "peak_gib": used(engine.backend())? as f64 / (1 << 30) as f64,
+        "arena_gib": engine.backend().arena_bytes() as f64 / (1_u64 << 30) as f64,
+        "peak_gib": used(engine.backend())? as f64 / (1_u64 << 30) as f64,
     });
     println!("{line}");
     if args.profile {

@@ -469,6 +469,9 @@ impl Pointers {
             transposed,
         } = ByColumns::new(product);
         let [a, b, c] = &product.operands;
+        // The tensor cores' kernels for float32 take operands that are aligned to 16 bytes only.
+        let aligned = list.iter().all(|address| address % 16 == 0)
+            && [a, b, c].iter().all(|matrix| matrix.stride % 4 == 0);
         Ok(Self {
             list: Arc::new(buffer),
             count,
@@ -478,7 +481,7 @@ impl Pointers {
             elements: [b.element, a.element, c.element],
             factors: [product.alpha, f32::from(u8::from(product.accumulate))],
             compute: match precision {
-                Precision::Tf32 if a.element != Element::Bf16 => {
+                Precision::Tf32 if a.element != Element::Bf16 && aligned => {
                     blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
                 }
                 _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,

@@ -11,9 +11,15 @@ use ailora_graph::ir::{
         attention::{Attention, AttentionGrad, Operand},
         dropout::Dropout,
         elementwise::{Binary, Unary},
+        embedding::{Embedding, EmbeddingGrad},
+        loss::{CrossEntropy, CrossEntropyGrad},
+        merge::Merge,
         normalize::{Normalize, NormalizeGrad},
+        reduce::Reduce,
+        rotary::Rotary,
         softmax::{Softmax, SoftmaxGrad},
-        view::Slice,
+        take_along::{TakeAlong, TakeAlongGrad},
+        view::{Pad, Permute, Slice},
     },
 };
 
@@ -195,4 +201,106 @@ fn products() {
     p.set_output("outer", small);
     p.set_output("part", part);
     agree(&p);
+}
+
+/// What moves, gathers and reduces.
+#[test]
+fn tensors() {
+    for [rows, width] in [[1, 1], [5, 12], [33, 40], [70, 7]] {
+        let mut p = Program::new();
+        let x = p.input("x", Type::f32([2, rows, width])).unwrap();
+        let mut out = |p: &mut Program, name: &str, id| p.set_output(name, id);
+        for axes in [vec![0], vec![2], vec![0, 1], vec![0, 2], vec![0, 1, 2]] {
+            for reduce in [Reduce::sum(axes.clone()), Reduce::max(axes.clone())] {
+                let id = p.add(reduce.clone(), &[x]).unwrap();
+                out(&mut p, &format!("{reduce}"), id);
+            }
+        }
+        for axes in [vec![0, 2, 1], vec![2, 0, 1], vec![1, 0, 2]] {
+            let permute = Permute { axes };
+            let id = p.add(permute.clone(), &[x]).unwrap();
+            out(&mut p, &format!("{permute}"), id);
+        }
+        for axis in 0..3 {
+            let pad = Pad {
+                axis,
+                before: 2,
+                after: 3,
+            };
+            let id = p.add(pad, &[x]).unwrap();
+            out(&mut p, &format!("pad {axis}"), id);
+        }
+        let table = p.input("table", Type::f32([9, width])).unwrap();
+        let ids = p.input("ids", Type::i32([3, rows])).unwrap();
+        let found = p.add(Embedding, &[table, ids]).unwrap();
+        out(&mut p, "found", found);
+        let gradient = p.add(EmbeddingGrad { rows: 9 }, &[ids, found]).unwrap();
+        out(&mut p, "gradient", gradient);
+        agree(&p);
+    }
+}
+
+#[test]
+fn relative_positions_and_turns() {
+    for [s, t, n] in [[1, 1, 1], [3, 5, 7], [17, 33, 40]] {
+        for transposed in [false, true] {
+            let mut p = Program::new();
+            let forward = TakeAlong { transposed };
+            let rows = if transposed { t } else { s };
+            let x = p.input("x", Type::f32([2, 3, rows, n])).unwrap();
+            let by = p.input("by", Type::i32([s, t])).unwrap();
+            let dy = p.input("dy", Type::f32([2, 3, s, t])).unwrap();
+            let y = p.add(forward, &[x, by]).unwrap();
+            let dx = p
+                .add(TakeAlongGrad { forward, width: n }, &[by, dy])
+                .unwrap();
+            p.set_output("y", y);
+            p.set_output("dx", dx);
+            agree(&p);
+        }
+    }
+    for half in [1, 3, 8] {
+        let mut p = Program::new();
+        let x = p.input("x", Type::f32([2, 5, 3 * 2 * half])).unwrap();
+        let [cos, sin] = ["cos", "sin"].map(|name| p.input(name, Type::f32([2, 5, half])).unwrap());
+        let y = p.add(Rotary, &[x, cos, sin]).unwrap();
+        p.set_output("y", y);
+        agree(&p);
+    }
+}
+
+#[test]
+fn losses() {
+    for [rows, classes] in [[1, 2], [7, 3], [40, 130], [3, 5000]] {
+        for smoothing in [0.0, 0.1] {
+            let forward = CrossEntropy {
+                smoothing: Real(smoothing),
+            };
+            let mut p = Program::new();
+            let logits = p.input("logits", Type::f32([rows, classes])).unwrap();
+            let labels = p.input("labels", Type::i32([rows])).unwrap();
+            let loss = p.add(forward, &[logits, labels]).unwrap();
+            let gradient = p
+                .add(CrossEntropyGrad { forward }, &[logits, labels])
+                .unwrap();
+            p.set_output("loss", loss);
+            p.set_output("gradient", gradient);
+            agree(&p);
+        }
+    }
+}
+
+#[test]
+fn merged_packs() {
+    for [m, n, rank] in [[4, 8, 4], [5, 3, 2]] {
+        let mut p = Program::new();
+        let pack = p.input("pack", Type::f32([m + rank, n + rank])).unwrap();
+        let merge = Merge {
+            corner: [m, n],
+            scale: Real(1.5),
+        };
+        let merged = p.add(merge, &[pack]).unwrap();
+        p.set_output("merged", merged);
+        agree(&p);
+    }
 }

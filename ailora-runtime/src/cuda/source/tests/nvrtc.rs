@@ -2,15 +2,15 @@
 
 use std::ffi::CString;
 
-use cudarc::nvrtc::{result, sys};
+use cudarc::nvrtc::result;
 
 use super::super::{PRELUDE, Source};
+use crate::cuda::library::load_compiler;
 
 /// Compiles each kernel for two generations of devices, if there is a compiler.
 pub(super) fn check<'a>(sources: impl IntoIterator<Item = &'a Source>) {
-    // SAFETY: looks for a library that has no effect when it is loaded.
-    if !unsafe { sys::is_culib_present() } {
-        println!("skipped: NVRTC is not there");
+    if let Err(error) = load_compiler() {
+        println!("skipped: {error}");
         return;
     }
     let mut text = PRELUDE.to_owned();

@@ -109,7 +109,13 @@ impl Engine {
             .once
             .retain_outputs(|name| weights.len(name).is_none());
         if !hoisted.once.outputs().is_empty() {
-            let once = plan(&placed(&hoisted.once, &self.packs)?);
+            // Where a device has the packs, what lies in them lies here by itself.
+            let packs = match self.backend {
+                Backend::Cpu(_) => &self.packs[..],
+                #[cfg(feature = "cuda")]
+                Backend::Cuda(_) => &[],
+            };
+            let once = plan(&placed(&hoisted.once, packs)?);
             // An arena of its own: it may be larger than any step's.
             let mut cpu = Cpu::new();
             let outputs = cpu.run(&once, self.weights.arrays(), &[], Draw::default())?;
@@ -134,7 +140,11 @@ impl Engine {
                 };
                 let fused = fuse(&hoisted.step, costs, &self.packs, is_free)?;
                 for pack in &fused.packs[self.packs.len()..] {
-                    self.weights.pack(pack);
+                    match self.backend {
+                        Backend::Cpu(_) => self.weights.pack(pack),
+                        #[cfg(feature = "cuda")]
+                        Backend::Cuda(_) => self.weights.pack_elsewhere(pack),
+                    }
                 }
                 self.packs = fused.packs;
                 (fused.program, fused.reports)

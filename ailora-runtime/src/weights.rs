@@ -6,13 +6,23 @@ use indexmap::{IndexMap, IndexSet};
 use crate::store::{Array, Params};
 
 /// Parameters by name. Some lie in packs, the matrices that fused products read: each value exists
-/// once, and is read and written in its place.
+/// once, and is read and written in its place. Where a device has the packs, the values here lie by
+/// themselves, and what is known of the packs is where each value is there.
 #[derive(Debug, Default)]
 pub struct Weights {
     arrays: Params,
-    packed: IndexMap<String, (String, Part)>,
+    packed: IndexMap<String, Packed>,
     /// Parameters whose values were replaced, or may have been, since that was last asked for.
     changed: IndexSet<String>,
+}
+
+/// A part of a pack.
+#[derive(Debug)]
+struct Packed {
+    pack: String,
+    part: Part,
+    /// Columns of the pack.
+    width: usize,
 }
 
 /// Rows of elements within an array.
@@ -47,9 +57,10 @@ impl Weights {
 
     /// The elements of a parameter, copied.
     pub fn get(&self, name: &str) -> Option<Array> {
-        let Some((pack, part)) = self.packed.get(name) else {
-            return self.arrays.get(name).cloned();
-        };
+        if let Some(array) = self.arrays.get(name) {
+            return Some(array.clone());
+        }
+        let Packed { pack, part, .. } = self.packed.get(name)?;
         let whole = self.arrays.get(pack)?;
         let rows = whole.data.chunks_exact(whole.shape[1].max(1));
         let [row, column] = part.at;
@@ -63,9 +74,9 @@ impl Weights {
         })
     }
 
-    /// Where a parameter lies.
+    /// Where a parameter lies, here or on a device.
     pub fn place<'a>(&'a self, name: &'a str) -> Option<Place<'a>> {
-        let Some((pack, part)) = self.packed.get(name) else {
+        let Some(Packed { pack, part, width }) = self.packed.get(name) else {
             let len = self.arrays.get(name)?.data.len();
             return Some(Place {
                 array: name,
@@ -75,13 +86,12 @@ impl Weights {
                 stride: len,
             });
         };
-        let stride = self.arrays.get(pack)?.shape[1];
         Some(Place {
             array: pack,
-            start: part.at[0] * stride + part.at[1],
+            start: part.at[0] * width + part.at[1],
             rows: part.shape[0],
             width: part.shape[1],
-            stride,
+            stride: *width,
         })
     }
 
@@ -93,7 +103,7 @@ impl Weights {
     /// How many elements a parameter has.
     pub fn len(&self, name: &str) -> Option<usize> {
         match self.packed.get(name) {
-            Some((_, part)) => Some(part.shape.iter().product()),
+            Some(Packed { part, .. }) => Some(part.shape.iter().product()),
             None => self.arrays.get(name).map(|array| array.data.len()),
         }
     }
@@ -108,9 +118,10 @@ impl Weights {
         if !self.changed.contains(name) {
             self.changed.insert(name.to_owned());
         }
-        let Some((pack, part)) = self.packed.get(name) else {
+        if self.arrays.contains_key(name) {
             return Some(vec![&mut self.arrays.get_mut(name)?.data]);
-        };
+        }
+        let Packed { pack, part, .. } = self.packed.get(name)?;
         let whole = self.arrays.get_mut(pack)?;
         let width = whole.shape[1].max(1);
         let [row, column] = part.at;
@@ -153,17 +164,49 @@ impl Weights {
             let Some(value) = self.arrays.shift_remove(&*part.parameter) else {
                 continue;
             };
-            let place = (pack.name.to_string(), part.clone());
-            self.packed.insert(part.parameter.to_string(), place);
+            self.lay(pack, part);
             self.set(&part.parameter, &value.data);
         }
     }
 
+    /// Notes where parameters lie in a pack that a device has.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn pack_elsewhere(&mut self, pack: &Pack) {
+        for part in &pack.parts {
+            if self.arrays.contains_key(&*part.parameter) {
+                self.lay(pack, part);
+            }
+        }
+    }
+
+    fn lay(&mut self, pack: &Pack, part: &Part) {
+        let packed = Packed {
+            pack: pack.name.to_string(),
+            part: part.clone(),
+            width: pack.shape[1],
+        };
+        self.packed.insert(part.parameter.to_string(), packed);
+    }
+
+    /// The parameters that lie in a pack.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn parts<'a>(&'a self, pack: &str) -> impl Iterator<Item = &'a str> {
+        let packed = self
+            .packed
+            .iter()
+            .filter(move |(_, packed)| packed.pack == pack);
+        packed.map(|(name, _)| name.as_str())
+    }
+
     /// Frees what `keep` does not name.
     pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
-        self.arrays.retain(|name, _| keep(name));
-        let arrays = &self.arrays;
-        self.packed.retain(|_, (pack, _)| arrays.contains_key(pack));
+        let packed = &self.packed;
+        let used = |name: &str| {
+            let of = packed.get(name);
+            keep(name) || of.is_some_and(|Packed { pack, .. }| keep(pack))
+        };
+        self.arrays.retain(|name, _| used(name));
+        self.packed.retain(|_, Packed { pack, .. }| keep(pack));
     }
 
     /// Bytes of everything.

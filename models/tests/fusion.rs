@@ -61,7 +61,16 @@ fn ten_fused_steps_equal_the_interpreters() {
             read <= plan_reads && plan_reads <= read + read / 20,
             "{read} {plan_reads}"
         );
-        assert_eq!(engine.weights().bytes() / 4, plan_reads);
+        // A device has the packs; here are their parts.
+        let held = engine.weights().bytes() / 4;
+        assert_eq!(
+            held,
+            if device::is_device() {
+                read
+            } else {
+                plan_reads
+            }
+        );
 
         let trained: Vec<String> = step
             .trained_parameters()

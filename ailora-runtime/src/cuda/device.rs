@@ -8,11 +8,12 @@ use cudarc::{
     driver::{
         CudaContext, CudaStream,
         result::{self, DriverError},
-        sys::{CUdeviceptr, CUresult},
+        sys::{CUDA_MEMCPY2D, CUdeviceptr, CUmemorytype, CUresult, cuMemcpy2DAsync_v2},
     },
 };
 
 use super::{CudaError, error::During, library};
+use crate::weights::Place;
 
 const MIB: usize = 1 << 20;
 
@@ -155,6 +156,50 @@ impl Device {
         // SAFETY: in bounds. From pageable memory the call returns when the data is read.
         unsafe { result::memcpy_htod_async(to.at(byte), bytes, self.stream.cu_stream()) }
             .during("copying to the device")
+    }
+
+    /// Copies elements to rows of a buffer of such elements.
+    ///
+    /// # Errors
+    /// The driver fails.
+    pub(super) fn upload_rows<T: Pod>(
+        &self,
+        data: &[T],
+        to: &Buffer,
+        place: Place<'_>,
+    ) -> Result<(), CudaError> {
+        let Place {
+            start,
+            rows,
+            width,
+            stride,
+            ..
+        } = place;
+        let size = size_of::<T>();
+        if rows <= 1 || width == stride {
+            return self.upload(data, to, start * size);
+        }
+        let last = start + (rows - 1) * stride + width;
+        assert!(
+            data.len() == rows * width && last * size <= to.bytes,
+            "an upload fits its buffer"
+        );
+        self.context.bind_to_thread().during("using the device")?;
+        // SAFETY: all zeros is a value of it, which the lines below complete.
+        let mut copy: CUDA_MEMCPY2D = unsafe { std::mem::zeroed() };
+        copy.srcMemoryType = CUmemorytype::CU_MEMORYTYPE_HOST;
+        copy.srcHost = data.as_ptr().cast();
+        copy.srcPitch = width * size;
+        copy.dstMemoryType = CUmemorytype::CU_MEMORYTYPE_DEVICE;
+        copy.dstDevice = to.at(start * size);
+        copy.dstPitch = stride * size;
+        copy.WidthInBytes = width * size;
+        copy.Height = rows;
+        // SAFETY: in bounds; waited for, as the source may be freed when this returns.
+        unsafe { cuMemcpy2DAsync_v2(&copy, self.stream.cu_stream()) }
+            .result()
+            .during("copying to the device")?;
+        self.synchronize()
     }
 
     /// Copies elements from a byte of a buffer, when all work before is done.

@@ -323,70 +323,67 @@ impl Resources {
     /// Brings the parameters that a plan reads, and those that changed, to the device.
     fn provide(&mut self, plan: &Plan, weights: &mut Weights) -> Result<(), CudaError> {
         for name in weights.take_changed() {
-            if let Some(place) = weights.place(&name)
-                && self.parameters.contains_key(place.array)
+            if weights
+                .place(&name)
+                .is_some_and(|p| self.parameters.contains_key(p.array))
             {
-                self.upload_part(weights, place)?;
+                self.upload_parameter(weights, &name)?;
             }
         }
         for (name, ty) in &plan.parameters {
             if self.parameters.contains_key(&**name) {
                 continue;
             }
-            let array = weights.arrays().get(&**name);
-            let array = array.filter(|array| array.data.len() == ty.len());
-            let array = array.ok_or_else(|| RunError::MissingParameter(name.clone()))?;
             let element = match self.precision {
                 Precision::Bf16 if ty.rank() >= 2 => Element::Bf16,
                 _ => Element::F32,
             };
-            let bytes = element.bytes() * array.data.len();
+            let bytes = element.bytes() * ty.len();
+            // Zero where no parameter lies.
             let buffer = self
                 .device
                 .allocate(bytes, &format!("parameter `{name}`"))?;
-            write(&self.device, &buffer, 0, element, &array.data)?;
             self.parameters
                 .insert(name.to_string(), Parameter { buffer, element });
+            let mut parts: Vec<&str> = weights.parts(name).collect();
+            if parts.is_empty() {
+                if weights.len(name) != Some(ty.len()) {
+                    return Err(RunError::MissingParameter(name.clone()).into());
+                }
+                parts.push(name);
+            }
+            parts
+                .into_iter()
+                .try_for_each(|part| self.upload_parameter(weights, part))?;
         }
         Ok(())
     }
 
-    /// Brings a part of an array to the device.
-    fn upload_part(&self, weights: &Weights, place: Place<'_>) -> Result<(), CudaError> {
-        let Some(array) = weights.arrays().get(place.array) else {
+    /// Brings a parameter to where it lies on the device.
+    fn upload_parameter(&self, weights: &Weights, name: &str) -> Result<(), CudaError> {
+        let (Some(place), Some(array)) = (weights.place(name), weights.arrays().get(name)) else {
             return Ok(());
         };
         let Parameter { buffer, element } = &self.parameters[place.array];
-        for row in 0..place.rows {
-            let start = place.start + row * place.stride;
-            let data = &array.data[start..start + place.width];
-            write(
-                &self.device,
-                buffer,
-                start * element.bytes(),
-                *element,
-                data,
-            )?;
-        }
-        Ok(())
+        write(&self.device, buffer, *element, place, &array.data)
     }
 }
 
-/// Copies floats to a device, in whatever type they have there.
+/// Copies floats to their places on a device, in whatever type they have there.
 fn write(
     device: &Device,
     to: &Buffer,
-    byte: usize,
     element: Element,
+    place: Place<'_>,
     data: &[f32],
 ) -> Result<(), CudaError> {
     match element {
-        Element::F32 | Element::I32 => device.upload(data, to, byte),
+        Element::F32 | Element::I32 => device.upload_rows(data, to, place),
         Element::Bf16 => {
             let mut narrow = vec![bf16::ZERO; data.len()];
             let parts = narrow.par_chunks_mut(1 << 16).zip(data.par_chunks(1 << 16));
             parts.for_each(|(to, from)| to.convert_from_f32_slice(from));
-            device.upload(&narrow, to, byte)
+            device.upload_rows(&narrow, to, place)
         }
     }
 }

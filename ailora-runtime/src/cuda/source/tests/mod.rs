@@ -209,7 +209,7 @@ fn tensors() {
     for [rows, width] in [[1, 1], [5, 12], [33, 40], [70, 7]] {
         let mut p = Program::new();
         let x = p.input("x", Type::f32([2, rows, width])).unwrap();
-        let mut out = |p: &mut Program, name: &str, id| p.set_output(name, id);
+        let out = |p: &mut Program, name: &str, id| p.set_output(name, id);
         for axes in [vec![0], vec![2], vec![0, 1], vec![0, 2], vec![0, 1, 2]] {
             for reduce in [Reduce::sum(axes.clone()), Reduce::max(axes.clone())] {
                 let id = p.add(reduce.clone(), &[x]).unwrap();

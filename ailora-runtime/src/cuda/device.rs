@@ -185,16 +185,24 @@ impl Device {
             "an upload fits its buffer"
         );
         self.context.bind_to_thread().during("using the device")?;
-        // SAFETY: all zeros is a value of it, which the lines below complete.
-        let mut copy: CUDA_MEMCPY2D = unsafe { std::mem::zeroed() };
-        copy.srcMemoryType = CUmemorytype::CU_MEMORYTYPE_HOST;
-        copy.srcHost = data.as_ptr().cast();
-        copy.srcPitch = width * size;
-        copy.dstMemoryType = CUmemorytype::CU_MEMORYTYPE_DEVICE;
-        copy.dstDevice = to.at(start * size);
-        copy.dstPitch = stride * size;
-        copy.WidthInBytes = width * size;
-        copy.Height = rows;
+        let copy = CUDA_MEMCPY2D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcMemoryType: CUmemorytype::CU_MEMORYTYPE_HOST,
+            srcHost: data.as_ptr().cast(),
+            srcDevice: 0,
+            srcArray: std::ptr::null_mut(),
+            srcPitch: width * size,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            dstHost: std::ptr::null_mut(),
+            dstDevice: to.at(start * size),
+            dstArray: std::ptr::null_mut(),
+            dstPitch: stride * size,
+            WidthInBytes: width * size,
+            Height: rows,
+        };
         // SAFETY: in bounds; waited for, as the source may be freed when this returns.
         unsafe { cuMemcpy2DAsync_v2(&copy, self.stream.cu_stream()) }
             .result()

@@ -414,12 +414,14 @@ fn gelu_and_its_slope_in_one_loop_are_what_they_are_alone() {
     }
 }
 
-/// An attention of `[heads, kv_heads, depth]` over four sequences, and its gradients.
+/// An attention of `[heads, kv_heads, depth]` over four sequences, and its gradients; with biases on
+/// what it reads if `biased`.
 fn attention(
     [queries, keys]: [usize; 2],
     [heads, kv_heads, depth]: [usize; 3],
     causal: bool,
     dropout: f64,
+    biased: bool,
 ) -> Program {
     let mut p = Program::new();
     let mut input = |name: &str, shape: &[usize]| p.input(name, Type::f32(shape)).unwrap();
@@ -428,6 +430,14 @@ fn attention(
     let v = input("v", &[4, keys, kv_heads * depth]);
     let mask = input("mask", &[4, keys]);
     let dy = input("dy", &[4, queries, heads * depth]);
+    let [q, k, v] = [("q bias", q), ("k bias", k), ("v bias", v)].map(|(name, x)| {
+        if !biased {
+            return x;
+        }
+        let width = p.shape(x)[2];
+        let bias = p.frozen(name, Type::f32([width])).unwrap();
+        p.sum(x, bias).unwrap()
+    });
     let forward = Attention {
         heads,
         kv_heads,
@@ -474,18 +484,22 @@ fn attention_of_all_sizes() {
     ];
     for (tokens, widths) in sizes {
         for (causal, dropout) in [(false, 0.0), (false, 0.3), (true, 0.0), (true, 0.3)] {
-            let p = attention(tokens, widths, causal, dropout);
-            let mut bindings = Bindings::new();
-            bindings.insert("mask".into(), masks(tokens[1]));
-            bind(&p, &mut bindings);
-            check(&p, bindings, 1e-5);
+            for biased in [false, true] {
+                let p = attention(tokens, widths, causal, dropout, biased);
+                let mut bindings = Bindings::new();
+                bindings.insert("mask".into(), masks(tokens[1]));
+                bind(&p, &mut bindings);
+                check(&p, bindings, 1e-5);
+                // Attention adds the biases itself.
+                assert_eq!(plan(&p).steps.len(), 2);
+            }
         }
     }
 }
 
 #[test]
 fn attention_keeps_nan_where_it_counts() {
-    let p = attention([20, 18], [1, 1, 8], false, 0.3);
+    let p = attention([20, 18], [1, 1, 8], false, 0.3, true);
     let mut bindings = Bindings::new();
     bindings.insert("mask".into(), masks(18));
     bind(&p, &mut bindings);
@@ -504,7 +518,7 @@ fn attention_keeps_nan_where_it_counts() {
         .iter()
         .map(|(name, values)| (*name, Value::F32(values)))
         .collect();
-    let mut runner = Runner::new(plan(&p), &Params::new());
+    let mut runner = Runner::new(plan(&p), &params(&p, &bindings));
     let outputs = runner.run(&inputs, DRAW).unwrap();
     for name in ["y", "dQ"] {
         let found = outputs.get(name).unwrap();

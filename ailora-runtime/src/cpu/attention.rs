@@ -27,6 +27,14 @@ thread_local! {
     static SCRATCH: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
+/// Queries, keys or values.
+#[derive(Clone, Copy)]
+pub(super) struct Operand<'a> {
+    pub values: Region,
+    /// What is added to each row first.
+    pub bias: Option<&'a [f32]>,
+}
+
 /// What a pass over all heads shares.
 struct Heads<'a> {
     d: Dims,
@@ -36,9 +44,9 @@ struct Heads<'a> {
     /// Random words below this drop a probability.
     threshold: u32,
     keep: f32,
-    q: Region,
-    k: Region,
-    v: Region,
+    q: Operand<'a>,
+    k: Operand<'a>,
+    v: Operand<'a>,
     mask: &'a [f32],
 }
 
@@ -73,10 +81,17 @@ struct Scratch<'a> {
 }
 
 impl<'a> Scratch<'a> {
-    fn new(lines: &'a mut Vec<Line>, queries: usize, depth: usize, mask: &[f32]) -> Self {
+    /// Also room for the tile's queries, keys and values.
+    fn new(
+        lines: &'a mut Vec<Line>,
+        queries: usize,
+        depth: usize,
+        mask: &[f32],
+    ) -> (Self, [&'a mut [f32]; 3]) {
         let width = mask.len().next_multiple_of(LANES);
         let scores = queries * width;
-        let needed = width + 3 * scores + queries + queries * depth;
+        let [queries_len, keys_len] = [queries, mask.len()].map(|rows| rows * depth);
+        let needed = width + 3 * scores + queries + 2 * (queries_len + keys_len);
         let lines_needed = needed.div_ceil(LANES);
         if lines.len() < lines_needed {
             lines.resize(lines_needed, Line::default());
@@ -87,6 +102,9 @@ impl<'a> Scratch<'a> {
         let (kept, rest) = rest.split_at_mut(scores);
         let (towards, rest) = rest.split_at_mut(scores);
         let (factors, rest) = rest.split_at_mut(queries);
+        let (dy, rest) = rest.split_at_mut(queries_len);
+        let (q, rest) = rest.split_at_mut(queries_len);
+        let (k, rest) = rest.split_at_mut(keys_len);
         let (counts, padding) = padded.split_at_mut(mask.len());
         counts.copy_from_slice(mask);
         padding.fill(0.0);
@@ -94,19 +112,26 @@ impl<'a> Scratch<'a> {
             // No product writes the padding, and it must not hold NaN.
             towards.fill(0.0);
         }
-        Self {
+        let scratch = Self {
             mask: padded,
             all,
             kept,
             towards,
             factors,
-            dy: &mut rest[..queries * depth],
-        }
+            dy,
+        };
+        (scratch, [q, k, &mut rest[..keys_len]])
     }
 }
 
 impl<'a> Heads<'a> {
-    fn new(op: &Attention, d: Dims, [q, k, v]: [Region; 3], mask: &'a [f32], draw: Draw) -> Self {
+    fn new(
+        op: &Attention,
+        d: Dims,
+        [q, k, v]: [Operand<'a>; 3],
+        mask: &'a [f32],
+        draw: Draw,
+    ) -> Self {
         Self {
             d,
             causal: op.causal,
@@ -121,8 +146,9 @@ impl<'a> Heads<'a> {
         }
     }
 
-    /// Calls `f` for every tile; for those of `group` neighbouring heads on one thread.
-    fn for_each(&self, group: usize, f: impl Fn(Tile, Scratch) + Sync) {
+    /// Calls `f` for every tile with its queries, keys and values; for those of `group` neighbouring
+    /// heads on one thread.
+    fn for_each(&self, group: usize, f: impl Fn(Tile, [MatRef<f32>; 3], Scratch) + Sync) {
         let d = self.d;
         let tile = if self.causal { TILE } else { d.queries };
         (0..d.batch * d.heads / group)
@@ -147,7 +173,8 @@ impl<'a> Heads<'a> {
                             leads,
                         };
                         let mask = &mask[..keys];
-                        f(tile, Scratch::new(&mut lines, end - first, d.depth, mask));
+                        let (scratch, room) = Scratch::new(&mut lines, end - first, d.depth, mask);
+                        f(tile, self.operands(tile, room), scratch);
                     }
                 }
                 SCRATCH.set(lines);
@@ -163,7 +190,7 @@ impl<'a> Heads<'a> {
         }
     }
 
-    /// A tile's part of queries.
+    /// A tile's part of what is shaped as the queries.
     fn queries(&self, x: Region, tile: Tile) -> MatRef<'a, f32> {
         let (start, stride) = place_of_queries(x, tile, self.d);
         // SAFETY: the plan keeps what attention writes apart from what it reads.
@@ -177,14 +204,28 @@ impl<'a> Heads<'a> {
         unsafe { x.matrix(start, tile.keys, self.d.depth, stride) }
     }
 
+    /// A tile's queries, keys and values; those with a bias, in the room given for them.
+    fn operands<'s>(&self, tile: Tile, room: [&'s mut [f32]; 3]) -> [MatRef<'s, f32>; 3]
+    where
+        'a: 's,
+    {
+        let [q, k, v] = room;
+        let shared = tile.head / self.d.group();
+        [
+            biased(self.queries(self.q.values, tile), self.q.bias, tile.head, q),
+            biased(self.keys(self.k.values, tile), self.k.bias, shared, k),
+            biased(self.keys(self.v.values, tile), self.v.bias, shared, v),
+        ]
+    }
+
     /// Fills `all`, `kept` and `factors`.
-    fn probabilities(&self, tile: Tile, scratch: &mut Scratch) {
+    fn probabilities(&self, tile: Tile, q: MatRef<f32>, k: MatRef<f32>, scratch: &mut Scratch) {
         multiply(
             scores_mut(scratch.all, tile),
             Accum::Replace,
             self.scale,
-            self.queries(self.q, tile),
-            self.keys(self.k, tile).transpose(),
+            q,
+            k.transpose(),
         );
         Arch::new().dispatch(Exponentials {
             heads: self,
@@ -200,6 +241,59 @@ impl<'a> Heads<'a> {
         } else {
             scratch.kept
         }
+    }
+}
+
+/// A head's rows with its part of the bias, in `room`; without a bias, where they are.
+fn biased<'a>(
+    x: MatRef<'a, f32>,
+    bias: Option<&[f32]>,
+    head: usize,
+    room: &'a mut [f32],
+) -> MatRef<'a, f32> {
+    let Some(bias) = bias else {
+        return x;
+    };
+    let depth = x.ncols();
+    Arch::new().dispatch(AddBias {
+        x,
+        bias: &bias[head * depth..][..depth],
+        room,
+    });
+    MatRef::from_row_major_slice(room, x.nrows(), depth)
+}
+
+struct AddBias<'a> {
+    x: MatRef<'a, f32>,
+    bias: &'a [f32],
+    room: &'a mut [f32],
+}
+
+impl WithSimd for AddBias<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, simd: S) {
+        simd.vectorize(
+            #[inline(always)]
+            || {
+                let (bias, bias_rest) = S::as_simd_f32s(self.bias);
+                let rows = self.room.chunks_exact_mut(self.bias.len().max(1));
+                for (i, to) in rows.enumerate() {
+                    let Some(x) = self.x.row(i).try_as_row_major() else {
+                        continue;
+                    };
+                    let (x, x_rest) = S::as_simd_f32s(x.as_slice());
+                    let (to, to_rest) = S::as_mut_simd_f32s(to);
+                    for ((to, &x), &bias) in to.iter_mut().zip(x).zip(bias) {
+                        *to = simd.add_f32s(x, bias);
+                    }
+                    for ((to, x), bias) in to_rest.iter_mut().zip(x_rest).zip(bias_rest) {
+                        *to = x + bias;
+                    }
+                }
+            },
+        );
     }
 }
 
@@ -346,26 +440,26 @@ fn drop(key: Key, threshold: u32, position: u32, all: &[f32], kept: &mut [f32]) 
 pub(super) fn forward(
     op: &Attention,
     d: Dims,
-    operands: [Region; 3],
+    operands: [Operand; 3],
     mask: &[f32],
     out: Region,
     draw: Draw,
 ) {
     let heads = Heads::new(op, d, operands, mask, draw);
-    heads.for_each(1, |tile, mut scratch| {
+    heads.for_each(1, |tile, [q, k, v], mut scratch| {
         // SAFETY: each tile is handled once.
         let mut out = unsafe { queries_mut(out, tile, d) };
         if tile.keys == 0 {
             out.fill(0.0);
             return;
         }
-        heads.probabilities(tile, &mut scratch);
+        heads.probabilities(tile, q, k, &mut scratch);
         multiply(
             out.as_mut(),
             Accum::Replace,
             1.0,
             scores(heads.kept(&scratch), tile),
-            heads.keys(heads.v, tile),
+            v,
         );
         for (row, &factor) in out.row_iter_mut().zip(&*scratch.factors) {
             if let Some(row) = row.try_as_row_major_mut() {
@@ -379,7 +473,7 @@ pub(super) fn forward(
 pub(super) fn backward(
     op: &Attention,
     d: Dims,
-    operands: [Region; 3],
+    operands: [Operand; 3],
     mask: &[f32],
     dy: Region,
     out: [Option<Region>; 3],
@@ -387,7 +481,7 @@ pub(super) fn backward(
 ) {
     let heads = Heads::new(op, d, operands, mask, draw);
     // The heads that share keys add to the same gradients.
-    heads.for_each(d.group(), |tile, mut scratch| {
+    heads.for_each(d.group(), |tile, [q, k, v], mut scratch| {
         // SAFETY: each tile is handled once, and the gradients lie apart.
         let dq = out[0].map(|out| unsafe { queries_mut(out, tile, d) });
         let [dk, dv] = [out[1], out[2]].map(|out| {
@@ -410,7 +504,7 @@ pub(super) fn backward(
         } else {
             Accum::Add
         };
-        heads.probabilities(tile, &mut scratch);
+        heads.probabilities(tile, q, k, &mut scratch);
         let scaled = MatMut::from_row_major_slice_mut(scratch.dy, tile.queries, d.depth);
         let rows = scaled
             .row_iter_mut()
@@ -434,7 +528,7 @@ pub(super) fn backward(
             Accum::Replace,
             1.0,
             dy,
-            heads.keys(heads.v, tile).transpose(),
+            v.transpose(),
         );
         Arch::new().dispatch(SoftmaxGrad {
             heads: &heads,
@@ -442,12 +536,10 @@ pub(super) fn backward(
         });
         let ds = scores(scratch.towards, tile);
         if let Some(dq) = dq {
-            let keys = heads.keys(heads.k, tile);
-            multiply(dq, Accum::Replace, heads.scale, ds, keys);
+            multiply(dq, Accum::Replace, heads.scale, ds, k);
         }
         if let Some(dk) = dk {
-            let queries = heads.queries(heads.q, tile);
-            multiply(dk, accum, heads.scale, ds.transpose(), queries);
+            multiply(dk, accum, heads.scale, ds.transpose(), q);
         }
     });
 }

@@ -140,6 +140,14 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
     let ids = |i: usize| -> &[i32] { bytemuck::cast_slice(read(i)) };
     let region = || memory.region(step.writes[0]);
     let source = |i: usize| memory.region(step.reads[i]);
+    // What an attention reads, with the biases that are at `first` and behind.
+    let operands = |biases: [bool; 3], first: usize| {
+        let mut next = first..;
+        [0, 1, 2].map(|i| attention::Operand {
+            values: source(i),
+            bias: biases[i].then(|| next.next()).flatten().map(read),
+        })
+    };
     // SAFETY: these kernels run on this thread, and the plan keeps what they write apart from what
     // they read.
     let write = || unsafe { region().write_all() };
@@ -155,14 +163,19 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
         }
         Kernel::Merge { op, shape } => gemm::merge(*op, *shape, source(0), region()),
         Kernel::Loop(walk) => loops::run(walk, memory, &step.reads, &step.writes, draw),
-        Kernel::Attention { op, dims } => {
-            let operands = [0, 1, 2].map(source);
+        Kernel::Attention { op, dims, biases } => {
+            let operands = operands(*biases, 4);
             attention::forward(op, *dims, operands, read(3), region(), draw);
         }
-        Kernel::AttentionGrad { op, dims, wants } => {
+        Kernel::AttentionGrad {
+            op,
+            dims,
+            biases,
+            wants,
+        } => {
             let mut writes = step.writes.iter().map(|&view| memory.region(view));
             let gradients = wants.map(|wanted| wanted.then(|| writes.next()).flatten());
-            let operands = [0, 1, 2].map(source);
+            let operands = operands(*biases, 5);
             attention::backward(op, *dims, operands, read(3), source(4), gradients, draw);
         }
         Kernel::Rotary { width, half } => {

@@ -35,19 +35,23 @@ pub enum Kernel {
     /// A fused chain of element-wise and row-wise operations. Reads the loop's operands; writes its
     /// results.
     Loop(Loop),
-    /// Reads `q, k, v, mask`; writes the output.
+    /// Reads `q, k, v, mask` and the biases; writes the output.
     Attention {
         /// The operation.
         op: Attention,
         /// The sizes.
         dims: AttentionDims,
+        /// To which of `q, k, v` a bias is added first: a number for each column.
+        biases: [bool; 3],
     },
-    /// Reads `q, k, v, mask, dy`; writes the wanted gradients.
+    /// Reads `q, k, v, mask, dy` and the biases; writes the wanted gradients.
     AttentionGrad {
         /// The forward operation.
         op: Attention,
         /// The sizes.
         dims: AttentionDims,
+        /// To which of `q, k, v` a bias is added first: a number for each column.
+        biases: [bool; 3],
         /// Which of `dq, dk, dv` are wanted.
         wants: [bool; 3],
     },

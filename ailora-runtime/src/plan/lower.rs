@@ -40,11 +40,19 @@ pub(super) enum Kind {
 }
 
 pub(super) fn lower(program: &Program, schedule: &[Unit]) -> Lowered {
+    let biased: HashMap<Id, [Id; 2]> = schedule
+        .iter()
+        .filter_map(|unit| match *unit {
+            Unit::Biased { node, value, bias } => Some((node, [value, bias])),
+            _ => None,
+        })
+        .collect();
     let mut lowering = Lowering {
         program,
         out: Lowered::default(),
         views: vec![None; program.len()],
-        last_use: last_uses(program, schedule),
+        last_use: last_uses(program, schedule, &biased),
+        biased,
         readers: readers(program),
         units: units(program, schedule),
         ranges: ranges(program),
@@ -67,6 +75,8 @@ struct Lowering<'a> {
     views: Vec<Option<View>>,
     /// For each node, the time of the last unit that reads it, through views too.
     last_use: Vec<usize>,
+    /// The values and biases of the sums that are left to attention.
+    biased: HashMap<Id, [Id; 2]>,
     /// For each node, the nodes that read it.
     readers: Vec<Vec<Id>>,
     /// For each node, the times of the units that compute it: the first keeps it, those after it
@@ -155,11 +165,12 @@ fn is_view(program: &Program, id: Id) -> bool {
     matches!(&program[id].op, Op::Reshape(_) | Op::Slice(_))
 }
 
-fn last_uses(program: &Program, schedule: &[Unit]) -> Vec<usize> {
+fn last_uses(program: &Program, schedule: &[Unit], biased: &HashMap<Id, [Id; 2]>) -> Vec<usize> {
     let mut last = vec![0; program.len()];
     for (time, unit) in schedule.iter().enumerate() {
         for arg in unit.members().into_iter().flat_map(|id| &program[id].args) {
-            last[usize::from(root(program, *arg))] = time;
+            let read = biased.get(arg).map_or(arg, |[value, _]| value);
+            last[usize::from(root(program, *read))] = time;
         }
     }
     for &id in program.outputs().values() {
@@ -201,6 +212,9 @@ impl Lowering<'_> {
             Unit::Single(id) => self.single(*id),
             Unit::Loop(members) => self.fused(time, members),
             Unit::AttentionGrad(members) => self.attention_grad(members),
+            Unit::Biased { node, value, .. } => {
+                self.views[usize::from(*node)] = Some(self.view(*value));
+            }
             Unit::Gemm {
                 node,
                 product,
@@ -247,6 +261,7 @@ impl Lowering<'_> {
             dims: grad
                 .forward
                 .dims(program.shape(args[0]), program.shape(args[1])),
+            biases: self.has_biases(args),
             wants: Toward::ALL.map(|toward| members.iter().any(|&id| of(id) == Some(toward))),
         };
         let mut in_order = members.to_vec();
@@ -260,10 +275,11 @@ impl Lowering<'_> {
         });
     }
 
-    /// Operands of an attention: all but its mask may have gaps between rows.
+    /// Operands of an attention and then their biases: all but its mask may have gaps between rows.
     fn attention_operands(&mut self, args: &[Id]) -> Vec<View> {
         const MASK: usize = 3;
-        args.iter()
+        let mut views: Vec<View> = args
+            .iter()
             .enumerate()
             .map(|(i, &arg)| {
                 if i == MASK {
@@ -272,7 +288,15 @@ impl Lowering<'_> {
                     self.view(arg)
                 }
             })
-            .collect()
+            .collect();
+        let biases = args.iter().filter_map(|arg| self.biased.get(arg));
+        views.extend(biases.map(|&[_, bias]| self.view(bias)));
+        views
+    }
+
+    /// Which of an attention's `q, k, v` it adds biases to.
+    fn has_biases(&self, args: &[Id]) -> [bool; 3] {
+        Toward::ALL.map(|of| self.biased.contains_key(&args[of as usize]))
     }
 
     fn single(&mut self, id: Id) {
@@ -337,6 +361,7 @@ impl Lowering<'_> {
             Op::Attention(op) => Kernel::Attention {
                 op: op.clone(),
                 dims: op.dims(shape(0), shape(1)),
+                biases: self.has_biases(args),
             },
             Op::Rotary(_) => Kernel::Rotary {
                 width: shape(0)[2],

@@ -14,6 +14,7 @@ mod view;
 #[cfg(feature = "cuda")]
 pub(crate) use allocate::Places;
 pub use kernel::{Instruction, Kernel, Loop, LoopOp, Operand, Source, Stored, Strided};
+use units::Form;
 pub use view::View;
 
 use ailora_graph::ir::{Name, Program, Type};
@@ -108,24 +109,22 @@ impl Plan {
 
 /// Compiles a program: sums go into products, and chains of element-wise operations into one loop.
 pub fn plan(program: &Program) -> Plan {
-    compile(program, true)
+    compile(program, Form::Fused)
 }
 
 /// Compiles a program to a kernel an operation, as frameworks without a compiler run it: what
 /// [`plan()`] is compared with.
 pub fn separate(program: &Program) -> Plan {
-    compile(program, false)
+    compile(program, Form::Separate)
 }
 
 /// As [`plan()`], but what loops can compute again for less than it takes to keep is not kept: less
 /// memory and fewer bytes moved for more arithmetic, as devices want it.
 pub fn lean(program: &Program) -> Plan {
-    let mut schedule = units::schedule(program, true);
-    recompute::recompute(program, &mut schedule);
-    allocate::allocate(lower::lower(program, &schedule))
+    compile(program, Form::Lean)
 }
 
-fn compile(program: &Program, fused: bool) -> Plan {
-    let schedule = units::schedule(program, fused);
+fn compile(program: &Program, form: Form) -> Plan {
+    let schedule = units::schedule(program, form);
     allocate::allocate(lower::lower(program, &schedule))
 }

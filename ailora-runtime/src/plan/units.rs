@@ -7,8 +7,13 @@ use std::{
 
 use ailora_graph::ir::{
     Id, Op, Program, Real,
-    ops::{attention::Attention, elementwise::Binary},
+    ops::{
+        attention::{Attention, Operand as Toward},
+        elementwise::Binary,
+    },
 };
+
+use super::recompute::recompute;
 
 /// Nodes that one kernel computes.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +29,9 @@ pub(super) enum Unit {
     },
     /// Element-wise and row-wise nodes of one shape, in order.
     Loop(Vec<Id>),
+    /// `node = value + bias`, of which no kernel computes more than `value`: the attentions that read
+    /// `node` add `bias` themselves.
+    Biased { node: Id, value: Id, bias: Id },
     /// The gradients of one attention.
     AttentionGrad(Vec<Id>),
 }
@@ -32,24 +40,43 @@ impl Unit {
     /// The nodes whose arguments it reads.
     pub(super) fn members(&self) -> Vec<Id> {
         match self {
-            Self::Single(id) => vec![*id],
+            Self::Single(id) | Self::Biased { node: id, .. } => vec![*id],
             Self::Gemm { node, product, .. } => vec![*node, *product],
             Self::Loop(members) | Self::AttentionGrad(members) => members.clone(),
         }
     }
 }
 
-/// The units of a program in execution order; `fused`: as few as run together.
-pub(super) fn schedule(program: &Program, fused: bool) -> Vec<Unit> {
+/// What runs together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Nothing.
+    Separate,
+    /// As much as can.
+    Fused,
+    /// As much as can, and loops compute again what they would keep for less. Attention, whose
+    /// backward pass reads its operands again, adds no biases to them.
+    Lean,
+}
+
+/// The units of a program in execution order.
+pub(super) fn schedule(program: &Program, form: Form) -> Vec<Unit> {
     let mut grouping = Grouping::new(program);
-    if fused {
-        grouping.absorb_scales_and_sums();
-        grouping.fuse_loops();
-    } else {
+    if form == Form::Separate {
         grouping.separate_loops();
+    } else {
+        grouping.absorb_scales_and_sums();
+        if form == Form::Fused {
+            grouping.leave_biases_to_attention();
+        }
+        grouping.fuse_loops();
     }
     grouping.join_attention_gradients();
-    grouping.order()
+    let mut units = grouping.order();
+    if form == Form::Lean {
+        recompute(program, &mut units);
+    }
+    units
 }
 
 struct Grouping<'a> {
@@ -178,6 +205,49 @@ impl<'a> Grouping<'a> {
         owns_memory && self.used_once(onto) && self.program.ty(onto) == self.program.ty(id)
     }
 
+    /// Biases of what only attention reads: a loop would read and write it all for so little.
+    fn leave_biases_to_attention(&mut self) {
+        let program = self.program;
+        let mut others_read = vec![false; program.len()];
+        let mut attends = vec![false; program.len()];
+        for &id in program.outputs().values() {
+            others_read[usize::from(id)] = true;
+        }
+        for id in self.ids() {
+            let is_attention = matches!(program[id].op, Op::Attention(_) | Op::AttentionGrad(_));
+            for (i, &arg) in program[id].args.iter().enumerate() {
+                let reads = if is_attention && i < Toward::ALL.len() {
+                    &mut attends
+                } else {
+                    &mut others_read
+                };
+                reads[usize::from(arg)] = true;
+            }
+        }
+        for node in self.ids() {
+            let i = usize::from(node);
+            let Op::Binary(Binary::Add) = program[node].op else {
+                continue;
+            };
+            if !attends[i] || others_read[i] || self.unit[i].is_some() {
+                continue;
+            }
+            let [a, b] = [program[node].args[0], program[node].args[1]];
+            let shape = program.shape(node);
+            let biased = [(a, b), (b, a)].into_iter().find(|&(value, bias)| {
+                // A parameter is there whenever it is read, and nothing takes its memory.
+                matches!(program[bias].op, Op::Frozen(_) | Op::Trained(_))
+                    && program.shape(value) == shape
+                    && shape.ends_with(program.shape(bias))
+                    && program.shape(bias).len() == 1
+            });
+            if let Some((value, bias)) = biased {
+                self.assign(node, self.units.len());
+                self.units.push(Unit::Biased { node, value, bias });
+            }
+        }
+    }
+
     /// Joins element-wise and row-wise nodes of one shape with the loop of an argument, where the
     /// loop does not then wait for itself.
     fn fuse_loops(&mut self) {
@@ -252,7 +322,7 @@ impl<'a> Grouping<'a> {
                     stack.extend(&self.program[*product].args);
                     stack.extend(onto);
                 }
-                Some(Unit::Single(_) | Unit::AttentionGrad(_)) | None => {
+                Some(Unit::Single(_) | Unit::Biased { .. } | Unit::AttentionGrad(_)) | None => {
                     stack.extend(&self.program[id].args);
                 }
             }

@@ -43,9 +43,15 @@ struct Lowering<'a> {
     list: &'a mut Vec<Action>,
 }
 
-/// The forward pass: reads `q, k, v, mask`; writes the output.
-pub(super) fn forward(op: &Attention, d: Dims, reads: &[Operand], to: Operand) -> Actions {
-    let (before, [q, k, v]) = operands(d, [0, 1, 2], reads);
+/// The forward pass: reads `q, k, v, mask` and the biases; writes the output.
+pub(super) fn forward(
+    op: &Attention,
+    d: Dims,
+    biases: [bool; 3],
+    reads: &[Operand],
+    to: Operand,
+) -> Actions {
+    let (before, [q, k, v]) = operands(d, [0, 1, 2], biases, 4, reads);
     let out = Heads::queries(d, Param::Write(0), to);
     let dropout = op.dropout.0 > 0.0;
     let kinds = [
@@ -66,15 +72,16 @@ pub(super) fn forward(op: &Attention, d: Dims, reads: &[Operand], to: Operand) -
     )
 }
 
-/// The backward pass: reads `q, k, v, mask, dy`; writes the wanted gradients.
+/// The backward pass: reads `q, k, v, mask, dy` and the biases; writes the wanted gradients.
 pub(super) fn backward(
     op: &Attention,
     d: Dims,
+    biases: [bool; 3],
     wants: [bool; 3],
     reads: &[Operand],
     writes: &[Operand],
 ) -> Actions {
-    let (before, [q, k, v, dy]) = operands(d, [0, 1, 2, 4], reads);
+    let (before, [q, k, v, dy]) = operands(d, [0, 1, 2, 4], biases, 5, reads);
     let mut places = writes.iter().enumerate();
     let mut place = |wanted: bool, of: fn(Dims, Param, Operand) -> Heads| {
         let (i, &to) = wanted.then(|| places.next()).flatten()?;
@@ -121,17 +128,24 @@ pub(super) fn backward(
 }
 
 /// The operands among reads, of which the first and those from the fourth on are shaped as the
-/// queries; and what brings them to one type.
+/// queries; and what brings them to one type and adds the biases, which are read from `behind` on.
 fn operands<const N: usize>(
     d: Dims,
     which: [usize; N],
+    biases: [bool; 3],
+    behind: usize,
     reads: &[Operand],
 ) -> (Actions, [Heads; N]) {
     let mut before = Actions::default();
     let narrow = which.iter().any(|&i| reads[i].element == Element::Bf16);
     let common = if narrow { Element::Bf16 } else { Element::F32 };
+    let mut next = behind..reads.len();
     let heads = which.map(|i| {
-        let (at, operand) = before.of_type(i, reads[i], common);
+        let has_bias = biases.get(i).copied().unwrap_or(false);
+        let (at, operand) = match has_bias.then(|| next.next()).flatten() {
+            Some(bias) => before.biased(i, reads[i], (bias, reads[bias]), common),
+            None => before.of_type(i, reads[i], common),
+        };
         match i {
             1 | 2 => Heads::keys(d, at, operand),
             _ => Heads::queries(d, at, operand),

@@ -12,6 +12,7 @@ mod text;
 use ailora_graph::ir::{
     Name,
     ops::{
+        elementwise::Binary,
         matmul::{Dims, MatMul},
         merge::Merge,
     },
@@ -142,10 +143,15 @@ pub(super) fn actions(step: &Step, elements: &[Element]) -> Actions {
         } => product(*op, *dims, *alpha, *accumulate, &reads, writes[0]),
         Kernel::Merge { op, shape } => merge(*op, *shape, &reads, &writes),
         Kernel::Loop(walk) => loops::source(walk, &reads, &writes).into(),
-        Kernel::Attention { op, dims } => attention::forward(op, *dims, &reads, writes[0]),
-        Kernel::AttentionGrad { op, dims, wants } => {
-            attention::backward(op, *dims, *wants, &reads, &writes)
+        Kernel::Attention { op, dims, biases } => {
+            attention::forward(op, *dims, *biases, &reads, writes[0])
         }
+        Kernel::AttentionGrad {
+            op,
+            dims,
+            biases,
+            wants,
+        } => attention::backward(op, *dims, *biases, *wants, &reads, &writes),
         Kernel::Rotary { width, half } => tensors::rotary(*width, *half, &reads, &writes).into(),
         Kernel::Gather { width } => tensors::gather(*width, &reads, &writes).into(),
         Kernel::ScatterAdd { width } => tensors::scatter_add(*width, &reads, &writes),
@@ -240,6 +246,33 @@ impl Actions {
         if read.element == element {
             return (Param::Read(i), read);
         }
+        self.moved(i, read, None, element)
+    }
+
+    /// Read number `i` in rows as wide as another read, a bias that is added to each; as elements of
+    /// a type, without gaps.
+    fn biased(
+        &mut self,
+        i: usize,
+        mut read: Operand,
+        bias: (usize, Operand),
+        element: Element,
+    ) -> (Param, Operand) {
+        let width = bias.1.view.len();
+        if read.view.is_dense() {
+            read.view.rows = read.view.len() / width.max(1);
+            (read.view.width, read.view.stride) = (width, width);
+        }
+        self.moved(i, read, Some(bias), element)
+    }
+
+    fn moved(
+        &mut self,
+        i: usize,
+        read: Operand,
+        bias: Option<(usize, Operand)>,
+        element: Element,
+    ) -> (Param, Operand) {
         let at = Param::Scratch(self.scratch);
         let View { rows, width, .. } = read.view;
         let to = Operand {
@@ -251,13 +284,21 @@ impl Actions {
             rows: vec![rows],
             width,
             whole_rows: false,
-            operands: vec![crate::plan::Operand {
-                rows: vec![read.view.stride],
-                column: 1,
-            }],
+            operands: std::iter::once(read.view.stride)
+                .chain(bias.map(|_| 0))
+                .map(|stride| crate::plan::Operand {
+                    rows: vec![stride],
+                    column: 1,
+                })
+                .collect(),
             instructions: vec![Instruction {
-                op: LoopOp::Copy,
-                args: vec![From::Operand(0)],
+                op: match bias {
+                    Some(_) => LoopOp::Binary(Binary::Add),
+                    None => LoopOp::Copy,
+                },
+                args: (0..=usize::from(bias.is_some()))
+                    .map(From::Operand)
+                    .collect(),
                 to: 0,
             }],
             registers: 1,
@@ -266,10 +307,15 @@ impl Actions {
                 rows: vec![width],
             }],
         };
-        let mut kernel = loops::source(&walk, &[read], &[to]);
+        let reads: Vec<Operand> = [read]
+            .into_iter()
+            .chain(bias.map(|(_, bias)| bias))
+            .collect();
+        let mut kernel = loops::source(&walk, &reads, &[to]);
         for param in &mut kernel.params {
-            *param = match param {
-                Param::Read(_) => Param::Read(i),
+            *param = match (&param, bias) {
+                (Param::Read(1), Some((bias, _))) => Param::Read(bias),
+                (Param::Read(_), _) => Param::Read(i),
                 _ => at.clone(),
             };
         }

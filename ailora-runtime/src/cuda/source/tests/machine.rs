@@ -13,7 +13,7 @@ use crate::{
     cuda::execute::elements,
     plan::{Plan, View, plan, separate},
     run::Value,
-    store::Params,
+    store::{Array, Params},
 };
 
 const DRAW: Draw = Draw { seed: 3, step: 5 };
@@ -125,6 +125,21 @@ pub(super) fn agree_on(plan: &Plan, bf16: bool, change: impl Fn(&str, usize, &mu
             buffers[view.buffer].set(elements[view.buffer], at, x);
         }
     }
+    let mut params = Params::new();
+    for (buffer, place) in plan.buffers.iter().enumerate() {
+        let crate::plan::Buffer::Parameter { name, len } = place else {
+            continue;
+        };
+        let key = DRAW.key(name);
+        let data: Vec<f32> = (0..*len as u64)
+            .map(|i| half::bf16::from_f64(key.normal(i)).to_f32())
+            .collect();
+        for (i, &x) in data.iter().enumerate() {
+            buffers[buffer].set(elements[buffer], i, x);
+        }
+        let shape = vec![*len];
+        params.insert(name.to_string(), Array { shape, data });
+    }
     let mut next = 0;
     for (step, actions) in plan.steps.iter().zip(&all) {
         let mut scratch = Aligned::new(actions.scratch);
@@ -183,7 +198,6 @@ pub(super) fn agree_on(plan: &Plan, bf16: bool, change: impl Fn(&str, usize, &mu
             (&*input.name, value)
         })
         .collect();
-    let params = Params::new();
     let mut cpu = Cpu::new();
     let outputs = cpu.run(plan, &params, &inputs, DRAW).unwrap();
     for (name, (view, _)) in &plan.outputs {

@@ -23,7 +23,7 @@ use ailora_graph::ir::{
     },
 };
 
-use crate::plan::plan;
+use crate::plan::{lean, plan};
 use machine::{agree, agree_on};
 
 #[test]
@@ -154,6 +154,14 @@ fn attentions() {
             let v = p.input("v", narrow).unwrap();
             let mask = p.input("mask", Type::f32([2, keys])).unwrap();
             let dy = p.input("dy", wide).unwrap();
+            let mut biased = |name: &str, x| {
+                let width = p.shape(x)[2];
+                let bias = p.frozen(name, Type::f32([width])).unwrap();
+                p.sum(x, bias).unwrap()
+            };
+            // Not all have one.
+            let [q, v] = [biased("q bias", q), biased("v bias", v)];
+            let k = if causal { biased("k bias", k) } else { k };
             let y = p.add(op.clone(), &[q, k, v, mask]).unwrap();
             p.set_output("y", y);
             for of in Operand::ALL {
@@ -163,12 +171,14 @@ fn attentions() {
                 p.set_output(format!("{of:?}"), id);
             }
             for bf16 in [false, true] {
-                agree_on(&plan(&p), bf16, |name, i, x| {
-                    if name == "mask" {
-                        // Some keys of the first sequence, none of the second.
-                        *x = f32::from(u8::from(i < keys && i % 4 != 2));
-                    }
-                });
+                for plan in [plan(&p), lean(&p)] {
+                    agree_on(&plan, bf16, |name, i, x| {
+                        if name == "mask" {
+                            // Some keys of the first sequence, none of the second.
+                            *x = f32::from(u8::from(i < keys && i % 4 != 2));
+                        }
+                    });
+                }
             }
         }
     }

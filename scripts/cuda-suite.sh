@@ -24,6 +24,7 @@ for line in sys.stdin:
     built test --release --no-run --package ailora --test peft
     built bench --no-run --package ailora --bench device
     built build --release --package ailora --bin ailora
+    built build --release --package ailora-runtime --example svd_time
 } | while read -r name executable; do
     # The models' and the runtime's tests have names of their own.
     strip -o "$folder/bin/$name" "$executable"

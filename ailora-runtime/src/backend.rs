@@ -1,6 +1,6 @@
 //! What executes plans: the processor, or a device.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
 use ailora_graph::{
     adapt::distribute,
@@ -10,12 +10,13 @@ use ailora_graph::{
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{self, Cuda};
+use crate::cuda::{self, Cuda, CudaSolver};
 use crate::{
     cpu::Cpu,
     engine::EngineError,
     plan::Plan,
     run::{Outputs, Value},
+    spectrum::Solver,
     weights::Weights,
 };
 
@@ -200,6 +201,21 @@ impl Backend {
             Self::Cpu(_) => Costs::default(),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.costs(),
+        }
+    }
+
+    /// What decomposes large matrices, if not the processor.
+    pub fn solver(&self) -> Option<Arc<dyn Solver>> {
+        match self {
+            Self::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => match CudaSolver::open(cuda.device().ordinal()) {
+                Ok(solver) => Some(Arc::new(solver)),
+                Err(why) => {
+                    tracing::warn!(%why, "weights are decomposed by the processor");
+                    None
+                }
+            },
         }
     }
 

@@ -330,6 +330,7 @@ pub fn finetune(
         .collect::<Result<_, Error>>()?;
     let options = Options {
         cache: spectrum_cache(),
+        solver: backend.solver(),
         ..Options::default()
     };
     {

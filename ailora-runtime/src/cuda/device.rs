@@ -6,8 +6,8 @@ use bytemuck::Pod;
 use cudarc::{
     cublas::{result as blas, sys as blas_sys},
     driver::{
-        CudaContext, CudaStream,
-        result::{self, DriverError},
+        CudaContext, CudaFunction, CudaStream,
+        result::{self, DriverError, launch_kernel},
         sys::{CUDA_MEMCPY2D, CUdeviceptr, CUmemorytype, CUresult, cuMemcpy2DAsync_v2},
     },
 };
@@ -24,6 +24,7 @@ pub struct Device {
     stream: Arc<CudaStream>,
     blas: blas_sys::cublasHandle_t,
     workspace: Buffer,
+    ordinal: usize,
     name: String,
     capability: (i32, i32),
 }
@@ -66,6 +67,7 @@ impl Device {
             context,
             stream,
             blas,
+            ordinal,
             name,
             capability,
             workspace: workspace,
@@ -82,6 +84,11 @@ impl Device {
             .result()?;
         }
         Ok(device)
+    }
+
+    /// Its number, from 0.
+    pub fn ordinal(&self) -> usize {
+        self.ordinal
     }
 
     /// Its name.
@@ -232,6 +239,36 @@ impl Device {
                 .during("copying from the device")?;
         }
         self.synchronize()
+    }
+
+    /// Queues a kernel, whose parameters are pointers, or numbers of at most 64 bits.
+    ///
+    /// # Errors
+    /// The driver refuses it.
+    pub(super) fn launch(
+        &self,
+        function: &CudaFunction,
+        grid: (u32, u32, u32),
+        block: u32,
+        arguments: &[CUdeviceptr],
+    ) -> Result<(), CudaError> {
+        let pointers = arguments
+            .iter()
+            .map(|a| std::ptr::from_ref(a).cast_mut().cast());
+        let mut pointers: Vec<_> = pointers.collect();
+        // SAFETY: the kernel takes these pointers, which the plan keeps apart and in bounds; the
+        // arguments themselves are read before this returns.
+        unsafe {
+            launch_kernel(
+                function.cu_function(),
+                grid,
+                (block, 1, 1),
+                0,
+                self.stream.cu_stream(),
+                &mut pointers,
+            )
+        }
+        .during("launching a kernel")
     }
 
     /// Waits until all work is done.

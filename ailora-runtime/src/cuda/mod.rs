@@ -11,11 +11,13 @@ mod gemm;
 mod library;
 mod optimizer;
 mod source;
+mod spectrum;
 
 pub use device::Device;
 pub use error::CudaError;
 pub(crate) use optimizer::{Optimizer, Share};
 pub use source::Element;
+pub use spectrum::CudaSolver;
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -23,10 +25,7 @@ use ailora_graph::{
     fuse::cost::{Costs, ProductCost},
     ir::{Draw, Name},
 };
-use cudarc::{
-    driver::{CudaFunction, result::launch_kernel, sys::CUdeviceptr},
-    nvrtc::Ptx,
-};
+use cudarc::{driver::CudaFunction, nvrtc::Ptx};
 use half::{bf16, slice::HalfFloatSliceExt};
 use indexmap::IndexMap;
 use rayon::prelude::*;
@@ -289,35 +288,9 @@ impl Resources {
                 grid,
                 block,
                 arguments,
-            } => self.launch_kernel(function, *grid, *block, arguments),
+            } => self.device.launch(function, *grid, *block, arguments),
             Launch::Product(product) => self.products.run(&self.device, product),
         }
-    }
-
-    fn launch_kernel(
-        &self,
-        function: &CudaFunction,
-        grid: (u32, u32, u32),
-        block: u32,
-        arguments: &[CUdeviceptr],
-    ) -> Result<(), CudaError> {
-        let pointers = arguments
-            .iter()
-            .map(|a| std::ptr::from_ref(a).cast_mut().cast());
-        let mut pointers: Vec<_> = pointers.collect();
-        // SAFETY: the kernel takes these pointers, which the plan keeps apart and in bounds; the
-        // arguments themselves are read before this returns.
-        unsafe {
-            launch_kernel(
-                function.cu_function(),
-                grid,
-                (block, 1, 1),
-                0,
-                self.device.stream().cu_stream(),
-                &mut pointers,
-            )
-        }
-        .during("launching a kernel")
     }
 
     /// Brings the parameters that a plan reads, and those that changed, to the device.

@@ -246,7 +246,8 @@ impl Cuda {
         ];
         let grid = (state.count, 1, 1);
         self.resources
-            .launch_kernel(&state.functions[0], grid, THREADS, &arguments)
+            .device
+            .launch(&state.functions[0], grid, THREADS, &arguments)
     }
 
     /// One update from the gradients of `batches` micro-batches; none if a loss or the norm is not
@@ -275,7 +276,9 @@ impl Cuda {
         let [gradients, sums] = [state.gradients.at(0), state.sums.at(0)];
         let grid = (state.count, 1, 1);
         let arguments = [parameters, parts, gradients, sums];
-        resources.launch_kernel(squares, grid, THREADS, &arguments)?;
+        resources
+            .device
+            .launch(squares, grid, THREADS, &arguments)?;
         let arguments = [
             sums,
             u64::from(state.count),
@@ -284,7 +287,9 @@ impl Cuda {
             batches as u64,
             state.norm.at(0),
         ];
-        resources.launch_kernel(norm, (1, 1, 1), THREADS, &arguments)?;
+        resources
+            .device
+            .launch(norm, (1, 1, 1), THREADS, &arguments)?;
         let correction1 = 1.0 - beta1.powi(step as i32);
         let correction2 = (1.0 - beta2.powi(step as i32)).sqrt();
         let numbers = [
@@ -306,7 +311,7 @@ impl Cuda {
             state.norm.at(0),
         ];
         arguments.extend(numbers.map(f64::to_bits));
-        resources.launch_kernel(adamw, grid, THREADS, &arguments)?;
+        resources.device.launch(adamw, grid, THREADS, &arguments)?;
         let mut losses = vec![0.0; batches];
         resources.device.download(&state.losses, 0, &mut losses)?;
         let mut found = [Norm::zeroed()];

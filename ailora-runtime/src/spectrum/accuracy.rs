@@ -24,10 +24,20 @@ impl Accuracy {
         s: &[f64],
         v: MatRef<'_, f64>,
     ) -> Self {
-        let right = residual(product(w, v).as_ref(), u, s);
-        let left = residual(product(w.transpose(), u).as_ref(), v, s);
-        let sides = nan_max([right, left].into_iter());
-        let mean = w.norm_l2() / (w.nrows().min(w.ncols()) as f64).sqrt();
+        let (right, left) = (product(w, v), product(w.transpose(), u));
+        Self::from_images((right.as_ref(), left.as_ref()), u, s, v, w.norm_l2())
+    }
+
+    /// Measures from `W V`, `W^T U` and the Frobenius norm of `W`.
+    pub(crate) fn from_images(
+        (right, left): (MatRef<'_, f64>, MatRef<'_, f64>),
+        u: MatRef<'_, f64>,
+        s: &[f64],
+        v: MatRef<'_, f64>,
+        norm: f64,
+    ) -> Self {
+        let sides = nan_max([residual(right, u, s), residual(left, v, s)].into_iter());
+        let mean = norm / (u.nrows().min(v.nrows()) as f64).sqrt();
         let scale = s.iter().copied().fold(mean, f64::max);
         Self {
             residual: if scale > 0.0 { sides / scale } else { sides },

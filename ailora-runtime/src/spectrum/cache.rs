@@ -52,6 +52,8 @@ impl SpectrumCache {
         hash.update(VERSION.to_le_bytes());
         hash.update((options.exact_up_to as u64).to_le_bytes());
         hash.update(options.tolerance.to_le_bytes());
+        // What a solver finds differs in its last bits.
+        hash.update([u8::from(options.solver.is_some())]);
         hash.update((matrix.rows() as u64).to_le_bytes());
         hash.update((matrix.cols() as u64).to_le_bytes());
         hash.update(bytemuck::cast_slice(matrix.data()));

@@ -85,7 +85,7 @@ pub(super) fn solve_upper_transposed(triangle: MatRef<'_, f64>, x: &mut Mat<f64>
 }
 
 /// A thin singular value decomposition, singular values in non-increasing order.
-pub(super) struct ThinSvd {
+pub(crate) struct ThinSvd {
     /// `[m, min(m, n)]`.
     pub u: Mat<f64>,
     /// `[min(m, n)]`.
@@ -95,7 +95,7 @@ pub(super) struct ThinSvd {
 }
 
 /// The thin decomposition of `a`, or `None` if the iteration does not converge.
-pub(super) fn thin_svd(a: MatRef<'_, f64>, par: Par) -> Option<ThinSvd> {
+pub(crate) fn thin_svd(a: MatRef<'_, f64>, par: Par) -> Option<ThinSvd> {
     let (m, n) = a.shape();
     let size = m.min(n);
     let (mut u, mut s, mut v) = (Mat::zeros(m, size), vec![0.0; size], Mat::zeros(n, size));

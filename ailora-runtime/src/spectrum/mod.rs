@@ -17,6 +17,7 @@ mod error;
 mod exact;
 mod lanczos;
 mod matrix;
+mod solver;
 #[cfg(test)]
 mod tests;
 mod triplets;
@@ -25,9 +26,14 @@ mod truncated;
 pub use accuracy::Accuracy;
 pub use batch::{Progress, Request, triplets_of};
 pub use cache::SpectrumCache;
+#[cfg(feature = "cuda")]
+pub(crate) use dense::thin_svd;
 pub use error::SpectrumError;
 pub use matrix::Matrix;
+pub use solver::{Columns, Solver};
 pub use triplets::{End, Method, Triplets};
+
+use std::sync::Arc;
 
 use faer::{MatRef, Par};
 
@@ -45,6 +51,8 @@ pub struct Options {
     pub tolerance: f64,
     /// Where results are kept.
     pub cache: Option<SpectrumCache>,
+    /// What decomposes large matrices, if not the processor.
+    pub solver: Option<Arc<dyn Solver>>,
 }
 
 impl Default for Options {
@@ -53,6 +61,7 @@ impl Default for Options {
             exact_up_to: 1024,
             tolerance: 1e-10,
             cache: None,
+            solver: None,
         }
     }
 }
@@ -93,6 +102,12 @@ pub fn triplets(
         return Ok(found.outermost(end, k));
     }
 
+    if let Some(found) = elsewhere(matrix, end, rounded.min(limit), options) {
+        if let Some((cache, key)) = &key {
+            cache.write(key, end, &found);
+        }
+        return Ok(found.outermost(end, k));
+    }
     let (widened, par) = (matrix.widened(), parallelism(matrix));
     let w = MatRef::from_row_major_slice(&widened, matrix.rows(), matrix.cols());
     let result = if full {
@@ -117,6 +132,28 @@ pub fn triplets(
         cache.write(key, end, &result);
     }
     Ok(result.outermost(end, k))
+}
+
+/// What the solver finds, if there is one and it finds it well enough.
+fn elsewhere(matrix: &Matrix<'_>, end: End, k: usize, options: &Options) -> Option<Triplets> {
+    let solver = options.solver.as_ref()?;
+    if matrix.rank_limit() < solver::SMALLEST {
+        return None;
+    }
+    let why = match solver.triplets(matrix, end, k) {
+        Ok(found) if found.accuracy.within(solver::TOLERANCE) => {
+            let u = MatRef::from_column_major_slice(&found.u, matrix.rows(), k);
+            let v = MatRef::from_column_major_slice(&found.v, matrix.cols(), k);
+            return Some(Triplets {
+                residual: found.accuracy.residual,
+                ..Triplets::from_columns(u, &found.s, v, Method::Gram)
+            });
+        }
+        Ok(found) => found.accuracy.to_string(),
+        Err(why) => why,
+    };
+    tracing::warn!(site = matrix.site(), why, "decomposed by the processor");
+    None
 }
 
 /// All singular values of `matrix`, in non-increasing order.

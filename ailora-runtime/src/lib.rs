@@ -1,6 +1,6 @@
 //! How `ailora` computes: plans, the CPU backend, initialisation, optimisation, training.
 //!
-//! [`plan()`](plan::plan) turns a program into kernels over fixed memory and [`cpu`] executes them;
+//! [`plan()`](plan::plan) turns a program into kernels over fixed memory and a [`backend`] executes them;
 //! an [`Engine`](engine::Engine) holds one set of parameters and a plan for each shape of input.
 //! [`init`] gives adapters their start from the [`spectrum`] of the weights; [`train`] moves them.
 

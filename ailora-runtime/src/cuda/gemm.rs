@@ -100,7 +100,15 @@ impl Products {
                 self.choose(device, &mut matmul)?;
                 Launch::Matmul(Box::new(matmul))
             }
-            _ => Launch::Pointers(Pointers::new(device, product, self.precision, addresses)?),
+            _ => {
+                let mut pointers = Pointers::new(device, product, self.precision, addresses)?;
+                // The tensor cores do not take float32 operands of every shape and alignment.
+                if pointers.run(device).is_err() {
+                    pointers.compute = blas::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+                    pointers.run(device)?;
+                }
+                Launch::Pointers(pointers)
+            }
         }))
     }
 
@@ -469,9 +477,6 @@ impl Pointers {
             transposed,
         } = ByColumns::new(product);
         let [a, b, c] = &product.operands;
-        // The tensor cores' kernels for float32 take operands that are aligned to 16 bytes only.
-        let aligned = list.iter().all(|address| address % 16 == 0)
-            && [a, b, c].iter().all(|matrix| matrix.stride % 4 == 0);
         Ok(Self {
             list: Arc::new(buffer),
             count,
@@ -481,7 +486,7 @@ impl Pointers {
             elements: [b.element, a.element, c.element],
             factors: [product.alpha, f32::from(u8::from(product.accumulate))],
             compute: match precision {
-                Precision::Tf32 if a.element != Element::Bf16 && aligned => {
+                Precision::Tf32 if a.element != Element::Bf16 => {
                     blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
                 }
                 _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,

@@ -70,7 +70,7 @@ impl Device {
             ordinal,
             name,
             capability,
-            workspace: workspace,
+            workspace,
         };
         // SAFETY: the stream and the workspace live as long as the handle. A workspace of our own
         // is what makes products give the same bits each time, in a graph too.

@@ -135,7 +135,7 @@ impl<'a> Writer<'a> {
         let reads = columns.all(|i| walked(&self.walk.operands[i].rows, self.reads[i].view.start));
         let mut results = self.walk.results.iter().zip(self.writes);
         let writes = results.all(|(stored, to)| walked(&stored.rows, to.view.start));
-        if self.walk.width % VECTOR == 0 && reads && writes {
+        if self.walk.width.is_multiple_of(VECTOR) && reads && writes {
             VECTOR
         } else {
             1
@@ -156,7 +156,7 @@ impl<'a> Writer<'a> {
             threads: block,
             block,
             blocks: units.div_ceil(block * chunks),
-            ragged: units % (block * chunks) != 0,
+            ragged: !units.is_multiple_of(block * chunks),
         }
     }
 
@@ -189,7 +189,7 @@ impl<'a> Writer<'a> {
             threads,
             block,
             blocks: self.rows.div_ceil(block / threads),
-            ragged: vectors % threads != 0 || self.walk.width == 0,
+            ragged: !vectors.is_multiple_of(threads) || self.walk.width == 0,
         }
     }
 
@@ -282,7 +282,7 @@ impl<'a> Writer<'a> {
     /// Whether not every thread has a row.
     fn idle(&self) -> bool {
         let Layout { threads, block, .. } = self.layout;
-        self.walk.whole_rows && threads <= 32 && self.rows % (block / threads) != 0
+        self.walk.whole_rows && threads <= 32 && !self.rows.is_multiple_of(block / threads)
     }
 
     /// Whether chunk `c` is one, or nothing if every one is.

@@ -10,7 +10,7 @@ use ailora_graph::{
     grad::gradients,
     hoist::hoist,
     ir::{
-        Bindings, DType, Draw, Name, Program, Real, Tensor, Type,
+        Bindings, DType, Draw, Name, Op, Program, Real, Tensor, Type,
         ops::{
             attention::{Attention, AttentionGrad, Operand},
             dropout::Dropout,
@@ -495,6 +495,138 @@ fn attention_of_all_sizes() {
             }
         }
     }
+}
+
+/// An attention over parts of one wide tensor plus biases, for those of `q, k, v` that have one, and
+/// its gradients.
+fn attention_of_parts(
+    tokens: usize,
+    [heads, kv_heads, depth]: [usize; 3],
+    causal: bool,
+    biases: [bool; 3],
+) -> Program {
+    let mut p = Program::new();
+    let widths = [heads, kv_heads, kv_heads].map(|heads| heads * depth);
+    let all = widths.iter().sum::<usize>() + 3;
+    let wide = p.input("wide", Type::f32([4 * tokens, all])).unwrap();
+    let mask = p.input("mask", Type::f32([4, tokens])).unwrap();
+    let dy = Type::f32([4, tokens, widths[0]]);
+    let dy = p.input("dy", dy).unwrap();
+    let mut start = 1;
+    let mut operands = Vec::new();
+    for (i, (width, biased)) in widths.into_iter().zip(biases).enumerate() {
+        let part = p.slice(wide, 1, start, start + width).unwrap();
+        let part = p.reshape(part, &[4, tokens, width]).unwrap();
+        start += width;
+        operands.push(if biased {
+            let (name, ty) = (format!("bias {i}"), Type::f32([width]));
+            // Frozen or trained, before or behind the value.
+            let bias = match i {
+                0 => p.frozen(&name, ty).unwrap(),
+                _ => p.trained(&name, ty).unwrap(),
+            };
+            let [a, b] = if i == 2 { [bias, part] } else { [part, bias] };
+            p.sum(a, b).unwrap()
+        } else {
+            part
+        });
+    }
+    let forward = Attention {
+        heads,
+        kv_heads,
+        causal,
+        scale: Real(0.6),
+        dropout: Real(0.3),
+        stream: "a".into(),
+    };
+    let args = [operands[0], operands[1], operands[2], mask];
+    let y = p.add(forward.clone(), &args).unwrap();
+    p.set_output("y", y);
+    for of in Operand::ALL {
+        let forward = forward.clone();
+        let gradient = AttentionGrad { forward, of };
+        let args = [args[0], args[1], args[2], mask, dy];
+        let gradient = p.add(gradient, &args).unwrap();
+        p.set_output(format!("d{of:?}"), gradient);
+    }
+    p
+}
+
+#[test]
+fn attention_adds_the_biases_that_only_it_reads() {
+    for (tokens, widths) in [
+        (1, [1, 1, 1]),
+        (33, [4, 2, 7]),
+        (129, [2, 1, 32]),
+        (40, [2, 2, 40]),
+    ] {
+        for causal in [false, true] {
+            for biases in [
+                [true, true, true],
+                [true, false, true],
+                [false, true, false],
+                [false, false, false],
+            ] {
+                let mut p = attention_of_parts(tokens, widths, causal, biases);
+                let steps = plan(&p).steps;
+                let loops = |s: &&ailora_runtime::plan::Step| matches!(s.kernel, Kernel::Loop(_));
+                assert_eq!(steps.iter().filter(loops).count(), 0, "{p}");
+                let mut bindings = Bindings::new();
+                bindings.insert("mask".into(), masks(tokens));
+                bind(&p, &mut bindings);
+                check(&p, bindings.clone(), 1e-5);
+                // What something else reads too is there for it, and for attention as well.
+                let sums: Vec<_> = p
+                    .ids()
+                    .filter(|&id| matches!(p[id].op, Op::Binary(Binary::Add)))
+                    .collect();
+                if let (Some(&first), Some(&last)) = (sums.first(), sums.last()) {
+                    p.set_output("sum", first);
+                    let tanh = p.unary(Unary::Tanh, last).unwrap();
+                    p.set_output("tanh", tanh);
+                    check(&p, bindings, 1e-5);
+                }
+            }
+        }
+    }
+}
+
+/// A value is kept for as long as attention reads it, though only a sum that is not computed does.
+#[test]
+fn biased_operands_outlive_their_sums() {
+    let mut p = Program::new();
+    let x = p.input("x", Type::f32([4, 9, 8])).unwrap();
+    let mask = p.input("mask", Type::f32([4, 9])).unwrap();
+    let bias = p.frozen("bias", Type::f32([8])).unwrap();
+    let value = p.unary(Unary::Tanh, x).unwrap();
+    let operand = p.sum(value, bias).unwrap();
+    let forward = Attention {
+        heads: 2,
+        kv_heads: 2,
+        causal: false,
+        scale: Real(0.6),
+        dropout: Real(0.0),
+        stream: "a".into(),
+    };
+    let args = [operand, operand, operand, mask];
+    let y = p.add(forward.clone(), &args).unwrap();
+    // A loop between the attentions, which could take the place of what dies at it.
+    let z = p.sum(y, value).unwrap();
+    let square = p.product(value, z).unwrap();
+    let wide = p.reshape(square, &[36, 8]).unwrap();
+    let product = p.matmul(wide, true, wide, false).unwrap();
+    let dy = p.matmul(wide, false, product, false).unwrap();
+    let dy = p.reshape(dy, &[4, 9, 8]).unwrap();
+    for of in Operand::ALL {
+        let forward = forward.clone();
+        let args = [operand, operand, operand, mask, dy];
+        let gradient = p.add(AttentionGrad { forward, of }, &args).unwrap();
+        p.set_output(format!("d{of:?}"), gradient);
+    }
+    let mut bindings = Bindings::new();
+    bindings.insert("mask".into(), masks(9));
+    bind(&p, &mut bindings);
+    check(&p, bindings, 1e-5);
 }
 
 #[test]

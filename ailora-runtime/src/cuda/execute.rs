@@ -38,6 +38,8 @@ pub(super) struct Executable {
     /// The arena that `launches` and `graph` are for.
     arena: CUdeviceptr,
     graph: Option<CudaGraph>,
+    /// Whether a launch cannot be captured.
+    uncapturable: bool,
 }
 
 // SAFETY: a graph is launched by one thread at a time, the one that has the executable.
@@ -163,6 +165,7 @@ impl Executable {
             launches: Vec::new(),
             arena: 0,
             graph: None,
+            uncapturable: false,
         })
     }
 
@@ -190,6 +193,9 @@ impl Executable {
         for launches in &self.launches {
             launches.iter().try_for_each(|launch| cuda.launch(launch))?;
         }
+        if self.uncapturable {
+            return Ok(());
+        }
         let stream = cuda.device.stream();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).during("capturing a plan")?;
@@ -197,8 +203,14 @@ impl Executable {
         let launched = launches.try_for_each(|launch| cuda.launch(launch));
         let flags = sys::CUgraphInstantiate_flags(0);
         let graph = stream.end_capture(flags).during("capturing a plan");
-        launched?;
-        self.graph = graph?;
+        match launched.and(graph) {
+            Ok(graph) => self.graph = graph,
+            // The library has products of small or unaligned operands that it does not capture.
+            Err(why) => {
+                tracing::debug!(%why, "a plan is launched kernel by kernel");
+                self.uncapturable = true;
+            }
+        }
         Ok(())
     }
 

@@ -101,12 +101,7 @@ impl Products {
                 Launch::Matmul(Box::new(matmul))
             }
             _ => {
-                let mut pointers = Pointers::new(device, product, self.precision, addresses)?;
-                // The tensor cores do not take float32 operands of every shape and alignment.
-                if pointers.run(device).is_err() {
-                    pointers.compute = blas::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-                    pointers.run(device)?;
-                }
+                let pointers = Pointers::new(device, product, self.precision, addresses)?;
                 Launch::Pointers(pointers)
             }
         }))
@@ -126,7 +121,13 @@ impl Products {
     /// Keeps the algorithms that were chosen since.
     pub fn keep(&mut self) {
         if let Some(file) = self.file.as_ref().filter(|_| self.changed) {
-            let text = serde_json::to_vec(&self.chosen).unwrap_or_default();
+            // What another process chose first stays, so that its runs can be repeated.
+            let kept = std::fs::read(file).ok();
+            let kept = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            let kept: HashMap<String, [u64; 8]> = kept.unwrap_or_default();
+            let mut all = self.chosen.clone();
+            all.extend(kept);
+            let text = serde_json::to_vec(&all).unwrap_or_default();
             if let Err(error) = write_atomically(file, &text) {
                 tracing::debug!(%error, "chosen algorithms are not kept");
             }

@@ -94,17 +94,14 @@ impl Products {
                 .all(|i| outer.1[i] == inner.0 * inner.1[i])
                 .then_some((outer.0 * inner.0, inner.1)),
         };
-        Ok(Some(match one_level {
-            Some(batch) if product.sizes[2] > 0 => {
-                let mut matmul = Matmul::new(product, self.precision, addresses, batch)?;
-                self.choose(device, &mut matmul)?;
-                Launch::Matmul(Box::new(matmul))
+        if let Some(batch) = one_level.filter(|_| product.sizes[2] > 0) {
+            let mut matmul = Matmul::new(product, self.precision, addresses, batch)?;
+            if self.choose(device, &mut matmul)? {
+                return Ok(Some(Launch::Matmul(Box::new(matmul))));
             }
-            _ => {
-                let pointers = Pointers::new(device, product, self.precision, addresses)?;
-                Launch::Pointers(pointers)
-            }
-        }))
+        }
+        let pointers = Pointers::new(device, product, self.precision, addresses)?;
+        Ok(Some(Launch::Pointers(pointers)))
     }
 
     /// Queues a product.
@@ -135,12 +132,15 @@ impl Products {
         self.changed = false;
     }
 
-    fn choose(&mut self, device: &Device, matmul: &mut Matmul) -> Result<(), CudaError> {
+    /// Gives a product the fastest algorithm; whether there is one, which depends on the alignment of
+    /// its operands.
+    fn choose(&mut self, device: &Device, matmul: &mut Matmul) -> Result<bool, CudaError> {
         if let Some(&data) = self.chosen.get(&matmul.key) {
             matmul.algorithm.data = data;
-            return Ok(());
+            return Ok(true);
         }
-        let candidates = matmul.candidates(self.handle)?;
+        // Finding none is an error to the library.
+        let candidates = matmul.candidates(self.handle).unwrap_or_default();
         let mut best = (f32::INFINITY, None);
         for candidate in &candidates {
             // The first run may load code.
@@ -166,12 +166,14 @@ impl Products {
                 }
             }
         }
-        let status = sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED;
-        matmul.algorithm = best.1.ok_or(CublasError(status))?;
+        let Some(best) = best.1 else {
+            return Ok(false);
+        };
+        matmul.algorithm = best;
         self.chosen
             .insert(matmul.key.clone(), matmul.algorithm.data);
         self.changed = true;
-        Ok(())
+        Ok(true)
     }
 }
 

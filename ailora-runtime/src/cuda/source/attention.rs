@@ -51,7 +51,7 @@ pub(super) fn forward(
     reads: &[Operand],
     to: Operand,
 ) -> Actions {
-    let (before, [q, k, v]) = operands(d, [0, 1, 2], biases, 4, reads);
+    let (before, [q, k, v]) = operands(d, [0, 1, 2], biases, 4, reads, &[to]);
     let out = Heads::queries(d, Param::Write(0), to);
     let dropout = op.dropout.0 > 0.0;
     let kinds = [
@@ -81,7 +81,7 @@ pub(super) fn backward(
     reads: &[Operand],
     writes: &[Operand],
 ) -> Actions {
-    let (before, [q, k, v, dy]) = operands(d, [0, 1, 2, 4], biases, 5, reads);
+    let (before, [q, k, v, dy]) = operands(d, [0, 1, 2, 4], biases, 5, reads, writes);
     let mut places = writes.iter().enumerate();
     let mut place = |wanted: bool, of: fn(Dims, Param, Operand) -> Heads| {
         let (i, &to) = wanted.then(|| places.next()).flatten()?;
@@ -135,9 +135,12 @@ fn operands<const N: usize>(
     biases: [bool; 3],
     behind: usize,
     reads: &[Operand],
+    writes: &[Operand],
 ) -> (Actions, [Heads; N]) {
     let mut before = Actions::default();
-    let narrow = which.iter().any(|&i| reads[i].element == Element::Bf16);
+    // The library makes narrow results of narrow sides only.
+    let mut all = which.iter().map(|&i| &reads[i]).chain(writes);
+    let narrow = all.any(|operand| operand.element == Element::Bf16);
     let common = if narrow { Element::Bf16 } else { Element::F32 };
     let mut next = behind..reads.len();
     let heads = which.map(|i| {

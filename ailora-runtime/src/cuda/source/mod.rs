@@ -207,8 +207,10 @@ fn product(
         false => [rows, columns],
     };
     let shapes = [turned([m, k], op.trans_a), turned([k, n], op.trans_b)];
-    // Both sides have one type: the narrower, to which the other is rounded.
-    let narrow = reads.iter().any(|read| read.element == Element::Bf16);
+    // Both sides have one type, the narrower, to which the other is rounded; and so it is for a
+    // narrow result, which the library makes of narrow sides only.
+    let mut all = reads.iter().chain([&to]);
+    let narrow = all.any(|operand| operand.element == Element::Bf16);
     let common = if narrow { Element::Bf16 } else { Element::F32 };
     let mut side = |i: usize| {
         let [rows, width] = shapes[i];

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod compiler;
 pub mod finetune;
 pub mod log;
+pub mod pretrain;
 
 pub use ailora_graph::{
     AdaptConfig, AdapterSpec, Init, Method, Module, Projection, Scaling, Strategy, Visitor, adapt,

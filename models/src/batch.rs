@@ -248,7 +248,8 @@ fn batches(
     runs.map(|indices| buckets.plan(indices, lengths)).collect()
 }
 
-fn shuffle(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
+/// An order of `n` things, as `training_epoch` documents it.
+pub(crate) fn shuffle(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut state = splitmix64(seed ^ splitmix64(epoch));
     let mut order: Vec<usize> = (0..n).collect();
     for i in (1..n).rev() {

@@ -1,10 +1,11 @@
-//! Where a model is: a folder, Hugging Face's cache, or the hub.
+//! Where a model is: a folder, this crate itself, Hugging Face's cache, or the hub.
 
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
 };
 
+use ailora_runtime::store::StoreError;
 use hf_hub::{
     Cache, Repo,
     api::sync::{ApiBuilder, ApiError},
@@ -12,7 +13,7 @@ use hf_hub::{
 use thiserror::Error;
 
 use crate::{
-    tokenizer,
+    embedded, tokenizer,
     weights::{self, WeightsError},
 };
 
@@ -81,12 +82,15 @@ pub enum HubError {
         /// What went wrong.
         source: Box<ApiError>,
     },
+    /// The model that is built in cannot be written to a folder.
+    #[error(transparent)]
+    Embedded(#[from] StoreError),
     /// The downloaded index of shards cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
 }
 
-/// The folder of a model, given as such or as an id of the hub.
+/// The folder of a model, given as such, as [`embedded::MODEL`], or as an id of the hub.
 ///
 /// An id is looked up in the cache that `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE` or `HF_HOME` name,
 /// and downloaded to it from `HF_ENDPOINT` unless `HF_HUB_OFFLINE` is set.
@@ -94,6 +98,9 @@ pub enum HubError {
 /// # Errors
 /// There is no such folder, and the model is neither cached nor can it be downloaded.
 pub fn resolve(model: &str) -> Result<PathBuf, HubError> {
+    if model == embedded::MODEL && !Path::new(model).is_dir() {
+        return Ok(embedded::model()?);
+    }
     Hub::from_vars(|name| std::env::var_os(name)).resolve(model)
 }
 

@@ -19,11 +19,13 @@
 pub mod batch;
 pub mod classification;
 pub mod config;
+pub mod embedded;
 pub mod family;
 pub mod generate;
 pub mod gguf;
 pub mod head;
 pub mod hub;
+pub mod masked;
 pub mod metrics;
 pub mod model;
 pub mod peft;

@@ -166,6 +166,23 @@ impl Pretrained {
         })
     }
 
+    /// A model that is yet to be pretrained: the configuration of a folder, with random weights, as
+    /// [`initialise_head`](Self::initialise_head) draws them.
+    ///
+    /// # Errors
+    /// A configuration that cannot be used, or a head that the family has not.
+    pub fn random(dir: &Path, head: Head, seed: u64) -> Result<Self, PretrainedError> {
+        let mut random = Self {
+            dir: dir.to_owned(),
+            model: Model::new(Config::from_dir(dir)?, head)?,
+            weights: Params::new(),
+            report: LoadReport::default(),
+            sha256: String::new(),
+        };
+        random.initialise_head(seed);
+        Ok(random)
+    }
+
     /// The model's tokenizer.
     ///
     /// # Errors
@@ -178,7 +195,7 @@ impl Pretrained {
 
     /// Gives the model a head to train: what the files lack or have in another shape starts from
     /// normal numbers of the configuration's `initializer_range`, fixed by `seed` and the weight's
-    /// name; biases start from zero.
+    /// name; biases start from zero and gains from one.
     pub fn initialise_head(&mut self, seed: u64) {
         let deviation = self.model.config().architecture.initializer_range();
         for Parameter { name, shape, .. } in self.model.parameters() {
@@ -187,7 +204,10 @@ impl Pretrained {
                 continue;
             }
             let mut array = Array::zeros(shape.clone());
-            if !name.ends_with("bias") {
+            if name.ends_with("bias") {
+            } else if shape.len() == 1 {
+                array.data.fill(1.0);
+            } else {
                 let key = Draw { seed, step: 0 }.key(name);
                 for (i, x) in (0..).zip(&mut array.data) {
                     *x = (deviation * key.normal(i)) as f32;

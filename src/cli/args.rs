@@ -6,7 +6,7 @@ use ailora::{
     AdaptConfig, Method, Scaling,
     adapter::{Site, SiteOverride},
     finetune::{Model, backend, read_yaml},
-    models::task::Task,
+    models::{embedded, task::Task},
     runtime::backend::{Backend, Device, Precision},
 };
 use clap::Args;
@@ -102,8 +102,8 @@ fn site(text: &str) -> Result<(String, SiteOverride), String> {
 /// A model for a task.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
-    /// A folder with a pretrained model, or its id on the hub.
-    #[arg(long, value_name = "DIR_OR_ID")]
+    /// A folder with a pretrained model, its id on the hub, or the one that is built in.
+    #[arg(long, value_name = "DIR_OR_ID", default_value = embedded::MODEL)]
     pub model: String,
     /// The task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp or math.
     #[arg(long)]

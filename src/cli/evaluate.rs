@@ -1,6 +1,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use ailora::{
+    finetune::data,
     models::{
         batch::{Buckets, Encoded, evaluation},
         task::Label,
@@ -25,8 +26,13 @@ pub struct Args {
     /// A folder with an adapter; without one the model's own head is used.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// The folder with the task's files.
-    #[arg(long, value_name = "DIR")]
+    /// The folder with the task's files [default: those of svamp are built in].
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "",
+        hide_default_value = true
+    )]
     data: PathBuf,
     /// Rows of a batch.
     #[arg(long, default_value_t = 32)]
@@ -46,13 +52,14 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         )
         .into());
     }
+    let data = data(task, &args.data)?;
     let splits = task.dev;
     let max_len = model.max_len(args.max_length);
     let (mut predictor, mut engine, model) =
         model.predictor(args.adapter.as_deref(), args.device.open()?)?;
     let mut scores: IndexMap<&str, IndexMap<String, f64>> = IndexMap::new();
     for split in splits {
-        let rows = task.load_split(&args.data, split)?;
+        let rows = task.load_split(&data, split)?;
         let rows = model.encode(&rows, max_len)?;
         let labels: Vec<Label> = rows.iter().filter_map(|row| row.label).collect();
         let logits = logits(&mut predictor, &mut engine, &rows, max_len, args.batch_size)?;

@@ -3,10 +3,9 @@ use std::{path::PathBuf, process::ExitCode};
 use ailora::{
     adapter::Site,
     explain::{Explained, explain},
-    finetune::cache_folder,
     fuse::cost::Costs,
     hoist::hoist,
-    models::classification::Predictor,
+    models::{classification::Predictor, embedded::cache_folder},
     runtime::{backend::Precision, costs::cached, store::write_atomically},
 };
 

@@ -1,5 +1,5 @@
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -9,7 +9,7 @@ use std::{
 
 use ailora::{
     Method,
-    finetune::{Settings, Stage, finetune, read_yaml},
+    finetune::{self, Report, Settings, Stage, finetune, read_yaml},
     runtime::{
         backend::{Device, Precision},
         optim::ScheduleKind,
@@ -23,13 +23,14 @@ use super::{Error, args::AdapterArgs, table};
 /// The settings of a run: flags win over the file of `--config`, which wins over the defaults.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A folder with a pretrained model, or its id on the hub.
+    /// A folder with a pretrained model, its id on the hub, or the one that is built in [default:
+    /// embedded].
     #[arg(long, value_name = "DIR_OR_ID")]
     model: Option<String>,
     /// The task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp or math.
     #[arg(long)]
     task: Option<String>,
-    /// The folder with the task's files.
+    /// The folder with the task's files [default: those of svamp are built in].
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// The folder for the adapter, the metrics, the logs and the checkpoint.
@@ -91,7 +92,7 @@ pub struct Args {
     precision: Option<Precision>,
 }
 
-fn schedule(text: &str) -> Result<ScheduleKind, String> {
+pub fn schedule(text: &str) -> Result<ScheduleKind, String> {
     match text {
         "linear" => Ok(ScheduleKind::Linear),
         "cosine" => Ok(ScheduleKind::Cosine),
@@ -141,6 +142,14 @@ impl Args {
 /// Trains, showing what happens on stderr.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
     let (settings, output, resume) = args.settings()?;
+    run_shown(&output, |watch| finetune(&settings, &output, resume, watch))
+}
+
+/// Makes a run that writes to `output`, shows it, and stops it when asked to.
+pub fn run_shown(
+    output: &Path,
+    make: impl FnOnce(&mut (dyn FnMut(Stage<'_>) -> Control + Send)) -> Result<Report, finetune::Error>,
+) -> Result<ExitCode, Error> {
     let interrupts = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&interrupts);
     ctrlc::set_handler(move || {
@@ -151,7 +160,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
     })?;
     let mut screen = Screen::default();
-    let report = finetune(&settings, &output, resume, |stage| {
+    let report = make(&mut |stage| {
         screen.show(&stage);
         if interrupts.load(Ordering::Relaxed) > 0 {
             Control::Stop

@@ -1,11 +1,14 @@
 mod args;
+mod demo;
 mod evaluate;
 mod explain;
 mod export;
 mod finetune;
 mod generate;
 mod plan;
+mod plot;
 mod predict;
+mod pretrain;
 mod spectrum;
 mod table;
 
@@ -31,8 +34,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Shows AILoRA on a small model and real data, both built in: the place to start.
+    Demo(demo::Args),
     /// Trains an adapter on a task.
     Finetune(Box<finetune::Args>),
+    /// Trains a tokenizer and an encoder from text, by guessing masked tokens.
+    Pretrain(Box<pretrain::Args>),
     /// Scores a model, with an adapter or without, on a task's held-out rows.
     Evaluate(evaluate::Args),
     /// Writes the logits and labels of a file's rows.
@@ -68,7 +75,9 @@ pub fn run() -> Result<ExitCode, Error> {
             .build_global()?;
     }
     match cli.command {
+        Command::Demo(args) => demo::run(&args),
         Command::Finetune(args) => finetune::run(*args),
+        Command::Pretrain(args) => pretrain::run(*args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Generate(args) => generate::run(&args),

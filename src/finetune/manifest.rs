@@ -1,4 +1,5 @@
-use ailora_models::task::Task;
+use std::path::PathBuf;
+
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -7,12 +8,12 @@ use super::{Error, Settings, hex, sha256};
 
 /// What a run was made of: enough to make it again, and to know whether another is the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {
+pub struct Manifest<S = Settings> {
     /// The version of this crate.
     pub version: String,
     /// Everything that was set.
-    pub settings: Settings,
-    /// The hash of the base model's weights.
+    pub settings: S,
+    /// The hash of the base model's weights; empty where there is none.
     pub base_sha256: String,
     /// The hash of each data file.
     pub data_sha256: IndexMap<String, String>,
@@ -22,18 +23,20 @@ pub struct Manifest {
     pub fingerprint: String,
 }
 
-impl Manifest {
-    /// The manifest of a run.
+impl<S: Clone + Serialize> Manifest<S> {
+    /// The manifest of a run on these files, each with the name it has there.
     ///
     /// # Errors
     /// A data file cannot be read.
-    pub fn new(settings: &Settings, base_sha256: &str, task: &Task) -> Result<Self, Error> {
-        let splits = std::iter::once(&task.train).chain(task.dev);
-        let mut data_sha256 = IndexMap::new();
-        for split in splits {
-            let hash = sha256(&settings.data.join(split.file))?;
-            data_sha256.insert(split.file.to_owned(), hash);
-        }
+    pub fn new(
+        settings: &S,
+        base_sha256: &str,
+        files: impl IntoIterator<Item = (String, PathBuf)>,
+    ) -> Result<Self, Error> {
+        let hashed = files.into_iter();
+        let data_sha256 = hashed
+            .map(|(name, path)| Ok((name, sha256(&path)?)))
+            .collect::<Result<_, Error>>()?;
         let mut manifest = Self {
             version: env!("CARGO_PKG_VERSION").into(),
             settings: settings.clone(),

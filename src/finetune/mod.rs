@@ -2,10 +2,12 @@
 
 mod manifest;
 mod output;
+mod recipe;
 mod settings;
 
 pub use manifest::Manifest;
 pub use output::Output;
+pub(crate) use recipe::Recipe;
 pub use settings::{Settings, SettingsError, read_yaml};
 
 use std::{
@@ -16,12 +18,12 @@ use std::{
 use ailora_graph::{
     adapter::{AdapterError, Site, Strategy},
     ir::Draw,
-    module::Parameter,
 };
 use ailora_models::{
     batch::Encoded,
     classification::{Batching, Classification, ClassificationError, Predictor},
     config::Config,
+    embedded::{self, cache_folder},
     generate::Generator,
     head::Head,
     hub::{self, HubError},
@@ -35,16 +37,15 @@ use ailora_runtime::{
     backend::{Backend, Device, Precision},
     engine::{Engine, EngineError},
     init::{InitError, initialise},
-    optim::{AdamW, Group, Schedule},
     spectrum::{Options, SpectrumCache},
     store::{self, Params, StoreError},
     train::{
-        Checkpoint, CheckpointError, Control, Evaluation, Event, Fit, FitError, Outcome, Progress,
-        TrainError, Trainer, Workload, fit,
+        CheckpointError, Control, Evaluation, Event, Fit, FitError, Outcome, Progress, TrainError,
+        Workload, fit,
     },
     weights::Weights,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use thiserror::Error;
 
 /// A run that cannot start or go on.
@@ -91,6 +92,21 @@ pub enum Error {
         folder = .0.display()
     )]
     Occupied(PathBuf),
+}
+
+impl<W> From<FitError<W, Self>> for Error
+where
+    W: std::error::Error + 'static,
+    Self: From<W>,
+{
+    fn from(error: FitError<W, Self>) -> Self {
+        match error {
+            FitError::Train(error) => error.into(),
+            FitError::Checkpoint(error) => error.into(),
+            FitError::Workload(error) => error.into(),
+            FitError::Watcher(error) => error,
+        }
+    }
 }
 
 impl Error {
@@ -153,6 +169,18 @@ pub struct Report {
     pub best: Option<Evaluation>,
     /// The headline metric.
     pub headline: String,
+}
+
+impl Report {
+    pub(crate) fn new(outcome: Outcome, progress: Progress, headline: impl Into<String>) -> Self {
+        let headline = headline.into();
+        Self {
+            outcome,
+            best: progress.best(&headline).cloned(),
+            evaluations: progress.evaluations,
+            headline,
+        }
+    }
 }
 
 /// A pretrained model for a task, with its tokenizer.
@@ -302,9 +330,11 @@ pub fn finetune(
     let everything = settings.adapters.trains_everything();
     let sites = settings.adapters.resolve(model.pretrained.model.sites())?;
     let backend = backend(settings.device, settings.precision)?;
-    let Splits { train, dev } = task.load_dir(&settings.data)?;
+    let data = data(task, &settings.data)?;
+    let Splits { train, dev } = task.load_dir(&data)?;
     let train = subset(train, settings.rows);
-    let manifest = Manifest::new(settings, &model.pretrained.sha256, task)?;
+    let hashed = task.files().map(|file| (file.to_owned(), data.join(file)));
+    let manifest = Manifest::new(settings, &model.pretrained.sha256, hashed)?;
     let mut files = Output::open(output, &manifest, resume)?;
 
     let mut params = std::mem::take(&mut model.pretrained.weights);
@@ -361,46 +391,22 @@ pub fn finetune(
     workload.compile(&mut engine, settings.epochs)?;
     let starts = starts(&sites, engine.weights());
     engine.release_unread();
-    let (groups, trained) = groups(
-        &sites,
-        model.pretrained.model.parameters(),
-        everything,
-        engine.weights(),
-    );
-    let optimizer = AdamW::new(settings.optimizer, groups, engine.weights());
-    let per_epoch = workload.steps_per_epoch();
-    let total = per_epoch * settings.epochs as u64;
-    let schedule = Schedule {
-        kind: settings.schedule,
-        // At least one step, so that the first update is not at the full rate.
-        warmup: ((settings.warmup * total as f64) as u64).max(1),
+    let total = workload.steps_per_epoch() * settings.epochs as u64;
+    let recipe = Recipe {
+        optimizer: settings.optimizer,
+        lr: settings.lr,
+        schedule: settings.schedule,
+        warmup: settings.warmup,
+        clip: settings.clip,
+        seed: settings.seed,
         total,
+        max_steps: settings.max_steps,
     };
-    let peak_bytes = engine.bytes() + 3 * 4 * trained;
-    let programs = engine.programs();
-    let mut trainer = Trainer::new(
-        engine,
-        optimizer,
-        settings.lr,
-        schedule,
-        settings.clip,
-        settings.seed,
-    );
+    let parameters = model.pretrained.model.parameters();
+    let (mut trainer, sizes) = recipe.trainer(engine, &sites, parameters, everything);
     let mut progress = Progress::default();
-    if let Some(path) = files.checkpoint_to_resume() {
-        let (checkpoint, saved) = Checkpoint::load(&path, &manifest.fingerprint)?;
-        trainer.restore(&checkpoint)?;
-        progress = saved;
-    }
-    let done = trainer.steps_done();
-    files.start_logs(done)?;
-    let steps = settings.max_steps.map_or(total, |max| max.min(total));
-    let _ = watch(Stage::Compiled {
-        programs,
-        peak_bytes,
-        steps,
-        done,
-    });
+    files.restore(&manifest, &mut trainer, &mut progress)?;
+    let _ = watch(recipe.compiled(sizes, &trainer));
 
     let headline = workload.headline();
     let options = Fit {
@@ -409,7 +415,7 @@ pub fn finetune(
         checkpoint: files.checkpoint_path(),
         checkpoint_every: settings.checkpoint_every,
         fingerprint: manifest.fingerprint.clone(),
-        headline: headline.clone(),
+        headline,
     };
     let outcome = fit(
         &mut trainer,
@@ -420,22 +426,14 @@ pub fn finetune(
             files.log(&event)?;
             Ok::<_, Error>(watch(Stage::Training(event)))
         },
-    )
-    .map_err(|error| match error {
-        FitError::Train(error) => error.into(),
-        FitError::Checkpoint(error) => error.into(),
-        FitError::Workload(error) => error.into(),
-        FitError::Watcher(error) => error,
-    })?;
-
-    let best = progress.best(&headline).cloned();
-    files.write_metrics(
-        &manifest,
-        &headline,
-        &progress.evaluations,
-        best.as_ref(),
-        outcome,
     )?;
+    let report = Report::new(outcome, progress, options.headline);
+    let about = json!({
+        "task": settings.task,
+        "method": settings.adapters.method,
+        "seed": settings.seed,
+    });
+    files.write_metrics(about, &report)?;
     let mut params = trainer.trained()?;
     if everything {
         params.retain(|name, _| !name.contains(".lora_"));
@@ -445,12 +443,7 @@ pub fn finetune(
         let adapter = Adapter::from_trained(&sites, &params)?;
         files.write_adapter(&adapter, settings, task, &sites, &heads(&sites, &model))?;
     }
-    Ok(Report {
-        outcome,
-        evaluations: progress.evaluations,
-        best,
-        headline,
-    })
+    Ok(report)
 }
 
 /// The modules that hold what is trained in full, as PEFT saves them: a head's whole module, such as
@@ -471,6 +464,18 @@ pub fn heads(sites: &[Site], model: &Model) -> Vec<String> {
     heads
 }
 
+/// The folder of a task's files: as given or, if that is empty, what is built in.
+///
+/// # Errors
+/// Nothing is given and nothing is built in, or that cannot be written to a folder.
+pub fn data(task: &Task, given: &Path) -> Result<PathBuf, Error> {
+    if !given.as_os_str().is_empty() {
+        return Ok(given.to_owned());
+    }
+    let built_in = embedded::data(task.name)?;
+    Ok(built_in.ok_or(SettingsError::Missing("data"))?)
+}
+
 /// The backend that `device` names, with what it compiles in the user's cache.
 ///
 /// # Errors
@@ -483,18 +488,6 @@ pub fn backend(device: Device, precision: Precision) -> Result<Backend, EngineEr
 /// The cache of spectra.
 pub fn spectrum_cache() -> Option<SpectrumCache> {
     Some(SpectrumCache::open(cache_folder()?.join("spectrum")))
-}
-
-/// Where is kept what takes long to compute: `AILORA_CACHE`, or the user's cache folder.
-pub fn cache_folder() -> Option<PathBuf> {
-    let variable = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    variable("AILORA_CACHE")
-        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("ailora")))
-        .or_else(|| Some(variable("HOME")?.join(".cache/ailora")))
 }
 
 /// Some of the rows, always the same ones, in file order.
@@ -521,42 +514,6 @@ fn starts(sites: &[Site], weights: &Weights) -> Params {
     names
         .filter_map(|name| Some((name.clone(), weights.get(&name)?)))
         .collect()
-}
-
-/// The optimiser's groups: trained parameters by their multiple of the base rate. And how many
-/// numbers are trained.
-fn groups(
-    sites: &[Site],
-    parameters: &[Parameter],
-    everything: bool,
-    weights: &Weights,
-) -> (Vec<Group>, usize) {
-    let mut rates: Vec<(String, f64)> = Vec::new();
-    if everything {
-        rates.extend(
-            parameters
-                .iter()
-                .map(|parameter| (parameter.name.clone(), 1.0)),
-        );
-    } else {
-        for site in sites {
-            let names = site.trained().into_iter();
-            rates.extend(names.map(|name| (name, site.spec.lr)));
-        }
-    }
-    rates.retain(|(name, _)| weights.len(name).is_some());
-    let trained = rates.iter().filter_map(|(name, _)| weights.len(name)).sum();
-    let mut groups: Vec<Group> = Vec::new();
-    for (name, lr) in rates {
-        match groups.iter_mut().find(|group| group.lr == lr) {
-            Some(group) => group.parameters.push(name),
-            None => groups.push(Group {
-                lr,
-                parameters: vec![name],
-            }),
-        }
-    }
-    (groups, trained)
 }
 
 /// Reads a whole file's bytes for its hash.

@@ -4,12 +4,12 @@ use ailora_graph::adapter::{Layout, Site};
 use ailora_models::{peft::Adapter, task::Task};
 use ailora_runtime::{
     store,
-    train::{Evaluation, Event, Outcome, StepReport},
+    train::{Checkpoint, Event, Outcome, Progress, StepReport, Trainer},
 };
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Error, Manifest, Model, Settings};
+use super::{Error, Manifest, Model, Report, Settings};
 use crate::log::{JsonLines, TensorBoard};
 use ailora_runtime::store::Params;
 
@@ -47,7 +47,11 @@ impl Output {
     ///
     /// # Errors
     /// It cannot be written, or holds a run and `resume` is not asked for.
-    pub fn open(folder: &Path, manifest: &Manifest, resume: bool) -> Result<Self, Error> {
+    pub fn open<S: Serialize>(
+        folder: &Path,
+        manifest: &Manifest<S>,
+        resume: bool,
+    ) -> Result<Self, Error> {
         let output = Self {
             folder: folder.to_owned(),
             resume,
@@ -69,18 +73,25 @@ impl Output {
         self.folder.join("checkpoint.safetensors")
     }
 
-    /// The checkpoint to go on from, if that is asked for and there is one.
-    pub fn checkpoint_to_resume(&self) -> Option<PathBuf> {
-        Some(self.checkpoint_path()).filter(|path| self.resume && path.exists())
-    }
-
-    /// Opens the logs of a run that goes on after step `done`.
+    /// Goes on from the checkpoint, if that is asked for and there is one, and opens the logs.
     ///
     /// # Errors
-    /// They cannot be written.
-    pub fn start_logs(&mut self, done: u64) -> Result<(), Error> {
+    /// The checkpoint is of another run, or a log cannot be written.
+    pub(crate) fn restore<S>(
+        &mut self,
+        manifest: &Manifest<S>,
+        trainer: &mut Trainer,
+        progress: &mut Progress,
+    ) -> Result<(), Error> {
+        let path = self.checkpoint_path();
+        if self.resume && path.exists() {
+            let (checkpoint, saved) = Checkpoint::load(&path, &manifest.fingerprint)?;
+            trainer.restore(&checkpoint)?;
+            *progress = saved;
+        }
         let path = self.folder.join("train.jsonl");
-        let rows = JsonLines::open(&path, done).map_err(Error::io(&path, "write it"))?;
+        let rows = JsonLines::open(&path, trainer.steps_done());
+        let rows = rows.map_err(Error::io(&path, "write it"))?;
         let path = self.folder.join("tensorboard");
         let board = TensorBoard::create(&path).map_err(Error::io(&path, "write it"))?;
         self.logs = Some((rows, board));
@@ -143,28 +154,21 @@ impl Output {
         Ok(())
     }
 
-    /// Writes `metrics.json`.
+    /// Writes `metrics.json`: what the run is `about`, and how it ended.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn write_metrics(
+    pub(crate) fn write_metrics(
         &self,
-        manifest: &Manifest,
-        headline: &str,
-        evaluations: &[Evaluation],
-        best: Option<&Evaluation>,
-        outcome: Outcome,
+        about: serde_json::Value,
+        report: &Report,
     ) -> Result<(), Error> {
-        let metrics = json!({
-            "task": manifest.settings.task,
-            "method": manifest.settings.adapters.method,
-            "seed": manifest.settings.seed,
-            "finished": outcome == Outcome::Finished,
-            "headline": headline,
-            "best": best,
-            "last": evaluations.last(),
-            "epochs": evaluations,
-        });
+        let mut metrics = about;
+        metrics["finished"] = json!(report.outcome == Outcome::Finished);
+        metrics["headline"] = json!(report.headline);
+        metrics["best"] = json!(report.best);
+        metrics["last"] = json!(report.evaluations.last());
+        metrics["epochs"] = json!(report.evaluations);
         self.write_json("metrics.json", &metrics)
     }
 

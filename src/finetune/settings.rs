@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use ailora_graph::AdaptConfig;
+use ailora_models::embedded;
 use ailora_runtime::{
     backend::{Device, Precision},
     optim::{AdamWConfig, ScheduleKind},
@@ -12,11 +13,11 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// A folder with a pretrained model, or its id on the hub.
+    /// A folder with a pretrained model, its id on the hub, or `embedded`.
     pub model: String,
     /// The task's name.
     pub task: String,
-    /// The folder with the task's files.
+    /// The folder with the task's files; if empty, those that are built in.
     pub data: PathBuf,
     /// What is adapted, and how.
     pub adapters: AdaptConfig,
@@ -55,7 +56,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            model: String::new(),
+            model: embedded::MODEL.to_owned(),
             task: String::new(),
             data: PathBuf::new(),
             adapters: AdaptConfig::default(),
@@ -104,6 +105,23 @@ pub enum SettingsError {
     },
 }
 
+impl SettingsError {
+    /// An error about the first setting that does not fit: its name, its value, whether it fits, and
+    /// what is expected.
+    pub(crate) fn unless(
+        settings: impl IntoIterator<Item = (&'static str, f64, bool, &'static str)>,
+    ) -> Result<(), Self> {
+        match settings.into_iter().find(|(_, _, fits, _)| !fits) {
+            Some((name, found, _, expected)) => Err(Self::OutOfRange {
+                name,
+                expected,
+                found,
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Reads YAML, of which JSON is a part.
 ///
 /// # Errors
@@ -127,7 +145,6 @@ impl Settings {
         let given = [
             ("model", !self.model.is_empty()),
             ("task", !self.task.is_empty()),
-            ("data", !self.data.as_os_str().is_empty()),
         ];
         if let Some((name, _)) = given.into_iter().find(|(_, given)| !given) {
             return Err(SettingsError::Missing(name));
@@ -199,13 +216,6 @@ impl Settings {
                 "at least 0",
             ),
         ];
-        match ranges.into_iter().find(|(_, _, ok, _)| !ok) {
-            Some((name, found, _, expected)) => Err(SettingsError::OutOfRange {
-                name,
-                expected,
-                found,
-            }),
-            None => Ok(()),
-        }
+        SettingsError::unless(ranges)
     }
 }

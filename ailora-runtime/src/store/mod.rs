@@ -2,7 +2,7 @@
 
 mod safetensors;
 
-pub use safetensors::{StoreError, decode, load, save, write_atomically};
+pub use safetensors::{StoreError, decode, load, save, save_half, write_atomically};
 
 use indexmap::IndexMap;
 

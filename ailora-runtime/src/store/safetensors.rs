@@ -137,27 +137,35 @@ fn elements<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32
 }
 
 /// A tensor to be written.
-struct Row<'a>(&'a Array);
+struct Row<'a> {
+    array: &'a Array,
+    half: bool,
+}
 
 impl View for Row<'_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        if self.half { Dtype::F16 } else { Dtype::F32 }
     }
 
     fn shape(&self) -> &[usize] {
-        &self.0.shape
+        &self.array.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        if cfg!(target_endian = "little") {
-            Cow::Borrowed(bytemuck::cast_slice(&self.0.data))
+        let data = &self.array.data;
+        if self.half {
+            let halves = data.iter().map(|&x| f16::from_f32(x));
+            halves.flat_map(f16::to_le_bytes).collect()
+        } else if cfg!(target_endian = "little") {
+            Cow::Borrowed(bytemuck::cast_slice(data))
         } else {
-            self.0.data.iter().flat_map(|x| x.to_le_bytes()).collect()
+            data.iter().flat_map(|x| x.to_le_bytes()).collect()
         }
     }
 
     fn data_len(&self) -> usize {
-        4 * self.0.data.len()
+        let bytes = if self.half { 2 } else { 4 };
+        bytes * self.array.data.len()
     }
 }
 
@@ -170,9 +178,29 @@ pub fn save(
     params: &Params,
     metadata: HashMap<String, String>,
 ) -> Result<(), StoreError> {
-    let rows = params
-        .iter()
-        .map(|(name, array)| (name.as_str(), Row(array)));
+    write(path, params, metadata, false)
+}
+
+/// Writes tensors rounded to float16, as [`save`].
+///
+/// # Errors
+/// As [`save`].
+pub fn save_half(
+    path: &Path,
+    params: &Params,
+    metadata: HashMap<String, String>,
+) -> Result<(), StoreError> {
+    write(path, params, metadata, true)
+}
+
+fn write(
+    path: &Path,
+    params: &Params,
+    metadata: HashMap<String, String>,
+    half: bool,
+) -> Result<(), StoreError> {
+    let rows = params.iter();
+    let rows = rows.map(|(name, array)| (name.as_str(), Row { array, half }));
     let bytes = safetensors::serialize(rows, Some(metadata)).map_err(StoreError::format(path))?;
     write_atomically(path, &bytes)
 }

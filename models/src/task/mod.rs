@@ -246,6 +246,11 @@ impl Task {
         Ok(examples)
     }
 
+    /// The names of the files that the splits are read from.
+    pub fn files(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.train.file).chain(self.dev.iter().map(|split| split.file))
+    }
+
     /// Reads the training split and all evaluation splits from a data folder.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 mod convert;
 mod sentencepiece;
+pub mod train;
 
 use std::path::{Path, PathBuf};
 
@@ -79,6 +80,27 @@ pub enum TokenizerError {
     /// A GGUF file cannot be used.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// Texts that make no tokenizer.
+    #[error("cannot train a tokenizer: {0}")]
+    Train(String),
+    /// A tokenizer that can hide no tokens.
+    #[error(
+        "the tokenizer has no token `{}`, which masked language modelling needs",
+        train::MASK
+    )]
+    NoMask,
+    /// Too little text for a batch.
+    #[error(
+        "the texts fill {rows} rows of {len} tokens, less than a batch of {expected}; give more text, shorter rows or smaller batches"
+    )]
+    TooFewTexts {
+        /// Rows that are filled.
+        rows: usize,
+        /// Tokens of a row.
+        len: usize,
+        /// Rows of a batch.
+        expected: usize,
+    },
     /// The tokenizer failed on ids.
     #[error("cannot make text of tokens: {0}")]
     Decode(String),

@@ -1,0 +1,237 @@
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use ailora::{
+    AdaptConfig, Method,
+    finetune::{Model, Settings, Stage, backend, data, finetune},
+    models::{embedded, metrics::argmax, task::Task},
+    runtime::{
+        backend::{Backend, Device, Precision},
+        init::matrix,
+        spectrum::spectrum,
+        train::{Control, Event},
+    },
+};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{
+    Error,
+    evaluate::logits,
+    plot::{Losses, Spectra, write},
+    table,
+};
+
+const METHODS: [Method; 4] = [Method::AiLora, Method::LoRa, Method::PiSsa, Method::MiLoRa];
+const TASK: &str = "svamp";
+const RANK: usize = 8;
+/// Held-out problems that are shown with what is predicted for them.
+const SHOWN: usize = 3;
+
+/// How much is shown.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The folder for adapters and figures [default: ailora-demo, or the next that is free].
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Runs of each method, from different seeds.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// How often the training rows are gone through.
+    #[arg(long, default_value_t = 10)]
+    epochs: usize,
+    /// Where it is computed: cpu, cuda, cuda:ORDINAL, or auto for a device if there is one.
+    #[arg(long, default_value = "auto")]
+    device: Device,
+}
+
+/// Trains the same model by several methods and compares them.
+pub fn run(args: &Args) -> Result<ExitCode, Error> {
+    if args.seeds == 0 {
+        return Err("--seeds is 0; expected at least 1".into());
+    }
+    let output = args.output.clone().unwrap_or_else(free_folder);
+    let task = Task::parse(TASK)?;
+    let folder = data(task, Path::new(""))?;
+    println!(
+        "Which operation solves a word problem: addition, subtraction, multiplication or division?\n\
+         A small RoBERTa, pretrained on 19 books, learns it from 800 problems of SVAMP by {} methods of \
+         rank {RANK}, on {}.\n",
+        METHODS.len(),
+        backend(args.device, Precision::F32)?.name()
+    );
+    let mut rows = table::table(&["method", "accuracy", "loss", "seconds", "trained"]);
+    let mut curves = Vec::new();
+    for method in METHODS {
+        let name = method.name();
+        let mut runs = Vec::new();
+        for seed in 0..args.seeds {
+            let settings = Settings {
+                task: TASK.to_owned(),
+                adapters: AdaptConfig::method(method, RANK),
+                epochs: args.epochs,
+                lr: 3e-3,
+                seed,
+                device: args.device,
+                ..Settings::default()
+            };
+            runs.push(Run::make(&settings, &output.join(adapter(name, seed)))?);
+        }
+        let shown = |of: fn(&Run) -> f64, digits| spread(runs.iter().map(of), digits);
+        rows.add_row([
+            name.to_owned(),
+            shown(|run| 100.0 * run.accuracy, 1) + "%",
+            shown(|run| run.loss, 3),
+            shown(|run| run.took.as_secs_f64(), 1),
+            table::count(runs[0].trainable),
+        ]);
+        curves.push((name.to_owned(), std::mem::take(&mut runs[0].losses)));
+    }
+    println!("{rows}");
+    println!(
+        "Accuracy on 200 problems that were held out; loss and trained parameters of training{}.\n",
+        if args.seeds > 1 {
+            "; means and deviations over the seeds"
+        } else {
+            ""
+        }
+    );
+
+    let model = Model::open(embedded::MODEL, task, 0, false)?;
+    let spectra = spectra(&model)?;
+    for extension in ["png", "svg"] {
+        let place = |name: &str| output.join(name).with_extension(extension);
+        let curves = curves.clone();
+        write(&place("losses"), &Losses { curves })?;
+        write(&place("spectra"), &spectra)?;
+    }
+    let first = output.join(adapter(METHODS[0].name(), 0));
+    predictions(model, task, &folder, &first)?;
+    let (output, first) = (output.display(), first.display());
+    let problems = folder.join(task.train.file);
+    println!(
+        "\nFigures: {output}/losses.png and {output}/spectra.png, and the same as .svg.\n\
+         The AILoRA adapter is in {first}, as PEFT loads it. Next:\n\n  \
+         ailora predict --adapter {first} --task {TASK} --data {} --output predictions.jsonl\n  \
+         ailora explain --task {TASK} --site layer.0.attention.self.query\n  \
+         ailora finetune --model roberta-base --task cola --data DIR --output OUT",
+        problems.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a run came to.
+struct Run {
+    accuracy: f64,
+    /// The mean over the last epoch.
+    loss: f64,
+    losses: Vec<f64>,
+    trainable: usize,
+    took: Duration,
+}
+
+impl Run {
+    /// Fine-tunes behind a progress bar.
+    fn make(settings: &Settings, output: &Path) -> Result<Self, Error> {
+        let name = settings.adapters.method.map_or("", Method::name);
+        let bar = ProgressBar::new(0).with_message("starting");
+        let style = format!(
+            "{name:8} seed {} {{wide_bar}} {{pos}}/{{len}}  {{msg}}",
+            settings.seed
+        );
+        bar.set_style(ProgressStyle::with_template(&style)?);
+        let start = Instant::now();
+        let (mut losses, mut trainable) = (Vec::new(), 0);
+        let report = finetune(settings, output, false, |stage| {
+            match stage {
+                Stage::Loaded { trainable: n, .. } => trainable = n,
+                Stage::Initialised { .. } => {}
+                Stage::Compiled { steps, .. } => bar.set_length(steps),
+                Stage::Training(Event::Step { report, .. }) => {
+                    losses.push(report.loss);
+                    bar.set_position(report.step);
+                }
+                Stage::Training(Event::Evaluated { evaluation, .. }) => {
+                    let metrics = table::metrics(&evaluation.metrics);
+                    bar.set_message(format!("loss {:.3}  {metrics}", evaluation.train_loss));
+                }
+                Stage::Training(Event::Checkpointed { .. }) => {}
+            }
+            Control::Continue
+        })?;
+        bar.finish_and_clear();
+        let last = report.evaluations.last();
+        let accuracy = last.and_then(|last| last.metrics.get(&report.headline));
+        Ok(Self {
+            accuracy: accuracy.copied().unwrap_or(f64::NAN),
+            loss: last.map_or(f64::NAN, |last| last.train_loss),
+            losses,
+            trainable,
+            took: start.elapsed(),
+        })
+    }
+}
+
+/// The mean, and the deviation of a sample where there are several.
+fn spread(values: impl Iterator<Item = f64>, digits: usize) -> String {
+    let values: Vec<f64> = values.collect();
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    if values.len() < 2 {
+        return format!("{mean:.digits$}");
+    }
+    let squares: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
+    format!(
+        "{mean:.digits$} ± {:.digits$}",
+        (squares / (n - 1.0)).sqrt()
+    )
+}
+
+/// The singular values of what AILoRA adapts.
+fn spectra(model: &Model) -> Result<Spectra, Error> {
+    let config = AdaptConfig::method(METHODS[0], RANK);
+    let sites = config.resolve(model.pretrained.model.sites())?;
+    let adapted = sites.iter().filter(|site| site.spec.rank().is_some());
+    let curve = |site| -> Result<_, Error> {
+        let site: &ailora::adapter::Site = site;
+        let values = spectrum(&matrix(site, &model.pretrained.weights)?)?;
+        Ok((site.path.clone(), values))
+    };
+    Ok(Spectra {
+        curves: adapted.map(curve).collect::<Result<_, Error>>()?,
+        rank: RANK,
+    })
+}
+
+/// Shows a few held-out problems, and what a model with an adapter says of them.
+fn predictions(model: Model, task: &Task, data: &Path, adapter: &Path) -> Result<(), Error> {
+    let problems = task.load_split(data, &task.dev[0])?;
+    let max_len = model.max_len(usize::MAX);
+    let (mut predictor, mut engine, model) = model.predictor(Some(adapter), Backend::cpu())?;
+    let rows = model.encode(&problems[..SHOWN.min(problems.len())], max_len)?;
+    let found = logits(&mut predictor, &mut engine, &rows, max_len, SHOWN)?;
+    println!("What the AILoRA adapter says of problems that were held out:");
+    for (problem, logits) in problems.iter().zip(found.chunks_exact(task.outputs())) {
+        let question = problem.pair.as_deref().unwrap_or_default();
+        println!("  {} {question}", problem.text);
+        println!("    -> {}", task.label_names()[argmax(logits)]);
+    }
+    Ok(())
+}
+
+fn adapter(method: &str, seed: u64) -> String {
+    match seed {
+        0 => method.to_owned(),
+        _ => format!("{method}-{seed}"),
+    }
+}
+
+/// A folder that is not there yet.
+fn free_folder() -> PathBuf {
+    let names = (2..).map(|n| format!("ailora-demo-{n}"));
+    let mut names = std::iter::once("ailora-demo".to_owned()).chain(names);
+    let free = names.find(|name| !Path::new(name).exists());
+    free.unwrap_or_default().into()
+}

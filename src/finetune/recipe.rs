@@ -1,0 +1,103 @@
+use ailora_graph::{adapter::Site, module::Parameter};
+use ailora_runtime::{
+    engine::Engine,
+    optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+    train::Trainer,
+    weights::Weights,
+};
+
+use super::Stage;
+
+/// How parameters are updated, and how often.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recipe {
+    pub optimizer: AdamWConfig,
+    pub lr: f64,
+    pub schedule: ScheduleKind,
+    pub warmup: f64,
+    pub clip: Option<f64>,
+    pub seed: u64,
+    /// Steps of the whole schedule.
+    pub total: u64,
+    /// An end before that.
+    pub max_steps: Option<u64>,
+}
+
+/// What is known once everything is compiled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    programs: usize,
+    peak_bytes: usize,
+}
+
+impl Recipe {
+    /// A trainer of what `sites` train, or of all `parameters` if `everything`.
+    pub fn trainer(
+        &self,
+        engine: Engine,
+        sites: &[Site],
+        parameters: &[Parameter],
+        everything: bool,
+    ) -> (Trainer, Sizes) {
+        let (groups, trained) = groups(sites, parameters, everything, engine.weights());
+        let optimizer = AdamW::new(self.optimizer, groups, engine.weights());
+        let sizes = Sizes {
+            programs: engine.programs(),
+            peak_bytes: engine.bytes() + 3 * size_of::<f32>() * trained,
+        };
+        let schedule = Schedule {
+            kind: self.schedule,
+            // At least one step, so that the first update is not at the full rate.
+            warmup: ((self.warmup * self.total as f64) as u64).max(1),
+            total: self.total,
+        };
+        let trainer = Trainer::new(engine, optimizer, self.lr, schedule, self.clip, self.seed);
+        (trainer, sizes)
+    }
+
+    /// What whoever watches is told before the first step.
+    pub fn compiled(&self, sizes: Sizes, trainer: &Trainer) -> Stage<'static> {
+        Stage::Compiled {
+            programs: sizes.programs,
+            peak_bytes: sizes.peak_bytes,
+            steps: self.max_steps.map_or(self.total, |max| max.min(self.total)),
+            done: trainer.steps_done(),
+        }
+    }
+}
+
+/// The optimiser's groups: trained parameters by their multiple of the base rate. And how many
+/// numbers are trained.
+fn groups(
+    sites: &[Site],
+    parameters: &[Parameter],
+    everything: bool,
+    weights: &Weights,
+) -> (Vec<Group>, usize) {
+    let mut rates: Vec<(String, f64)> = Vec::new();
+    if everything {
+        rates.extend(
+            parameters
+                .iter()
+                .map(|parameter| (parameter.name.clone(), 1.0)),
+        );
+    } else {
+        for site in sites {
+            let names = site.trained().into_iter();
+            rates.extend(names.map(|name| (name, site.spec.lr)));
+        }
+    }
+    rates.retain(|(name, _)| weights.len(name).is_some());
+    let trained = rates.iter().filter_map(|(name, _)| weights.len(name)).sum();
+    let mut groups: Vec<Group> = Vec::new();
+    for (name, lr) in rates {
+        match groups.iter_mut().find(|group| group.lr == lr) {
+            Some(group) => group.parameters.push(name),
+            None => groups.push(Group {
+                lr,
+                parameters: vec![name],
+            }),
+        }
+    }
+    (groups, trained)
+}

@@ -1,0 +1,143 @@
+//! A model from text: a tokenizer and a RoBERTa encoder, trained to guess masked tokens.
+
+mod settings;
+
+pub use settings::Settings;
+
+use std::path::{Path, PathBuf};
+
+use ailora_graph::{AdaptConfig, Method};
+use ailora_models::{
+    classification::Predictor,
+    head::Head,
+    masked::{Blocks, HEADLINE, MaskedLanguage},
+    pretrained::Pretrained,
+    tokenizer,
+};
+use ailora_runtime::{
+    engine::Engine,
+    store,
+    train::{Control, Fit, Progress, Workload, fit},
+};
+use serde_json::json;
+
+use crate::finetune::{Error, Manifest, Output, Recipe, Report, Stage, backend};
+
+/// Rows of held-out text that an evaluation reads at most.
+const HELD_OUT: usize = 512;
+
+/// Trains a model as `settings` say and writes its folder: configuration, tokenizer, weights, and the
+/// run's files as [`finetune`](crate::finetune::finetune) writes them. With `resume` it goes on from the
+/// last checkpoint, if there is one. `watch` sees everything and may stop it.
+///
+/// # Errors
+/// Something given is wrong, or a file cannot be written. Whatever was checkpointed is intact.
+pub fn pretrain(
+    settings: &Settings,
+    output: &Path,
+    resume: bool,
+    mut watch: impl FnMut(Stage<'_>) -> Control,
+) -> Result<Report, Error> {
+    settings.check()?;
+    let backend = backend(settings.device, settings.precision)?;
+    let paths = [("train", &settings.train), ("valid", &settings.valid)];
+    let files = paths.map(|(name, path)| (name.to_owned(), path.clone()));
+    let manifest = Manifest::new(settings, "", files)?;
+    let mut files = Output::open(output, &manifest, resume)?;
+    let [train, valid] = [texts(&settings.train)?, texts(&settings.valid)?];
+
+    for (name, text) in tokenizer::train::train(&train, settings.vocab_size)? {
+        store::write_atomically(&output.join(name), text.as_bytes())?;
+    }
+    let config = format!("{:#}\n", settings.config());
+    store::write_atomically(&output.join("config.json"), config.as_bytes())?;
+    let mut base = Pretrained::random(output, Head::MaskedLm, settings.seed)?;
+    let tokenizer = base.tokenizer()?;
+    let length = settings.length;
+    let train = Blocks::new(&train, &tokenizer, length)?;
+    let held_out = Blocks::new(&valid, &tokenizer, length)?;
+    let held_out = held_out.first(HELD_OUT.max(settings.batch_size));
+
+    let everything = AdaptConfig {
+        method: Some(Method::Full),
+        ..AdaptConfig::default()
+    };
+    let sites = everything.resolve(base.model.sites())?;
+    let params = std::mem::take(&mut base.weights);
+    let parameters: usize = params.values().map(|array| array.data.len()).sum();
+    let _ = watch(Stage::Loaded {
+        report: &base.report,
+        sites: &sites,
+        parameters,
+        trainable: parameters,
+        rows: train.rows(),
+    });
+
+    let predictor = Predictor::new(base.model.clone(), sites.clone(), true, tokenizer.pad_id());
+    let mut workload = MaskedLanguage::new(
+        predictor,
+        &tokenizer,
+        [train, held_out],
+        settings.batch_size,
+        settings.masked,
+        settings.seed,
+    )?;
+    let mut engine = Engine::fused(backend, params);
+    workload.compile(&mut engine)?;
+    engine.release_unread();
+    let total = workload.steps_per_epoch() * settings.epochs as u64;
+    let recipe = Recipe {
+        optimizer: settings.optimizer,
+        lr: settings.lr,
+        schedule: settings.schedule,
+        warmup: settings.warmup,
+        clip: settings.clip,
+        seed: settings.seed,
+        total,
+        max_steps: settings.max_steps,
+    };
+    let (mut trainer, sizes) = recipe.trainer(engine, &sites, base.model.parameters(), true);
+    let mut progress = Progress::default();
+    files.restore(&manifest, &mut trainer, &mut progress)?;
+    let _ = watch(recipe.compiled(sizes, &trainer));
+
+    let options = Fit {
+        epochs: settings.epochs,
+        max_steps: settings.max_steps,
+        checkpoint: files.checkpoint_path(),
+        checkpoint_every: settings.checkpoint_every,
+        fingerprint: manifest.fingerprint.clone(),
+        headline: HEADLINE.to_owned(),
+    };
+    let outcome = fit(
+        &mut trainer,
+        &mut workload,
+        &options,
+        &mut progress,
+        |event| {
+            files.log(&event)?;
+            Ok::<_, Error>(watch(Stage::Training(event)))
+        },
+    )?;
+    let report = Report::new(outcome, progress, HEADLINE);
+    files.write_metrics(json!({ "seed": settings.seed }), &report)?;
+    let save = if settings.half {
+        store::save_half
+    } else {
+        store::save
+    };
+    let metadata = [("format".to_owned(), "pt".to_owned())].into();
+    save(
+        &output.join("model.safetensors"),
+        &trainer.trained()?,
+        metadata,
+    )?;
+    Ok(report)
+}
+
+/// The lines of a file that hold text, one a paragraph.
+fn texts(path: &PathBuf) -> Result<Vec<String>, Error> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read it as text"))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    Ok(lines.map(str::to_owned).collect())
+}

@@ -1,0 +1,162 @@
+use std::path::PathBuf;
+
+use ailora_models::tokenizer::train::MIN_VOCABULARY;
+use ailora_runtime::{
+    backend::{Device, Precision},
+    optim::{AdamWConfig, ScheduleKind},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::finetune::SettingsError;
+
+/// Everything that fixes what pretraining computes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// A file of text to train on, a paragraph a line.
+    pub train: PathBuf,
+    /// A file of held-out text, a paragraph a line.
+    pub valid: PathBuf,
+    /// Tokens of the vocabulary, special ones included.
+    pub vocab_size: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Heads of attention.
+    pub heads: usize,
+    /// Tokens of a row, and the longest sequence that the model will read.
+    pub length: usize,
+    /// The rate of dropout, of hidden states and of attention.
+    pub dropout: f64,
+    /// The share of tokens to be guessed.
+    pub masked: f64,
+    /// How often the text is gone through.
+    pub epochs: usize,
+    /// Rows of a step.
+    pub batch_size: usize,
+    /// The largest learning rate.
+    pub lr: f64,
+    /// How the rate falls.
+    pub schedule: ScheduleKind,
+    /// The part of all steps in which the rate rises.
+    pub warmup: f64,
+    /// The largest norm of the gradients; none to leave them.
+    pub clip: Option<f64>,
+    /// The optimiser's constants.
+    pub optimizer: AdamWConfig,
+    /// What fixes initialisation, masks, dropout and the order of rows.
+    pub seed: u64,
+    /// An end before the last epoch's.
+    pub max_steps: Option<u64>,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Whether the weights are written in float16.
+    pub half: bool,
+    /// Where it is computed.
+    pub device: Device,
+    /// What a device computes in.
+    pub precision: Precision,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            train: PathBuf::new(),
+            valid: PathBuf::new(),
+            vocab_size: 6144,
+            width: 256,
+            layers: 4,
+            heads: 4,
+            length: 128,
+            dropout: 0.0,
+            masked: 0.15,
+            epochs: 10,
+            batch_size: 256,
+            lr: 1e-3,
+            schedule: ScheduleKind::Linear,
+            warmup: 0.06,
+            clip: Some(1.0),
+            // As RoBERTa was trained.
+            optimizer: AdamWConfig {
+                beta1: 0.9,
+                beta2: 0.98,
+                eps: 1e-6,
+                weight_decay: 0.01,
+            },
+            seed: 0,
+            max_steps: None,
+            checkpoint_every: 1000,
+            half: false,
+            device: Device::Cpu,
+            precision: Precision::F32,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks the numbers against their ranges; those of the model are checked where it is built.
+    ///
+    /// # Errors
+    /// The first that is outside, or something that must be given and is not.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        for (name, path) in [("train", &self.train), ("valid", &self.valid)] {
+            if path.as_os_str().is_empty() {
+                return Err(SettingsError::Missing(name));
+            }
+        }
+        let least = |name, found: usize, least: usize, expected| {
+            (name, found as f64, found >= least, expected)
+        };
+        let share = |name, found: f64| {
+            let fits = (0.0..1.0).contains(&found);
+            (name, found, fits, "a share in [0, 1)")
+        };
+        let ranges = [
+            least(
+                "vocab_size",
+                self.vocab_size,
+                MIN_VOCABULARY,
+                "at least 261, a token a byte",
+            ),
+            least("length", self.length, 8, "at least 8 tokens"),
+            least("epochs", self.epochs, 1, "at least 1"),
+            least("batch_size", self.batch_size, 1, "at least 1"),
+            share("masked", self.masked - f64::EPSILON),
+            share("warmup", self.warmup),
+            (
+                "lr",
+                self.lr,
+                self.lr.is_finite() && self.lr > 0.0,
+                "a positive number",
+            ),
+        ];
+        SettingsError::unless(ranges)
+    }
+
+    /// The `config.json` of the model.
+    pub fn config(&self) -> Value {
+        json!({
+            "architectures": ["RobertaForMaskedLM"],
+            "model_type": "roberta",
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "intermediate_size": 4 * self.width,
+            // Positions start behind the padding's id.
+            "max_position_embeddings": self.length + 2,
+            "type_vocab_size": 1,
+            "bos_token_id": 0,
+            "pad_token_id": 1,
+            "eos_token_id": 2,
+            "hidden_act": "gelu",
+            "hidden_dropout_prob": self.dropout,
+            "attention_probs_dropout_prob": self.dropout,
+            "layer_norm_eps": 1e-5,
+            "initializer_range": 0.02,
+            "tie_word_embeddings": true,
+        })
+    }
+}

@@ -156,7 +156,7 @@ impl Compiler {
             .collect();
         let program = lift(graph, &self.leaves, &wanted)?;
         let adapted = adapt(&program, &self.sites, self.everything)?;
-        let mut params = self.parameter_values(graph)?;
+        let mut params = parameter_values(&self.parameters, graph)?;
         initialise(
             &self.sites,
             &mut params,
@@ -205,38 +205,46 @@ impl Compiler {
         }
         Ok(())
     }
+}
 
-    /// What the loads of the model's parameters give.
-    fn parameter_values(&self, graph: &mut Graph) -> Result<Params, CompileError> {
-        self.parameters
-            .iter()
-            .map(|parameter| {
-                let unset = || CompileError::Unset(parameter.name.clone());
-                let loaded = match graph.get_tensor_ref(parameter.node, 0) {
-                    Some(tensor) => Some(tensor.clone()),
-                    None => {
-                        let load = graph
-                            .graph
-                            .node_weight_mut(parameter.node)
-                            .ok_or_else(unset)?;
-                        // luminal's own placeholder for a value that was not set panics.
-                        catch_unwind(AssertUnwindSafe(|| load.process(Vec::new())))
-                            .ok()
-                            .and_then(|tensors| tensors.into_iter().next())
-                    }
-                };
-                let data = loaded
-                    .as_ref()
-                    .and_then(|tensor| tensor.data.as_any().downcast_ref::<Vec<f32>>())
-                    .filter(|data| data.len() == parameter.shape.iter().product::<usize>());
-                let array = Array {
-                    shape: parameter.shape.clone(),
-                    data: data.ok_or_else(unset)?.clone(),
-                };
-                Ok((parameter.name.clone(), array))
-            })
-            .collect()
-    }
+/// The values that are set for the parameters of a luminal model, by name.
+///
+/// # Errors
+/// A parameter has none.
+pub fn values<M: Module + ?Sized>(model: &M, graph: &mut Graph) -> Result<Params, CompileError> {
+    parameter_values(&Visitor::inventory(model).0, graph)
+}
+
+/// What the loads of parameters give.
+fn parameter_values(parameters: &[Parameter], graph: &mut Graph) -> Result<Params, CompileError> {
+    parameters
+        .iter()
+        .map(|parameter| {
+            let unset = || CompileError::Unset(parameter.name.clone());
+            let loaded = match graph.get_tensor_ref(parameter.node, 0) {
+                Some(tensor) => Some(tensor.clone()),
+                None => {
+                    let load = graph
+                        .graph
+                        .node_weight_mut(parameter.node)
+                        .ok_or_else(unset)?;
+                    // luminal's own placeholder for a value that was not set panics.
+                    catch_unwind(AssertUnwindSafe(|| load.process(Vec::new())))
+                        .ok()
+                        .and_then(|tensors| tensors.into_iter().next())
+                }
+            };
+            let data = loaded
+                .as_ref()
+                .and_then(|tensor| tensor.data.as_any().downcast_ref::<Vec<f32>>())
+                .filter(|data| data.len() == parameter.shape.iter().product::<usize>());
+            let array = Array {
+                shape: parameter.shape.clone(),
+                data: data.ok_or_else(unset)?.clone(),
+            };
+            Ok((parameter.name.clone(), array))
+        })
+        .collect()
 }
 
 impl LuminalCompiler for Compiler {

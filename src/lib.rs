@@ -1,10 +1,17 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(doctest)]
+mod book {
+    #[doc = include_str!("../docs/annotations.md")]
+    mod annotations {}
+}
+
 pub mod bench;
 pub mod compiler;
 pub mod finetune;
 pub mod log;
 pub mod pretrain;
+mod tuner;
 
 pub use ailora_graph::{
     AdaptConfig, AdapterSpec, Init, Method, Module, Projection, Scaling, Strategy, Visitor, adapt,
@@ -13,11 +20,12 @@ pub use ailora_graph::{
 pub use ailora_models as models;
 pub use ailora_runtime as runtime;
 pub use compiler::Compiler;
+pub use tuner::{Tuner, TunerError};
 
 /// What a file that annotates a model needs.
 pub mod prelude {
     pub use crate::{
-        AdaptConfig, Compiler, Method, Module, Visitor, adapt,
+        AdaptConfig, Compiler, Method, Module, Tuner, Visitor, adapt,
         nn::{Cx, Embedding, LayerNorm, Linear, Tensor},
     };
 }

@@ -238,6 +238,10 @@ impl Backend {
     /// An input or a parameter that is missing or does not fit; the device fails.
     pub fn run<'a>(
         &'a mut self,
+        #[cfg_attr(
+            not(feature = "cuda"),
+            expect(unused_variables, reason = "a device keeps plans")
+        )]
         id: usize,
         plan: &'a Plan,
         weights: &'a mut Weights,
@@ -257,6 +261,10 @@ impl Backend {
     /// As [`run`](Self::run).
     pub fn profile<'a>(
         &'a mut self,
+        #[cfg_attr(
+            not(feature = "cuda"),
+            expect(unused_variables, reason = "a device keeps plans")
+        )]
         id: usize,
         plan: &'a Plan,
         weights: &'a mut Weights,

@@ -26,6 +26,16 @@ pub enum InitError {
         /// What there is.
         found: String,
     },
+    /// Triplets of another number or another matrix.
+    #[error("{site}: expected {rank} triplets of its weight, found a factor of {found}")]
+    Triplets {
+        /// Module path of the projection.
+        site: String,
+        /// How many there should be.
+        rank: usize,
+        /// The shape of a factor they make, and how many numbers it has.
+        found: String,
+    },
     /// The weight has no singular value decomposition.
     #[error(transparent)]
     Spectrum(#[from] SpectrumError),
@@ -86,20 +96,38 @@ pub fn initialise(
         })
         .collect::<Result<Vec<_>, InitError>>()?;
     let triplets = triplets_of(&requests, options, progress)?;
-    for ((site, _, rank), triplets) in spectral.into_iter().zip(triplets) {
-        let (b, a) = factors(site, &triplets)?;
-        let a = Array {
-            shape: vec![rank, site.in_features],
-            data: a,
-        };
-        let b = Array {
-            shape: vec![site.out_features, rank],
-            data: b,
-        };
-        params.insert(site.lora_a0(), a.clone());
-        params.insert(site.lora_b0(), b.clone());
-        params.insert(site.lora_a(), a);
-        params.insert(site.lora_b(), b);
+    for ((site, ..), triplets) in spectral.into_iter().zip(triplets) {
+        start(site, &triplets, params)?;
+    }
+    Ok(())
+}
+
+/// Starts the adapter of a `principal` or `minor` site from triplets of its weight as it lies in
+/// memory: as many as its rank, whichever they are. [`initialise`] does this with the largest or
+/// the smallest ones.
+///
+/// # Errors
+/// Triplets that do not fit the site.
+pub fn start(site: &Site, triplets: &Triplets, params: &mut Params) -> Result<(), InitError> {
+    let k = triplets.k();
+    let (b, a) = factors(site, triplets)?;
+    for (factor, shape, data) in [
+        ([site.lora_a0(), site.lora_a()], [k, site.in_features], a),
+        ([site.lora_b0(), site.lora_b()], [site.out_features, k], b),
+    ] {
+        let found = (shape, data.len());
+        if Some(k) != site.spec.rank() || data.len() != shape.iter().product::<usize>() {
+            return Err(InitError::Triplets {
+                site: site.path.clone(),
+                rank: site.spec.rank().unwrap_or_default(),
+                found: format!("{found:?}"),
+            });
+        }
+        let shape = shape.to_vec();
+        let array = Array { shape, data };
+        for name in factor {
+            params.insert(name, array.clone());
+        }
     }
     Ok(())
 }

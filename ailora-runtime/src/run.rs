@@ -1,7 +1,6 @@
 //! What goes into a plan and comes out of it, on any device.
 
 use ailora_graph::ir::{DType, Name, ops::loss::IGNORED};
-use indexmap::IndexMap;
 use thiserror::Error;
 
 use crate::{
@@ -66,7 +65,8 @@ enum Held<'a> {
         params: &'a Params,
     },
     /// Copied from a device.
-    Copied(&'a IndexMap<Name, Vec<f32>>),
+    #[cfg(feature = "cuda")]
+    Copied(&'a indexmap::IndexMap<Name, Vec<f32>>),
 }
 
 impl<'a> Outputs<'a> {
@@ -81,7 +81,7 @@ impl<'a> Outputs<'a> {
     }
 
     #[cfg(feature = "cuda")]
-    pub(crate) fn copied(outputs: &'a IndexMap<Name, Vec<f32>>) -> Self {
+    pub(crate) fn copied(outputs: &'a indexmap::IndexMap<Name, Vec<f32>>) -> Self {
         Self {
             held: Held::Copied(outputs),
         }
@@ -103,6 +103,7 @@ impl<'a> Outputs<'a> {
                     }
                 }
             }
+            #[cfg(feature = "cuda")]
             Held::Copied(outputs) => outputs.get(name).map(Vec::as_slice),
         }
     }

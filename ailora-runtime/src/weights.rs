@@ -96,6 +96,7 @@ impl Weights {
     }
 
     /// The parameters whose values were replaced since the last call.
+    #[cfg(feature = "cuda")]
     pub(crate) fn take_changed(&mut self) -> IndexSet<String> {
         std::mem::take(&mut self.changed)
     }

@@ -54,10 +54,10 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     }
     let output = args.output.clone().unwrap_or_else(free_folder);
     let task = Task::parse(TASK)?;
-    let folder = data(task, Path::new(""))?;
+    let folder = data(task, None)?;
     println!(
         "Which operation solves a word problem: addition, subtraction, multiplication or division?\n\
-         A small RoBERTa, pretrained on 19 books, learns it from 800 problems of SVAMP by {} methods of \
+         A small RoBERTa, pretrained on books and sums, learns it from 800 problems of SVAMP by {} methods of \
          rank {RANK}, on {}.\n",
         METHODS.len(),
         backend(args.device, Precision::F32)?.name()

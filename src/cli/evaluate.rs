@@ -27,13 +27,8 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// The folder with the task's files [default: those of svamp are built in].
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "",
-        hide_default_value = true
-    )]
-    data: PathBuf,
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Rows of a batch.
     #[arg(long, default_value_t = 32)]
     batch_size: usize,
@@ -52,7 +47,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         )
         .into());
     }
-    let data = data(task, &args.data)?;
+    let data = data(task, args.data.as_deref())?;
     let splits = task.dev;
     let max_len = model.max_len(args.max_length);
     let (mut predictor, mut engine, model) =

@@ -115,7 +115,6 @@ impl Args {
         given!(
             model,
             task,
-            data,
             epochs,
             batch_size,
             accumulate,
@@ -128,6 +127,7 @@ impl Args {
             device,
             precision
         );
+        settings.data = self.data.or(settings.data);
         settings.rows = self.rows.or(settings.rows);
         settings.max_steps = self.max_steps.or(settings.max_steps);
         settings.optimizer.weight_decay =

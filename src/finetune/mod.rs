@@ -7,7 +7,7 @@ mod settings;
 
 pub use manifest::Manifest;
 pub use output::Output;
-pub(crate) use recipe::Recipe;
+pub(crate) use recipe::{Recipe, groups};
 pub use settings::{Settings, SettingsError, read_yaml};
 
 use std::{
@@ -330,7 +330,7 @@ pub fn finetune(
     let everything = settings.adapters.trains_everything();
     let sites = settings.adapters.resolve(model.pretrained.model.sites())?;
     let backend = backend(settings.device, settings.precision)?;
-    let data = data(task, &settings.data)?;
+    let data = data(task, settings.data.as_deref())?;
     let Splits { train, dev } = task.load_dir(&data)?;
     let train = subset(train, settings.rows);
     let hashed = task.files().map(|file| (file.to_owned(), data.join(file)));
@@ -464,12 +464,12 @@ pub fn heads(sites: &[Site], model: &Model) -> Vec<String> {
     heads
 }
 
-/// The folder of a task's files: as given or, if that is empty, what is built in.
+/// The folder of a task's files: the given one or, without, what is built in.
 ///
 /// # Errors
 /// Nothing is given and nothing is built in, or that cannot be written to a folder.
-pub fn data(task: &Task, given: &Path) -> Result<PathBuf, Error> {
-    if !given.as_os_str().is_empty() {
+pub fn data(task: &Task, given: Option<&Path>) -> Result<PathBuf, Error> {
+    if let Some(given) = given {
         return Ok(given.to_owned());
     }
     let built_in = embedded::data(task.name)?;

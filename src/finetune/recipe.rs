@@ -68,7 +68,7 @@ impl Recipe {
 
 /// The optimiser's groups: trained parameters by their multiple of the base rate. And how many
 /// numbers are trained.
-fn groups(
+pub(crate) fn groups(
     sites: &[Site],
     parameters: &[Parameter],
     everything: bool,

@@ -17,8 +17,8 @@ pub struct Settings {
     pub model: String,
     /// The task's name.
     pub task: String,
-    /// The folder with the task's files; if empty, those that are built in.
-    pub data: PathBuf,
+    /// The folder with the task's files; those that are built in if absent.
+    pub data: Option<PathBuf>,
     /// What is adapted, and how.
     pub adapters: AdaptConfig,
     /// How often the training rows are gone through.
@@ -58,7 +58,7 @@ impl Default for Settings {
         Self {
             model: embedded::MODEL.to_owned(),
             task: String::new(),
-            data: PathBuf::new(),
+            data: None,
             adapters: AdaptConfig::default(),
             epochs: 3,
             batch_size: 32,

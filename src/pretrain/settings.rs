@@ -109,10 +109,6 @@ impl Settings {
         let least = |name, found: usize, least: usize, expected| {
             (name, found as f64, found >= least, expected)
         };
-        let share = |name, found: f64| {
-            let fits = (0.0..1.0).contains(&found);
-            (name, found, fits, "a share in [0, 1)")
-        };
         let ranges = [
             least(
                 "vocab_size",
@@ -123,8 +119,18 @@ impl Settings {
             least("length", self.length, 8, "at least 8 tokens"),
             least("epochs", self.epochs, 1, "at least 1"),
             least("batch_size", self.batch_size, 1, "at least 1"),
-            share("masked", self.masked - f64::EPSILON),
-            share("warmup", self.warmup),
+            (
+                "masked",
+                self.masked,
+                self.masked > 0.0 && self.masked < 1.0,
+                "a share between 0 and 1",
+            ),
+            (
+                "warmup",
+                self.warmup,
+                (0.0..1.0).contains(&self.warmup),
+                "a share of all steps in [0, 1)",
+            ),
             (
                 "lr",
                 self.lr,

@@ -1,0 +1,149 @@
+//! Training any adapted program, a step at a time.
+
+use ailora_graph::{
+    adapt::{AdaptError, adapt},
+    adapter::Site,
+    grad::{GradError, gradients},
+    ir::Program,
+    narrow::narrow,
+};
+use ailora_runtime::{
+    backend::Backend,
+    engine::{Engine, EngineError, PlanId},
+    init::{InitError, initialise},
+    optim::{AdamW, AdamWConfig, Schedule, ScheduleKind},
+    run::Value,
+    spectrum::Options,
+    store::Params,
+    train::{MicroBatch, StepReport, TrainError, Trainer},
+};
+use thiserror::Error;
+
+use crate::finetune::groups;
+
+/// A program that cannot be tuned.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is the error it wraps")]
+pub enum TunerError {
+    #[error(transparent)]
+    Adapt(#[from] AdaptError),
+    #[error(transparent)]
+    Grad(#[from] GradError),
+    #[error(transparent)]
+    Init(#[from] InitError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+}
+
+/// Trains the adapters of a program of your own, whose output `loss` falls.
+///
+/// ```
+/// use ailora::{Tuner, ir::Type, prelude::*, runtime::{run::Value, store::Array}};
+///
+/// #[adapt(project = principal(2))]
+/// struct Model { project: Linear }
+///
+/// let cx = Cx::new();
+/// let model = Model { project: Linear::new(&cx, 4, 4, false) };
+/// let x = cx.input("x", Type::f32([1, 4]));
+/// let y = model.project.forward(&x);
+/// let loss = (&y * &y).mean([0, 1]).reshape([]);
+/// let program = cx.program(&model, &[("loss", &loss)])?;
+///
+/// let (_, sites) = Visitor::inventory(&model);
+/// let data = (0..16).map(|i| (i * i % 7) as f32 - 3.0).collect();
+/// let weight = Array { shape: vec![4, 4], data };
+/// let mut tuner = Tuner::new(&program, &sites, [("project.weight".into(), weight)].into(), 1e-2)?;
+/// let x = [1.0, 2.0, 3.0, 4.0];
+/// let first = tuner.step(&[("x", Value::F32(&x))])?;
+/// let second = tuner.step(&[("x", Value::F32(&x))])?;
+/// assert!(second.loss < first.loss);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Tuner {
+    trainer: Trainer,
+    plan: PlanId,
+}
+
+impl Tuner {
+    /// A tuner on the processor, from seed 0.
+    ///
+    /// # Errors
+    /// As [`on`](Self::on).
+    pub fn new(
+        program: &Program,
+        sites: &[Site],
+        params: Params,
+        lr: f64,
+    ) -> Result<Self, TunerError> {
+        Self::on(Backend::cpu(), program, sites, params, lr, 0)
+    }
+
+    /// Adapts a program, whose frozen parameters `params` has by name, differentiates it and compiles
+    /// it for a backend. Adapters that `params` does not have start as their sites say. AdamW moves
+    /// them at the constant rate `lr`, each times its own factor; `seed` fixes random starts and
+    /// dropout.
+    ///
+    /// # Errors
+    /// Sites that the program does not have, a program without a `loss`, a parameter that is missing
+    /// or of another shape.
+    pub fn on(
+        backend: Backend,
+        program: &Program,
+        sites: &[Site],
+        mut params: Params,
+        lr: f64,
+        seed: u64,
+    ) -> Result<Self, TunerError> {
+        let adapted = backend
+            .precision()
+            .lossless(adapt(program, sites, false)?)
+            .map_err(EngineError::from)?;
+        let adapted = narrow(&adapted).map_err(EngineError::from)?;
+        let program = gradients(&adapted, "loss")?;
+        let to_start = sites
+            .iter()
+            .filter(|site| !params.contains_key(&site.lora_a()));
+        let to_start: Vec<Site> = to_start.cloned().collect();
+        let options = Options {
+            solver: backend.solver(),
+            ..Options::default()
+        };
+        initialise(&to_start, &mut params, seed, &options, |_| {})?;
+        let mut engine = Engine::fused(backend, params);
+        let plan = engine.compile(&program)?;
+        let (groups, _) = groups(sites, &[], false, engine.weights());
+        let optimizer = AdamW::new(AdamWConfig::default(), groups, engine.weights());
+        let schedule = Schedule {
+            kind: ScheduleKind::Constant,
+            warmup: 0,
+            total: 1,
+        };
+        let trainer = Trainer::new(engine, optimizer, lr, schedule, None, seed);
+        Ok(Self { trainer, plan })
+    }
+
+    /// Makes a step on values for all inputs of the program.
+    ///
+    /// # Errors
+    /// An input that is missing or of another size, or a loss that is not finite.
+    pub fn step(&mut self, inputs: &[(&str, Value<'_>)]) -> Result<StepReport, TunerError> {
+        let batch = MicroBatch {
+            plan: self.plan,
+            inputs: inputs.to_vec(),
+            rows: 1,
+        };
+        Ok(self.trainer.step(&[batch])?)
+    }
+
+    /// What is trained, by name: `PATH.lora_A.weight` and `PATH.lora_B.weight` of each site.
+    ///
+    /// # Errors
+    /// The device that has it failed.
+    pub fn trained(&self) -> Result<Params, TunerError> {
+        Ok(self.trainer.trained()?)
+    }
+}

@@ -8,7 +8,10 @@ use cudarc::{
     driver::{
         CudaContext, CudaFunction, CudaStream,
         result::{self, DriverError, launch_kernel},
-        sys::{CUDA_MEMCPY2D, CUdeviceptr, CUmemorytype, CUresult, cuMemcpy2DAsync_v2},
+        sys::{
+            CUDA_MEMCPY2D, CUdevice_attribute, CUdeviceptr, CUmemorytype, CUresult,
+            cuMemcpy2DAsync_v2,
+        },
     },
 };
 
@@ -27,6 +30,7 @@ pub struct Device {
     ordinal: usize,
     name: String,
     capability: (i32, i32),
+    shared_memory: usize,
 }
 
 // SAFETY: the handle may be used from any thread, by one at a time; every use is behind `&mut` or
@@ -60,6 +64,10 @@ impl Device {
             let (major, minor) = capability;
             return Err(CudaError::TooOld { name, major, minor });
         }
+        let shared = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let shared_memory = context
+            .attribute(shared)
+            .during("reading the device's shared memory")?;
         let stream = context.new_stream().during("making a stream")?;
         let blas = blas::create_handle()?;
         let workspace = Buffer::new(&context, Self::PRODUCT_WORKSPACE, "the products' workspace")?;
@@ -71,6 +79,7 @@ impl Device {
             name,
             capability,
             workspace,
+            shared_memory: usize::try_from(shared_memory).unwrap_or_default(),
         };
         // SAFETY: the stream and the workspace live as long as the handle. A workspace of our own
         // is what makes products give the same bits each time, in a graph too.
@@ -249,7 +258,7 @@ impl Device {
         &self,
         function: &CudaFunction,
         grid: (u32, u32, u32),
-        block: u32,
+        (block, shared): (u32, usize),
         arguments: &[CUdeviceptr],
     ) -> Result<(), CudaError> {
         let pointers = arguments
@@ -263,12 +272,17 @@ impl Device {
                 function.cu_function(),
                 grid,
                 (block, 1, 1),
-                0,
+                shared as u32,
                 self.stream.cu_stream(),
                 &mut pointers,
             )
         }
         .during("launching a kernel")
+    }
+
+    /// Bytes of memory that a block may share.
+    pub(super) fn shared_memory(&self) -> usize {
+        self.shared_memory
     }
 
     /// Waits until all work is done.

@@ -60,6 +60,7 @@ pub(super) enum Launch {
         function: CudaFunction,
         grid: (u32, u32, u32),
         block: u32,
+        shared: usize,
         arguments: Vec<CUdeviceptr>,
     },
     Product(gemm::Launch),
@@ -113,10 +114,13 @@ pub(super) fn elements(plan: &Plan, precision: Precision) -> Vec<Element> {
     elements
 }
 
-/// What each step of a plan becomes, over buffers of these types.
-pub(super) fn actions(plan: &Plan, elements: &[Element]) -> Vec<Actions> {
+/// What each step of a plan becomes, over buffers of these types, where blocks may have `shared` bytes
+/// of memory.
+pub(super) fn actions(plan: &Plan, elements: &[Element], shared: usize) -> Vec<Actions> {
     let steps = plan.steps.iter();
-    steps.map(|step| source::actions(step, elements)).collect()
+    steps
+        .map(|step| source::actions(step, elements, shared))
+        .collect()
 }
 
 /// The generated kernels among actions.
@@ -135,7 +139,7 @@ impl Executable {
     /// A kernel does not compile.
     pub fn new(cuda: &mut Resources, plan: &Plan) -> Result<Self, CudaError> {
         let elements = elements(plan, cuda.precision);
-        let actions = actions(plan, &elements);
+        let actions = actions(plan, &elements, cuda.device.shared_memory());
         cuda.compile(kernels(&actions).map(|kernel| kernel.code.as_str()))?;
         let params = kernels(&actions).flat_map(|kernel| &kernel.params);
         let streams: IndexSet<Name> = params
@@ -302,11 +306,14 @@ impl Executable {
                             .map(|param| self.address(cuda, plan, time, param))
                             .collect();
                         let [x, y, z] = kernel.grid;
+                        let function = cuda.functions[&kernel.code].clone();
+                        allow_shared(&function, kernel.shared)?;
                         // Nothing to do is no launch.
-                        (x * y * z > 0).then(|| Launch::Kernel {
-                            function: cuda.functions[&kernel.code].clone(),
+                        (x * y * z > 0).then_some(Launch::Kernel {
+                            function,
                             grid: (x, y, z),
                             block: kernel.block,
+                            shared: kernel.shared,
                             arguments,
                         })
                     }
@@ -376,6 +383,17 @@ impl Executable {
         }
         Ok(())
     }
+}
+
+/// Lets a kernel's blocks have that many bytes of shared memory, which is asked for beyond 48 KiB.
+fn allow_shared(function: &CudaFunction, bytes: usize) -> Result<(), CudaError> {
+    let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    if bytes <= 48 << 10 {
+        return Ok(());
+    }
+    function
+        .set_attribute(attribute, bytes as i32)
+        .during("giving a kernel shared memory")
 }
 
 /// Copies floats from a device, whatever type they have there.

@@ -219,6 +219,9 @@ impl Cuda {
     }
 }
 
+/// Bytes of memory that a block of a large device of compute capability 8.0 or newer may share.
+const SHARED_MEMORY: usize = 160 << 10;
+
 /// Compiles all kernels of plans for an architecture such as `sm_90`, and the optimiser's, which
 /// needs the compiler but no device; how many there are.
 ///
@@ -233,7 +236,7 @@ pub fn compile(
     let compiler = Compiler::new(arch.to_owned(), cache)?;
     let actions: Vec<source::Actions> = plans
         .iter()
-        .flat_map(|plan| execute::actions(plan, &execute::elements(plan, precision)))
+        .flat_map(|plan| execute::actions(plan, &execute::elements(plan, precision), SHARED_MEMORY))
         .collect();
     let mut codes: Vec<&str> = execute::kernels(&actions)
         .map(|kernel| kernel.code.as_str())
@@ -287,8 +290,11 @@ impl Resources {
                 function,
                 grid,
                 block,
+                shared,
                 arguments,
-            } => self.device.launch(function, *grid, *block, arguments),
+            } => self
+                .device
+                .launch(function, *grid, (*block, *shared), arguments),
             Launch::Product(product) => self.products.run(&self.device, product),
         }
     }

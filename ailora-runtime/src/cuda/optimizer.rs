@@ -247,7 +247,7 @@ impl Cuda {
         let grid = (state.count, 1, 1);
         self.resources
             .device
-            .launch(&state.functions[0], grid, THREADS, &arguments)
+            .launch(&state.functions[0], grid, (THREADS, 0), &arguments)
     }
 
     /// One update from the gradients of `batches` micro-batches; none if a loss or the norm is not
@@ -278,7 +278,7 @@ impl Cuda {
         let arguments = [parameters, parts, gradients, sums];
         resources
             .device
-            .launch(squares, grid, THREADS, &arguments)?;
+            .launch(squares, grid, (THREADS, 0), &arguments)?;
         let arguments = [
             sums,
             u64::from(state.count),
@@ -289,7 +289,7 @@ impl Cuda {
         ];
         resources
             .device
-            .launch(norm, (1, 1, 1), THREADS, &arguments)?;
+            .launch(norm, (1, 1, 1), (THREADS, 0), &arguments)?;
         let correction1 = 1.0 - beta1.powi(step as i32);
         let correction2 = (1.0 - beta2.powi(step as i32)).sqrt();
         let numbers = [
@@ -311,7 +311,9 @@ impl Cuda {
             state.norm.at(0),
         ];
         arguments.extend(numbers.map(f64::to_bits));
-        resources.device.launch(adamw, grid, THREADS, &arguments)?;
+        resources
+            .device
+            .launch(adamw, grid, (THREADS, 0), &arguments)?;
         let mut losses = vec![0.0; batches];
         resources.device.download(&state.losses, 0, &mut losses)?;
         let mut found = [Norm::zeroed()];

@@ -260,7 +260,7 @@ impl State {
         const BLOCK: usize = 256;
         let blocks = data.len().div_ceil(BLOCK) as u32;
         self.device
-            .launch(&self.widen, (blocks, 1, 1), BLOCK as u32, &arguments)?;
+            .launch(&self.widen, (blocks, 1, 1), (BLOCK as u32, 0), &arguments)?;
         // Before what is read is freed.
         self.device.synchronize()?;
         Ok(wide)

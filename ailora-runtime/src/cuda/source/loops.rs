@@ -224,6 +224,7 @@ impl<'a> Writer<'a> {
             params,
             grid: grid(self.layout.blocks),
             block: block as u32,
+            shared: 0,
         }
     }
 

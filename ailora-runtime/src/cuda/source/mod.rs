@@ -82,6 +82,8 @@ pub(super) struct Source {
     pub params: Vec<Param>,
     pub grid: [u32; 3],
     pub block: u32,
+    /// Bytes of memory that a block shares, beside what the text declares.
+    pub shared: usize,
 }
 
 /// A matrix product on the device, `c = alpha op(a) op(b)`, or `c += ...`, over two nested batches.
@@ -124,8 +126,9 @@ pub(super) struct Actions {
     pub scratch: usize,
 }
 
-/// What the device does for a step whose buffers hold elements of these types.
-pub(super) fn actions(step: &Step, elements: &[Element]) -> Actions {
+/// What the device, whose blocks may have `shared` bytes of memory, does for a step whose buffers hold
+/// elements of these types.
+pub(super) fn actions(step: &Step, elements: &[Element], shared: usize) -> Actions {
     let operands = |views: &[View]| -> Vec<Operand> {
         let operand = |&view: &View| Operand {
             element: elements[view.buffer],
@@ -144,14 +147,30 @@ pub(super) fn actions(step: &Step, elements: &[Element]) -> Actions {
         Kernel::Merge { op, shape } => merge(*op, *shape, &reads, &writes),
         Kernel::Loop(walk) => loops::source(walk, &reads, &writes).into(),
         Kernel::Attention { op, dims, biases } => {
-            attention::forward(op, *dims, *biases, &reads, writes[0])
+            let (dims, biases, reads) = (*dims, *biases, &reads[..]);
+            let task = attention::Task {
+                op,
+                dims,
+                biases,
+                reads,
+            };
+            attention::forward(task, writes[0], shared)
         }
         Kernel::AttentionGrad {
             op,
             dims,
             biases,
             wants,
-        } => attention::backward(op, *dims, *biases, *wants, &reads, &writes),
+        } => {
+            let (dims, biases, reads) = (*dims, *biases, &reads[..]);
+            let task = attention::Task {
+                op,
+                dims,
+                biases,
+                reads,
+            };
+            attention::backward(task, *wants, &writes, shared)
+        }
         Kernel::Rotary { width, half } => tensors::rotary(*width, *half, &reads, &writes).into(),
         Kernel::Gather { width } => tensors::gather(*width, &reads, &writes).into(),
         Kernel::ScatterAdd { width } => tensors::scatter_add(*width, &reads, &writes),

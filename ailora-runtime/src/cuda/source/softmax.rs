@@ -289,6 +289,7 @@ const u32 lane = threadIdx.x % {threads};
             params: arguments.into_iter().map(|(_, param)| param).collect(),
             grid: grid(rows.div_ceil(each)),
             block: block as u32,
+            shared: 0,
         }
     }
 }

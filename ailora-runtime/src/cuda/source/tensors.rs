@@ -40,6 +40,7 @@ fn kernel(grid: [u32; 3], block: usize, arguments: &[(String, Param)], body: &st
         params: arguments.iter().map(|(_, param)| param.clone()).collect(),
         grid,
         block: block as u32,
+        shared: 0,
     }
 }
 

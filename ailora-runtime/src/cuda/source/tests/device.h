@@ -11,7 +11,7 @@
 
 #define __global__
 #define __device__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __shared__ static
 
 struct alignas(16) float4 { float x, y, z, w; };

@@ -104,7 +104,7 @@ pub(super) fn agree_on(plan: &Plan, bf16: bool, change: impl Fn(&str, usize, &mu
         Precision::F32
     };
     let elements = elements(plan, precision);
-    let all = crate::cuda::execute::actions(plan, &elements);
+    let all = crate::cuda::execute::actions(plan, &elements, crate::cuda::SHARED_MEMORY);
     let sources: Vec<&Source> = crate::cuda::execute::kernels(&all).collect();
     nvrtc::check(sources.iter().copied());
     let Some(kernels) = Kernels::new(&sources) else {

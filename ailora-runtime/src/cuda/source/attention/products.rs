@@ -7,7 +7,10 @@ use ailora_graph::ir::ops::{
     matmul::MatMul,
 };
 
-use super::{Action, Actions, Element, Matrix, Operand, Param, Product, softmax};
+use super::{
+    super::{Action, Actions, Element, Matrix, Operand, Param, Product, softmax},
+    Task,
+};
 
 /// Bytes of scores, probabilities and their gradients that are in memory at a time; more where one
 /// sequence needs more.
@@ -43,15 +46,9 @@ struct Lowering<'a> {
     list: &'a mut Vec<Action>,
 }
 
-/// The forward pass: reads `q, k, v, mask` and the biases; writes the output.
-pub(super) fn forward(
-    op: &Attention,
-    d: Dims,
-    biases: [bool; 3],
-    reads: &[Operand],
-    to: Operand,
-) -> Actions {
-    let (before, [q, k, v]) = operands(d, [0, 1, 2], biases, 4, reads, &[to]);
+pub(super) fn forward(task: Task<'_>, to: Operand) -> Actions {
+    let Task { op, dims: d, .. } = task;
+    let (before, [q, k, v]) = operands(task, [0, 1, 2], 4, &[to]);
     let out = Heads::queries(d, Param::Write(0), to);
     let dropout = op.dropout.0 > 0.0;
     let kinds = [
@@ -72,16 +69,9 @@ pub(super) fn forward(
     )
 }
 
-/// The backward pass: reads `q, k, v, mask, dy` and the biases; writes the wanted gradients.
-pub(super) fn backward(
-    op: &Attention,
-    d: Dims,
-    biases: [bool; 3],
-    wants: [bool; 3],
-    reads: &[Operand],
-    writes: &[Operand],
-) -> Actions {
-    let (before, [q, k, v, dy]) = operands(d, [0, 1, 2, 4], biases, 5, reads, writes);
+pub(super) fn backward(task: Task<'_>, wants: [bool; 3], writes: &[Operand]) -> Actions {
+    let Task { op, dims: d, .. } = task;
+    let (before, [q, k, v, dy]) = operands(task, [0, 1, 2, 4], 5, writes);
     let mut places = writes.iter().enumerate();
     let mut place = |wanted: bool, of: fn(Dims, Param, Operand) -> Heads| {
         let (i, &to) = wanted.then(|| places.next()).flatten()?;
@@ -130,22 +120,19 @@ pub(super) fn backward(
 /// The operands among reads, of which the first and those from the fourth on are shaped as the
 /// queries; and what brings them to one type and adds the biases, which are read from `behind` on.
 fn operands<const N: usize>(
-    d: Dims,
+    task: Task<'_>,
     which: [usize; N],
-    biases: [bool; 3],
     behind: usize,
-    reads: &[Operand],
     writes: &[Operand],
 ) -> (Actions, [Heads; N]) {
+    let Task { dims: d, reads, .. } = task;
     let mut before = Actions::default();
     // The library makes narrow results of narrow sides only.
     let mut all = which.iter().map(|&i| &reads[i]).chain(writes);
     let narrow = all.any(|operand| operand.element == Element::Bf16);
     let common = if narrow { Element::Bf16 } else { Element::F32 };
-    let mut next = behind..reads.len();
     let heads = which.map(|i| {
-        let has_bias = biases.get(i).copied().unwrap_or(false);
-        let (at, operand) = match has_bias.then(|| next.next()).flatten() {
+        let (at, operand) = match task.bias(i, behind) {
             Some(bias) => before.biased(i, reads[i], (bias, reads[bias]), common),
             None => before.of_type(i, reads[i], common),
         };

@@ -1,0 +1,361 @@
+//! Attention in bfloat16 that never writes its scores to memory (Dao et al., 2022): one kernel
+//! forward; backward one for short rows, else one for the queries and one for the keys.
+
+use ailora_graph::ir::random::drop_threshold;
+
+use super::{
+    super::{Action, Actions, Element, Operand, Param, Source, text::number},
+    Task,
+};
+
+const COMMON: &str = include_str!("flash/common.cuh");
+const FORWARD: &str = include_str!("flash/forward.cu");
+const QUERIES: &str = include_str!("flash/backward_queries.cu");
+const KEYS: &str = include_str!("flash/backward_keys.cu");
+const SHORT: &str = include_str!("flash/backward_short.cu");
+
+/// The deepest heads whose rows fit into registers.
+const DEEPEST: usize = 128;
+/// Rows that tensor cores multiply at a time, and columns.
+const STEP: usize = 16;
+/// Elements that are copied at a time, to and from places aligned to them.
+const CHUNK: usize = 8;
+/// Warps of a block that has work for more.
+const WARPS: usize = 4;
+/// The longest rows of scores that a block keeps whole.
+const SHORTEST: usize = 128;
+
+/// Rows in memory.
+struct Rows {
+    at: Param,
+    stride: usize,
+    /// The read that is added to each row.
+    bias: Option<usize>,
+}
+
+/// A kernel's parameters, its sizes and what it reads.
+struct Kernels<'a> {
+    task: Task<'a>,
+    rows: [Rows; 3],
+    actions: Actions,
+    /// Bytes of memory that a block may share.
+    shared: usize,
+}
+
+/// What kernels write, and its gradient.
+#[derive(Clone, Copy)]
+struct Results {
+    /// From one row to the next of the output, of its gradient, and of those of queries, keys and
+    /// values; 0 for what a kernel does not know.
+    strides: [usize; 5],
+    wants: [bool; 3],
+}
+
+/// The forward pass, if the kernel takes it.
+pub(super) fn forward(task: Task<'_>, to: Operand, shared: usize) -> Option<Actions> {
+    let o = written(&to, task, 0)?;
+    let mut kernels = Kernels::new(task, 4, shared)?;
+    let block = kernels.forward_block();
+    let results = Results {
+        strides: [o, 0, 0, 0, 0],
+        wants: [false; 3],
+    };
+    let code = kernels.text(FORWARD, &block, results);
+    kernels.launch(block, code, [Param::Write(0)])?;
+    Some(kernels.actions)
+}
+
+/// The backward pass, if the kernels take it.
+pub(super) fn backward(
+    task: Task<'_>,
+    wants: [bool; 3],
+    writes: &[Operand],
+    shared: usize,
+) -> Option<Actions> {
+    let mut kernels = Kernels::new(task, 5, shared)?;
+    let dy = kernels.rows_of(4, None);
+    let mut next = writes.iter().enumerate();
+    let mut gradients = [
+        (Param::Read(0), 0),
+        (Param::Read(0), 0),
+        (Param::Read(0), 0),
+    ];
+    for (i, wanted) in wants.into_iter().enumerate() {
+        if wanted {
+            let (at, to) = next.next()?;
+            gradients[i] = (Param::Write(at), written(to, task, i)?);
+        }
+    }
+    let [(dq, dq_stride), (dk, dk_stride), (dv, dv_stride)] = gradients;
+    let results = Results {
+        strides: [0, dy.stride, dq_stride, dk_stride, dv_stride],
+        wants,
+    };
+    if let Some(block) = kernels.short_block() {
+        let code = kernels.text(SHORT, &block, results);
+        kernels.launch(block, code, [dy.at, dq, dk, dv])?;
+        return Some(kernels.actions);
+    }
+    let d = task.dims;
+    let statistics = Param::Scratch(kernels.actions.scratch);
+    // The logarithm of a row's sum of exponentials, and sum(P dP).
+    let bytes = 2 * size_of::<f32>() * d.batch * d.heads * d.queries;
+    kernels.actions.scratch += bytes.next_multiple_of(64);
+    let block = kernels.queries_block();
+    let code = kernels.text(QUERIES, &block, results);
+    kernels.launch(block, code, [dy.at.clone(), statistics.clone(), dq])?;
+    if wants[1] || wants[2] {
+        let block = kernels.keys_block();
+        let code = kernels.text(KEYS, &block, results);
+        kernels.launch(block, code, [dy.at, statistics, dk, dv])?;
+    }
+    Some(kernels.actions)
+}
+
+/// The row stride of a result that a kernel can write: that of the queries, or of the keys.
+fn written(to: &Operand, task: Task<'_>, i: usize) -> Option<usize> {
+    let stride = stride(to, task, i);
+    is_aligned(to, stride).then_some(stride)
+}
+
+fn is_aligned(operand: &Operand, stride: usize) -> bool {
+    operand.element == Element::Bf16
+        && operand.view.start.is_multiple_of(CHUNK)
+        && stride.is_multiple_of(CHUNK)
+}
+
+/// From one row to the next of what is shaped as operand `i`.
+fn stride(operand: &Operand, task: Task<'_>, i: usize) -> usize {
+    let heads = match i {
+        1 | 2 => task.dims.kv_heads,
+        _ => task.dims.heads,
+    };
+    operand.row_stride(heads * task.dims.depth)
+}
+
+/// How the threads share the work.
+struct Block {
+    warps: usize,
+    /// Rows that are gone over at a time.
+    tile: usize,
+    /// Groups of 16 rows that a warp owns.
+    groups: usize,
+    grid: usize,
+    /// Bytes of shared memory.
+    shared: usize,
+}
+
+impl<'a> Kernels<'a> {
+    /// Nothing, if the kernels do not take these sizes. Biases are read from `behind` on.
+    fn new(task: Task<'a>, behind: usize, shared: usize) -> Option<Self> {
+        let d = task.dims;
+        let is_narrow = task.reads[..3]
+            .iter()
+            .any(|read| read.element == Element::Bf16);
+        let fits = d.depth.is_multiple_of(STEP)
+            && (STEP..=DEEPEST).contains(&d.depth)
+            && task.op.scale.0 > 0.0
+            && [d.batch, d.queries, d.keys].iter().all(|n| *n > 0);
+        if !is_narrow || !fits {
+            return None;
+        }
+        let mut kernels = Self {
+            task,
+            rows: [0, 1, 2].map(|i| Rows {
+                at: Param::Read(i),
+                stride: 0,
+                bias: None,
+            }),
+            actions: Actions::default(),
+            shared,
+        };
+        kernels.rows = [0, 1, 2].map(|i| kernels.rows_of(i, task.bias(i, behind)));
+        Some(kernels)
+    }
+
+    /// Read number `i` where it is or, if it is of another type or unaligned, copied.
+    fn rows_of(&mut self, i: usize, bias: Option<usize>) -> Rows {
+        let read = self.task.reads[i];
+        let stride = stride(&read, self.task, i);
+        let is_float = |bias: usize| self.task.reads[bias].element == Element::F32;
+        if is_aligned(&read, stride) && bias.is_none_or(is_float) {
+            let at = Param::Read(i);
+            return Rows { at, stride, bias };
+        }
+        let (at, copy) = match bias {
+            Some(bias) => {
+                let bias = (bias, self.task.reads[bias]);
+                self.actions.biased(i, read, bias, Element::Bf16)
+            }
+            None => self.actions.moved(i, read, None, Element::Bf16),
+        };
+        let stride = self::stride(&copy, self.task, i);
+        let bias = None;
+        Rows { at, stride, bias }
+    }
+
+    fn forward_block(&self) -> Block {
+        let d = self.task.dims;
+        let is_deep = d.depth > 64;
+        // With two groups, a warp reads keys and values half as often.
+        let groups = 1 + usize::from(d.queries >= if is_deep { 512 } else { 128 });
+        let tile = if d.keys <= 32 || (is_deep && groups == 1) {
+            32
+        } else {
+            64
+        };
+        let warps = warps(d.queries);
+        let rows = STEP * groups * warps;
+        let stage = 2 * tile * self.pitch() + 2 * tile;
+        Block {
+            warps,
+            tile,
+            groups,
+            grid: d.queries.div_ceil(rows) * d.batch * d.heads,
+            shared: 2 * (rows * self.pitch() + 2 * stage),
+        }
+    }
+
+    fn queries_block(&self) -> Block {
+        let d = self.task.dims;
+        let tile = if d.keys <= 32 { 32 } else { 64 };
+        let warps = warps(d.queries);
+        let rows = STEP * warps;
+        let stage = 2 * tile * self.pitch() + 2 * tile;
+        Block {
+            warps,
+            tile,
+            groups: 1,
+            grid: d.queries.div_ceil(rows) * d.batch * d.heads,
+            // Queries and gradients lie in the second stage until it is copied to.
+            shared: 2 * (stage + stage.max(2 * rows * self.pitch())),
+        }
+    }
+
+    fn keys_block(&self) -> Block {
+        let d = self.task.dims;
+        let tile = if d.queries <= 32 || d.depth <= 64 {
+            32
+        } else {
+            64
+        };
+        let warps = warps(d.keys);
+        let rows = STEP * warps;
+        let stage = 2 * tile * self.pitch() + 4 * tile;
+        Block {
+            warps,
+            tile,
+            groups: 1,
+            grid: d.keys.div_ceil(rows) * d.batch * d.kv_heads,
+            shared: 2 * (2 * rows * self.pitch() + 2 * stage),
+        }
+    }
+
+    /// Nothing, if rows are too long for one block.
+    fn short_block(&self) -> Option<Block> {
+        let d = self.task.dims;
+        let side = d.queries.max(d.keys).next_multiple_of(32);
+        let (wide, pitch) = (side + CHUNK, self.pitch());
+        let block = Block {
+            warps: side / STEP,
+            tile: side,
+            groups: 1,
+            grid: d.batch * d.heads,
+            shared: 2 * side * (2 * pitch + wide.max(2 * pitch) + wide),
+        };
+        let fits = d.heads == d.kv_heads && side <= SHORTEST && block.shared <= self.shared;
+        fits.then_some(block)
+    }
+
+    /// From one row of a tile to the next, padded so that they begin in different banks.
+    fn pitch(&self) -> usize {
+        self.task.dims.depth + CHUNK
+    }
+
+    /// A kernel's text behind the constants that it knows.
+    fn text(&self, kernel: &str, block: &Block, results: Results) -> String {
+        let Task { op, dims: d, .. } = self.task;
+        let rate = op.dropout.0;
+        let [q, k, v] = &self.rows;
+        let [o, dy, dq, dk, dv] = results.strides;
+        let [want_dq, want_dk, want_dv] = results.wants;
+        let mut text = String::new();
+        for (name, value) in [
+            ("BATCH", d.batch),
+            ("QUERIES", d.queries),
+            ("KEYS", d.keys),
+            ("HEADS", d.heads),
+            ("KV_HEADS", d.kv_heads),
+            ("DEPTH", d.depth),
+            ("Q_STRIDE", q.stride),
+            ("K_STRIDE", k.stride),
+            ("V_STRIDE", v.stride),
+            ("O_STRIDE", o),
+            ("DO_STRIDE", dy),
+            ("DQ_STRIDE", dq),
+            ("DK_STRIDE", dk),
+            ("DV_STRIDE", dv),
+            ("THRESHOLD", drop_threshold(rate) as usize),
+            ("WARPS", block.warps),
+            ("TILE", block.tile),
+            ("GROUPS", block.groups),
+        ] {
+            text += &format!("constexpr u32 {name} = {value}u;\n");
+        }
+        for (name, value) in [
+            ("CAUSAL", op.causal),
+            ("BIAS_Q", q.bias.is_some()),
+            ("BIAS_K", k.bias.is_some()),
+            ("BIAS_V", v.bias.is_some()),
+            ("WANT_DQ", want_dq),
+            ("WANT_DK", want_dk),
+            ("WANT_DV", want_dv),
+        ] {
+            text += &format!("constexpr bool {name} = {value};\n");
+        }
+        for (name, value) in [("SCALE", op.scale.0), ("KEEP", 1.0 / (1.0 - rate))] {
+            text += &format!("constexpr float {name} = {};\n", number(value as f32));
+        }
+        text + COMMON + kernel
+    }
+
+    /// Launches a kernel on the operands, the biases, the key, and `more`; nothing if a block has too
+    /// little memory for it.
+    fn launch<const N: usize>(
+        &mut self,
+        block: Block,
+        code: String,
+        more: [Param; N],
+    ) -> Option<()> {
+        if block.shared > self.shared {
+            return None;
+        }
+        // What a kernel does not read may be anything.
+        let bias = |rows: &Rows| Param::Read(rows.bias.unwrap_or(0));
+        let [q, k, v] = &self.rows;
+        let key = match self.task.op.dropout.0 > 0.0 {
+            true => Param::Key(self.task.op.stream.clone()),
+            false => Param::Read(0),
+        };
+        let operands = [q, k, v].map(|rows| rows.at.clone());
+        let params = operands
+            .into_iter()
+            .chain([Param::Read(3)])
+            .chain([bias(q), bias(k), bias(v), key])
+            .chain(more)
+            .collect();
+        self.actions.list.push(Action::Kernel(Source {
+            code,
+            params,
+            grid: [u32::try_from(block.grid).ok()?, 1, 1],
+            block: (32 * block.warps) as u32,
+            shared: block.shared,
+        }));
+        Some(())
+    }
+}
+
+/// Warps of a block that owns some of these rows.
+fn warps(rows: usize) -> usize {
+    rows.div_ceil(STEP).min(WARPS)
+}

@@ -1,0 +1,533 @@
+// Fused attention: a block keeps tiles of rows in shared memory, multiplies them with tensor cores
+// and never writes scores to memory.
+//
+// The text that comes before says:
+// BATCH, QUERIES, KEYS, HEADS, KV_HEADS, DEPTH, the strides of rows Q_STRIDE, K_STRIDE, V_STRIDE,
+// O_STRIDE, DO_STRIDE, DQ_STRIDE, DK_STRIDE, DV_STRIDE, and THRESHOLD (u32); CAUSAL, BIAS_Q,
+// BIAS_K, BIAS_V, WANT_DQ, WANT_DK, WANT_DV (bool); SCALE and KEEP (float). And how a block works: its
+// WARPS, the rows of a TILE that it goes over at a time, GROUPS of 16 rows that a warp owns (u32).
+
+// What only a GPU has, and what the host's tests have instead.
+#ifdef __CUDA_ARCH__
+
+extern __shared__ float4 shared_memory[];
+
+__device__ inline u32 shared_address(const void* at) {
+    return u32(__cvta_generic_to_shared(at));
+}
+
+// c += a b with a of 16 x 16, b of 16 x 8.
+__device__ inline void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Four 8 x 8 matrices, whose rows begin at the addresses that the threads give.
+__device__ inline void ldmatrix(u32 (&to)[4], const bf16* from) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+        : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+        : "r"(shared_address(from)) : "memory");
+}
+
+__device__ inline void ldmatrix_transposed(u32 (&to)[4], const bf16* from) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+        : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+        : "r"(shared_address(from)) : "memory");
+}
+
+// Starts to copy BYTES to shared memory; zeros if not valid.
+template <u32 BYTES> __device__ inline void copy_async(void* to, const void* from, bool valid) {
+    const u32 size = valid ? BYTES : 0;
+    if constexpr (BYTES == 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+            :: "r"(shared_address(to)), "l"(from), "r"(size) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+            :: "r"(shared_address(to)), "l"(from), "n"(BYTES), "r"(size) : "memory");
+    }
+}
+
+// Ends a group of copies.
+__device__ inline void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits for all groups of this thread but the last PENDING.
+template <u32 PENDING> __device__ inline void wait() {
+    asm volatile("cp.async.wait_group %0;" :: "n"(PENDING) : "memory");
+}
+
+__device__ inline float power_of_two(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+#else
+
+static float4 shared_memory[160 * 1024 / sizeof(float4)];
+
+static inline float half(u32 pair, u32 i) { return widened(pair >> 16 * i & 0xffffu); }
+
+static inline void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    const u32 lane = threadIdx.x % 32;
+    for (u32 i = 0; i < 4; ++i) {
+        const u64 top = exchanged(u64(a[2]) << 32 | a[0], lane / 4 * 4 + i);
+        const u64 bottom = exchanged(u64(a[3]) << 32 | a[1], lane / 4 * 4 + i);
+        for (u32 column = 0; column < 2; ++column) {
+            const u64 b = exchanged(u64(b1) << 32 | b0, (lane % 4 * 2 + column) * 4 + i);
+            for (u32 k = 0; k < 4; ++k) {
+                const float y = half(u32(b >> k / 2 * 32), k % 2);
+                c[column] += half(u32(top >> k / 2 * 32), k % 2) * y;
+                c[2 + column] += half(u32(bottom >> k / 2 * 32), k % 2) * y;
+            }
+        }
+    }
+}
+
+static inline void ldmatrix(u32 (&to)[4], const bf16* from) {
+    const u32 lane = threadIdx.x % 32;
+    for (u32 i = 0; i < 4; ++i) {
+        const bf16* row = exchanged(from, 8 * i + lane / 4);
+        to[i] = u32(row[lane % 4 * 2 + 1].bits) << 16 | row[lane % 4 * 2].bits;
+    }
+}
+
+static inline void ldmatrix_transposed(u32 (&to)[4], const bf16* from) {
+    const u32 lane = threadIdx.x % 32;
+    for (u32 i = 0; i < 4; ++i) {
+        const bf16* first = exchanged(from, 8 * i + lane % 4 * 2);
+        const bf16* second = exchanged(from, 8 * i + lane % 4 * 2 + 1);
+        to[i] = u32(second[lane / 4].bits) << 16 | first[lane / 4].bits;
+    }
+}
+
+template <u32 BYTES> static inline void copy_async(void* to, const void* from, bool valid) {
+    if (valid) memcpy(to, from, BYTES);
+    else memset(to, 0, BYTES);
+}
+
+static inline void commit() {}
+template <u32 PENDING> static inline void wait() {}
+static inline float power_of_two(float x) { return exp2f(x); }
+
+#endif
+
+constexpr u32 divided(u32 a, u32 b) { return (a + b - 1) / b; }
+constexpr u32 smaller(u32 a, u32 b) { return a < b ? a : b; }
+
+constexpr bool DROPOUT = THRESHOLD > 0;
+// Scores times this are exponents of 2.
+constexpr float EXPONENT = SCALE * 1.44269504f;
+// Query i sees keys up to i + AHEAD.
+constexpr int AHEAD = int(KEYS) - int(QUERIES);
+// A tile's rows are padded by 16 bytes, so that eight of them begin in different banks.
+constexpr u32 PITCH = DEPTH + 8;
+
+// How the accumulators of 16 rows and a depth, or of their scores, lie in a warp: of eight columns,
+// a thread has two neighbours in row `lane / 4` and two in the row eight below.
+struct Lane {
+    u32 row, column;
+    __device__ Lane() : row(threadIdx.x % 32 / 4), column(threadIdx.x % 4 * 2) {}
+};
+
+// Where a thread's row begins of the four matrices of a 16 x 16 part: those go down first.
+__device__ inline const bf16* down(const bf16* part, u32 pitch) {
+    return part + threadIdx.x % 16 * pitch + threadIdx.x % 32 / 16 * 8;
+}
+
+// The same, but they go right first.
+__device__ inline const bf16* right(const bf16* part, u32 pitch) {
+    const u32 row = threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8;
+    return part + row * pitch + threadIdx.x / 8 % 2 * 8;
+}
+
+// The left factor of a product: 16 columns of 16 rows that are in registers, or of group m of 16
+// rows in shared memory.
+template <u32 STEPS>
+__device__ inline void columns(u32 (&to)[4], const u32 (&rows)[STEPS][4], u32, u32 step) {
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i) to[i] = rows[step][i];
+}
+
+__device__ inline void columns(u32 (&to)[4], const bf16* rows, u32 m, u32 step) {
+    ldmatrix(to, down(rows, PITCH) + m * 16 * PITCH + step * 16);
+}
+
+// All columns of 16 rows, for registers.
+__device__ inline void load_rows(u32 (&to)[DEPTH / 16][4], const bf16* rows) {
+#pragma unroll
+    for (u32 step = 0; step < DEPTH / 16; ++step) columns(to[step], rows, 0, step);
+}
+
+// c += a b^T for M groups of 16 rows of a and N rows of b.
+template <u32 N, u32 M, class Rows>
+__device__ inline void multiply_transposed(float (&c)[M][N / 8][4], const Rows& a, const bf16* b) {
+    const bf16* from = right(b, PITCH);
+#pragma unroll
+    for (u32 step = 0; step < DEPTH / 16; ++step) {
+        u32 x[M][4], y[4];
+#pragma unroll
+        for (u32 m = 0; m < M; ++m) columns(x[m], a, m, step);
+#pragma unroll
+        for (u32 n = 0; n < N / 16; ++n) {
+            ldmatrix(y, from + n * 16 * PITCH + step * 16);
+#pragma unroll
+            for (u32 m = 0; m < M; ++m) {
+                mma(c[m][2 * n], x[m], y[0], y[1]);
+                mma(c[m][2 * n + 1], x[m], y[2], y[3]);
+            }
+        }
+    }
+}
+
+template <u32 N, class Rows>
+__device__ inline void multiply_transposed(float (&c)[N / 8][4], const Rows& a, const bf16* b) {
+    multiply_transposed<N, 1>(reinterpret_cast<float (&)[1][N / 8][4]>(c), a, b);
+}
+
+// c += a b for 16 columns of a and 16 rows of b.
+template <u32 M>
+__device__ inline void multiply_step(
+    float (&c)[M][DEPTH / 8][4], const u32 (&a)[M][4], const bf16* b) {
+    const bf16* from = down(b, PITCH);
+#pragma unroll
+    for (u32 n = 0; n < DEPTH / 16; ++n) {
+        u32 y[4];
+        ldmatrix_transposed(y, from + n * 16);
+#pragma unroll
+        for (u32 m = 0; m < M; ++m) {
+            mma(c[m][2 * n], a[m], y[0], y[1]);
+            mma(c[m][2 * n + 1], a[m], y[2], y[3]);
+        }
+    }
+}
+
+// c += a b for as many rows of b as a has columns. The latter come in groups of 16.
+template <u32 M, u32 STEPS>
+__device__ inline void multiply(
+    float (&c)[M][DEPTH / 8][4], const u32 (&a)[STEPS][M][4], const bf16* b) {
+#pragma unroll
+    for (u32 step = 0; step < STEPS; ++step) multiply_step(c, a[step], b + step * 16 * PITCH);
+}
+
+// Accumulators of group m rounded, as the left factor of a product.
+template <u32 M, u32 STEPS>
+__device__ inline void round_all(
+    u32 (&to)[STEPS][M][4], const float (&x)[2 * STEPS][4], u32 m = 0) {
+#pragma unroll
+    for (u32 n = 0; n < 2 * STEPS; ++n) {
+        to[n / 2][m][n % 2 * 2] = rounded(x[n][0], x[n][1]);
+        to[n / 2][m][n % 2 * 2 + 1] = rounded(x[n][2], x[n][3]);
+    }
+}
+
+// Calls visit(row, further, column) for every 16 bytes of a tile that are this thread's, in row
+// `row + further`. Only `further` differs from call to call, and is known when this is compiled.
+template <u32 ROWS, u32 THREADS, class Visit>
+__device__ inline void for_chunks(Visit visit) {
+    constexpr u32 CHUNKS = DEPTH / 8, STEP = THREADS / CHUNKS;
+    const u32 row = threadIdx.x / CHUNKS, column = threadIdx.x % CHUNKS * 8;
+    if (THREADS % CHUNKS > 0 && row >= STEP) return;
+#pragma unroll
+    for (u32 further = 0; further < ROWS; further += STEP) {
+        if (ROWS % STEP == 0 || row + further < ROWS) visit(row, further, column);
+    }
+}
+
+// Starts to copy N items of `SIZE` floats; zeros beyond `count`.
+template <u32 N, u32 THREADS, u32 SIZE>
+__device__ inline void copy_each(float* to, const float* from, u32 count) {
+#pragma unroll
+    for (u32 further = 0; further < N; further += THREADS) {
+        const u32 i = threadIdx.x + further;
+        if (i < N) copy_async<4 * SIZE>(to + i * SIZE, from + i * SIZE, i < count);
+    }
+}
+
+// The rows of a head in memory, and a bias that they get before use.
+template <u32 STRIDE, u32 COUNT, bool BIAS> struct Source {
+    const bf16* rows;
+    const float* bias;
+
+    __device__ Source(const bf16* all, const float* biases, u32 batch, u32 head)
+        : rows(all + u64(batch) * COUNT * STRIDE + head * DEPTH), bias(biases + head * DEPTH) {}
+
+    // Starts to copy rows from `start` on; zeros beyond the end.
+    template <u32 ROWS, u32 THREADS> __device__ void copy(bf16* tile, u32 start) const {
+        for_chunks<ROWS, THREADS>([&](u32 row, u32 further, u32 column) {
+            const bf16* from = rows + u64(start + row) * STRIDE + column + u64(further) * STRIDE;
+            bf16* to = tile + row * PITCH + column + further * PITCH;
+            copy_async<16>(to, from, start + row + further < COUNT);
+        });
+    }
+
+    // Adds the bias to what this thread has copied.
+    template <u32 ROWS, u32 THREADS> __device__ void finish(bf16* tile, u32 start) const {
+        if constexpr (BIAS) {
+            float b[8];
+            const u32 first = threadIdx.x % (DEPTH / 8) * 8;
+#pragma unroll
+            for (u32 i = 0; i < 8; ++i) b[i] = bias[first + i];
+            for_chunks<ROWS, THREADS>([&](u32 row, u32 further, u32 column) {
+                bf16* to = tile + row * PITCH + column + further * PITCH;
+                if (start + row + further < COUNT) add(to, b);
+            });
+        }
+    }
+
+    static __device__ void add(bf16* to, const float (&b)[8]) {
+#pragma unroll
+        for (u32 i = 0; i < 8; i += 4) {
+            float x[4];
+            load(to + i, x);
+#pragma unroll
+            for (u32 j = 0; j < 4; ++j) x[j] += b[i + j];
+            store(to + i, x);
+        }
+    }
+};
+
+using Queries = Source<Q_STRIDE, QUERIES, BIAS_Q>;
+using Keys = Source<K_STRIDE, KEYS, BIAS_K>;
+using Values = Source<V_STRIDE, KEYS, BIAS_V>;
+using Gradients = Source<DO_STRIDE, QUERIES, false>;
+
+// What a block works on: `tile` of a head of a sequence.
+struct Task {
+    u32 tile, head, batch;
+    __device__ Task(u32 tiles, u32 heads)
+        : tile(blockIdx.x % tiles), head(blockIdx.x / tiles % heads),
+          batch(blockIdx.x / tiles / heads) {}
+};
+
+// Swaps one's y with the x of the thread that is `distance` further.
+__device__ inline void swap(u32& x, u32& y, u32 distance) {
+    const bool upper = threadIdx.x & distance;
+    const u32 got = __shfl_xor_sync(~0u, upper ? x : y, distance);
+    (upper ? x : y) = got;
+}
+
+// Writes 16 rows of accumulators to a head's rows, times a factor for each half of the rows. Four
+// threads trade what they have, so that each writes 16 bytes.
+template <u32 STRIDE, u32 COUNT>
+__device__ inline void write(
+    bf16* all, u32 batch, u32 head, u32 start, const float (&x)[DEPTH / 8][4],
+    const float (&factor)[2]) {
+    const Lane lane;
+#pragma unroll
+    for (u32 h = 0; h < 2; ++h) {
+        const u32 row = start + lane.row + 8 * h;
+        bf16* to = all + (u64(batch) * COUNT + row) * STRIDE + head * DEPTH;
+        u32 pairs[DEPTH / 8];
+#pragma unroll
+        for (u32 n = 0; n < DEPTH / 8; ++n) {
+            pairs[n] = rounded(x[n][2 * h] * factor[h], x[n][2 * h + 1] * factor[h]);
+        }
+#pragma unroll
+        for (u32 n = 0; n + 4 <= DEPTH / 8; n += 4) {
+            swap(pairs[n], pairs[n + 1], 1);
+            swap(pairs[n + 2], pairs[n + 3], 1);
+            swap(pairs[n], pairs[n + 2], 2);
+            swap(pairs[n + 1], pairs[n + 3], 2);
+            if (row < COUNT) {
+                const float4 four = make_float4(
+                    __int_as_float(pairs[n]), __int_as_float(pairs[n + 1]),
+                    __int_as_float(pairs[n + 2]), __int_as_float(pairs[n + 3]));
+                *reinterpret_cast<float4*>(to + n * 8 + lane.column * 4) = four;
+            }
+        }
+        if constexpr (DEPTH % 32 > 0) {
+#pragma unroll
+            for (u32 n = DEPTH / 32 * 4; n < DEPTH / 8; ++n) {
+                if (row < COUNT) *reinterpret_cast<u32*>(to + n * 8 + lane.column) = pairs[n];
+            }
+        }
+    }
+}
+
+// The first `count` bits, of 32.
+__device__ inline u32 first_bits(int count) {
+    return count >= 32 ? ~0u : count <= 0 ? 0u : (1u << count) - 1u;
+}
+
+// Which keys of a tile count, a bit for each, and how many of them the warp's first row may see.
+template <u32 TILE> struct Sight {
+    u32 counting[TILE / 32];
+    int limit;
+
+    // For rows from `row` on and keys from `start` on, whose mask begins at `mask`.
+    __device__ Sight(const float* mask, u32 valid, u32 row, u32 start) {
+        limit = CAUSAL ? int(row) + AHEAD + 1 - int(start) : int(TILE);
+#pragma unroll
+        for (u32 i = 0; i < TILE / 32; ++i) {
+            const u32 j = i * 32 + threadIdx.x % 32;
+            counting[i] = __ballot_sync(~0u, j < valid && mask[j] != 0.0f);
+        }
+    }
+
+    // The same for rows further up.
+    __device__ Sight before(u32 rows) const {
+        Sight other = *this;
+        if (CAUSAL) other.limit -= int(rows);
+        return other;
+    }
+
+    __device__ bool nothing() const {
+        u32 any = 0;
+#pragma unroll
+        for (u32 i = 0; i < TILE / 32; ++i) any |= counting[i] & first_bits(limit + 15 - 32 * i);
+        return any == 0;
+    }
+
+    __device__ bool everything() const {
+        u32 all = ~0u;
+#pragma unroll
+        for (u32 i = 0; i < TILE / 32; ++i) all &= counting[i] & first_bits(limit - 32 * i);
+        return all == ~0u;
+    }
+
+    // Scores of keys that are not seen become -infinity.
+    __device__ void hide(float (&s)[TILE / 8][4]) const {
+        if (everything()) return;
+        const Lane lane;
+#pragma unroll
+        for (u32 n = 0; n < TILE / 8; ++n) {
+#pragma unroll
+            for (u32 h = 0; h < 2; ++h) {
+                const int seen = limit + int(lane.row + 8 * h) - int(n / 4 * 32);
+                const u32 bits = (counting[n / 4] & first_bits(seen)) >> lane.column;
+#pragma unroll
+                for (u32 e = 0; e < 2; ++e) {
+                    if (!(bits >> (n % 4 * 8 + e) & 1)) s[n][2 * h + e] = -INF;
+                }
+            }
+        }
+    }
+};
+
+// A sum over the threads that share a row.
+__device__ inline float row_sum(float x) {
+    x += __shfl_xor_sync(~0u, x, 1);
+    return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+// The maximum and the sum of exponentials of two rows so far, the sum of this thread's columns.
+struct Softmax {
+    float top[2] = {-INF, -INF}, sum[2] = {};
+
+    // Turns scores into exponentials relative to the new maxima; `factor` makes older ones so.
+    template <u32 N> __device__ void add(float (&s)[N][4], float (&factor)[2]) {
+#pragma unroll
+        for (u32 h = 0; h < 2; ++h) {
+            float most = top[h];
+            // A NaN that fmaxf ignores comes back as the exponential of its own score.
+#pragma unroll
+            for (u32 n = 0; n < N; ++n) most = fmaxf(most, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
+            most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
+            most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+            const float base = most == -INF ? 0.0f : most * EXPONENT;
+            factor[h] = power_of_two(fmaf(top[h], EXPONENT, -base));
+            top[h] = most;
+            sum[h] *= factor[h];
+#pragma unroll
+            for (u32 n = 0; n < N; ++n) {
+#pragma unroll
+                for (u32 i = 2 * h; i < 2 * h + 2; ++i) {
+                    s[n][i] = power_of_two(fmaf(s[n][i], EXPONENT, -base));
+                    sum[h] += s[n][i];
+                }
+            }
+        }
+    }
+};
+
+// Calls visit(element, factor) for all scores: queries are rows and keys columns.
+template <u32 N, class Visit>
+__device__ inline void for_dropout(u64 key, u32 head, u32 query, u32 start, Visit visit) {
+    const Lane lane;
+#pragma unroll
+    for (u32 h = 0; h < 2; ++h) {
+        const u32 row = head * QUERIES + query + lane.row + 8 * h;
+        const u32 index = row * KEYS + start + lane.column;
+#pragma unroll
+        for (u32 n = 0; n < N; ++n) {
+#pragma unroll
+            for (u32 e = 0; e < 2; ++e) {
+                visit(n, 2 * h + e, dropout(key, index + n * 8 + e, THRESHOLD, KEEP));
+            }
+        }
+    }
+}
+
+template <u32 N> __device__ inline void zero(float (&x)[N][4]) {
+#pragma unroll
+    for (u32 n = 0; n < N; ++n) x[n][0] = x[n][1] = x[n][2] = x[n][3] = 0.0f;
+}
+
+template <u32 M, u32 N> __device__ inline void zero(float (&x)[M][N][4]) {
+#pragma unroll
+    for (u32 m = 0; m < M; ++m) zero(x[m]);
+}
+
+// Two stages of keys, values and mask in shared memory: one is copied while the other is used.
+// Tile i is in stage i % 2.
+template <u32 TILE, u32 THREADS> struct KeyTiles {
+    static constexpr u32 ELEMENTS = 2 * TILE * PITCH + 2 * TILE;
+
+    Keys keys;
+    Values values;
+    const float* mask;
+    bf16* stages;
+
+    __device__ bf16* stage(u32 i) const { return stages + i % 2 * ELEMENTS; }
+
+    __device__ void copy(u32 i) const {
+        bf16* tile = stage(i);
+        keys.template copy<TILE, THREADS>(tile, i * TILE);
+        values.template copy<TILE, THREADS>(tile + TILE * PITCH, i * TILE);
+        float* counts = reinterpret_cast<float*>(tile + 2 * TILE * PITCH);
+        copy_each<TILE, THREADS, 1>(counts, mask + i * TILE, KEYS - i * TILE);
+        commit();
+    }
+
+    // After this, all threads may use tile i, and none uses another one.
+    __device__ void ready(u32 i, bool copied) const {
+        wait<0>();
+        if (copied) {
+            keys.template finish<TILE, THREADS>(stage(i), i * TILE);
+            values.template finish<TILE, THREADS>(stage(i) + TILE * PITCH, i * TILE);
+        }
+        __syncthreads();
+    }
+
+    template <class Visit> __device__ void use(u32 i, Visit visit) const {
+        const bf16* tile = stage(i);
+        const float* counts = reinterpret_cast<const float*>(tile + 2 * TILE * PITCH);
+        visit(i * TILE, tile, tile + TILE * PITCH, counts);
+    }
+
+    // Calls visit(first key, keys, values, mask) for `count` tiles, of which the first is copied.
+    template <class Visit> __device__ void sweep(u32 count, Visit visit) const {
+        for (u32 i = 0; i < count; ++i) {
+            ready(i, true);
+            if (i + 1 < count) copy(i + 1);
+            use(i, visit);
+        }
+    }
+
+    // The same for all but the last tile, going back, after a sweep that has left the last two.
+    template <class Visit> __device__ void sweep_back(u32 count, Visit visit) const {
+        for (u32 i = count; i-- > 1;) {
+            ready(i - 1, i + 1 < count);
+            if (i > 1) copy(i - 2);
+            use(i - 1, visit);
+        }
+    }
+};
+
+// How many tiles of keys the queries before `end` may see.
+template <u32 TILE> __device__ inline u32 tiles_before(u32 end) {
+    const int seen = int(smaller(end, QUERIES)) + AHEAD;
+    return divided(!CAUSAL ? KEYS : seen < 0 ? 0 : u32(seen), TILE);
+}

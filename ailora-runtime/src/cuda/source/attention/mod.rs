@@ -1,0 +1,44 @@
+//! Attention: in fused kernels where they take its shapes and types, else as products with a softmax
+//! between them.
+
+mod flash;
+mod products;
+
+use ailora_graph::ir::ops::attention::{Attention, Dims};
+
+use super::{Actions, Operand};
+
+/// An attention, and what it reads: `q, k, v, mask`, for the backward pass `dy`, then the biases of
+/// those of the first three that have one.
+#[derive(Clone, Copy)]
+pub(super) struct Task<'a> {
+    pub op: &'a Attention,
+    pub dims: Dims,
+    pub biases: [bool; 3],
+    pub reads: &'a [Operand],
+}
+
+impl Task<'_> {
+    /// The read that is the bias of operand `i`, if there is one, where biases come from `first` on.
+    fn bias(&self, i: usize, first: usize) -> Option<usize> {
+        let before = self.biases.iter().take(i).filter(|has| **has).count();
+        let has = self.biases.get(i).copied().unwrap_or(false);
+        has.then_some(first + before)
+    }
+}
+
+/// The forward pass writes the output. A block may have `shared` bytes of memory.
+pub(super) fn forward(task: Task<'_>, to: Operand, shared: usize) -> Actions {
+    flash::forward(task, to, shared).unwrap_or_else(|| products::forward(task, to))
+}
+
+/// The backward pass writes the wanted gradients.
+pub(super) fn backward(
+    task: Task<'_>,
+    wants: [bool; 3],
+    writes: &[Operand],
+    shared: usize,
+) -> Actions {
+    flash::backward(task, wants, writes, shared)
+        .unwrap_or_else(|| products::backward(task, wants, writes))
+}

@@ -72,7 +72,7 @@ fn features(base: &Pretrained, examples: &[Example]) -> Result<Vec<Row>, Error> 
         let Some(Label::Class(class)) = rows[row].label else {
             return Err("a row without a class".into());
         };
-        features[row] = ((0..width).map(mean).collect(), class as usize);
+        features[row] = ((0..width).map(mean).collect(), class);
     }
     Ok(features)
 }

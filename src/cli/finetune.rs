@@ -9,7 +9,7 @@ use std::{
 
 use ailora::{
     Method,
-    finetune::{self, Report, Settings, Stage, finetune, read_yaml},
+    finetune::{Report, Settings, Stage, finetune, read_yaml},
     runtime::{
         backend::{Device, Precision},
         optim::ScheduleKind,
@@ -142,13 +142,15 @@ impl Args {
 /// Trains, showing what happens on stderr.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
     let (settings, output, resume) = args.settings()?;
-    run_shown(&output, |watch| finetune(&settings, &output, resume, watch))
+    run_shown(&output, |watch| {
+        Ok(finetune(&settings, &output, resume, watch)?)
+    })
 }
 
 /// Makes a run that writes to `output`, shows it, and stops it when asked to.
 pub fn run_shown(
     output: &Path,
-    make: impl FnOnce(&mut (dyn FnMut(Stage<'_>) -> Control + Send)) -> Result<Report, finetune::Error>,
+    make: impl FnOnce(&mut (dyn FnMut(Stage<'_>) -> Control + Send)) -> Result<Report, Error>,
 ) -> Result<ExitCode, Error> {
     let interrupts = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&interrupts);

@@ -130,6 +130,6 @@ impl Args {
 pub fn run(args: Args) -> Result<ExitCode, Error> {
     let settings = args.settings()?;
     run_shown(&args.output, |watch| {
-        pretrain(&settings, &args.output, args.resume, watch)
+        Ok(pretrain(&settings, &args.output, args.resume, watch)?)
     })
 }

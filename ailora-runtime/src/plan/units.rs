@@ -54,8 +54,7 @@ pub(super) enum Form {
     Separate,
     /// As much as can.
     Fused,
-    /// As much as can, and loops compute again what they would keep for less. Attention, whose
-    /// backward pass reads its operands again, adds no biases to them.
+    /// As much as can, and loops compute again what they would keep for less.
     Lean,
 }
 
@@ -66,9 +65,7 @@ pub(super) fn schedule(program: &Program, form: Form) -> Vec<Unit> {
         grouping.separate_loops();
     } else {
         grouping.absorb_scales_and_sums();
-        if form == Form::Fused {
-            grouping.leave_biases_to_attention();
-        }
+        grouping.leave_biases_to_attention();
         grouping.fuse_loops();
     }
     grouping.join_attention_gradients();

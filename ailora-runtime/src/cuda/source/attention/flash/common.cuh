@@ -113,8 +113,8 @@ static inline float power_of_two(float x) { return exp2f(x); }
 
 #endif
 
-constexpr u32 divided(u32 a, u32 b) { return (a + b - 1) / b; }
-constexpr u32 smaller(u32 a, u32 b) { return a < b ? a : b; }
+__device__ constexpr u32 divided(u32 a, u32 b) { return (a + b - 1) / b; }
+__device__ constexpr u32 smaller(u32 a, u32 b) { return a < b ? a : b; }
 
 constexpr bool DROPOUT = THRESHOLD > 0;
 // Scores times this are exponents of 2.

@@ -396,10 +396,7 @@ fn flags_that_mean_nothing_are_refused() {
     );
     scene.refused(&with("--warmup 1.5"), &["`warmup` is 1.5", "[0, 1)"]);
     scene.refused(&with("--threads 0"), &["--threads is 0", "at least 1"]);
-    scene.refused(
-        "finetune --output out",
-        &["`model` is not given", "--model"],
-    );
+    scene.refused("finetune --output out", &["`task` is not given", "--task"]);
     assert!(!scene.path("out").exists());
 
     let part = "--model bert --task cola";

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ailora::runtime::store::write_atomically;
 use plotters::{
     coord::Shift,
     drawing::DrawingAreaErrorKind,
@@ -37,25 +38,16 @@ pub fn write(path: &Path, figure: &impl Figure) -> Result<(), Error> {
     };
     register_font(FONT, FontStyle::Normal, dejavu::sans::regular())
         .map_err(|_| "the built-in font cannot be read")?;
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let folder = parent.unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
     let suffix = if is_png { ".png" } else { ".svg" };
-    let file = Builder::new().suffix(suffix).tempfile_in(folder)?;
+    let file = Builder::new().suffix(suffix).tempfile()?;
+    let drawn = file.path();
     if is_png {
-        finish(
-            &BitMapBackend::new(file.path(), SIZE).into_drawing_area(),
-            figure,
-        )?;
+        let area = BitMapBackend::new(drawn, SIZE).into_drawing_area();
+        finish(&area, figure)?;
     } else {
-        finish(
-            &SVGBackend::new(file.path(), SIZE).into_drawing_area(),
-            figure,
-        )?;
+        finish(&SVGBackend::new(drawn, SIZE).into_drawing_area(), figure)?;
     }
-    file.persist(path)?;
+    write_atomically(path, &std::fs::read(drawn)?)?;
     Ok(())
 }
 

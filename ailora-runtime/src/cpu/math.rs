@@ -63,7 +63,8 @@ fn normal(x: f32) -> (f32, f32) {
     let p = p.mul_add(t, 0.209_992_12);
     let p = p.mul_add(t, 0.179_977_53);
     let p = p.mul_add(t, 0.185_069_63);
-    let bell = exp(-z * z);
+    // `exp` ends at e^-87, which a large x times it would make visible.
+    let bell = if z * z > 87.0 { 0.0 } else { exp(-z * z) };
     let tail = 0.5 * p * t * bell;
     (if x < 0.0 { tail } else { 1.0 - tail }, bell)
 }
@@ -126,6 +127,15 @@ mod tests {
         for f in [exp, exp2, tanh, sigmoid, gelu, gelu_prime] {
             assert!(f(f32::NAN).is_nan());
             assert!(!f(f32::MIN).is_nan() && !f(f32::MAX).is_nan());
+        }
+    }
+
+    #[test]
+    fn far_from_zero_gelu_is_the_identity_or_nothing() {
+        for exponent in 4..=127 {
+            let x = (exponent as f32).exp2();
+            assert_eq!((gelu(x), gelu_prime(x)), (x, 1.0), "{x}");
+            assert_eq!((gelu(-x), gelu_prime(-x)), (0.0, 0.0), "{x}");
         }
     }
 }

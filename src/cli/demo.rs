@@ -163,6 +163,14 @@ impl Run {
         })?;
         bar.finish_and_clear();
         let last = report.evaluations.last();
+        // Where no bar is seen, a line is.
+        if let Some(last) = last.filter(|_| bar.is_hidden()) {
+            let metrics = table::metrics(&last.metrics);
+            eprintln!(
+                "{name} seed {}: loss {:.3}  {metrics}",
+                settings.seed, last.train_loss
+            );
+        }
         let accuracy = last.and_then(|last| last.metrics.get(&report.headline));
         Ok(Self {
             accuracy: accuracy.copied().unwrap_or(f64::NAN),
@@ -214,8 +222,7 @@ fn predictions(model: Model, task: &Task, data: &Path, adapter: &Path) -> Result
     let found = logits(&mut predictor, &mut engine, &rows, max_len, SHOWN)?;
     println!("What the AILoRA adapter says of problems that were held out:");
     for (problem, logits) in problems.iter().zip(found.chunks_exact(task.outputs())) {
-        let question = problem.pair.as_deref().unwrap_or_default();
-        println!("  {} {question}", problem.text);
+        println!("  {}", problem.text);
         println!("    -> {}", task.label_names()[argmax(logits)]);
     }
     Ok(())

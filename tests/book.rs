@@ -79,15 +79,19 @@ fn the_commands_of_every_page_run() {
     for (page, text) in pages() {
         let folder = tempfile::tempdir().unwrap();
         for command in commands(&text) {
-            if command.starts_with("ailora ") {
-                run(&command, folder.path(), cache.path());
-                ran += 1;
-            } else {
+            // What builds or tests all of this is run beside the tests.
+            if ["cargo ", "scripts/"]
+                .iter()
+                .any(|own| command.starts_with(own))
+            {
                 let page = page.display();
                 assert!(
                     ci.contains(&command),
                     "{page}: .ci/run does not run `{command}`"
                 );
+            } else {
+                run(&command, folder.path(), cache.path());
+                ran += 1;
             }
         }
     }

@@ -109,6 +109,13 @@ fn a_resumed_run_gives_the_same_bits() {
     scene
         .pretrain("parts", "--epochs 2 --checkpoint-every 5 --resume")
         .unwrap();
+    let before = scene.read("parts/config.json");
+    let refused = scene.pretrain(
+        "parts",
+        "--epochs 2 --checkpoint-every 5 --resume --masked 0.2",
+    );
+    assert!(refused.unwrap_err().contains("other settings"));
+    assert_eq!(scene.read("parts/config.json"), before);
     for file in ["model.safetensors", "tokenizer.json"] {
         assert!(
             scene.read(&format!("whole/{file}")) == scene.read(&format!("parts/{file}")),
@@ -145,7 +152,8 @@ fn what_is_wrong_is_named() {
         }
         let error = scene.ailora(&format!("{args} {more}")).unwrap_err();
         assert!(error.contains(expected), "{more}: {error}");
-        std::fs::remove_dir_all(scene.0.path().join("wrong")).ok();
+        // So that the same command goes through once that is mended.
+        assert!(!scene.0.path().join("wrong").exists(), "{more}");
     }
 }
 

@@ -3,10 +3,7 @@
 //! Both are folders like any others, so that everything that reads folders reads them. They are
 //! written to the user's cache when they are first asked for.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use ailora_runtime::store::{StoreError, write_atomically};
 use sha2::{Digest, Sha256};
@@ -82,11 +79,9 @@ fn written(name: &str, files: Files) -> Result<PathBuf, StoreError> {
 }
 
 fn fill(folder: PathBuf, files: Files) -> Result<PathBuf, StoreError> {
-    let is_there =
-        |path: &Path, bytes: &[u8]| -> io::Result<bool> { Ok(std::fs::read(path)? == bytes) };
     for (name, bytes) in files {
         let path = folder.join(name);
-        if !is_there(&path, bytes).unwrap_or(false) {
+        if std::fs::read(&path).ok().as_deref() != Some(*bytes) {
             write_atomically(&path, bytes)?;
         }
     }

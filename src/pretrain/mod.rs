@@ -40,18 +40,15 @@ pub fn pretrain(
 ) -> Result<Report, Error> {
     settings.check()?;
     let backend = backend(settings.device, settings.precision)?;
-    let paths = [("train", &settings.train), ("valid", &settings.valid)];
-    let files = paths.map(|(name, path)| (name.to_owned(), path.clone()));
-    let manifest = Manifest::new(settings, "", files)?;
-    let mut files = Output::open(output, &manifest, resume)?;
     let [train, valid] = [texts(&settings.train)?, texts(&settings.valid)?];
 
-    for (name, text) in tokenizer::train::train(&train, settings.vocab_size)? {
-        store::write_atomically(&output.join(name), text.as_bytes())?;
-    }
+    // The model's folder is written once everything was seen to fit: until then, elsewhere.
     let config = format!("{:#}\n", settings.config());
-    store::write_atomically(&output.join("config.json"), config.as_bytes())?;
-    let mut base = Pretrained::random(output, Head::MaskedLm, settings.seed)?;
+    let [json, about] = tokenizer::train::train(&train, settings.vocab_size)?;
+    let described = [json, about, ("config.json", config)];
+    let draft = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir(), "write to it"))?;
+    write_all(draft.path(), &described)?;
+    let mut base = Pretrained::random(draft.path(), Head::MaskedLm, settings.seed)?;
     let tokenizer = base.tokenizer()?;
     let length = settings.length;
     let train = Blocks::new(&train, &tokenizer, length)?;
@@ -82,6 +79,10 @@ pub fn pretrain(
         settings.masked,
         settings.seed,
     )?;
+    let paths = [("train", &settings.train), ("valid", &settings.valid)];
+    let paths = paths.map(|(name, path)| (name.to_owned(), path.clone()));
+    let manifest = Manifest::new(settings, "", paths)?;
+    let mut files = Output::open(output, &manifest, resume)?;
     let mut engine = Engine::fused(backend, params);
     workload.compile(&mut engine)?;
     engine.release_unread();
@@ -99,6 +100,7 @@ pub fn pretrain(
     let (mut trainer, sizes) = recipe.trainer(engine, &sites, base.model.parameters(), true);
     let mut progress = Progress::default();
     files.restore(&manifest, &mut trainer, &mut progress)?;
+    write_all(output, &described)?;
     let _ = watch(recipe.compiled(sizes, &trainer));
 
     let options = Fit {
@@ -133,6 +135,14 @@ pub fn pretrain(
         metadata,
     )?;
     Ok(report)
+}
+
+/// Writes files by name to a folder.
+fn write_all(folder: &Path, files: &[(&str, String)]) -> Result<(), Error> {
+    for (name, text) in files {
+        store::write_atomically(&folder.join(name), text.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// The lines of a file that hold text, one a paragraph.

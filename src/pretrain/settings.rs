@@ -120,6 +120,12 @@ impl Settings {
             least("epochs", self.epochs, 1, "at least 1"),
             least("batch_size", self.batch_size, 1, "at least 1"),
             (
+                "max_steps",
+                self.max_steps.unwrap_or(1) as f64,
+                self.max_steps != Some(0),
+                "at least 1",
+            ),
+            (
                 "masked",
                 self.masked,
                 self.masked > 0.0 && self.masked < 1.0,

@@ -147,13 +147,7 @@ pub(super) fn actions(step: &Step, elements: &[Element], shared: usize) -> Actio
         Kernel::Merge { op, shape } => merge(*op, *shape, &reads, &writes),
         Kernel::Loop(walk) => loops::source(walk, &reads, &writes).into(),
         Kernel::Attention { op, dims, biases } => {
-            let (dims, biases, reads) = (*dims, *biases, &reads[..]);
-            let task = attention::Task {
-                op,
-                dims,
-                biases,
-                reads,
-            };
+            let task = attention::Task::new(op, *dims, *biases, &reads);
             attention::forward(task, writes[0], shared)
         }
         Kernel::AttentionGrad {
@@ -162,13 +156,7 @@ pub(super) fn actions(step: &Step, elements: &[Element], shared: usize) -> Actio
             biases,
             wants,
         } => {
-            let (dims, biases, reads) = (*dims, *biases, &reads[..]);
-            let task = attention::Task {
-                op,
-                dims,
-                biases,
-                reads,
-            };
+            let task = attention::Task::new(op, *dims, *biases, &reads);
             attention::backward(task, *wants, &writes, shared)
         }
         Kernel::Rotary { width, half } => tensors::rotary(*width, *half, &reads, &writes).into(),

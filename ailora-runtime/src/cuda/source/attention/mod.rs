@@ -12,13 +12,22 @@ use super::{Actions, Operand};
 /// those of the first three that have one.
 #[derive(Clone, Copy)]
 pub(super) struct Task<'a> {
-    pub op: &'a Attention,
-    pub dims: Dims,
-    pub biases: [bool; 3],
-    pub reads: &'a [Operand],
+    op: &'a Attention,
+    dims: Dims,
+    biases: [bool; 3],
+    reads: &'a [Operand],
 }
 
-impl Task<'_> {
+impl<'a> Task<'a> {
+    pub fn new(op: &'a Attention, dims: Dims, biases: [bool; 3], reads: &'a [Operand]) -> Self {
+        Self {
+            op,
+            dims,
+            biases,
+            reads,
+        }
+    }
+
     /// The read that is the bias of operand `i`, if there is one, where biases come from `first` on.
     fn bias(&self, i: usize, first: usize) -> Option<usize> {
         let before = self.biases.iter().take(i).filter(|has| **has).count();

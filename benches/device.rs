@@ -9,7 +9,7 @@ use ailora::{
     AdaptConfig, Method,
     adapt::adapt,
     finetune::backend,
-    grad::gradients,
+    grad,
     ir::Draw,
     models::{
         batch::{Batch, Shape, Targets},
@@ -57,6 +57,9 @@ struct Args {
     /// Each operation by a kernel of its own.
     #[arg(long)]
     unfused: bool,
+    /// Keeps what lies between blocks only, and computes the rest again.
+    #[arg(long)]
+    checkpoint: bool,
     /// Prints what each kind of kernel takes, the longest first.
     #[arg(long)]
     profile: bool,
@@ -82,12 +85,12 @@ fn main() -> Result<(), Error> {
     let start = Instant::now();
     let program = model.program(Shape::new(batch, length), true, true)?;
     let adapted = precision.lossless(adapt(&program, &sites, false)?)?;
-    let program = gradients(&narrow(&adapted)?, "loss")?;
+    let program = grad::step(&narrow(&adapted)?, "loss")?;
     let fusion = match args.unfused {
         true => Fusion::Off,
         false => Fusion::At(backend.costs()),
     };
-    let mut engine = Engine::on(backend, params, fusion);
+    let mut engine = Engine::on(backend, params, fusion).checkpointing(args.checkpoint);
     let plan = engine.compile(&program)?;
     engine.release_unread();
     let compile_ms = milliseconds(start);
@@ -127,13 +130,15 @@ fn main() -> Result<(), Error> {
     let flops: u64 = steps.iter().map(|step| step.kernel.gemm_flops()).sum();
     let line = serde_json::json!({
         "model": args.model, "batch": batch.rows, "length": length, "rank": rank,
-        "precision": precision, "unfused": args.unfused, "device": engine.backend().name(),
+        "precision": precision, "unfused": args.unfused,
+        "checkpoint": args.checkpoint, "device": engine.backend().name(),
         "ms": ms, "samples_per_second": 1e3 * batch.rows as f64 / ms,
         "tokens_per_second": 1e3 * (batch.rows * length) as f64 / ms,
         "tflop": flops as f64 / 1e12, "tflop_per_second": flops as f64 / 1e9 / ms,
         "kernels": steps.len(), "compile_ms": compile_ms, "first_step_ms": first_ms,
         "arena_gib": engine.backend().arena_bytes() as f64 / (1_u64 << 30) as f64,
-        "peak_gib": used(engine.backend())? as f64 / (1_u64 << 30) as f64,
+        "peak_gib": peak(engine.backend()) as f64 / (1_u64 << 30) as f64,
+        "device_gib": used(engine.backend())? as f64 / (1_u64 << 30) as f64,
     });
     println!("{line}");
     if args.profile {
@@ -142,7 +147,15 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// Bytes of the device that are in use.
+/// The most bytes that were allocated at a time, as `torch.cuda.max_memory_allocated` counts them.
+fn peak(backend: &Backend) -> usize {
+    match backend {
+        Backend::Cuda(cuda) => cuda.device().peak_bytes(),
+        Backend::Cpu(_) => backend.arena_bytes(),
+    }
+}
+
+/// Bytes of the device that are in use, with the driver's own.
 fn used(backend: &Backend) -> Result<usize, Error> {
     match backend {
         Backend::Cuda(cuda) => {

@@ -15,7 +15,7 @@ mod tuner;
 
 pub use ailora_graph::{
     AdaptConfig, AdapterSpec, Init, Method, Module, Projection, Scaling, Strategy, Visitor, adapt,
-    adapter, explain, fuse, grad, hoist, ir, lift, module, narrow, nn,
+    adapter, checkpoint, explain, fuse, grad, hoist, ir, lift, module, narrow, nn,
 };
 pub use ailora_models as models;
 pub use ailora_runtime as runtime;

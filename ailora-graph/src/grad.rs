@@ -33,6 +33,16 @@ pub fn gradient_name(parameter: &str) -> String {
     format!("grad.{parameter}")
 }
 
+/// The program of a training step: the output `loss` and its gradients alone.
+///
+/// # Errors
+/// As [`gradients`].
+pub fn step(program: &Program, loss: &str) -> Result<Program, GradError> {
+    let mut alone = program.clone();
+    alone.retain_outputs(|name| name == loss);
+    gradients(&alone, loss)
+}
+
 /// Adds to the outputs the gradient of the output `loss` towards every trained parameter.
 ///
 /// Nothing is computed towards frozen parameters or inputs, nor below the lowest trained parameter.

@@ -1,6 +1,7 @@
 //! A model compiled for several shapes of input over one set of parameters.
 
 use ailora_graph::{
+    checkpoint::checkpoint,
     fuse::{Report, cost::Costs, fuse, layout::Pack, placed},
     hoist::hoist,
     ir::{Draw, Program, ProgramError},
@@ -65,6 +66,7 @@ pub struct Engine {
     reports: Vec<Vec<Report>>,
     backend: Backend,
     fusion: Fusion,
+    checkpoints: bool,
 }
 
 impl Engine {
@@ -94,7 +96,16 @@ impl Engine {
             reports: Vec::new(),
             backend,
             fusion,
+            checkpoints: false,
         }
+    }
+
+    /// Programs compiled from now on keep only what lies between blocks for their backward pass, and
+    /// compute the rest again ([`checkpoint`]): less memory for more arithmetic.
+    #[must_use]
+    pub fn checkpointing(mut self, checkpoints: bool) -> Self {
+        self.checkpoints = checkpoints;
+        self
     }
 
     /// Compiles a program. Expressions over frozen parameters are computed here, once for all
@@ -149,6 +160,10 @@ impl Engine {
                 self.packs = fused.packs;
                 (fused.program, fused.reports)
             }
+        };
+        let step = match self.checkpoints {
+            true => checkpoint(&step, "loss")?,
+            false => step,
         };
         let plan = match (self.fusion, &self.backend) {
             (Fusion::Off, _) => separate(&step),

@@ -7,6 +7,7 @@ mod support;
 
 use ailora_graph::{
     adapt::adapt,
+    checkpoint::checkpoint,
     grad::gradients,
     hoist::hoist,
     ir::{
@@ -150,6 +151,24 @@ fn a_training_step_equals_the_interpreter() {
         bind(&step, &mut bindings);
         check(&step, bindings, 2e-5);
     }
+}
+
+#[test]
+fn what_is_computed_again_is_the_same_and_not_kept() {
+    let arenas = [4, 8].map(|layers| {
+        let (program, sites) = encoder(layers, 0.2, CONFIG);
+        let step = gradients(&adapt(&program, &sites, false).unwrap(), "loss").unwrap();
+        let again = checkpoint(&step, "loss").unwrap();
+        let mut bindings = encoder_inputs();
+        bind(&step, &mut bindings);
+        let expected = step.eval(&bindings, DRAW).unwrap();
+        assert_eq!(again.eval(&bindings, DRAW).unwrap(), expected);
+        check(&again, bindings, 2e-5);
+        [&step, &again].map(|program| lean(program).arena_bytes() as f64)
+    });
+    // Four layers keep little more than what lies between them.
+    let [kept, again] = [0, 1].map(|i| arenas[1][i] - arenas[0][i]);
+    assert!(again < kept / 3.0, "{again} of {kept}");
 }
 
 #[test]
@@ -761,7 +780,8 @@ fn lean_plans_keep_less() {
     let silu = p.product(gate, sigmoid).unwrap();
     let both = p.product(silu, up).unwrap();
     let y = p.matmul(both, false, down, false).unwrap();
-    let sum = p.add(Reduce::sum([0, 1]), &[y]).unwrap();
+    let squares = p.product(y, y).unwrap();
+    let sum = p.add(Reduce::sum([0, 1]), &[squares]).unwrap();
     let loss = p.reshape(sum, &[]).unwrap();
     p.set_output("loss", loss);
     let step = gradients(&p, "loss").unwrap();

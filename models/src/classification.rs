@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use ailora_graph::{
     adapt::{AdaptError, adapt},
     adapter::Site,
-    grad::{GradError, gradients},
+    grad::{self, GradError},
     ir::{Draw, Program},
     narrow::narrow,
 };
@@ -112,7 +112,7 @@ impl Predictor {
         let adapted = precision.lossless(adapted).map_err(EngineError::from)?;
         let adapted = narrow(&adapted).map_err(EngineError::from)?;
         Ok(if training {
-            gradients(&adapted, "loss")?
+            grad::step(&adapted, "loss")?
         } else {
             adapted
         })

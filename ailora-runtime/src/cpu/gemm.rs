@@ -21,6 +21,20 @@ const THIN: usize = 32;
 const PARTS: usize = 8;
 const LANES: usize = 16;
 
+/// Copies the rows of what a product is then added to.
+pub(super) fn copy(Dims { batch, m, n, .. }: Dims, from: Region, to: Region) {
+    (0..batch * m).into_par_iter().for_each(|row| {
+        // SAFETY: each row is written by one thread, and the plan keeps both apart.
+        let (from, to) = unsafe {
+            (
+                from.read(row * from.stride(n), n),
+                to.write(row * to.stride(n), n),
+            )
+        };
+        to.copy_from_slice(from);
+    });
+}
+
 /// `c = alpha op(a) op(b)`, or `c += ...`, for each matrix of the stacks.
 pub(super) fn run(op: MatMul, dims: Dims, alpha: f32, accumulate: bool, [a, b, c]: [Region; 3]) {
     let Dims {

@@ -158,6 +158,9 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
             alpha,
             accumulate,
         } => {
+            if step.reads.len() > 2 {
+                gemm::copy(*dims, source(2), region());
+            }
             let operands = [source(0), source(1), region()];
             gemm::run(*op, *dims, *alpha, *accumulate, operands);
         }
@@ -199,7 +202,10 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
             write()[0] = tensors::cross_entropy(*classes, *smoothing, read(0), ids(1));
         }
         Kernel::CrossEntropyGrad { classes, smoothing } => {
-            tensors::cross_entropy_grad(*classes, *smoothing, read(0), ids(1), write());
+            if step.reads[0] != step.writes[0] {
+                write().copy_from_slice(read(0));
+            }
+            tensors::cross_entropy_grad(*classes, *smoothing, ids(1), write());
         }
     }
 }

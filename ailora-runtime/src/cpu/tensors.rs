@@ -52,20 +52,21 @@ pub(super) fn copy(moved: &Strided, from: Region, to: Region) {
 pub(super) fn rotary(width: usize, half: usize, x: Region, [cos, sin]: [&[f32]; 2], to: Region) {
     let angles = cos.par_chunks_exact(half).zip(sin.par_chunks_exact(half));
     angles.enumerate().for_each(|(row, (cos, sin))| {
-        // SAFETY: each row is handled once, and the plan keeps the result apart from what is read.
-        let (x, to) = unsafe {
-            (
-                x.read(row * x.stride(width), width),
-                to.write(row * to.stride(width), width),
-            )
-        };
-        let heads = x.chunks_exact(2 * half).zip(to.chunks_exact_mut(2 * half));
-        for (x, to) in heads {
-            let (x1, x2) = x.split_at(half);
-            let (y1, y2) = to.split_at_mut(half);
+        let (at, into) = (row * x.stride(width), row * to.stride(width));
+        let in_place = x.at(at, width) == to.at(into, width);
+        // SAFETY: each row is handled once, and the plan keeps the result apart from what is read,
+        // if it is not in its place.
+        let y = unsafe { to.write(into, width) };
+        if !in_place {
+            // SAFETY: as above.
+            y.copy_from_slice(unsafe { x.read(at, width) });
+        }
+        for head in y.chunks_exact_mut(2 * half) {
+            let (first, second) = head.split_at_mut(half);
             for j in 0..half {
-                y1[j] = x1[j] * cos[j] - x2[j] * sin[j];
-                y2[j] = x2[j] * cos[j] + x1[j] * sin[j];
+                let (a, b) = (first[j], second[j]);
+                first[j] = a * cos[j] - b * sin[j];
+                second[j] = b * cos[j] + a * sin[j];
             }
         }
     });
@@ -158,25 +159,18 @@ pub(super) fn cross_entropy(classes: usize, smoothing: f32, logits: &[f32], labe
     (total / counted(labels) as f64) as f32
 }
 
-/// `(softmax(logits) - t) / n` in the `n` rows that count, 0 in the others.
-pub(super) fn cross_entropy_grad(
-    classes: usize,
-    smoothing: f32,
-    logits: &[f32],
-    labels: &[i32],
-    to: &mut [f32],
-) {
+/// `(softmax(logits) - t) / n` in the `n` rows that count, 0 in the others, in place of the logits.
+pub(super) fn cross_entropy_grad(classes: usize, smoothing: f32, labels: &[i32], to: &mut [f32]) {
     let factor = 1.0 / counted(labels) as f32;
     let spread = smoothing / classes as f32;
-    let rows = to
-        .chunks_exact_mut(classes)
-        .zip(logits.chunks_exact(classes));
-    for ((row, logits), &label) in rows.zip(labels) {
+    let mut logits = vec![0.0; classes];
+    for (row, &label) in to.chunks_exact_mut(classes).zip(labels) {
         if label == IGNORED {
             row.fill(0.0);
             continue;
         }
-        rows::softmax(LANES, logits, row);
+        logits.copy_from_slice(row);
+        rows::softmax(LANES, &logits, row);
         row[label as usize] -= 1.0 - smoothing;
         for x in row {
             *x = (*x - spread) * factor;

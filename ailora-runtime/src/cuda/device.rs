@@ -1,6 +1,9 @@
 //! A device, its memory, and the handles of the libraries on it.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use bytemuck::Pod;
 use cudarc::{
@@ -16,14 +19,13 @@ use cudarc::{
 };
 
 use super::{CudaError, error::During, library};
-use crate::weights::Place;
 
 const MIB: usize = 1 << 20;
 
 /// One device with one stream of work on it.
 #[derive(Debug)]
 pub struct Device {
-    context: Arc<CudaContext>,
+    memory: Arc<Memory>,
     stream: Arc<CudaStream>,
     blas: blas_sys::cublasHandle_t,
     workspace: Buffer,
@@ -70,9 +72,14 @@ impl Device {
             .during("reading the device's shared memory")?;
         let stream = context.new_stream().during("making a stream")?;
         let blas = blas::create_handle()?;
-        let workspace = Buffer::new(&context, Self::PRODUCT_WORKSPACE, "the products' workspace")?;
-        let device = Self {
+        let memory = Arc::new(Memory {
             context,
+            used: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+        });
+        let workspace = Buffer::new(&memory, Self::PRODUCT_WORKSPACE, "the products' workspace")?;
+        let device = Self {
+            memory,
             stream,
             blas,
             ordinal,
@@ -112,7 +119,7 @@ impl Device {
 
     /// The context.
     pub(super) fn context(&self) -> &Arc<CudaContext> {
-        &self.context
+        &self.memory.context
     }
 
     /// The stream that all work goes to.
@@ -135,8 +142,13 @@ impl Device {
     /// # Errors
     /// The driver does not answer.
     pub fn memory(&self) -> Result<(usize, usize), CudaError> {
-        self.context.bind_to_thread().during("using the device")?;
+        self.context().bind_to_thread().during("using the device")?;
         result::mem_get_info().during("asking for free memory")
+    }
+
+    /// The most bytes that were allocated at a time.
+    pub fn peak_bytes(&self) -> usize {
+        self.memory.peak.load(Ordering::Relaxed)
     }
 
     /// Memory on the device, zeroed.
@@ -144,7 +156,7 @@ impl Device {
     /// # Errors
     /// There is not as much, which the error says with what it is for.
     pub(super) fn allocate(&self, bytes: usize, what: &str) -> Result<Buffer, CudaError> {
-        let buffer = Buffer::new(&self.context, bytes, what)?;
+        let buffer = Buffer::new(&self.memory, bytes, what)?;
         if bytes > 0 {
             // SAFETY: the buffer is as large.
             unsafe { result::memset_d8_async(buffer.pointer, 0, bytes, self.stream.cu_stream()) }
@@ -165,7 +177,7 @@ impl Device {
     ) -> Result<(), CudaError> {
         let bytes: &[u8] = bytemuck::cast_slice(data);
         assert!(byte + bytes.len() <= to.bytes, "an upload fits its buffer");
-        self.context.bind_to_thread().during("using the device")?;
+        self.context().bind_to_thread().during("using the device")?;
         if bytes.is_empty() {
             return Ok(());
         }
@@ -174,56 +186,42 @@ impl Device {
             .during("copying to the device")
     }
 
-    /// Copies elements to rows of a buffer of such elements.
+    /// Queues a copy of rows, from wherever they are.
     ///
     /// # Errors
     /// The driver fails.
-    pub(super) fn upload_rows<T: Pod>(
-        &self,
-        data: &[T],
-        to: &Buffer,
-        place: Place<'_>,
-    ) -> Result<(), CudaError> {
-        let Place {
-            start,
+    pub(super) fn copy(&self, rectangle: &Rectangle) -> Result<(), CudaError> {
+        let &Rectangle {
+            from,
+            to,
+            pitches,
             rows,
-            width,
-            stride,
-            ..
-        } = place;
-        let size = size_of::<T>();
-        if rows <= 1 || width == stride {
-            return self.upload(data, to, start * size);
-        }
-        let last = start + (rows - 1) * stride + width;
-        assert!(
-            data.len() == rows * width && last * size <= to.bytes,
-            "an upload fits its buffer"
-        );
-        self.context.bind_to_thread().during("using the device")?;
+            bytes,
+        } = rectangle;
+        self.context().bind_to_thread().during("using the device")?;
+        // Host memory that the driver has locked has one address for both sides.
         let copy = CUDA_MEMCPY2D {
             srcXInBytes: 0,
             srcY: 0,
-            srcMemoryType: CUmemorytype::CU_MEMORYTYPE_HOST,
-            srcHost: data.as_ptr().cast(),
-            srcDevice: 0,
+            srcMemoryType: CUmemorytype::CU_MEMORYTYPE_UNIFIED,
+            srcHost: std::ptr::null(),
+            srcDevice: from,
             srcArray: std::ptr::null_mut(),
-            srcPitch: width * size,
+            srcPitch: pitches[0],
             dstXInBytes: 0,
             dstY: 0,
-            dstMemoryType: CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            dstMemoryType: CUmemorytype::CU_MEMORYTYPE_UNIFIED,
             dstHost: std::ptr::null_mut(),
-            dstDevice: to.at(start * size),
+            dstDevice: to,
             dstArray: std::ptr::null_mut(),
-            dstPitch: stride * size,
-            WidthInBytes: width * size,
+            dstPitch: pitches[1],
+            WidthInBytes: bytes,
             Height: rows,
         };
-        // SAFETY: in bounds; waited for, as the source may be freed when this returns.
+        // SAFETY: whoever made the rectangle keeps it in bounds until the copy is done.
         unsafe { cuMemcpy2DAsync_v2(&copy, self.stream.cu_stream()) }
             .result()
-            .during("copying to the device")?;
-        self.synchronize()
+            .during("copying on the device")
     }
 
     /// Copies elements from a byte of a buffer, when all work before is done.
@@ -241,7 +239,7 @@ impl Device {
             byte + bytes.len() <= from.bytes,
             "a download fits its buffer"
         );
-        self.context.bind_to_thread().during("using the device")?;
+        self.context().bind_to_thread().during("using the device")?;
         if !bytes.is_empty() {
             // SAFETY: in bounds, and waited for below.
             unsafe { result::memcpy_dtoh_async(bytes, from.at(byte), self.stream.cu_stream()) }
@@ -301,17 +299,44 @@ impl Drop for Device {
     }
 }
 
+/// Rows of bytes, from one place to another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rectangle {
+    pub from: CUdeviceptr,
+    pub to: CUdeviceptr,
+    /// From one row to the next, there and there.
+    pub pitches: [usize; 2],
+    pub rows: usize,
+    /// Of a row.
+    pub bytes: usize,
+}
+
+/// The device's context, and what is allocated in it.
+#[derive(Debug)]
+struct Memory {
+    context: Arc<CudaContext>,
+    used: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+impl Memory {
+    fn take(&self, bytes: usize) {
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak.fetch_max(used, Ordering::Relaxed);
+    }
+}
+
 /// Memory on a device.
 #[derive(Debug)]
 pub(super) struct Buffer {
-    context: Arc<CudaContext>,
+    memory: Arc<Memory>,
     pointer: CUdeviceptr,
     bytes: usize,
 }
 
 impl Buffer {
-    fn new(context: &Arc<CudaContext>, bytes: usize, what: &str) -> Result<Self, CudaError> {
-        context.bind_to_thread().during("using the device")?;
+    fn new(memory: &Arc<Memory>, bytes: usize, what: &str) -> Result<Self, CudaError> {
+        memory.context.bind_to_thread().during("using the device")?;
         let pointer = match bytes {
             0 => 0,
             // SAFETY: freed once, on drop.
@@ -329,8 +354,9 @@ impl Buffer {
                 Err(error) => return Err(error).during(&format!("allocating {what}")),
             },
         };
+        memory.take(bytes);
         Ok(Self {
-            context: context.clone(),
+            memory: memory.clone(),
             pointer,
             bytes,
         })
@@ -350,7 +376,8 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.pointer != 0 && self.context.bind_to_thread().is_ok() {
+        self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        if self.pointer != 0 && self.memory.context.bind_to_thread().is_ok() {
             // SAFETY: allocated once, and freed when the work before is done.
             unsafe { result::free_sync(self.pointer) }.ok();
         }

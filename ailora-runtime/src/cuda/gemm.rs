@@ -15,9 +15,9 @@ use cudarc::{
 
 use super::{
     CudaError, Device,
-    device::Buffer,
+    device::{Buffer, Rectangle},
     error::During,
-    source::{Element, Product},
+    source::{Element, Matrix, Product},
 };
 use crate::{backend::Precision, store::write_atomically};
 
@@ -81,7 +81,7 @@ impl Products {
         &mut self,
         device: &Device,
         product: &Product,
-        addresses: [CUdeviceptr; 3],
+        addresses: [CUdeviceptr; 4],
     ) -> Result<Option<Launch>, CudaError> {
         let [outer, inner] = product.batches;
         if product.sizes[..2].contains(&0) || outer.0 * inner.0 == 0 {
@@ -90,7 +90,7 @@ impl Products {
         let one_level = match (outer.0, inner.0) {
             (1, _) => Some(inner),
             (_, 1) => Some(outer),
-            _ => (0..3)
+            _ => (0..4)
                 .all(|i| outer.1[i] == inner.0 * inner.1[i])
                 .then_some((outer.0 * inner.0, inner.1)),
         };
@@ -111,7 +111,7 @@ impl Products {
     pub fn run(&self, device: &Device, launch: &Launch) -> Result<(), CudaError> {
         match launch {
             Launch::Matmul(matmul) => Ok(matmul.run(self.handle, device, &matmul.algorithm)?),
-            Launch::Pointers(pointers) => Ok(pointers.run(device)?),
+            Launch::Pointers(pointers) => pointers.run(device),
         }
     }
 
@@ -218,9 +218,9 @@ impl ByColumns {
 #[derive(Debug)]
 pub(super) struct Matmul {
     description: sys::cublasLtMatmulDesc_t,
-    /// Of the first side, the second and the result, as the library counts.
+    /// Of the first side, the second, what is added and the result, as the library counts.
     layouts: Vec<sys::cublasLtMatrixLayout_t>,
-    pointers: [CUdeviceptr; 3],
+    pointers: [CUdeviceptr; 4],
     factors: [f32; 2],
     algorithm: sys::cublasLtMatmulAlgo_t,
     key: String,
@@ -230,8 +230,8 @@ impl Matmul {
     fn new(
         product: &Product,
         precision: Precision,
-        addresses: [CUdeviceptr; 3],
-        (count, steps): (usize, [usize; 3]),
+        addresses: [CUdeviceptr; 4],
+        (count, steps): (usize, [usize; 4]),
     ) -> Result<Self, CublasError> {
         let ByColumns {
             m,
@@ -239,7 +239,7 @@ impl Matmul {
             k,
             transposed,
         } = ByColumns::new(product);
-        let [a, b, c] = &product.operands;
+        let [a, b, c, d] = &product.operands;
         let narrow = a.element == Element::Bf16;
         let compute = match precision {
             Precision::Tf32 if !narrow => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
@@ -249,7 +249,7 @@ impl Matmul {
             let operand = &product.operands[i];
             addresses[i] + (operand.offset * operand.element.bytes()) as CUdeviceptr
         };
-        let pointers = [place(1), place(0), place(2)];
+        let pointers = [place(1), place(0), place(2), place(3)];
         let aligned = pointers.map(|pointer| 1_u32 << pointer.trailing_zeros().min(8));
         let mut matmul = Self {
             description: lt::create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F)?,
@@ -260,8 +260,8 @@ impl Matmul {
             key: format!(
                 "{m}x{n}x{k} {transposed:?} {:?} x{count} by {steps:?} {:?} {compute:?} at \
                  {aligned:?} {}",
-                [b.stride, a.stride, c.stride],
-                [b.element, a.element, c.element],
+                [b.stride, a.stride, c.stride, d.stride],
+                [b.element, a.element, d.element],
                 product.accumulate,
             ),
         };
@@ -292,6 +292,7 @@ impl Matmul {
             (b, turned([m, k], transposed[0]), steps[1]),
             (a, turned([k, n], transposed[1]), steps[0]),
             (c, [m, n], steps[2]),
+            (d, [m, n], steps[3]),
         ];
         for (operand, [rows, columns], step) in shapes {
             let layout = lt::create_matrix_layout(
@@ -336,7 +337,7 @@ impl Matmul {
             (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, aligned[0]),
             (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, aligned[1]),
             (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, aligned[2]),
-            (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, aligned[2]),
+            (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, aligned[3]),
         ];
         let unknown = sys::cublasLtMatmulHeuristicResult_t {
             algo: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
@@ -347,7 +348,7 @@ impl Matmul {
         };
         let mut found = [unknown; CANDIDATES];
         let mut count = 0;
-        let [a, b, c] = [self.layouts[0], self.layouts[1], self.layouts[2]];
+        let layouts = &self.layouts;
         // SAFETY: everything is alive, the attributes have these types, and there is room for as
         // many results as are asked for.
         let result = unsafe {
@@ -371,10 +372,10 @@ impl Matmul {
                 sys::cublasLtMatmulAlgoGetHeuristic(
                     handle,
                     self.description,
-                    a,
-                    b,
-                    c,
-                    c,
+                    layouts[0],
+                    layouts[1],
+                    layouts[2],
+                    layouts[3],
                     preference,
                     CANDIDATES as i32,
                     found.as_mut_ptr(),
@@ -400,7 +401,7 @@ impl Matmul {
         device: &Device,
         algorithm: &sys::cublasLtMatmulAlgo_t,
     ) -> Result<(), CublasError> {
-        let [a, b, c] = self.pointers.map(|pointer| pointer as *mut c_void);
+        let [a, b, c, d] = self.pointers.map(|pointer| pointer as *mut c_void);
         let [alpha, beta] = &self.factors;
         // SAFETY: the plan gives operands of these layouts, and everything is alive.
         unsafe {
@@ -415,8 +416,8 @@ impl Matmul {
                 self.layouts[1],
                 c,
                 self.layouts[2],
-                c,
-                self.layouts[2],
+                d,
+                self.layouts[3],
                 algorithm,
                 device.workspace() as *mut c_void,
                 Device::PRODUCT_WORKSPACE,
@@ -441,6 +442,8 @@ impl Drop for Matmul {
 /// Products whose operands are at addresses that a list on the device holds.
 #[derive(Debug)]
 pub(super) struct Pointers {
+    /// Of what is added to where the result is left.
+    copies: Vec<Rectangle>,
     list: Arc<Buffer>,
     count: usize,
     sizes: [i32; 3],
@@ -456,13 +459,13 @@ impl Pointers {
         device: &Device,
         product: &Product,
         precision: Precision,
-        addresses: [CUdeviceptr; 3],
+        addresses: [CUdeviceptr; 4],
     ) -> Result<Self, CudaError> {
         let [outer, inner] = product.batches;
         let count = outer.0 * inner.0;
-        let mut list: Vec<CUdeviceptr> = Vec::with_capacity(3 * count);
+        let mut list: Vec<CUdeviceptr> = Vec::with_capacity(4 * count);
         // The library's first side is `b`.
-        for i in [1, 0, 2] {
+        for i in [1, 0, 3, 2] {
             let operand = &product.operands[i];
             for o in 0..outer.0 {
                 list.extend((0..inner.0).map(|j| {
@@ -471,6 +474,18 @@ impl Pointers {
                 }));
             }
         }
+        let [a, b, c, d] = &product.operands;
+        let added = list.split_off(3 * count);
+        let is_apart = product.accumulate && list[2 * count..] != added;
+        let pitch = |matrix: &Matrix| matrix.stride * matrix.element.bytes();
+        let copies = added.iter().zip(&list[2 * count..]);
+        let copies = copies.filter(|_| is_apart).map(|(&from, &to)| Rectangle {
+            from,
+            to,
+            pitches: [c, d].map(pitch),
+            rows: product.sizes[0],
+            bytes: product.sizes[1] * d.element.bytes(),
+        });
         let buffer = device.allocate(8 * list.len(), "the addresses of a product's operands")?;
         device.upload(&list, &buffer, 0)?;
         let ByColumns {
@@ -479,14 +494,14 @@ impl Pointers {
             k,
             transposed,
         } = ByColumns::new(product);
-        let [a, b, c] = &product.operands;
         Ok(Self {
+            copies: copies.collect(),
             list: Arc::new(buffer),
             count,
             sizes: [m, n, k].map(|size| size as i32),
             transposed,
-            strides: [b.stride, a.stride, c.stride].map(|stride| stride.max(1) as i32),
-            elements: [b.element, a.element, c.element],
+            strides: [b.stride, a.stride, d.stride].map(|stride| stride.max(1) as i32),
+            elements: [b.element, a.element, d.element],
             factors: [product.alpha, f32::from(u8::from(product.accumulate))],
             compute: match precision {
                 Precision::Tf32 if a.element != Element::Bf16 => {
@@ -497,7 +512,10 @@ impl Pointers {
         })
     }
 
-    fn run(&self, device: &Device) -> Result<(), cudarc::cublas::result::CublasError> {
+    fn run(&self, device: &Device) -> Result<(), CudaError> {
+        for copy in &self.copies {
+            device.copy(copy)?;
+        }
         use blas::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
         let turn = |turned| if turned { CUBLAS_OP_T } else { CUBLAS_OP_N };
         let kind = |element| match element {
@@ -531,7 +549,8 @@ impl Pointers {
                 self.compute,
                 blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
-            .result()
+            .result()?;
         }
+        Ok(())
     }
 }

@@ -12,6 +12,7 @@ mod library;
 mod optimizer;
 mod source;
 mod spectrum;
+mod staging;
 
 pub use device::Device;
 pub use error::CudaError;
@@ -26,21 +27,20 @@ use ailora_graph::{
     ir::{Draw, Name},
 };
 use cudarc::{driver::CudaFunction, nvrtc::Ptx};
-use half::{bf16, slice::HalfFloatSliceExt};
 use indexmap::IndexMap;
-use rayon::prelude::*;
 
 use crate::{
     backend::Precision,
     plan::Plan,
     run::{Outputs, RunError, Value, bound},
-    weights::{Place, Weights},
+    weights::Weights,
 };
 use compile::Compiler;
 use device::Buffer;
 use error::During;
 use execute::{Executable, Launch};
 use gemm::Products;
+use staging::Staging;
 
 /// Which device, and how it computes.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +71,7 @@ struct Resources {
     functions: HashMap<String, CudaFunction>,
     parameters: HashMap<String, Parameter>,
     arena: Buffer,
+    staging: Staging,
 }
 
 /// An array of parameters on the device.
@@ -95,6 +96,7 @@ impl Cuda {
             functions: HashMap::new(),
             parameters: HashMap::new(),
             arena: device.allocate(0, "activations")?,
+            staging: Staging::default(),
             device,
         };
         Ok(Self {
@@ -339,30 +341,12 @@ impl Resources {
     }
 
     /// Brings a parameter to where it lies on the device.
-    fn upload_parameter(&self, weights: &Weights, name: &str) -> Result<(), CudaError> {
+    fn upload_parameter(&mut self, weights: &Weights, name: &str) -> Result<(), CudaError> {
         let (Some(place), Some(array)) = (weights.place(name), weights.arrays().get(name)) else {
             return Ok(());
         };
         let Parameter { buffer, element } = &self.parameters[place.array];
-        write(&self.device, buffer, *element, place, &array.data)
-    }
-}
-
-/// Copies floats to their places on a device, in whatever type they have there.
-fn write(
-    device: &Device,
-    to: &Buffer,
-    element: Element,
-    place: Place<'_>,
-    data: &[f32],
-) -> Result<(), CudaError> {
-    match element {
-        Element::F32 | Element::I32 => device.upload_rows(data, to, place),
-        Element::Bf16 => {
-            let mut narrow = vec![bf16::ZERO; data.len()];
-            let parts = narrow.par_chunks_mut(1 << 16).zip(data.par_chunks(1 << 16));
-            parts.for_each(|(to, from)| to.convert_from_f32_slice(from));
-            device.upload_rows(&narrow, to, place)
-        }
+        self.staging
+            .upload(&self.device, &array.data, buffer, *element, place)
     }
 }

@@ -14,7 +14,8 @@ use ailora_graph::ir::{
 /// given here.
 #[derive(Clone, Debug)]
 pub enum Kernel {
-    /// `c = alpha op(a) op(b)`, or `c += ...`. Reads `a`, `b`; writes `c`.
+    /// `c = alpha op(a) op(b)`, or `c += ...`. Reads `a`, `b` and, if it lies elsewhere, what the
+    /// product is added to; writes `c`.
     Gemm {
         /// Which sides are transposed.
         op: MatMul,
@@ -22,7 +23,7 @@ pub enum Kernel {
         dims: MatMulDims,
         /// The factor on the product.
         alpha: f32,
-        /// Whether the product is added to what `c` holds.
+        /// Whether the product is added to something: what `c` holds, or the third read.
         accumulate: bool,
     },
     /// Reads a pack; writes it with its adapters in its weights.

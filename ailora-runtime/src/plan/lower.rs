@@ -12,7 +12,7 @@ use indexmap::IndexMap;
 use super::{
     IdRange, Input, Instruction, Kernel, Loop, LoopOp, Operand, Source, Step, Stored, Strided,
     View,
-    units::{Unit, is_fusible},
+    units::{Unit, is_fusible, is_view},
 };
 
 /// A plan whose buffers have no places in the arena yet.
@@ -47,16 +47,17 @@ pub(super) fn lower(program: &Program, schedule: &[Unit]) -> Lowered {
             _ => None,
         })
         .collect();
+    let readers = readers(program);
     let mut lowering = Lowering {
         program,
         out: Lowered::default(),
         views: vec![None; program.len()],
         last_use: last_uses(program, schedule, &biased),
         biased,
-        readers: readers(program),
         units: units(program, schedule),
         ranges: ranges(program),
-        homes: homes(program, schedule),
+        homes: homes(program, schedule, &readers),
+        readers,
     };
     for (time, unit) in schedule.iter().enumerate() {
         lowering.unit(time, unit);
@@ -96,7 +97,7 @@ struct Home {
 
 /// Where each node is computed that a concatenation reads, so that nothing is left to copy. A node
 /// in two of them has its home in the first.
-fn homes(program: &Program, schedule: &[Unit]) -> Vec<Option<Home>> {
+fn homes(program: &Program, schedule: &[Unit], readers: &[Vec<Id>]) -> Vec<Option<Home>> {
     let mut homes = vec![None; program.len()];
     let live = program.live();
     for concat in program.ids().filter(|&id| live[usize::from(id)]) {
@@ -127,6 +128,7 @@ fn homes(program: &Program, schedule: &[Unit]) -> Vec<Option<Home>> {
             onto: Some(onto),
             ..
         } = unit
+            && is_for_sum(program, readers, *onto)
         {
             let home = homes[usize::from(*node)].take();
             let under = &mut homes[usize::from(*onto)];
@@ -134,6 +136,14 @@ fn homes(program: &Program, schedule: &[Unit]) -> Vec<Option<Home>> {
         }
     }
     homes
+}
+
+/// Whether a value in memory of its own is computed for one sum only, which may be left there.
+fn is_for_sum(program: &Program, readers: &[Vec<Id>], onto: Id) -> bool {
+    let op = &program[onto].op;
+    let owns_memory = op.operation().is_some() && !is_view(op) && !matches!(op, Op::Concat(_));
+    let is_output = program.outputs().values().any(|&output| output == onto);
+    owns_memory && !is_output && readers[usize::from(onto)].len() == 1
 }
 
 /// Whether the kernel of an operation leaves gaps between rows as they are.
@@ -153,16 +163,10 @@ fn writes_rows(op: &Op) -> bool {
 
 /// The node whose memory `id` is a view of.
 fn root(program: &Program, mut id: Id) -> Id {
-    while is_view(program, id) {
+    while is_view(&program[id].op) {
         id = program[id].args[0];
     }
     id
-}
-
-/// Whether a node is its argument's memory under another shape, or a part of it, or else a copy of
-/// that.
-fn is_view(program: &Program, id: Id) -> bool {
-    matches!(&program[id].op, Op::Reshape(_) | Op::Slice(_))
 }
 
 fn last_uses(program: &Program, schedule: &[Unit], biased: &HashMap<Id, [Id; 2]>) -> Vec<usize> {
@@ -209,7 +213,7 @@ fn ranges(program: &Program) -> HashMap<Id, IdRange> {
 impl Lowering<'_> {
     fn unit(&mut self, time: usize, unit: &Unit) {
         match unit {
-            Unit::Single(id) => self.single(*id),
+            Unit::Single(id) => self.single(time, *id),
             Unit::Loop(members) => self.fused(time, members),
             Unit::AttentionGrad(members) => self.attention_grad(members),
             Unit::Biased { node, value, .. } => {
@@ -224,26 +228,43 @@ impl Lowering<'_> {
                 let Op::MatMul(op) = self.program[*product].op else {
                     return;
                 };
-                let view = match onto {
-                    Some(onto) => self.view(*onto),
+                let in_place = onto.filter(|&onto| self.takes_sum(onto, *node, *product, time));
+                let view = match in_place {
+                    Some(onto) => self.view(onto),
                     None => self.place(*node),
                 };
                 self.views[usize::from(*node)] = Some(view);
-                self.gemm(*product, op, *alpha as f32, onto.is_some(), view);
+                self.gemm(*product, op, *alpha as f32, *onto, view);
             }
         }
     }
 
-    fn gemm(&mut self, product: Id, op: MatMul, alpha: f32, accumulate: bool, to: View) {
+    /// Whether a product that is added to `onto` is left in its memory.
+    fn takes_sum(&self, onto: Id, node: Id, product: Id, time: usize) -> bool {
+        let view = self.view(onto);
+        let factors = &self.program[product].args;
+        is_for_sum(self.program, &self.readers, onto)
+            || (self.homes[usize::from(node)].is_none()
+                && self.is_value(onto)
+                && self.dies(onto, time)
+                && factors
+                    .iter()
+                    .all(|&factor| self.view(factor).buffer != view.buffer))
+    }
+
+    /// `alpha · product`, plus `onto`, which may lie where the result is left.
+    fn gemm(&mut self, product: Id, op: MatMul, alpha: f32, onto: Option<Id>, to: View) {
         let args = self.program[product].args.clone();
         let dims = op.dims(self.program.shape(args[0]), self.program.shape(args[1]));
         let kernel = Kernel::Gemm {
             op,
             dims,
             alpha,
-            accumulate,
+            accumulate: onto.is_some(),
         };
-        self.step(kernel, args.iter().map(|&arg| self.view(arg)).collect(), to);
+        let elsewhere = onto.filter(|&onto| self.view(onto) != to);
+        let reads = args.iter().chain(&elsewhere);
+        self.step(kernel, reads.map(|&arg| self.view(arg)).collect(), to);
     }
 
     fn attention_grad(&mut self, members: &[Id]) {
@@ -299,7 +320,7 @@ impl Lowering<'_> {
         Toward::ALL.map(|of| self.biased.contains_key(&args[of as usize]))
     }
 
-    fn single(&mut self, id: Id) {
+    fn single(&mut self, time: usize, id: Id) {
         let program = self.program;
         let node = &program[id];
         let args = &node.args[..];
@@ -355,7 +376,7 @@ impl Lowering<'_> {
             Op::MatMul(op) => {
                 let op = *op;
                 let to = self.place(id);
-                self.gemm(id, op, 1.0, false, to);
+                self.gemm(id, op, 1.0, None, to);
                 return;
             }
             Op::Attention(op) => Kernel::Attention {
@@ -414,7 +435,15 @@ impl Lowering<'_> {
             }
             _ => args.iter().map(|&arg| self.dense(arg)).collect(),
         };
-        let to = self.place(id);
+        let reads_first = matches!(
+            kernel,
+            Kernel::Rotary { .. } | Kernel::CrossEntropyGrad { .. }
+        );
+        let to = match reads_first && self.replaces(args[0], id, time) {
+            true => reads[0],
+            false => self.place(id),
+        };
+        self.views[usize::from(id)] = Some(to);
         self.step(kernel, reads, to);
     }
 
@@ -526,13 +555,11 @@ impl Lowering<'_> {
                 let dying = operands.iter().copied().find(|&operand| {
                     let buffer = self.view(operand).buffer;
                     program.shape(operand) == shape
-                        && self.homes[usize::from(id)].is_none()
                         && !taken.contains(&buffer)
-                        && !matches!(self.out.buffers[buffer].kind, Kind::Parameter(_))
                         && operands
                             .iter()
                             .all(|&o| o == operand || self.view(o).buffer != buffer)
-                        && (self.dies(operand, time) || self.part_dies(operand, id, time))
+                        && self.replaces(operand, id, time)
                 });
                 let view = match dying {
                     Some(operand) => self.view(operand),
@@ -566,8 +593,18 @@ impl Lowering<'_> {
         });
     }
 
-    /// Whether a result may take the place of an operand, since nothing reads its buffer later: rows
-    /// are read before they are stored.
+    /// Whether a result may take the place of an operand: what lies there is read before it is stored.
+    fn replaces(&self, operand: Id, result: Id, time: usize) -> bool {
+        self.homes[usize::from(result)].is_none()
+            && self.is_value(operand)
+            && (self.dies(operand, time) || self.part_dies(operand, result, time))
+    }
+
+    fn is_value(&self, id: Id) -> bool {
+        self.out.buffers[self.view(id).buffer].kind == Kind::Value
+    }
+
+    /// Whether nothing reads an operand's buffer later.
     fn dies(&self, operand: Id, time: usize) -> bool {
         let owner = root(self.program, operand);
         let view = self.view(operand);
@@ -577,7 +614,7 @@ impl Lowering<'_> {
             && !matches!(self.program[owner].op, Op::Concat(_))
     }
 
-    /// Whether a result of a loop may take the place of an operand that is columns of a wider value,
+    /// Whether a result may take the place of an operand that is columns of a wider value,
     /// since all else that reads the value reads other columns.
     fn part_dies(&self, operand: Id, result: Id, time: usize) -> bool {
         let program = self.program;
@@ -585,7 +622,7 @@ impl Lowering<'_> {
             return false;
         }
         let mut part = operand;
-        while is_view(program, part) {
+        while is_view(&program[part].op) {
             let whole = program[part].args[0];
             let apart = |other: Id| match (&program[part].op, &program[other].op) {
                 (Op::Slice(a), Op::Slice(b)) => {

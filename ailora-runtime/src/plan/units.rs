@@ -20,7 +20,7 @@ use super::recompute::recompute;
 pub(super) enum Unit {
     /// One node by its own kernel, or by none if it is a view or a leaf.
     Single(Id),
-    /// `node = alpha · product`, plus `onto` in whose memory it is left.
+    /// `node = alpha · product`, plus `onto`.
     Gemm {
         node: Id,
         product: Id,
@@ -106,7 +106,7 @@ impl<'a> Grouping<'a> {
         }
     }
 
-    fn ids(&self) -> impl Iterator<Item = Id> + use<> {
+    fn ids(&self) -> impl DoubleEndedIterator<Item = Id> + use<> {
         let live = self.live.clone();
         self.program.ids().filter(move |&id| live[usize::from(id)])
     }
@@ -127,13 +127,16 @@ impl<'a> Grouping<'a> {
                 continue;
             };
             let [a, b] = [node.args[0], node.args[1]];
+            if a == b
+                || [a, b]
+                    .iter()
+                    .any(|arg| self.program.ty(*arg) != self.program.ty(id))
+            {
+                continue;
+            }
             // The later product adds onto the earlier value.
             for (product, onto) in [(b.max(a), b.min(a)), (b.min(a), b.max(a))] {
-                let Some((product, alpha)) = self.scaled_product(product) else {
-                    continue;
-                };
-                let whole = self.program.ty(product) == self.program.ty(id);
-                if a != b && whole && self.can_take_sum(onto, id) {
+                if let Some((product, alpha)) = self.scaled_product(product) {
                     self.gemm(id, product, alpha, Some(onto));
                     break;
                 }
@@ -194,14 +197,6 @@ impl<'a> Grouping<'a> {
         }
     }
 
-    /// Whether the sum `id` can be left in the memory of `onto`.
-    fn can_take_sum(&self, onto: Id, id: Id) -> bool {
-        let op = &self.program[onto].op;
-        let owns_memory = op.operation().is_some()
-            && !matches!(op, Op::Reshape(_) | Op::Slice(_) | Op::Concat(_));
-        owns_memory && self.used_once(onto) && self.program.ty(onto) == self.program.ty(id)
-    }
-
     /// Biases of what only attention reads: a loop would read and write it all for so little.
     fn leave_biases_to_attention(&mut self) {
         let program = self.program;
@@ -245,38 +240,46 @@ impl<'a> Grouping<'a> {
         }
     }
 
-    /// Joins element-wise and row-wise nodes of one shape with the loop of an argument, where the
-    /// loop does not then wait for itself.
+    /// Joins element-wise and row-wise nodes of one shape with the loop of an argument or else with
+    /// one that reads an argument too, where the loop does not then wait for itself.
     fn fuse_loops(&mut self) {
+        // The last loop that reads each node.
+        let mut reader: Vec<Option<usize>> = vec![None; self.program.len()];
         for id in self.ids() {
             if self.unit[usize::from(id)].is_some() || !is_fusible(&self.program[id].op) {
                 continue;
             }
-            let mut candidates: Vec<usize> = self.program[id]
-                .args
-                .iter()
-                .rev()
-                .filter(|&&arg| self.program.shape(arg) == self.program.shape(id))
-                .filter_map(|&arg| self.unit[usize::from(arg)])
-                .filter(|&unit| matches!(self.units[unit], Unit::Loop(_)))
-                .collect();
-            candidates.sort_unstable_by_key(|&unit| Reverse(unit));
-            let joined = candidates
-                .into_iter()
-                .find(|&unit| !self.waits_for(id, unit));
-            match joined {
-                Some(unit) => {
-                    if let Unit::Loop(members) = &mut self.units[unit] {
-                        members.push(id);
-                    }
-                    self.assign(id, unit);
-                }
-                None => {
-                    let unit = self.units.len();
-                    self.units.push(Unit::Loop(vec![id]));
-                    self.assign(id, unit);
-                }
+            let whole = self.program[id].args.iter().rev().copied();
+            let whole = whole.filter(|&arg| self.program.shape(arg) == self.program.shape(id));
+            let whole: Vec<Id> = whole.collect();
+            let latest = |units: &mut dyn Iterator<Item = usize>| {
+                let mut units: Vec<usize> = units.collect();
+                units.sort_unstable_by_key(|&unit| Reverse(unit));
+                units.into_iter().find(|&unit| self.can_join(id, unit))
+            };
+            let mut sources = whole.iter().filter_map(|&arg| self.unit[usize::from(arg)]);
+            let mut siblings = whole.iter().filter_map(|&arg| reader[usize::from(arg)]);
+            let joined = latest(&mut sources).or_else(|| latest(&mut siblings));
+            let unit = joined.unwrap_or(self.units.len());
+            match self.units.get_mut(unit) {
+                Some(Unit::Loop(members)) => members.push(id),
+                _ => self.units.push(Unit::Loop(vec![id])),
             }
+            self.assign(id, unit);
+            for &arg in &whole {
+                reader[usize::from(arg)] = Some(unit);
+            }
+        }
+    }
+
+    /// Whether a node can be computed by a loop that there is.
+    fn can_join(&self, id: Id, unit: usize) -> bool {
+        match &self.units[unit] {
+            Unit::Loop(members) => {
+                self.program.shape(members[0]) == self.program.shape(id)
+                    && !self.waits_for(id, unit)
+            }
+            _ => false,
         }
     }
 
@@ -347,7 +350,28 @@ impl<'a> Grouping<'a> {
         }
     }
 
-    /// Units by dependence, and by the program's order where that leaves a choice.
+    /// For each unit, whether it computes something that another one reads.
+    fn lead_on(&self) -> Vec<bool> {
+        let mut read = vec![false; self.program.len()];
+        for id in self.ids().rev() {
+            let node = &self.program[id];
+            if !is_view(&node.op) || read[usize::from(id)] {
+                node.args
+                    .iter()
+                    .for_each(|&arg| read[usize::from(arg)] = true);
+            }
+        }
+        let leads = self.units.iter().map(|unit| match unit {
+            Unit::Single(view) if is_view(&self.program[*view].op) => false,
+            Unit::Single(node) | Unit::Gemm { node, .. } => read[usize::from(*node)],
+            _ => true,
+        });
+        leads.collect()
+    }
+
+    /// Units by dependence and, where that leaves a choice, by the program's order; but views and what
+    /// nothing else reads, such as an adapter's gradient, come as soon as they can: before what they
+    /// read has left caches.
     fn order(mut self) -> Vec<Unit> {
         for id in self.ids() {
             if self.unit[usize::from(id)].is_none() {
@@ -370,15 +394,17 @@ impl<'a> Grouping<'a> {
                 }
             }
         }
+        let leads = self.lead_on();
+        let rank = |unit: usize| Reverse((leads[unit], last[unit], unit));
         let ready = (0..self.units.len()).filter(|&unit| waiting[unit] == 0);
-        let mut ready: BinaryHeap<_> = ready.map(|unit| Reverse((last[unit], unit))).collect();
+        let mut ready: BinaryHeap<_> = ready.map(rank).collect();
         let mut order = Vec::with_capacity(self.units.len());
-        while let Some(Reverse((_, unit))) = ready.pop() {
+        while let Some(Reverse((.., unit))) = ready.pop() {
             order.push(unit);
             for &reader in &readers[unit] {
                 waiting[reader] -= 1;
                 if waiting[reader] == 0 {
-                    ready.push(Reverse((last[reader], reader)));
+                    ready.push(rank(reader));
                 }
             }
         }
@@ -389,6 +415,11 @@ impl<'a> Grouping<'a> {
             .filter_map(|unit| units[unit].take())
             .collect()
     }
+}
+
+/// Whether it is its argument's memory under another shape, or a part of it, or else a copy of that.
+pub(super) fn is_view(op: &Op) -> bool {
+    matches!(op, Op::Reshape(_) | Op::Slice(_))
 }
 
 /// Whether a loop can compute it.

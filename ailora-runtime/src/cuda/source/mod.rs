@@ -86,7 +86,8 @@ pub(super) struct Source {
     pub shared: usize,
 }
 
-/// A matrix product on the device, `c = alpha op(a) op(b)`, or `c += ...`, over two nested batches.
+/// A matrix product on the device, `d = alpha op(a) op(b)`, or `d = alpha op(a) op(b) + c`, over two
+/// nested batches.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Product {
     pub op: MatMul,
@@ -94,10 +95,11 @@ pub(super) struct Product {
     pub sizes: [usize; 3],
     pub alpha: f32,
     pub accumulate: bool,
-    /// `a`, `b` and `c`.
-    pub operands: [Matrix; 3],
-    /// How often, and elements from one `a`, `b` and `c` to the next: the outer batch and the inner.
-    pub batches: [(usize, [usize; 3]); 2],
+    /// `a`, `b`, `c` and `d`; `c` may be `d`, and is if nothing is added.
+    pub operands: [Matrix; 4],
+    /// How often, and elements from one `a`, `b`, `c` and `d` to the next: the outer batch and the
+    /// inner.
+    pub batches: [(usize, [usize; 4]); 2],
 }
 
 /// A matrix in device memory, row-major.
@@ -115,7 +117,13 @@ pub(super) struct Matrix {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Action {
     Kernel(Source),
-    Product(Product),
+    Product(Box<Product>),
+}
+
+impl Action {
+    fn product(product: Product) -> Self {
+        Self::Product(Box::new(product))
+    }
 }
 
 /// What the device does for one step of a plan, in order.
@@ -216,7 +224,7 @@ fn product(
     let shapes = [turned([m, k], op.trans_a), turned([k, n], op.trans_b)];
     // Both sides have one type, the narrower, to which the other is rounded; and so it is for a
     // narrow result, which the library makes of narrow sides only.
-    let mut all = reads.iter().chain([&to]);
+    let mut all = reads[..2].iter().chain([&to]);
     let narrow = all.any(|operand| operand.element == Element::Bf16);
     let common = if narrow { Element::Bf16 } else { Element::F32 };
     let mut side = |i: usize| {
@@ -227,15 +235,23 @@ fn product(
     };
     let [a, b] = [side(0), side(1)];
     let stride = to.row_stride(n);
-    let c = matrix(Param::Write(0), stride, to.element);
-    let steps = [a.1, if batched_b { b.1 } else { 0 }, m * stride];
-    actions.list.push(Action::Product(Product {
+    let d = (matrix(Param::Write(0), stride, to.element), m * stride);
+    let c = match reads.get(2) {
+        Some(&read) => {
+            let (at, read) = actions.of_type(2, read, to.element);
+            let stride = read.row_stride(n);
+            (matrix(at, stride, to.element), m * stride)
+        }
+        None => d.clone(),
+    };
+    let steps = [a.1, if batched_b { b.1 } else { 0 }, c.1, d.1];
+    actions.list.push(Action::product(Product {
         op,
         sizes: [m, n, k],
         alpha,
         accumulate,
-        operands: [a.0, b.0, c],
-        batches: [(1, [0; 3]), (batch, steps)],
+        operands: [a.0, b.0, c.0, d.0],
+        batches: [(1, [0; 4]), (batch, steps)],
     }));
     actions
 }
@@ -351,7 +367,7 @@ fn merge(op: Merge, shape: [usize; 2], reads: &[Operand], writes: &[Operand]) ->
         stride: writes[0].row_stride(shape[1]),
         ..part(Param::Write(0), 0, writes[0])
     };
-    actions.list.push(Action::Product(Product {
+    actions.list.push(Action::product(Product {
         op: MatMul {
             trans_a: false,
             trans_b: false,
@@ -359,8 +375,8 @@ fn merge(op: Merge, shape: [usize; 2], reads: &[Operand], writes: &[Operand]) ->
         sizes: [m, n, rank],
         alpha: op.scale.0 as f32,
         accumulate: true,
-        operands: [up, down, weights],
-        batches: [(1, [0; 3]), (1, [0; 3])],
+        operands: [up, down, weights.clone(), weights],
+        batches: [(1, [0; 4]), (1, [0; 4])],
     }));
     actions
 }

@@ -251,15 +251,15 @@ impl Lowering<'_> {
     ) {
         for turn in 0..self.d.group() {
             let [a, b, c] = operands(self, turn);
-            let steps = |level: usize| [a.1[level], b.1[level], c.1[level]];
+            let steps = |level: usize| [a.1[level], b.1[level], c.1[level], c.1[level]];
             let batches = [(self.sequences, steps(0)), (self.d.kv_heads, steps(1))];
-            self.list.push(Action::Product(Product {
+            self.list.push(Action::product(Product {
                 op,
                 sizes,
                 alpha,
                 accumulate: sums && turn > 0,
                 batches,
-                operands: [a.0, b.0, c.0],
+                operands: [a.0, b.0, c.0.clone(), c.0],
             }));
         }
     }

@@ -224,7 +224,7 @@ pub(super) fn agree_on(plan: &Plan, bf16: bool, change: impl Fn(&str, usize, &mu
 }
 
 /// A product as the device's library computes it.
-fn multiply(product: &Product, addresses: [*mut u8; 3]) {
+fn multiply(product: &Product, addresses: [*mut u8; 4]) {
     let [outer, inner] = product.batches;
     let [m, n, k] = product.sizes;
     // SAFETY: the plan's operands lie within their buffers.
@@ -245,7 +245,7 @@ fn multiply(product: &Product, addresses: [*mut u8; 3]) {
     let MatMul { trans_a, trans_b } = product.op;
     for o in 0..outer.0 {
         for j in 0..inner.0 {
-            let start = [0, 1, 2].map(|i| o * outer.1[i] + j * inner.1[i]);
+            let start = [0, 1, 2, 3].map(|i| o * outer.1[i] + j * inner.1[i]);
             for row in 0..m {
                 for column in 0..n {
                     let terms = (0..k).map(|p| {
@@ -255,7 +255,8 @@ fn multiply(product: &Product, addresses: [*mut u8; 3]) {
                     let sum = product.alpha * terms.sum::<f64>() as f32;
                     let at = start[2] + place(2, row, column, false);
                     let old = if product.accumulate { get(2, at) } else { 0.0 };
-                    let (to, matrix) = (addresses[2], &product.operands[2]);
+                    let at = start[3] + place(3, row, column, false);
+                    let (to, matrix) = (addresses[3], &product.operands[3]);
                     let at = matrix.offset + at;
                     // SAFETY: as above.
                     unsafe {

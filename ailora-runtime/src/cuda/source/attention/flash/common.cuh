@@ -57,12 +57,6 @@ template <u32 PENDING> __device__ inline void wait() {
     asm volatile("cp.async.wait_group %0;" :: "n"(PENDING) : "memory");
 }
 
-__device__ inline float power_of_two(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 #else
 
 static float4 shared_memory[160 * 1024 / sizeof(float4)];
@@ -109,7 +103,6 @@ template <u32 BYTES> static inline void copy_async(void* to, const void* from, b
 
 static inline void commit() {}
 template <u32 PENDING> static inline void wait() {}
-static inline float power_of_two(float x) { return exp2f(x); }
 
 #endif
 

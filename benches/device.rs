@@ -94,6 +94,7 @@ fn main() -> Result<(), Error> {
     let plan = engine.compile(&program)?;
     engine.release_unread();
     let compile_ms = milliseconds(start);
+    let predicted = engine.peak_bytes(sites.iter().map(|site| site.trainable()).sum());
 
     let batch = tokens(batch, length, causal);
     let inputs = model.inputs(&batch);
@@ -138,6 +139,7 @@ fn main() -> Result<(), Error> {
         "kernels": steps.len(), "compile_ms": compile_ms, "first_step_ms": first_ms,
         "arena_gib": engine.backend().arena_bytes() as f64 / (1_u64 << 30) as f64,
         "peak_gib": peak(engine.backend()) as f64 / (1_u64 << 30) as f64,
+        "predicted_gib": predicted as f64 / (1_u64 << 30) as f64,
         "device_gib": used(engine.backend())? as f64 / (1_u64 << 30) as f64,
     });
     println!("{line}");

@@ -3,7 +3,7 @@
 use ailora_graph::{
     adapt::{AdaptError, adapt},
     adapter::Site,
-    grad::{GradError, gradients},
+    grad::{self, GradError},
     ir::Program,
     narrow::narrow,
 };
@@ -103,7 +103,7 @@ impl Tuner {
             .lossless(adapt(program, sites, false)?)
             .map_err(EngineError::from)?;
         let adapted = narrow(&adapted).map_err(EngineError::from)?;
-        let program = gradients(&adapted, "loss")?;
+        let program = grad::step(&adapted, "loss")?;
         let to_start = sites
             .iter()
             .filter(|site| !params.contains_key(&site.lora_a()));

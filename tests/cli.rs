@@ -94,6 +94,39 @@ fn a_seed_fixes_every_bit() {
 }
 
 #[test]
+fn gradient_checkpointing_changes_memory_and_not_the_run() {
+    let scene = Scene::new();
+    for family in ["bert", "deberta"] {
+        let [kept, again] = ["", "--gradient-checkpointing"].map(|flag| {
+            let output = format!("{family}{flag}");
+            let args = format!("finetune --model {family} {TINY} --dropout 0.1 {flag}");
+            scene.ok(&format!("{args} --output {output}"));
+            let bits = scene.losses(&output).into_iter();
+            bits.map(|(_, bits)| f64::from_bits(bits))
+                .collect::<Vec<_>>()
+        });
+        assert!(kept.len() > 5 && kept.len() == again.len());
+        for (kept, again) in kept.iter().zip(&again) {
+            assert!((kept - again).abs() <= 1e-5, "{family}: {kept} {again}");
+        }
+    }
+    let base = "plan --model roberta --task cola --batch-size 32 --length 32";
+    let [kept, again] = ["", "--gradient-checkpointing"].map(|flag| {
+        let plan = scene.ok(&format!("{base} {flag}"));
+        mebibytes(&plan, "intermediate values")
+    });
+    assert!(again < 0.8 * kept, "{again} of {kept}");
+}
+
+/// The number behind a word of a line about memory.
+fn mebibytes(text: &str, name: &str) -> f64 {
+    let (_, rest) = text
+        .split_once(name)
+        .unwrap_or_else(|| panic!("no {name} in\n{text}"));
+    rest.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
 fn every_family_is_trained_scored_and_exported() {
     let scene = Scene::new();
     scene.model("bart", "bart_cls-0", &support::word_level());
@@ -641,6 +674,13 @@ fn plan_and_spectrum_show_what_a_step_is() {
     ] {
         assert!(plan.contains(part), "no `{part}` in\n{plan}");
     }
+    // A device need not be there for a plan of what would run on it.
+    let [f32, bf16] = ["f32", "bf16"].map(|precision| {
+        let flags = format!("--batch-size 64 --length 32 --device cuda --precision {precision}");
+        let plan = scene.ok(&format!("plan {base} {flags}"));
+        mebibytes(&plan, "intermediate values")
+    });
+    assert!(bf16 < 0.7 * f32 && bf16 > 0.4 * f32, "{bf16} of {f32}");
     let inference = scene.ok(&format!(
         "plan {base} --batch-size 4 --length 16 --inference --program"
     ));

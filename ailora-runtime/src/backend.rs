@@ -200,7 +200,7 @@ impl Backend {
         match self {
             Self::Cpu(_) => Costs::default(),
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.costs(),
+            Self::Cuda(cuda) => cuda::costs(cuda.precision()),
         }
     }
 

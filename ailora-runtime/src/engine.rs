@@ -18,7 +18,7 @@ use crate::{
 };
 #[cfg(feature = "cuda")]
 use crate::{
-    cuda::{Cuda, CudaError},
+    cuda::{Cuda, CudaError, Footprint},
     plan::lean,
 };
 
@@ -244,9 +244,16 @@ impl Engine {
         &mut self.weights
     }
 
-    /// Bytes of the parameters and of the largest arena: all that inference needs.
-    pub fn bytes(&self) -> usize {
-        self.weights.bytes() + self.backend.arena_bytes()
+    /// The most bytes that the programs take where they are executed, if `trained` numbers are
+    /// trained: parameters, the largest arena, gradients and the optimiser's state.
+    pub fn peak_bytes(&self, trained: usize) -> usize {
+        match &self.backend {
+            Backend::Cpu(cpu) => {
+                self.weights.bytes() + cpu.arena_bytes() + 3 * size_of::<f32>() * trained
+            }
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => Footprint::new(&self.plans, cuda.precision(), trained).total(),
+        }
     }
 
     /// The device, if there is one, with what it executes and over which parameters.

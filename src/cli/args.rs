@@ -25,6 +25,20 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// What a device computes in, if the flags name one; it need not be there, unless it is for
+    /// `auto` to find out.
+    pub fn on_device(&self) -> Result<Option<Precision>, Error> {
+        Ok(match self.device {
+            Device::Cpu => None,
+            Device::Cuda(_) => Some(self.precision),
+            Device::Auto => match self.open()? {
+                Backend::Cpu(_) => None,
+                #[cfg(feature = "cuda")]
+                Backend::Cuda(cuda) => Some(cuda.precision()),
+            },
+        })
+    }
+
     /// The backend that the flags name.
     pub fn open(&self) -> Result<Backend, Error> {
         Ok(backend(self.device, self.precision)?)

@@ -83,6 +83,10 @@ pub struct Args {
     /// Steps between checkpoints [default: 200].
     #[arg(long)]
     checkpoint_every: Option<u64>,
+    /// Keeps only what lies between blocks for the backward pass, which computes the rest again: less
+    /// memory, about a third more arithmetic.
+    #[arg(long)]
+    gradient_checkpointing: bool,
     /// Where it is computed: cpu, cuda, cuda:ORDINAL, or auto for a device if there is one [default:
     /// cpu].
     #[arg(long)]
@@ -130,6 +134,7 @@ impl Args {
         settings.data = self.data.or(settings.data);
         settings.rows = self.rows.or(settings.rows);
         settings.max_steps = self.max_steps.or(settings.max_steps);
+        settings.gradient_checkpointing |= self.gradient_checkpointing;
         settings.optimizer.weight_decay =
             self.weight_decay.unwrap_or(settings.optimizer.weight_decay);
         if let Some(clip) = self.clip {

@@ -1,16 +1,23 @@
 use std::{process::ExitCode, time::Instant};
 
+#[cfg(feature = "cuda")]
+use ailora::runtime::{cuda, plan::lean};
 use ailora::{
+    checkpoint::checkpoint,
+    fuse::{cost::Costs, fuse},
     hoist::hoist,
+    ir::Program,
     models::classification::Predictor,
-    runtime::backend::Precision,
-    runtime::plan::{Kernel, plan},
+    runtime::{
+        backend::Precision,
+        plan::{Kernel, Plan, plan},
+    },
 };
 use indexmap::IndexMap;
 
 use super::{
     Error,
-    args::{AdapterArgs, ModelArgs},
+    args::{AdapterArgs, DeviceArgs, ModelArgs},
     table,
 };
 
@@ -21,6 +28,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     adapters: AdapterArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Rows of a batch.
     #[arg(long, default_value_t = 32)]
     batch_size: usize,
@@ -30,6 +39,9 @@ pub struct Args {
     /// Shows the forward pass alone.
     #[arg(long)]
     inference: bool,
+    /// Keeps only what lies between blocks for the backward pass, which computes the rest again.
+    #[arg(long)]
+    gradient_checkpointing: bool,
     /// Prints the program too.
     #[arg(long)]
     program: bool,
@@ -42,19 +54,23 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     println!("{}", table::sites(&sites));
     let everything = config.trains_everything();
     let pad = model.tokenizer.pad_id();
+    let device = args.device.on_device()?;
     let start = Instant::now();
     let predictor = Predictor::new(model.pretrained.model, sites, everything, pad);
     let program = predictor.program(
         args.batch_size,
         args.length,
         !args.inference,
-        Precision::F32,
+        device.unwrap_or_default(),
     )?;
-    let hoisted = hoist(&program)?;
-    let plan = plan(&hoisted.step);
+    let mut step = fuse(&hoist(&program)?.step, &costs(device), &[], |_| true)?.program;
+    if args.gradient_checkpointing {
+        step = checkpoint(&step, "loss")?;
+    }
+    let plan = compile(&step, device);
     let seconds = start.elapsed().as_secs_f64();
     if args.program {
-        println!("{}", hoisted.step);
+        println!("{step}");
     }
     let mut kinds: IndexMap<&str, (usize, u64)> = IndexMap::new();
     for step in &plan.steps {
@@ -83,18 +99,62 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     }
     println!("{kernels}");
     let trained: usize = if everything {
-        plan.parameter_bytes() / 4
+        plan.parameter_bytes() / size_of::<f32>()
     } else {
         trainable
     };
-    let state = if args.inference { 0 } else { 3 * 4 * trained };
+    let trained = if args.inference { 0 } else { trained };
     println!("compiled in {:.1} ms", 1e3 * seconds);
-    println!(
-        "peak memory {}: parameters {}, intermediate values {}, gradients and optimiser {}",
-        table::bytes(plan.parameter_bytes() + plan.arena_bytes() + state),
-        table::bytes(plan.parameter_bytes()),
-        table::bytes(plan.arena_bytes()),
-        table::bytes(state)
-    );
+    println!("{}", memory(&plan, device, trained));
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(feature = "cuda")]
+fn costs(device: Option<Precision>) -> Costs {
+    device.map_or_else(Costs::default, cuda::costs)
+}
+
+#[cfg(feature = "cuda")]
+fn compile(step: &Program, device: Option<Precision>) -> Plan {
+    match device {
+        Some(_) => lean(step),
+        None => plan(step),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn costs(_: Option<Precision>) -> Costs {
+    Costs::default()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn compile(step: &Program, _: Option<Precision>) -> Plan {
+    plan(step)
+}
+
+/// What a step takes where it is executed, if `trained` numbers are trained.
+fn memory(plan: &Plan, device: Option<Precision>, trained: usize) -> String {
+    let parts = match device {
+        #[cfg(feature = "cuda")]
+        Some(precision) => {
+            let footprint = cuda::Footprint::new([plan], precision, trained);
+            vec![
+                ("parameters", footprint.parameters),
+                ("intermediate values", footprint.arena),
+                ("gradients and optimiser", footprint.state),
+                ("room for products", footprint.workspace),
+            ]
+        }
+        _ => vec![
+            ("parameters", plan.parameter_bytes()),
+            ("intermediate values", plan.arena_bytes()),
+            ("gradients and optimiser", 3 * size_of::<f32>() * trained),
+        ],
+    };
+    let total: usize = parts.iter().map(|(_, bytes)| bytes).sum();
+    let parts = parts.into_iter();
+    let parts: Vec<String> = parts
+        .map(|(name, bytes)| format!("{name} {}", table::bytes(bytes)))
+        .collect();
+    format!("peak memory {}: {}", table::bytes(total), parts.join(", "))
 }

@@ -387,7 +387,7 @@ pub fn finetune(
         seed: settings.seed,
     };
     let mut workload = Classification::new(task, predictor, encoded, held_out, batching)?;
-    let mut engine = Engine::fused(backend, params);
+    let mut engine = Engine::fused(backend, params).checkpointing(settings.gradient_checkpointing);
     workload.compile(&mut engine, settings.epochs)?;
     let starts = starts(&sites, engine.weights());
     engine.release_unread();

@@ -43,7 +43,7 @@ impl Recipe {
         let optimizer = AdamW::new(self.optimizer, groups, engine.weights());
         let sizes = Sizes {
             programs: engine.programs(),
-            peak_bytes: engine.bytes() + 3 * size_of::<f32>() * trained,
+            peak_bytes: engine.peak_bytes(trained),
         };
         let schedule = Schedule {
             kind: self.schedule,

@@ -47,6 +47,8 @@ pub struct Settings {
     pub max_steps: Option<u64>,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
+    /// Whether the backward pass computes blocks again instead of keeping what is in them.
+    pub gradient_checkpointing: bool,
     /// Where it is computed.
     pub device: Device,
     /// What a device computes in.
@@ -73,6 +75,7 @@ impl Default for Settings {
             rows: None,
             max_steps: None,
             checkpoint_every: 200,
+            gradient_checkpointing: false,
             device: Device::Cpu,
             precision: Precision::F32,
         }

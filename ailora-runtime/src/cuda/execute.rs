@@ -123,6 +123,19 @@ pub(super) fn actions(plan: &Plan, elements: &[Element], shared: usize) -> Vec<A
         .collect()
 }
 
+/// Where a plan's buffers and what its steps work in lie.
+pub(super) fn places(plan: &Plan, elements: &[Element], actions: &[Actions]) -> Places {
+    let buffers = plan.buffers.iter().zip(elements);
+    let bytes: Vec<usize> = buffers
+        .map(|(buffer, element)| match buffer {
+            plan::Buffer::Arena { len, .. } => aligned(len * element.bytes()),
+            plan::Buffer::Parameter { .. } => 0,
+        })
+        .collect();
+    let scratch: Vec<usize> = actions.iter().map(|a| aligned(a.scratch)).collect();
+    plan.places(&bytes, &scratch)
+}
+
 /// The generated kernels among actions.
 pub(super) fn kernels(actions: &[Actions]) -> impl Iterator<Item = &source::Source> {
     let actions = actions.iter().flat_map(|actions| &actions.list);
@@ -148,18 +161,8 @@ impl Executable {
                 _ => None,
             })
             .collect();
-        let bytes: Vec<usize> = plan
-            .buffers
-            .iter()
-            .zip(&elements)
-            .map(|(buffer, element)| match buffer {
-                plan::Buffer::Arena { len, .. } => aligned(len * element.bytes()),
-                plan::Buffer::Parameter { .. } => 0,
-            })
-            .collect();
-        let scratch: Vec<usize> = actions.iter().map(|a| aligned(a.scratch)).collect();
         Ok(Self {
-            places: plan.places(&bytes, &scratch),
+            places: places(plan, &elements, &actions),
             keys: cuda
                 .device
                 .allocate(8 * streams.len(), "keys of random numbers")?,

@@ -24,7 +24,7 @@ use std::{collections::HashMap, path::PathBuf};
 
 use ailora_graph::{
     fuse::cost::{Costs, ProductCost},
-    ir::{Draw, Name},
+    ir::{Draw, Name, Type},
 };
 use cudarc::{driver::CudaFunction, nvrtc::Ptx};
 use indexmap::IndexMap;
@@ -116,32 +116,6 @@ impl Cuda {
         self.resources.precision
     }
 
-    /// What products and sums take, from a Hopper's rates.
-    pub fn costs(&self) -> Costs {
-        const START: f64 = 3e-6;
-        const BYTE: f64 = 1.0 / 2.5e12;
-        let (flops, bytes) = match self.precision() {
-            Precision::F32 => (45e12, 4.0),
-            Precision::Tf32 => (350e12, 4.0),
-            Precision::Bf16 => (700e12, 2.0),
-        };
-        let element = bytes * BYTE;
-        let product = ProductCost {
-            flop: 1.0 / flops,
-            left: element,
-            right: element,
-            result: element,
-            start: START,
-        };
-        Costs {
-            product,
-            outer: product,
-            // Read twice and written.
-            element: 3.0 * element,
-            merges: self.precision() != Precision::Bf16,
-        }
-    }
-
     /// Compiles a plan, the next in order, and makes the arena large enough for it.
     ///
     /// # Errors
@@ -223,6 +197,84 @@ impl Cuda {
 
 /// Bytes of memory that a block of a large device of compute capability 8.0 or newer may share.
 const SHARED_MEMORY: usize = 160 << 10;
+
+/// Bytes that training takes on a device, known before there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Of parameters.
+    pub parameters: usize,
+    /// Of activations, gradients on the way and scratch.
+    pub arena: usize,
+    /// Of gradients, float32 values and the optimiser's moments of what is trained.
+    pub state: usize,
+    /// What products may work in.
+    pub workspace: usize,
+}
+
+impl Footprint {
+    /// Of plans over one set of parameters, of whose numbers `trained` are trained.
+    pub fn new<'a>(
+        plans: impl IntoIterator<Item = &'a Plan>,
+        precision: Precision,
+        trained: usize,
+    ) -> Self {
+        let mut parameters: HashMap<&str, usize> = HashMap::new();
+        let mut arena = 0;
+        for plan in plans {
+            for (name, ty) in &plan.parameters {
+                parameters.insert(name, element(precision, ty).bytes() * ty.len());
+            }
+            let elements = execute::elements(plan, precision);
+            let actions = execute::actions(plan, &elements, SHARED_MEMORY);
+            arena = arena.max(execute::places(plan, &elements, &actions).bytes);
+        }
+        Self {
+            parameters: parameters.values().sum(),
+            arena,
+            state: optimizer::BYTES * trained,
+            workspace: Device::PRODUCT_WORKSPACE,
+        }
+    }
+
+    /// All together.
+    pub fn total(&self) -> usize {
+        self.parameters + self.arena + self.state + self.workspace
+    }
+}
+
+/// The type of a parameter's elements: matrices are as narrow as what is computed in.
+fn element(precision: Precision, ty: &Type) -> Element {
+    match precision {
+        Precision::Bf16 if ty.rank() >= 2 => Element::Bf16,
+        _ => Element::F32,
+    }
+}
+
+/// What products and sums take on a device, from a Hopper's rates.
+pub fn costs(precision: Precision) -> Costs {
+    const START: f64 = 3e-6;
+    const BYTE: f64 = 1.0 / 2.5e12;
+    let (flops, bytes) = match precision {
+        Precision::F32 => (45e12, 4.0),
+        Precision::Tf32 => (350e12, 4.0),
+        Precision::Bf16 => (700e12, 2.0),
+    };
+    let element = bytes * BYTE;
+    let product = ProductCost {
+        flop: 1.0 / flops,
+        left: element,
+        right: element,
+        result: element,
+        start: START,
+    };
+    Costs {
+        product,
+        outer: product,
+        // Read twice and written.
+        element: 3.0 * element,
+        merges: precision != Precision::Bf16,
+    }
+}
 
 /// Compiles all kernels of plans for an architecture such as `sm_90`, and the optimiser's, which
 /// needs the compiler but no device; how many there are.
@@ -315,10 +367,7 @@ impl Resources {
             if self.parameters.contains_key(&**name) {
                 continue;
             }
-            let element = match self.precision {
-                Precision::Bf16 if ty.rank() >= 2 => Element::Bf16,
-                _ => Element::F32,
-            };
+            let element = element(self.precision, ty);
             let bytes = element.bytes() * ty.len();
             // Zero where no parameter lies.
             let buffer = self

@@ -16,6 +16,8 @@ use crate::{
 };
 
 pub(super) const SOURCE: &str = include_str!("optimizer.cu");
+/// Bytes for each number that is trained: gradient, value and two moments, float32.
+pub(super) const BYTES: usize = 16;
 /// Elements that a block handles.
 const COUNT: usize = 4096;
 const THREADS: u32 = 256;
@@ -130,7 +132,7 @@ impl Optimizer {
             ranges.insert(name.clone(), (total, len));
             total += len;
         }
-        let flat = |what| resources.device.allocate(4 * total, what);
+        let flat = |what| resources.device.allocate(BYTES / 4 * total, what);
         let mut state = Self {
             parameters: resources
                 .device

@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::{
     backend::Backend,
     cpu::Cpu,
-    plan::{Plan, plan, separate},
+    plan::{Plan, Step, plan, separate},
     run::{Outputs, RunError, Value},
     store::{Array, Params},
     weights::Weights,
@@ -200,6 +200,29 @@ impl Engine {
         let plan = &self.plans[id.0];
         self.backend
             .run(id.0, plan, &mut self.weights, inputs, draw)
+    }
+
+    /// Seconds of a run of those steps of a compiled program that `which` is true of.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn time(
+        &mut self,
+        id: PlanId,
+        inputs: &[(&str, Value<'_>)],
+        draw: Draw,
+        which: impl Fn(&Plan, &Step) -> bool,
+    ) -> Result<f64, EngineError> {
+        let plan = &self.plans[id.0];
+        let timed: Vec<bool> = plan.steps.iter().map(|step| which(plan, step)).collect();
+        #[cfg(feature = "cuda")]
+        if let Backend::Cuda(cuda) = &mut self.backend {
+            return Ok(cuda.time(id.0, plan, &mut self.weights, inputs, draw, &timed)?);
+        }
+        let mut seconds = Vec::new();
+        self.profile(id, inputs, draw, &mut seconds)?;
+        let own = seconds.iter().zip(timed).filter(|(_, timed)| *timed);
+        Ok(own.map(|(seconds, _)| seconds).sum())
     }
 
     /// Executes a compiled program and adds to `seconds` what each step of its plan took.

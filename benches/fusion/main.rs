@@ -13,8 +13,13 @@ use std::{
 };
 
 use ailora::{
-    bench::{Baseline, Device, Options, Pass, Row},
-    runtime::{costs, store::write_atomically},
+    bench::{Baseline, Options, Pass, Row},
+    finetune::backend,
+    runtime::{
+        backend::{Device, Precision},
+        costs,
+        store::write_atomically,
+    },
 };
 use clap::Parser;
 use group::{Adapted, Group, Shape};
@@ -28,6 +33,9 @@ struct Args {
     /// Where the programs run.
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
+    /// What a device computes in.
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
     /// Three runs of each form instead of 0.3 seconds.
     #[arg(long)]
     quick: bool,
@@ -74,6 +82,7 @@ struct Report<'a> {
     machine: String,
     threads: usize,
     device: Device,
+    precision: Precision,
     /// The share of rows in which the cost model prefers what is faster.
     ranked_right: f64,
     /// Merged over frozen, which are one program: between which bounds 90% of the rows are.
@@ -97,9 +106,17 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
     let baseline = args.compare.as_deref().map(Baseline::read).transpose()?;
     std::fs::create_dir_all(&args.output)
         .map_err(|error| format!("{}: {error}", args.output.display()))?;
+    let on = backend(args.device, args.precision)?;
+    let costs = match args.device {
+        Device::Cpu => costs::measure()?,
+        _ => on.costs(),
+    };
+    let name = on.name();
+    drop(on);
     let options = Options {
         device: args.device,
-        costs: costs::measure()?,
+        precision: args.precision,
+        costs,
         ..if args.quick {
             Options::quick()
         } else {
@@ -120,7 +137,7 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
          which is this run's noise.",
         noise[0], noise[1]
     );
-    let others = if args.alone {
+    let others = if args.alone || args.device != Device::Cpu {
         Vec::new()
     } else {
         frameworks::compare(&options)?
@@ -130,9 +147,13 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
     }
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
-        machine: costs::machine(),
+        machine: match args.device {
+            Device::Cpu => costs::machine(),
+            _ => name,
+        },
         threads: rayon::current_num_threads(),
         device: args.device,
+        precision: args.precision,
         ranked_right,
         noise,
         rows: &rows,

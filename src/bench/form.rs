@@ -2,14 +2,18 @@ use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::{BenchError, Subject};
+use super::{BenchError, Options, Subject};
 use crate::{
     adapt::adapt,
     adapter::{Site, Strategy},
-    fuse::cost::Costs,
     grad::gradients,
-    ir::{DType, Draw, Id, Op, Program, ProgramError, Type, ops::elementwise::Binary},
+    finetune::backend,
+    ir::{
+        DType, Draw, Id, Name, Op, Program, ProgramError, Type,
+        ops::elementwise::{Binary, Unary},
+    },
     runtime::{
+        backend::Device,
         engine::{Engine, Fusion},
         run::Value,
         store::{Array, Params},
@@ -78,6 +82,7 @@ impl<'a> Variants<'a> {
         subject: &Subject<'a>,
         pass: Pass,
         mut params: Params,
+        options: &Options,
     ) -> Result<Self, BenchError> {
         let floats: Vec<&str> = subject
             .program
@@ -95,10 +100,16 @@ impl<'a> Variants<'a> {
             Pass::Forward => Cow::Borrowed(subject.program),
             Pass::Both => Cow::Owned(above(subject.program, subject.below)?),
         };
-        let adapted = adapt(&before, subject.sites, false)?;
+        let adapted = options
+            .precision
+            .lossless(adapt(&before, subject.sites, false)?)?;
         let [frozen, adapted] = match pass {
             Pass::Forward => [before.into_owned(), adapted],
             Pass::Both => [differentiated(&before)?, differentiated(&adapted)?],
+        };
+        let [frozen, adapted] = match options.device {
+            Device::Cpu => [frozen, adapted],
+            _ => [inside(&frozen)?, inside(&adapted)?],
         };
         for leaf in adapted.trained_parameters() {
             let random = random(&leaf.name, leaf.ty.len());
@@ -142,7 +153,11 @@ impl<'a> Variants<'a> {
     }
 
     /// An engine for a form, and its program.
-    pub(super) fn form(&self, form: Form, costs: &Costs) -> Result<(Engine, &Program), BenchError> {
+    pub(super) fn form(
+        &self,
+        form: Form,
+        options: &Options,
+    ) -> Result<(Engine, &Program), BenchError> {
         let (params, program) = match form {
             Form::Frozen => (self.params.clone(), &self.frozen),
             Form::Unfused | Form::Fused => (self.params.clone(), &self.adapted),
@@ -150,9 +165,10 @@ impl<'a> Variants<'a> {
         };
         let fusion = match form {
             Form::Unfused => Fusion::Off,
-            _ => Fusion::At(*costs),
+            _ => Fusion::At(options.costs),
         };
-        Ok((Engine::with_fusion(params, fusion), program))
+        let backend = backend(options.device, options.precision)?;
+        Ok((Engine::on(backend, params, fusion), program))
     }
 
     /// The parameters with the adapters added to the weights.
@@ -206,6 +222,29 @@ fn above(program: &Program, below: &[&str]) -> Result<Program, ProgramError> {
             _ => Ok(id),
         }
     })
+}
+
+/// The program as it would be inside a model on a device, which keeps there, as narrow as it computes,
+/// what it is given and what it puts out: inputs are what an operation makes of them, and of
+/// activations one row is put out.
+fn inside(program: &Program) -> Result<Program, ProgramError> {
+    let mut new = program.rewrite(|new, _, node, args| {
+        let id = new.add(node.op.clone(), args)?;
+        match &node.op {
+            Op::Input(leaf) if leaf.ty.dtype == DType::F32 => new.unary(Unary::Tanh, id),
+            _ => Ok(id),
+        }
+    })?;
+    let outputs: Vec<(Name, Id)> = new.outputs().clone().into_iter().collect();
+    for (name, id) in outputs {
+        let is_activation = !name.starts_with("grad.") || name.starts_with("grad.below.");
+        if is_activation && new.ty(id).rank() == 2 {
+            let row = new.slice(id, 0, 0, 1)?;
+            let column = new.transpose(row)?;
+            new.set_output(name, column);
+        }
+    }
+    Ok(new)
 }
 
 /// The program with the gradients for given ones towards its outputs; the loss that they come from

@@ -1,8 +1,7 @@
 use std::time::Instant;
 
-use super::{BenchError, Form, Options, Pass, TOLERANCE, form::Variants};
+use super::{BenchError, Form, Options, Pass, form::Variants};
 use crate::{
-    fuse::cost::Costs,
     ir::Draw,
     runtime::{
         engine::{Engine, PlanId},
@@ -29,8 +28,8 @@ pub(super) struct Contenders {
 }
 
 impl Contender {
-    fn new(variants: &Variants<'_>, form: Form, costs: &Costs) -> Result<Self, BenchError> {
-        let (mut engine, program) = variants.form(form, costs)?;
+    fn new(variants: &Variants<'_>, form: Form, options: &Options) -> Result<Self, BenchError> {
+        let (mut engine, program) = variants.form(form, options)?;
         let plan = engine.compile(program)?;
         engine.release_unread();
         Ok(Self {
@@ -62,13 +61,10 @@ impl Contender {
 
     /// Notes what the kernels of a run take.
     fn time(&mut self, inputs: &[(&str, Value<'_>)]) -> Result<(), BenchError> {
-        let mut seconds = Vec::new();
-        self.engine
-            .profile(self.plan, inputs, Draw::default(), &mut seconds)?;
-        let plan = self.engine.plan(self.plan);
-        let own = plan.steps.iter().zip(&seconds);
-        let own = own.filter(|(step, _)| !delivers(plan, step));
-        self.seconds.push(own.map(|(_, seconds)| seconds).sum());
+        let is_own = |plan: &Plan, step: &Step| !delivers(plan, step) && !stages(plan, step);
+        let draw = Draw::default();
+        let seconds = self.engine.time(self.plan, inputs, draw, is_own)?;
+        self.seconds.push(seconds);
         Ok(())
     }
 }
@@ -77,9 +73,9 @@ impl Contenders {
     pub(super) fn new(
         variants: &Variants<'_>,
         pass: Pass,
-        costs: &Costs,
+        options: &Options,
     ) -> Result<Self, BenchError> {
-        let new = |form: Form| Contender::new(variants, form, costs);
+        let new = |form: Form| Contender::new(variants, form, options);
         Ok(Self {
             frozen: new(Form::Frozen)?,
             unfused: new(Form::Unfused)?,
@@ -95,7 +91,11 @@ impl Contenders {
     ///
     /// # Errors
     /// It is too large.
-    pub(super) fn check(&mut self, inputs: &[(&str, Value<'_>)]) -> Result<f64, BenchError> {
+    pub(super) fn check(
+        &mut self,
+        inputs: &[(&str, Value<'_>)],
+        tolerance: f64,
+    ) -> Result<f64, BenchError> {
         let expected = self.unfused.outputs(inputs)?;
         let mut worst = 0.0_f64;
         for contender in std::iter::once(&mut self.fused).chain(&mut self.merged) {
@@ -103,11 +103,12 @@ impl Contenders {
             for ((output, found), (_, expected)) in found.iter().zip(&expected) {
                 let difference = difference(found, expected);
                 // NaN is no agreement.
-                if difference.is_nan() || difference > TOLERANCE {
+                if difference.is_nan() || difference > tolerance {
                     return Err(BenchError::Disagree {
                         form: contender.form,
                         output: output.clone(),
                         difference,
+                        tolerance,
                     });
                 }
                 worst = worst.max(difference);
@@ -139,15 +140,22 @@ impl Contenders {
     }
 }
 
-/// Whether a step only moves rows out of a wide matrix to an output. Inside a model, what reads them
-/// reads them where they are.
+/// Whether a step only moves rows out of a wide matrix, or some of them, to an output. Inside a
+/// model, what reads them reads them where they are.
 fn delivers(plan: &Plan, step: &Step) -> bool {
     let Kernel::Copy(moved) = &step.kernel else {
         return false;
     };
     let is_rows = matches!((&moved.from[..], &moved.to[..]), ([_, 1], [_, 1]));
+    let is_row = moved.shape.last() == Some(&1);
     let mut outputs = plan.outputs.values();
-    is_rows && outputs.any(|(view, _)| step.writes.contains(view))
+    (is_rows || is_row) && outputs.any(|(view, _)| step.writes.contains(view))
+}
+
+/// Whether a step only brings an input into the form that a model would have it in.
+fn stages(plan: &Plan, step: &Step) -> bool {
+    let mut inputs = plan.inputs.iter();
+    matches!(step.kernel, Kernel::Loop(_)) && inputs.any(|input| step.reads.contains(&input.view))
 }
 
 /// The norm of the difference over the norm.

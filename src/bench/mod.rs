@@ -36,13 +36,11 @@
 //! ```
 
 mod baseline;
-mod device;
 mod form;
 mod measure;
 mod row;
 
 pub use baseline::{Baseline, BaselineError, Comparison, Regression};
-pub use device::{Device, UnknownDevice};
 pub use form::{Form, Pass};
 pub use row::{Measurement, Prediction, Ratios, Row};
 
@@ -55,6 +53,7 @@ use crate::{
     grad::GradError,
     ir::{Program, ProgramError},
     runtime::{
+        backend::{Device, Precision},
         engine::EngineError,
         init::{self, InitError},
         run::Value,
@@ -66,7 +65,13 @@ use form::Variants;
 use measure::Contenders;
 
 /// How far outputs of two forms may be apart, relative to their norm.
-const TOLERANCE: f64 = 1e-4;
+fn tolerance(precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => 1e-4,
+        Precision::Tf32 => 5e-3,
+        Precision::Bf16 => 5e-2,
+    }
+}
 
 /// A model before adaptation, and what it is run on.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +94,8 @@ pub struct Subject<'a> {
 pub struct Options {
     /// Where it runs.
     pub device: Device,
+    /// What a device computes in.
+    pub precision: Precision,
     /// What fusion takes products to cost there.
     pub costs: Costs,
     /// Seconds for each form, at least.
@@ -101,6 +108,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             device: Device::Cpu,
+            precision: Precision::F32,
             costs: Costs::default(),
             seconds: 0.3,
             runs: 3,
@@ -147,7 +155,7 @@ pub enum BenchError {
     /// A form that computes something else, or nothing finite.
     #[error(
         "output `{output}` of the form `{form}` is {difference:.1e} of its norm away from the \
-         unfused one; expected at most 1e-4: a fault in fusion, or values that are not finite"
+         unfused one; expected at most {tolerance:.0e}: a fault in fusion, or values that are not finite"
     )]
     Disagree {
         /// The form.
@@ -156,6 +164,8 @@ pub enum BenchError {
         output: String,
         /// The norm of the difference over the norm.
         difference: f64,
+        /// What it may be.
+        tolerance: f64,
     },
 }
 
@@ -174,11 +184,10 @@ pub fn compare(subject: &Subject<'_>, pass: Pass, options: &Options) -> Result<R
     let mut params = subject.params.clone();
     let spectral = spectrum::Options::default();
     init::initialise(subject.sites, &mut params, 0, &spectral, |_| {})?;
-    let variants = Variants::new(subject, pass, params)?;
-    let Device::Cpu = options.device;
-    let mut contenders = Contenders::new(&variants, pass, &options.costs)?;
+    let variants = Variants::new(subject, pass, params, options)?;
+    let mut contenders = Contenders::new(&variants, pass, options)?;
     let inputs = variants.inputs(subject);
-    let difference = contenders.check(&inputs)?;
+    let difference = contenders.check(&inputs, tolerance(options.precision))?;
     contenders.time(&inputs, options)?;
     Ok(row::of(&contenders, pass, difference))
 }

@@ -203,14 +203,7 @@ impl Executable {
         if self.uncapturable {
             return Ok(());
         }
-        let stream = cuda.device.stream();
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        stream.begin_capture(mode).during("capturing a plan")?;
-        let mut launches = self.launches.iter().flatten();
-        let launched = launches.try_for_each(|launch| cuda.launch(launch));
-        let flags = sys::CUgraphInstantiate_flags(0);
-        let graph = stream.end_capture(flags).during("capturing a plan");
-        match launched.and(graph) {
+        match self.capture(cuda, |_| true) {
             Ok(graph) => self.graph = graph,
             // The library has products of small or unaligned operands that it does not capture.
             Err(why) => {
@@ -219,6 +212,62 @@ impl Executable {
             }
         }
         Ok(())
+    }
+
+    /// A graph of the steps of these numbers; nothing if there are none.
+    fn capture(
+        &self,
+        cuda: &Resources,
+        which: impl Fn(usize) -> bool,
+    ) -> Result<Option<CudaGraph>, CudaError> {
+        let stream = cuda.device.stream();
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).during("capturing a plan")?;
+        let steps = self.launches.iter().enumerate();
+        let mut launches = steps.filter(|(i, _)| which(*i)).flat_map(|(_, all)| all);
+        let launched = launches.try_for_each(|launch| cuda.launch(launch));
+        let flags = sys::CUgraphInstantiate_flags(0);
+        let graph = stream.end_capture(flags).during("capturing a plan");
+        launched.and(graph)
+    }
+
+    /// Seconds of a run of the steps that are `timed`: those of all less those of the others, both as
+    /// graphs.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); a product that cannot be captured.
+    pub fn time(
+        &mut self,
+        cuda: &mut Resources,
+        plan: &Plan,
+        inputs: &[(&Input, Value<'_>)],
+        draw: Draw,
+        timed: &[bool],
+    ) -> Result<f64, CudaError> {
+        const RUNS: u32 = 10;
+        self.start(cuda, plan, inputs, draw)?;
+        let mark = || {
+            let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
+            let stream = cuda.device.stream();
+            stream.record_event(Some(flags)).during("timing a plan")
+        };
+        // Kernels are loaded by their first launch.
+        let mut launches = self.launches.iter().flatten();
+        launches.try_for_each(|launch| cuda.launch(launch))?;
+        let mut seconds = [0.0; 2];
+        for (total, others) in seconds.iter_mut().zip([false, true]) {
+            let Some(graph) = self.capture(cuda, |i| !(others && timed[i]))? else {
+                continue;
+            };
+            graph.launch().during("launching a plan")?;
+            let start = mark()?;
+            for _ in 0..RUNS {
+                graph.launch().during("launching a plan")?;
+            }
+            let took = start.elapsed_ms(&mark()?).during("timing a plan")?;
+            *total = f64::from(took) / 1e3 / f64::from(RUNS);
+        }
+        Ok(seconds[0] - seconds[1])
     }
 
     /// Executes the plan and adds to `seconds` what each of its steps took.

@@ -175,6 +175,24 @@ impl Cuda {
         Ok(Outputs::copied(&self.outputs))
     }
 
+    /// Seconds of a run of the steps that are `timed`, without moving inputs or results.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); a product that cannot be captured.
+    pub fn time(
+        &mut self,
+        id: usize,
+        plan: &Plan,
+        weights: &mut Weights,
+        inputs: &[(&str, Value<'_>)],
+        draw: Draw,
+        timed: &[bool],
+    ) -> Result<f64, CudaError> {
+        let inputs = bound(&plan.inputs, inputs)?;
+        self.resources.provide(plan, weights)?;
+        self.programs[id].time(&mut self.resources, plan, &inputs, draw, timed)
+    }
+
     /// As [`run`](Self::run); adds to `seconds` what each step of the plan took on the device.
     ///
     /// # Errors

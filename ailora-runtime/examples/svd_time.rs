@@ -4,11 +4,12 @@
 //! `cargo run --release -p ailora-runtime --example svd_time -- 1024 4096`
 //!
 //! With `--device cuda`, seconds of all the weights of a model on the device instead, half of them
-//! principal, half minor.
+//! principal, half minor, for several kinds of spectra; what is found there is compared to itself and,
+//! where that is quick, to a full decomposition.
 
 use ailora_runtime::{
     backend::{Backend, Precision},
-    spectrum::{End, Matrix, Options, SpectrumError, Triplets, triplets},
+    spectrum::{End, Matrix, Options, Request, Triplets, triplets, triplets_of},
 };
 use std::error::Error;
 use std::time::Instant;
@@ -54,41 +55,112 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The queries and values of RoBERTa-large and of LLaMA-2-7B: Gaussian weights, and such whose
-/// singular values fall off.
+/// As many weights as the queries or the values of RoBERTa-large and of LLaMA-2-7B are, with singular
+/// values of several kinds.
 fn on_device(backend: Backend) -> Result<(), Box<dyn Error>> {
+    println!("{}", backend.name());
+    let solver = backend.solver().ok_or("there is no solver")?;
     let options = Options {
-        solver: backend.solver(),
+        solver: Some(solver.clone()),
         ..Options::default()
     };
-    println!("{}", backend.name());
     for (n, r, layers) in [(1024, 8, 24), (4096, 32, 32)] {
-        for decay in [0.0, 8.0] {
-            let mut data = gaussian(n * n);
-            for (i, x) in data.iter_mut().enumerate() {
-                *x *= (-decay * (i / n) as f64 / n as f64).exp() as f32;
-            }
+        for (kind, data) in weights(n) {
             let matrix = Matrix::new("weight", &data, n, n)?;
-            // The first one loads the library.
-            triplets(&matrix, End::Principal, r, &options)?;
             for end in [End::Principal, End::Minor] {
-                let (seconds, worst) = time(|| {
-                    let mut worst = (0.0_f64, None);
-                    for _ in 0..layers {
-                        let found = triplets(&matrix, end, r, &options)?;
-                        worst = (worst.0.max(found.residual), Some(found.method));
-                    }
-                    Ok::<_, SpectrumError>(worst)
-                })?;
-                println!(
-                    "{layers} of {n} x {n}, r = {r}, decay {decay}, {end:?}: {seconds:.2} s, \
-                     residual {:.1e}, {:?}",
-                    worst.0, worst.1
-                );
+                // The first one loads the library.
+                let (alone, first) = time(|| solver.triplets(&matrix, end, r.max(16)))?;
+                print!("{layers} of {n} x {n}, r = {r}, {kind}, {end:?}: ");
+                print!("{}, {:.1} ms alone, ", first.accuracy, 1e3 * alone);
+                if !first.accuracy.within(1e-8) {
+                    println!("left to the processor");
+                    continue;
+                }
+                let request = Request { matrix, end, k: r };
+                let requests = vec![request; layers];
+                let (seconds, found) = time(|| triplets_of(&requests, &options, |_| ()))?;
+                let again = triplets_of(&requests, &options, |_| ())?;
+                let same = found.iter().chain(&again).all(|f| f == &found[0]);
+                let Triplets {
+                    residual, method, ..
+                } = found[0];
+                print!("{seconds:.3} s, residual {residual:.1e}, {method:?}, same bits: {same}");
+                if n == 1024 {
+                    let exact = triplets(&matrix, end, r, &Options::default())?;
+                    let (values, space) = differences(&found[0], &exact);
+                    print!(", from {:?}: values {values:.1e}, ", exact.method);
+                    print!("space {space:.1e}");
+                }
+                println!();
             }
         }
     }
     Ok(())
+}
+
+/// Gaussian weights, such whose rows fall off, and such of given singular values.
+fn weights(n: usize) -> [(&'static str, Vec<f32>); 4] {
+    let gauss = gaussian(n * n);
+    let fall = |(i, x): (usize, &f32)| x * (-8.0 * (i / n) as f64 / n as f64).exp() as f32;
+    let decaying = gauss.iter().enumerate().map(fall).collect();
+    let clustered = |i| match i {
+        ..40 => 2.0,
+        _ if i < n - 200 => 1.0,
+        _ => 0.1,
+    };
+    let deficient = |i| {
+        if i < n - 200 {
+            2.0 - i as f64 / n as f64
+        } else {
+            0.0
+        }
+    };
+    [
+        ("clustered", reflected(n, &gauss, clustered)),
+        ("rank-deficient", reflected(n, &gauss, deficient)),
+        ("decaying", decaying),
+        ("gaussian", gauss),
+    ]
+}
+
+/// A matrix of given singular values, between two reflections.
+fn reflected(n: usize, random: &[f32], value: impl Fn(usize) -> f64) -> Vec<f32> {
+    let normal = |x: &[f32]| -> Vec<f64> {
+        let norm = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        x.iter().map(|x| f64::from(*x) / norm).collect()
+    };
+    let (a, b) = (normal(&random[..n]), normal(&random[n..2 * n]));
+    let between: f64 = (0..n).map(|i| a[i] * value(i) * b[i]).sum();
+    let element = |at| {
+        let (i, j) = (at / n, at % n);
+        let diagonal = if i == j { value(i) } else { 0.0 };
+        let sides = a[i] * a[j] * value(j) + value(i) * b[i] * b[j];
+        (diagonal - 2.0 * sides + 4.0 * between * a[i] * b[j]) as f32
+    };
+    (0..n * n).map(element).collect()
+}
+
+/// The largest difference of singular values, relative to the largest, and the sine of the largest
+/// angle between the right vectors' spaces at most.
+fn differences(found: &Triplets, exact: &Triplets) -> (f64, f64) {
+    let k = exact.k();
+    let largest = exact.s[0];
+    let values = found.s.iter().zip(&exact.s).map(|(a, b)| (a - b).abs());
+    let values = values.fold(0.0, f64::max) / largest;
+    let dot = |i: usize, j: usize| -> f64 {
+        let rows = exact.v.chunks_exact(k).zip(found.v.chunks_exact(k));
+        rows.map(|(x, y)| x[i] * y[j]).sum()
+    };
+    let projection: Vec<f64> = (0..k * k).map(|at| dot(at / k, at % k)).collect();
+    let rows = exact.v.chunks_exact(k).zip(found.v.chunks_exact(k));
+    let outside = rows.flat_map(|(x, y)| {
+        let projection = &projection;
+        (0..k).map(move |j| {
+            let inside: f64 = (0..k).map(|i| x[i] * projection[i * k + j]).sum();
+            (y[j] - inside).powi(2)
+        })
+    });
+    (values, outside.sum::<f64>().sqrt())
 }
 
 fn time<T, E>(compute: impl FnOnce() -> Result<T, E>) -> Result<(f64, T), E> {

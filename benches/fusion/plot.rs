@@ -1,7 +1,10 @@
 //! The overheads as curves over the rank, a chart for each width and pass.
 
 use ailora::bench::Pass;
-use plotters::prelude::*;
+use plotters::{
+    prelude::*,
+    style::{FontStyle, register_font},
+};
 
 use crate::{Error, Measured, group::Adapted};
 
@@ -12,8 +15,12 @@ struct Curve {
     points: Vec<(f64, f64)>,
 }
 
+const FONT: &str = "sans-serif";
+
 /// Percent above frozen of the unfused and the fused form, over the rank.
 pub fn overheads(rows: &[Measured]) -> Result<String, Error> {
+    register_font(FONT, FontStyle::Normal, dejavu::sans::regular())
+        .map_err(|_| "the built-in font cannot be read")?;
     let mut widths: Vec<usize> = rows.iter().map(|own| own.shape.width).collect();
     widths.sort_unstable();
     widths.dedup();
@@ -102,7 +109,7 @@ fn chart(
     chart
         .configure_series_labels()
         .background_style(WHITE.mix(0.8))
-        .label_font(("sans-serif", 10))
+        .label_font((FONT, 10))
         .position(SeriesLabelPosition::UpperLeft)
         .draw()?;
     Ok(())

@@ -294,8 +294,8 @@ pub fn costs(precision: Precision) -> Costs {
     }
 }
 
-/// Compiles all kernels of plans for an architecture such as `sm_90`, and the optimiser's, which
-/// needs the compiler but no device; how many there are.
+/// Compiles all kernels of plans for an architecture such as `sm_90`, and the optimiser's and the
+/// decompositions', which needs the compiler but no device; how many there are.
 ///
 /// # Errors
 /// The compiler is missing, or a kernel does not compile.
@@ -313,6 +313,7 @@ pub fn compile(
     let mut codes: Vec<&str> = execute::kernels(&actions)
         .map(|kernel| kernel.code.as_str())
         .chain([optimizer::SOURCE])
+        .chain(spectrum::KERNELS)
         .collect();
     codes.sort_unstable();
     codes.dedup();

@@ -27,7 +27,8 @@ pub struct Progress<'a> {
 }
 
 /// The triplets of many matrices, in the order of `requests`: small matrices beside each other, one
-/// thread each, large ones after each other, all threads for each. `progress` is called from any
+/// thread each, large ones after each other, all threads for each. With a solver all are beside each
+/// other. `progress` is called from any
 /// thread, in the order of completion; the results do not depend on that order.
 ///
 /// # Errors
@@ -53,7 +54,10 @@ pub fn triplets_of(
     };
     let beside: Vec<_> = requests
         .par_iter()
-        .map(|request| is_small(&request.matrix).then(|| compute(request)))
+        .map(|request| {
+            let beside = options.solver.is_some() || is_small(&request.matrix);
+            beside.then(|| compute(request))
+        })
         .collect();
     requests
         .iter()

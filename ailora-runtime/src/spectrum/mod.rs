@@ -27,7 +27,7 @@ pub use accuracy::Accuracy;
 pub use batch::{Progress, Request, triplets_of};
 pub use cache::SpectrumCache;
 #[cfg(feature = "cuda")]
-pub(crate) use dense::thin_svd;
+pub(crate) use dense::{symmetric_eigen, thin_svd};
 pub use error::SpectrumError;
 pub use matrix::Matrix;
 pub use solver::{Columns, Solver};

@@ -22,7 +22,7 @@ pub enum Method {
     Lanczos,
     /// Block Lanczos on the inverse of the matrix's triangular factor.
     InverseLanczos,
-    /// An eigendecomposition of the Gram matrix, refined on the matrix, by a [`Solver`](super::Solver).
+    /// Eigenvectors of the Gram matrix, refined on the matrix, by a [`Solver`](super::Solver).
     Gram,
     /// A full decomposition, after a truncated method missed the tolerance.
     Fallback,

@@ -23,6 +23,8 @@ for line in sys.stdin:
     built test --release --no-run --package ailora-models --test parity --test fusion --test generate
     built test --release --no-run --package ailora --test peft
     built bench --no-run --package ailora --bench device
+    # A test has its name.
+    built bench --no-run --package ailora --bench fusion | sed 's/^fusion /fusion-bench /'
     built build --release --package ailora --bin ailora
     built build --release --package ailora-runtime --example svd_time
 } | while read -r name executable; do

@@ -83,7 +83,7 @@ fn chart(
         Pass::Both => "forward and backward",
     };
     let mut chart = ChartBuilder::on(area)
-        .caption(format!("{width} wide, {title}"), ("sans-serif", 16))
+        .caption(format!("{width} wide, {title}"), (FONT, 16))
         .margin(8)
         .x_label_area_size(32)
         .y_label_area_size(56)

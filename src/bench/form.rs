@@ -6,8 +6,8 @@ use super::{BenchError, Options, Subject};
 use crate::{
     adapt::adapt,
     adapter::{Site, Strategy},
-    grad::gradients,
     finetune::backend,
+    grad::gradients,
     ir::{
         DType, Draw, Id, Name, Op, Program, ProgramError, Type,
         ops::elementwise::{Binary, Unary},

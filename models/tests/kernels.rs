@@ -50,7 +50,7 @@ fn all_families_compile_for_devices() {
         .into_iter()
         .flat_map(|(name, head)| plans(name, head))
         .collect();
-    for (precision, arch) in [(Precision::F32, "sm_80"), (Precision::Bf16, "sm_90")] {
+    for (precision, arch) in [(Precision::F32, "sm_80"), (Precision::Bf16, "sm_90a")] {
         match compile(&plans, precision, arch, cache.clone()) {
             Ok(kernels) => assert!(kernels > 100, "{kernels}"),
             Err(error @ CudaError::Library { .. }) => eprintln!("skipped: {error}"),

@@ -24,7 +24,7 @@ pub(super) struct Compiler {
 pub(super) const ENTRY: &str = "KERNEL";
 
 impl Compiler {
-    /// For an architecture such as `sm_90`. Code is kept in `folder`.
+    /// For an architecture such as `sm_80`. Code is kept in `folder`.
     ///
     /// # Errors
     /// The compiler is missing.

@@ -18,7 +18,7 @@ use cudarc::{
     },
 };
 
-use super::{CudaError, error::During, library};
+use super::{CudaError, error::During, library, source::Target};
 
 const MIB: usize = 1 << 20;
 
@@ -33,6 +33,7 @@ pub struct Device {
     name: String,
     capability: (i32, i32),
     shared_memory: usize,
+    processors: usize,
 }
 
 // SAFETY: the handle may be used from any thread, by one at a time; every use is behind `&mut` or
@@ -66,10 +67,18 @@ impl Device {
             let (major, minor) = capability;
             return Err(CudaError::TooOld { name, major, minor });
         }
-        let shared = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-        let shared_memory = context
-            .attribute(shared)
-            .during("reading the device's shared memory")?;
+        let attribute = |which, what: &str| {
+            let value = context.attribute(which).during(what)?;
+            Ok::<_, CudaError>(usize::try_from(value).unwrap_or_default())
+        };
+        let shared_memory = attribute(
+            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+            "reading the device's shared memory",
+        )?;
+        let processors = attribute(
+            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+            "counting multiprocessors",
+        )?;
         let stream = context.new_stream().during("making a stream")?;
         let blas = blas::create_handle()?;
         let memory = Arc::new(Memory {
@@ -86,7 +95,8 @@ impl Device {
             name,
             capability,
             workspace,
-            shared_memory: usize::try_from(shared_memory).unwrap_or_default(),
+            shared_memory,
+            processors,
         };
         // SAFETY: the stream and the workspace live as long as the handle. A workspace of our own
         // is what makes products give the same bits each time, in a graph too.
@@ -112,9 +122,14 @@ impl Device {
         &self.name
     }
 
-    /// What kernels are compiled for, such as `sm_90`.
+    /// What kernels are compiled for, such as `sm_80`; with what only Hoppers have, `sm_90a`.
     pub fn arch(&self) -> String {
-        format!("sm_{}{}", self.capability.0, self.capability.1)
+        let own = if self.has_warpgroups() { "a" } else { "" };
+        format!("sm_{}{}{own}", self.capability.0, self.capability.1)
+    }
+
+    fn has_warpgroups(&self) -> bool {
+        self.capability == (9, 0)
     }
 
     /// The context.
@@ -278,9 +293,13 @@ impl Device {
         .during("launching a kernel")
     }
 
-    /// Bytes of memory that a block may share.
-    pub(super) fn shared_memory(&self) -> usize {
-        self.shared_memory
+    /// What kernels are written for.
+    pub(super) fn target(&self) -> Target {
+        Target {
+            shared: self.shared_memory,
+            processors: self.processors,
+            warpgroups: self.has_warpgroups(),
+        }
     }
 
     /// Waits until all work is done.

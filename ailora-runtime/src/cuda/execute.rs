@@ -14,7 +14,7 @@ use super::{
     device::{Buffer, Device},
     error::During,
     gemm,
-    source::{self, Action, Actions, Param},
+    source::{self, Action, Actions, Param, Target},
 };
 use crate::{
     backend::Precision,
@@ -114,12 +114,11 @@ pub(super) fn elements(plan: &Plan, precision: Precision) -> Vec<Element> {
     elements
 }
 
-/// What each step of a plan becomes, over buffers of these types, where blocks may have `shared` bytes
-/// of memory.
-pub(super) fn actions(plan: &Plan, elements: &[Element], shared: usize) -> Vec<Actions> {
+/// What each step of a plan becomes on a device, over buffers of these types.
+pub(super) fn actions(plan: &Plan, elements: &[Element], target: Target) -> Vec<Actions> {
     let steps = plan.steps.iter();
     steps
-        .map(|step| source::actions(step, elements, shared))
+        .map(|step| source::actions(step, elements, target))
         .collect()
 }
 
@@ -152,7 +151,7 @@ impl Executable {
     /// A kernel does not compile.
     pub fn new(cuda: &mut Resources, plan: &Plan) -> Result<Self, CudaError> {
         let elements = elements(plan, cuda.precision);
-        let actions = actions(plan, &elements, cuda.device.shared_memory());
+        let actions = actions(plan, &elements, cuda.device.target());
         cuda.compile(kernels(&actions).map(|kernel| kernel.code.as_str()))?;
         let params = kernels(&actions).flat_map(|kernel| &kernel.params);
         let streams: IndexSet<Name> = params

@@ -40,6 +40,7 @@ use device::Buffer;
 use error::During;
 use execute::{Executable, Launch};
 use gemm::Products;
+use source::Target;
 use staging::Staging;
 
 /// Which device, and how it computes.
@@ -213,9 +214,6 @@ impl Cuda {
     }
 }
 
-/// Bytes of memory that a block of a large device of compute capability 8.0 or newer may share.
-const SHARED_MEMORY: usize = 160 << 10;
-
 /// Bytes that training takes on a device, known before there is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
@@ -243,7 +241,7 @@ impl Footprint {
                 parameters.insert(name, element(precision, ty).bytes() * ty.len());
             }
             let elements = execute::elements(plan, precision);
-            let actions = execute::actions(plan, &elements, SHARED_MEMORY);
+            let actions = execute::actions(plan, &elements, Target::HOPPER);
             arena = arena.max(execute::places(plan, &elements, &actions).bytes);
         }
         Self {
@@ -294,7 +292,7 @@ pub fn costs(precision: Precision) -> Costs {
     }
 }
 
-/// Compiles all kernels of plans for an architecture such as `sm_90`, and the optimiser's and the
+/// Compiles all kernels of plans for an architecture such as `sm_80` or `sm_90a`, and the optimiser's and the
 /// decompositions', which needs the compiler but no device; how many there are.
 ///
 /// # Errors
@@ -306,9 +304,13 @@ pub fn compile(
     cache: Option<PathBuf>,
 ) -> Result<usize, CudaError> {
     let compiler = Compiler::new(arch.to_owned(), cache)?;
+    let target = match arch {
+        "sm_90a" => Target::HOPPER,
+        _ => Target::AMPERE,
+    };
     let actions: Vec<source::Actions> = plans
         .iter()
-        .flat_map(|plan| execute::actions(plan, &execute::elements(plan, precision), SHARED_MEMORY))
+        .flat_map(|plan| execute::actions(plan, &execute::elements(plan, precision), target))
         .collect();
     let mut codes: Vec<&str> = execute::kernels(&actions)
         .map(|kernel| kernel.code.as_str())

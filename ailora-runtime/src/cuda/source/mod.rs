@@ -44,6 +44,32 @@ impl Element {
     }
 }
 
+/// The device that kernels are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// Bytes of memory that a block may share.
+    pub shared: usize,
+    /// Its multiprocessors.
+    pub processors: usize,
+    /// Whether warpgroups multiply matrices straight from shared memory.
+    pub warpgroups: bool,
+}
+
+impl Target {
+    /// A large device of compute capability 9.0.
+    pub const HOPPER: Self = Self {
+        shared: 227 << 10,
+        processors: 132,
+        warpgroups: true,
+    };
+    /// A large device of compute capability 8.0.
+    pub const AMPERE: Self = Self {
+        shared: 160 << 10,
+        processors: 108,
+        warpgroups: false,
+    };
+}
+
 /// An argument of a plan's kernel in device memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Operand {
@@ -134,9 +160,8 @@ pub(super) struct Actions {
     pub scratch: usize,
 }
 
-/// What the device, whose blocks may have `shared` bytes of memory, does for a step whose buffers hold
-/// elements of these types.
-pub(super) fn actions(step: &Step, elements: &[Element], shared: usize) -> Actions {
+/// What a device does for a step whose buffers hold elements of these types.
+pub(super) fn actions(step: &Step, elements: &[Element], target: Target) -> Actions {
     let operands = |views: &[View]| -> Vec<Operand> {
         let operand = |&view: &View| Operand {
             element: elements[view.buffer],
@@ -156,7 +181,7 @@ pub(super) fn actions(step: &Step, elements: &[Element], shared: usize) -> Actio
         Kernel::Loop(walk) => loops::source(walk, &reads, &writes).into(),
         Kernel::Attention { op, dims, biases } => {
             let task = attention::Task::new(op, *dims, *biases, &reads);
-            attention::forward(task, writes[0], shared)
+            attention::forward(task, writes[0], target)
         }
         Kernel::AttentionGrad {
             op,
@@ -165,7 +190,7 @@ pub(super) fn actions(step: &Step, elements: &[Element], shared: usize) -> Actio
             wants,
         } => {
             let task = attention::Task::new(op, *dims, *biases, &reads);
-            attention::backward(task, *wants, &writes, shared)
+            attention::backward(task, *wants, &writes, target)
         }
         Kernel::Rotary { width, half } => tensors::rotary(*width, *half, &reads, &writes).into(),
         Kernel::Gather { width } => tensors::gather(*width, &reads, &writes).into(),

@@ -1,10 +1,11 @@
 //! Attention in bfloat16 that never writes its scores to memory (Dao et al., 2022): one kernel
-//! forward; backward one for short rows, else one for the queries and one for the keys.
+//! forward; backward one for short rows, else one for the queries and one for the keys. For long rows
+//! on a Hopper these are kernels whose warpgroups copy or multiply (Shah et al., 2024).
 
 use ailora_graph::ir::random::drop_threshold;
 
 use super::{
-    super::{Action, Actions, Element, Operand, Param, Source, text::number},
+    super::{Action, Actions, Element, Operand, Param, Source, Target, text::number},
     Task,
 };
 
@@ -13,6 +14,10 @@ const FORWARD: &str = include_str!("flash/forward.cu");
 const QUERIES: &str = include_str!("flash/backward_queries.cu");
 const KEYS: &str = include_str!("flash/backward_keys.cu");
 const SHORT: &str = include_str!("flash/backward_short.cu");
+const WIDE: &str = include_str!("flash/wide.cuh");
+const WIDE_FORWARD: &str = include_str!("flash/forward_wide.cu");
+const WIDE_QUERIES: &str = include_str!("flash/backward_wide_queries.cu");
+const WIDE_KEYS: &str = include_str!("flash/backward_wide_keys.cu");
 
 /// The deepest heads whose rows fit into registers.
 const DEEPEST: usize = 128;
@@ -24,6 +29,9 @@ const CHUNK: usize = 8;
 const WARPS: usize = 4;
 /// The longest rows of scores that a block keeps whole.
 const SHORTEST: usize = 128;
+/// Queries and keys from which on warpgroups are faster, and the rows of one.
+const LONG: usize = 256;
+const GROUP: usize = 64;
 
 /// Rows in memory.
 struct Rows {
@@ -38,8 +46,7 @@ struct Kernels<'a> {
     task: Task<'a>,
     rows: [Rows; 3],
     actions: Actions,
-    /// Bytes of memory that a block may share.
-    shared: usize,
+    target: Target,
 }
 
 /// What kernels write, and its gradient.
@@ -52,16 +59,18 @@ struct Results {
 }
 
 /// The forward pass, if the kernel takes it.
-pub(super) fn forward(task: Task<'_>, to: Operand, shared: usize) -> Option<Actions> {
+pub(super) fn forward(task: Task<'_>, to: Operand, target: Target) -> Option<Actions> {
     let o = written(&to, task, 0)?;
-    let mut kernels = Kernels::new(task, 4, shared)?;
-    let block = kernels.forward_block();
+    let mut kernels = Kernels::new(task, 4, target)?;
     let results = Results {
         strides: [o, 0, 0, 0, 0],
         wants: [false; 3],
     };
-    let code = kernels.text(FORWARD, &block, results);
-    kernels.launch(block, code, [Param::Write(0)])?;
+    let (text, block) = match kernels.wide_forward_block() {
+        Some(block) => (WIDE_FORWARD, block),
+        None => (FORWARD, kernels.forward_block()),
+    };
+    kernels.launch(text, block, results, [Param::Write(0)])?;
     Some(kernels.actions)
 }
 
@@ -70,9 +79,9 @@ pub(super) fn backward(
     task: Task<'_>,
     wants: [bool; 3],
     writes: &[Operand],
-    shared: usize,
+    target: Target,
 ) -> Option<Actions> {
-    let mut kernels = Kernels::new(task, 5, shared)?;
+    let mut kernels = Kernels::new(task, 5, target)?;
     let dy = kernels.rows_of(4, None);
     let mut next = writes.iter().enumerate();
     let mut gradients = [
@@ -92,8 +101,7 @@ pub(super) fn backward(
         wants,
     };
     if let Some(block) = kernels.short_block() {
-        let code = kernels.text(SHORT, &block, results);
-        kernels.launch(block, code, [dy.at, dq, dk, dv])?;
+        kernels.launch(SHORT, block, results, [dy.at, dq, dk, dv])?;
         return Some(kernels.actions);
     }
     let d = task.dims;
@@ -101,13 +109,18 @@ pub(super) fn backward(
     // The logarithm of a row's sum of exponentials, and sum(P dP).
     let bytes = 2 * size_of::<f32>() * d.batch * d.heads * d.queries;
     kernels.actions.scratch += bytes.next_multiple_of(64);
-    let block = kernels.queries_block();
-    let code = kernels.text(QUERIES, &block, results);
-    kernels.launch(block, code, [dy.at.clone(), statistics.clone(), dq])?;
+    let (text, block) = match kernels.wide_queries_block() {
+        Some(block) => (WIDE_QUERIES, block),
+        None => (QUERIES, kernels.queries_block()),
+    };
+    let more = [dy.at.clone(), statistics.clone(), dq];
+    kernels.launch(text, block, results, more)?;
     if wants[1] || wants[2] {
-        let block = kernels.keys_block();
-        let code = kernels.text(KEYS, &block, results);
-        kernels.launch(block, code, [dy.at, statistics, dk, dv])?;
+        let (text, block) = match kernels.wide_keys_block() {
+            Some(block) => (WIDE_KEYS, block),
+            None => (KEYS, kernels.keys_block()),
+        };
+        kernels.launch(text, block, results, [dy.at, statistics, dk, dv])?;
     }
     Some(kernels.actions)
 }
@@ -134,12 +147,15 @@ fn stride(operand: &Operand, task: Task<'_>, i: usize) -> usize {
 }
 
 /// How the threads share the work.
+#[derive(Default)]
 struct Block {
     warps: usize,
     /// Rows that are gone over at a time.
     tile: usize,
-    /// Groups of 16 rows that a warp owns.
+    /// Groups of 16 rows that a warp owns, or warpgroups that own rows.
     groups: usize,
+    /// Tiles that warpgroups keep in shared memory; 0 of kernels without them.
+    slots: usize,
     grid: usize,
     /// Bytes of shared memory.
     shared: usize,
@@ -147,7 +163,7 @@ struct Block {
 
 impl<'a> Kernels<'a> {
     /// Nothing, if the kernels do not take these sizes. Biases are read from `behind` on.
-    fn new(task: Task<'a>, behind: usize, shared: usize) -> Option<Self> {
+    fn new(task: Task<'a>, behind: usize, target: Target) -> Option<Self> {
         let d = task.dims;
         let is_narrow = task.reads[..3]
             .iter()
@@ -167,7 +183,7 @@ impl<'a> Kernels<'a> {
                 bias: None,
             }),
             actions: Actions::default(),
-            shared,
+            target,
         };
         kernels.rows = [0, 1, 2].map(|i| kernels.rows_of(i, task.bias(i, behind)));
         Some(kernels)
@@ -213,6 +229,7 @@ impl<'a> Kernels<'a> {
             groups,
             grid: d.queries.div_ceil(rows) * d.batch * d.heads,
             shared: 2 * (rows * self.pitch() + 2 * stage),
+            ..Block::default()
         }
     }
 
@@ -229,6 +246,7 @@ impl<'a> Kernels<'a> {
             grid: d.queries.div_ceil(rows) * d.batch * d.heads,
             // Queries and gradients lie in the second stage until it is copied to.
             shared: 2 * (stage + stage.max(2 * rows * self.pitch())),
+            ..Block::default()
         }
     }
 
@@ -248,6 +266,7 @@ impl<'a> Kernels<'a> {
             groups: 1,
             grid: d.keys.div_ceil(rows) * d.batch * d.kv_heads,
             shared: 2 * (2 * rows * self.pitch() + 2 * stage),
+            ..Block::default()
         }
     }
 
@@ -262,9 +281,74 @@ impl<'a> Kernels<'a> {
             groups: 1,
             grid: d.batch * d.heads,
             shared: 2 * side * (2 * pitch + wide.max(2 * pitch) + wide),
+            ..Block::default()
         };
-        let fits = d.heads == d.kv_heads && side <= SHORTEST && block.shared <= self.shared;
+        let fits = d.heads == d.kv_heads && side <= SHORTEST && block.shared <= self.target.shared;
         fits.then_some(block)
+    }
+
+    /// Warpgroups that own queries.
+    fn wide_forward_block(&self) -> Option<Block> {
+        let d = self.task.dims;
+        let is_deep = d.depth > 64;
+        let groups = if !is_deep && d.queries >= 1024 { 3 } else { 2 };
+        let (tile, slots) = match (is_deep, d.keys) {
+            (false, _) => (128, 4),
+            (true, ..=256) => (64, 3),
+            (true, _) => (128, 2),
+        };
+        let own = (d.queries, d.heads);
+        self.wide_block(own, (groups, tile, slots), 2 * slots, tile * slots)
+    }
+
+    fn wide_queries_block(&self) -> Option<Block> {
+        let d = self.task.dims;
+        let (tile, slots) = if d.depth > 64 { (64, 4) } else { (128, 4) };
+        // Keys stay longer than values.
+        let tiles = 2 * slots + 1;
+        self.wide_block(
+            (d.queries, d.heads),
+            (2, tile, slots),
+            tiles,
+            tile * (slots + 1),
+        )
+    }
+
+    fn wide_keys_block(&self) -> Option<Block> {
+        let d = self.task.dims;
+        let (tile, slots) = (64, if d.depth > 64 { 3 } else { 4 });
+        let own = (d.keys, d.kv_heads);
+        self.wide_block(own, (2, tile, slots), 2 * slots, 2 * tile * slots)
+    }
+
+    /// A warpgroup that copies and `groups` that own rows, of `own` in all and for so many heads, with
+    /// `tiles` tiles and `floats` beside them in shared memory; nothing if the device has no warpgroups,
+    /// or they are not faster.
+    fn wide_block(
+        &self,
+        own: (usize, usize),
+        (groups, tile, slots): (usize, usize, usize),
+        tiles: usize,
+        floats: usize,
+    ) -> Option<Block> {
+        let d = self.task.dims;
+        let rows = GROUP * groups;
+        let tasks = own.0.div_ceil(rows) * d.batch * own.1;
+        // Two tiles of its own rows, and two barriers for each tile; where tiles begin is aligned.
+        let shared = 1024 + 2 * d.depth * (2 * rows + tiles * tile) + 4 * floats + 16 * (2 + tiles);
+        let fits = self.target.warpgroups
+            && [64, 128].contains(&d.depth)
+            && d.queries.min(d.keys) >= LONG
+            && tasks >= self.target.processors
+            && shared <= self.target.shared;
+        fits.then_some(Block {
+            warps: 4 * (groups + 1),
+            tile,
+            groups,
+            slots,
+            grid: tasks.min(self.target.processors),
+            shared,
+        })
     }
 
     /// From one row of a tile to the next, padded so that they begin in different banks.
@@ -299,6 +383,7 @@ impl<'a> Kernels<'a> {
             ("WARPS", block.warps),
             ("TILE", block.tile),
             ("GROUPS", block.groups),
+            ("SLOTS", block.slots),
         ] {
             text += &format!("constexpr u32 {name} = {value}u;\n");
         }
@@ -316,20 +401,23 @@ impl<'a> Kernels<'a> {
         for (name, value) in [("SCALE", op.scale.0), ("KEEP", 1.0 / (1.0 - rate))] {
             text += &format!("constexpr float {name} = {};\n", number(value as f32));
         }
-        text + COMMON + kernel
+        let wide = if block.slots > 0 { WIDE } else { "" };
+        text + COMMON + wide + kernel
     }
 
     /// Launches a kernel on the operands, the biases, the key, and `more`; nothing if a block has too
     /// little memory for it.
     fn launch<const N: usize>(
         &mut self,
+        kernel: &str,
         block: Block,
-        code: String,
+        results: Results,
         more: [Param; N],
     ) -> Option<()> {
-        if block.shared > self.shared {
+        if block.shared > self.target.shared {
             return None;
         }
+        let code = self.text(kernel, &block, results);
         // What a kernel does not read may be anything.
         let bias = |rows: &Rows| Param::Read(rows.bias.unwrap_or(0));
         let [q, k, v] = &self.rows;

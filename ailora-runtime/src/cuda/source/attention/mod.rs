@@ -6,7 +6,7 @@ mod products;
 
 use ailora_graph::ir::ops::attention::{Attention, Dims};
 
-use super::{Actions, Operand};
+use super::{Actions, Operand, Target};
 
 /// An attention, and what it reads: `q, k, v, mask`, for the backward pass `dy`, then the biases of
 /// those of the first three that have one.
@@ -36,9 +36,9 @@ impl<'a> Task<'a> {
     }
 }
 
-/// The forward pass writes the output. A block may have `shared` bytes of memory.
-pub(super) fn forward(task: Task<'_>, to: Operand, shared: usize) -> Actions {
-    flash::forward(task, to, shared).unwrap_or_else(|| products::forward(task, to))
+/// The forward pass writes the output.
+pub(super) fn forward(task: Task<'_>, to: Operand, target: Target) -> Actions {
+    flash::forward(task, to, target).unwrap_or_else(|| products::forward(task, to))
 }
 
 /// The backward pass writes the wanted gradients.
@@ -46,8 +46,8 @@ pub(super) fn backward(
     task: Task<'_>,
     wants: [bool; 3],
     writes: &[Operand],
-    shared: usize,
+    target: Target,
 ) -> Actions {
-    flash::backward(task, wants, writes, shared)
+    flash::backward(task, wants, writes, target)
         .unwrap_or_else(|| products::backward(task, wants, writes))
 }

@@ -3,7 +3,7 @@
 use ailora_graph::ir::{DType, Draw, Program, ops::matmul::MatMul, random::Key};
 
 use super::{
-    super::{Action, Element, Param, Product, Source},
+    super::{Action, Element, Param, Product, Source, Target},
     emulate::Kernels,
     nvrtc,
 };
@@ -85,13 +85,18 @@ fn values(plan: &Plan, bf16: bool) -> Vec<Vec<f32>> {
 pub(super) fn agree(program: &Program) {
     for plan in [plan(program), separate(program)] {
         for bf16 in [false, true] {
-            agree_on(&plan, bf16, |_, _, _| {});
+            agree_on(&plan, bf16, Target::AMPERE, |_, _, _| {});
         }
     }
 }
 
 /// The same for one plan, whose inputs `change` may alter by name.
-pub(super) fn agree_on(plan: &Plan, bf16: bool, change: impl Fn(&str, usize, &mut f32)) {
+pub(super) fn agree_on(
+    plan: &Plan,
+    bf16: bool,
+    target: Target,
+    change: impl Fn(&str, usize, &mut f32),
+) {
     let mut values = values(plan, bf16);
     for (input, values) in plan.inputs.iter().zip(&mut values) {
         for (i, x) in values.iter_mut().enumerate() {
@@ -104,9 +109,9 @@ pub(super) fn agree_on(plan: &Plan, bf16: bool, change: impl Fn(&str, usize, &mu
         Precision::F32
     };
     let elements = elements(plan, precision);
-    let all = crate::cuda::execute::actions(plan, &elements, crate::cuda::SHARED_MEMORY);
+    let all = crate::cuda::execute::actions(plan, &elements, target);
     let sources: Vec<&Source> = crate::cuda::execute::kernels(&all).collect();
-    nvrtc::check(sources.iter().copied());
+    nvrtc::check(sources.iter().copied(), target);
     let Some(kernels) = Kernels::new(&sources) else {
         return;
     };

@@ -23,6 +23,7 @@ use ailora_graph::ir::{
     },
 };
 
+use super::Target;
 use crate::{
     backend::Precision,
     cuda::execute::{actions, elements, kernels},
@@ -176,7 +177,7 @@ fn attentions() {
             }
             for bf16 in [false, true] {
                 for plan in [plan(&p), lean(&p)] {
-                    agree_on(&plan, bf16, |name, i, x| {
+                    agree_on(&plan, bf16, Target::AMPERE, |name, i, x| {
                         if name == "mask" {
                             // Some keys of the first sequence, none of the second.
                             *x = f32::from(u8::from(i < keys && i % 4 != 2));
@@ -188,78 +189,101 @@ fn attentions() {
     }
 }
 
-/// Attention whose operands products make, which leave its biases to it: in bfloat16 by fused kernels.
 #[test]
 fn fused_attentions() {
-    for (heads, kv_heads, queries, keys, depth) in [
+    for sizes in [
         (2, 2, 20, 24, 16),
         (2, 1, 37, 70, 32),
         (1, 1, 5, 130, 16),
         (2, 2, 33, 1, 48),
         (2, 1, 135, 33, 16),
     ] {
-        for (causal, dropout, biased) in [
-            (false, 0.0, [true, true, true]),
-            (true, 0.0, [false, true, false]),
-            (true, 0.3, [true, false, true]),
-        ] {
-            let mut p = Program::new();
-            let op = Attention {
-                heads,
-                kv_heads,
-                causal,
-                scale: Real(0.05),
-                dropout: Real(dropout),
-                stream: "attention".into(),
-            };
-            let mut projected = |name: &str, rows: usize, heads: usize, biased: bool| {
-                let width = heads * depth;
-                let x = p.input(name, Type::f32([2, rows, 4])).unwrap();
-                let weight = format!("{name} weight");
-                let w = p.frozen(&weight, Type::f32([4, width])).unwrap();
-                let y = p.matmul(x, false, w, false).unwrap();
-                if !biased {
-                    return y;
-                }
-                let bias = p
-                    .frozen(&format!("{name} bias"), Type::f32([width]))
-                    .unwrap();
-                p.sum(y, bias).unwrap()
-            };
-            let q = projected("q", queries, heads, biased[0]);
-            let k = projected("k", keys, kv_heads, biased[1]);
-            let v = projected("v", keys, kv_heads, biased[2]);
-            let dy = projected("dy", queries, heads, false);
-            let mask = p.input("mask", Type::f32([2, keys])).unwrap();
-            let y = p.add(op.clone(), &[q, k, v, mask]).unwrap();
-            let mut results = vec![("y".to_owned(), y)];
-            for of in Operand::ALL {
-                let forward = op.clone();
-                let grad = AttentionGrad { forward, of };
-                let id = p.add(grad, &[q, k, v, mask, dy]).unwrap();
-                results.push((format!("{of:?}"), id));
+        fused_attention(sizes, Target::AMPERE, "mma(");
+    }
+}
+
+/// Of few multiprocessors, so that blocks have more than one task.
+#[test]
+fn attentions_of_warpgroups() {
+    let target = Target {
+        processors: 3,
+        ..Target::HOPPER
+    };
+    for sizes in [(2, 1, 256, 300, 64), (2, 2, 330, 257, 128)] {
+        fused_attention(sizes, target, "wgmma<");
+    }
+}
+
+/// Attention whose operands products make, which leave its biases to it: in bfloat16 by fused kernels,
+/// with such products.
+fn fused_attention(
+    (heads, kv_heads, queries, keys, depth): (usize, usize, usize, usize, usize),
+    target: Target,
+    by: &str,
+) {
+    for (causal, dropout, biased) in [
+        (false, 0.0, [true, true, true]),
+        (true, 0.0, [false, true, false]),
+        (true, 0.3, [true, false, true]),
+    ] {
+        let mut p = Program::new();
+        let op = Attention {
+            heads,
+            kv_heads,
+            causal,
+            scale: Real(0.05),
+            dropout: Real(dropout),
+            stream: "attention".into(),
+        };
+        let mut projected = |name: &str, rows: usize, heads: usize, biased: bool| {
+            let width = heads * depth;
+            let x = p.input(name, Type::f32([2, rows, 4])).unwrap();
+            let weight = format!("{name} weight");
+            let w = p.frozen(&weight, Type::f32([4, width])).unwrap();
+            let y = p.matmul(x, false, w, false).unwrap();
+            if !biased {
+                return y;
             }
-            for (name, result) in results {
-                // An output is float32; what a product reads is not.
-                let width = p.shape(result)[2];
-                let square = p
-                    .input(&format!("{name} square"), Type::f32([width, width]))
-                    .unwrap();
-                let read = p.matmul(result, false, square, false).unwrap();
-                p.set_output(name, read);
-            }
-            let plan = lean(&p);
-            let elements = elements(&plan, Precision::Bf16);
-            let fused = actions(&plan, &elements, crate::cuda::SHARED_MEMORY);
-            let fused = kernels(&fused).filter(|kernel| kernel.shared > 0).count();
-            assert!(fused >= 2, "{fused} fused kernels");
-            agree_on(&plan, true, |name, i, x| {
-                if name == "mask" {
-                    // Some keys of the first sequence, none of the second.
-                    *x = f32::from(u8::from(i < keys && i % 4 != 2));
-                }
-            });
+            let bias = p
+                .frozen(&format!("{name} bias"), Type::f32([width]))
+                .unwrap();
+            p.sum(y, bias).unwrap()
+        };
+        let q = projected("q", queries, heads, biased[0]);
+        let k = projected("k", keys, kv_heads, biased[1]);
+        let v = projected("v", keys, kv_heads, biased[2]);
+        let dy = projected("dy", queries, heads, false);
+        let mask = p.input("mask", Type::f32([2, keys])).unwrap();
+        let y = p.add(op.clone(), &[q, k, v, mask]).unwrap();
+        let mut results = vec![("y".to_owned(), y)];
+        for of in Operand::ALL {
+            let forward = op.clone();
+            let grad = AttentionGrad { forward, of };
+            let id = p.add(grad, &[q, k, v, mask, dy]).unwrap();
+            results.push((format!("{of:?}"), id));
         }
+        for (name, result) in results {
+            // An output is float32; what a product reads is not.
+            let width = p.shape(result)[2];
+            let square = p
+                .input(&format!("{name} square"), Type::f32([width, width]))
+                .unwrap();
+            let read = p.matmul(result, false, square, false).unwrap();
+            p.set_output(name, read);
+        }
+        let plan = lean(&p);
+        let elements = elements(&plan, Precision::Bf16);
+        let fused = actions(&plan, &elements, target);
+        let fused = kernels(&fused)
+            .filter(|kernel| kernel.code.contains(by))
+            .count();
+        assert!(fused >= 2, "{fused} fused kernels");
+        agree_on(&plan, true, target, |name, i, x| {
+            if name == "mask" {
+                // Some keys of the first sequence, none of the second.
+                *x = f32::from(u8::from(i < keys && i % 4 != 2));
+            }
+        });
     }
 }
 

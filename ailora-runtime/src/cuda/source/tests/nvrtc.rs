@@ -4,11 +4,11 @@ use std::ffi::CString;
 
 use cudarc::nvrtc::result;
 
-use super::super::{PRELUDE, Source};
+use super::super::{PRELUDE, Source, Target};
 use crate::cuda::library::load_compiler;
 
-/// Compiles each kernel for two generations of devices, if there is a compiler.
-pub(super) fn check<'a>(sources: impl IntoIterator<Item = &'a Source>) {
+/// Compiles each kernel for the generations of devices that may be the target, if there is a compiler.
+pub(super) fn check<'a>(sources: impl IntoIterator<Item = &'a Source>, target: Target) {
     if let Err(error) = load_compiler() {
         println!("skipped: {error}");
         return;
@@ -20,7 +20,11 @@ pub(super) fn check<'a>(sources: impl IntoIterator<Item = &'a Source>) {
             source.code
         );
     }
-    for device in ["sm_80", "sm_90"] {
+    let devices: &[&str] = match target.warpgroups {
+        true => &["sm_90a"],
+        false => &["sm_80", "sm_90"],
+    };
+    for device in devices {
         compile(&text, device);
     }
 }

@@ -59,7 +59,7 @@ template <u32 PENDING> __device__ inline void wait() {
 
 #else
 
-static float4 shared_memory[160 * 1024 / sizeof(float4)];
+static float4 shared_memory[227 * 1024 / sizeof(float4)];
 
 static inline float half(u32 pair, u32 i) { return widened(pair >> 16 * i & 0xffffu); }
 
@@ -289,9 +289,8 @@ using Gradients = Source<DO_STRIDE, QUERIES, false>;
 // What a block works on: `tile` of a head of a sequence.
 struct Task {
     u32 tile, head, batch;
-    __device__ Task(u32 tiles, u32 heads)
-        : tile(blockIdx.x % tiles), head(blockIdx.x / tiles % heads),
-          batch(blockIdx.x / tiles / heads) {}
+    __device__ Task(u32 tiles, u32 heads, u32 i = blockIdx.x)
+        : tile(i % tiles), head(i / tiles % heads), batch(i / tiles / heads) {}
 };
 
 // Swaps one's y with the x of the thread that is `distance` further.
@@ -380,8 +379,8 @@ template <u32 TILE> struct Sight {
         return all == ~0u;
     }
 
-    // Scores of keys that are not seen become -infinity.
-    __device__ void hide(float (&s)[TILE / 8][4]) const {
+    // Scores of keys that are not seen become `hidden`.
+    __device__ void hide(float (&s)[TILE / 8][4], float hidden = -INF) const {
         if (everything()) return;
         const Lane lane;
 #pragma unroll
@@ -392,7 +391,7 @@ template <u32 TILE> struct Sight {
                 const u32 bits = (counting[n / 4] & first_bits(seen)) >> lane.column;
 #pragma unroll
                 for (u32 e = 0; e < 2; ++e) {
-                    if (!(bits >> (n % 4 * 8 + e) & 1)) s[n][2 * h + e] = -INF;
+                    if (!(bits >> (n % 4 * 8 + e) & 1)) s[n][2 * h + e] = hidden;
                 }
             }
         }

@@ -517,6 +517,53 @@ fn attention_of_all_sizes() {
     }
 }
 
+/// Rows so long, and so many heads, that devices take their largest kernels, in bfloat16: operands and
+/// results are computed and read by others.
+#[test]
+fn attention_of_long_rows() {
+    const BATCH: usize = 4;
+    for (heads, kv_heads, [queries, keys], depth, causal, dropout) in [
+        (18, 18, [260, 300], 64, false, 0.0),
+        (24, 12, [300, 290], 128, true, 0.3),
+    ] {
+        let mut p = Program::new();
+        let mut input = |name: &str, rows: usize, heads: usize| {
+            let ty = Type::f32([BATCH, rows, heads * depth]);
+            let x = p.input(name, ty).unwrap();
+            p.unary(Unary::Tanh, x).unwrap()
+        };
+        let q = input("q", queries, heads);
+        let k = input("k", keys, kv_heads);
+        let v = input("v", keys, kv_heads);
+        let dy = input("dy", queries, heads);
+        let mask = p.input("mask", Type::f32([BATCH, keys])).unwrap();
+        let forward = Attention {
+            heads,
+            kv_heads,
+            causal,
+            scale: Real(0.2),
+            dropout: Real(dropout),
+            stream: "a".into(),
+        };
+        let y = p.add(forward.clone(), &[q, k, v, mask]).unwrap();
+        let mut results = vec![("y".to_owned(), y)];
+        for of in Operand::ALL {
+            let forward = forward.clone();
+            let gradient = AttentionGrad { forward, of };
+            let id = p.add(gradient, &[q, k, v, mask, dy]).unwrap();
+            results.push((format!("{of:?}"), id));
+        }
+        for (name, id) in results {
+            let result = p.scale(id, 2.0).unwrap();
+            p.set_output(name, result);
+        }
+        let mut bindings = Bindings::new();
+        bindings.insert("mask".into(), masks(keys));
+        bind(&p, &mut bindings);
+        check(&p, bindings, 1e-5);
+    }
+}
+
 /// An attention over parts of one wide tensor plus biases, for those of `q, k, v` that have one, and
 /// its gradients.
 fn attention_of_parts(

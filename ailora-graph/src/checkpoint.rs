@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::ir::{Id, Op, Program, ProgramError, ops::view::Reshape};
+use crate::ir::{Id, Program, ProgramError, ops::view::Reshape};
 
 /// The program with the parts of its forward pass, which is what the result `loss` depends on, that
 /// its backward pass computes again. Results and their bits are the same.
@@ -67,13 +67,13 @@ impl<'a> Forward<'a> {
     /// For each node, whether it is there when the backward pass reads it.
     fn kept(&self) -> Vec<bool> {
         let program = self.program;
-        let computed = |id: Id| !is_leaf(program, id) && !is_view(program, id);
+        let computed = |id: Id| !is_leaf(program, id) && !program[id].op.is_view();
         let members: Vec<Id> = program.ids().filter(|&id| self.contains(id)).collect();
         // The last member that reads each value.
         let mut last: HashMap<Id, Id> = HashMap::new();
         for &id in members.iter().filter(|&&id| computed(id)) {
             for &arg in &program[id].args {
-                last.insert(root(program, arg), id);
+                last.insert(program.source(arg), id);
             }
         }
         let computed: Vec<Id> = members.into_iter().filter(|&id| computed(id)).collect();
@@ -103,8 +103,8 @@ impl<'a> Forward<'a> {
             .iter()
             .for_each(|&id| kept[usize::from(id)] = true);
         for id in program.ids().filter(|&id| self.contains(id)) {
-            if is_leaf(program, id) || is_view(program, id) {
-                let owner = root(program, id);
+            if is_leaf(program, id) || program[id].op.is_view() {
+                let owner = program.source(id);
                 kept[usize::from(id)] = is_leaf(program, owner) || kept[usize::from(owner)];
             }
         }
@@ -137,7 +137,7 @@ impl Again<'_> {
         let mut args = Vec::with_capacity(node.args.len());
         for &arg in &node.args {
             let image = self.image(new, arg, images)?;
-            let is_computed = !is_leaf(self.program, root(self.program, arg));
+            let is_computed = !is_leaf(self.program, self.program.source(arg));
             args.push(if self.kept[usize::from(arg)] && is_computed {
                 // Under its own shape it is another node, and so is all that is computed from it.
                 let shape = new.shape(image).to_vec();
@@ -154,16 +154,4 @@ impl Again<'_> {
 
 fn is_leaf(program: &Program, id: Id) -> bool {
     program[id].op.operation().is_none()
-}
-
-fn is_view(program: &Program, id: Id) -> bool {
-    matches!(program[id].op, Op::Reshape(_) | Op::Slice(_))
-}
-
-/// The value of whose memory a node is a view.
-fn root(program: &Program, mut id: Id) -> Id {
-    while is_view(program, id) {
-        id = program[id].args[0];
-    }
-    id
 }

@@ -133,6 +133,11 @@ operations! {
 }
 
 impl Op {
+    /// Whether it is its argument's elements under another shape, or a range of them.
+    pub fn is_view(&self) -> bool {
+        matches!(self, Self::Reshape(_) | Self::Slice(_))
+    }
+
     /// The type of a leaf.
     pub fn leaf_type(&self) -> Option<Type> {
         match self {

@@ -230,6 +230,14 @@ impl Program {
             .map(|id| &self[id])
     }
 
+    /// The value that a node is a view of, through any number of views; the node itself if it is none.
+    pub fn source(&self, mut id: Id) -> Id {
+        while self[id].op.is_view() {
+            id = self[id].args[0];
+        }
+        id
+    }
+
     /// For each node, whether a result depends on it.
     pub fn live(&self) -> Vec<bool> {
         let mut live = vec![false; self.len()];

@@ -12,7 +12,7 @@ use indexmap::IndexMap;
 use super::{
     IdRange, Input, Instruction, Kernel, Loop, LoopOp, Operand, Source, Step, Stored, Strided,
     View,
-    units::{Unit, is_fusible, is_view},
+    units::{Unit, is_fusible},
 };
 
 /// A plan whose buffers have no places in the arena yet.
@@ -141,7 +141,7 @@ fn homes(program: &Program, schedule: &[Unit], readers: &[Vec<Id>]) -> Vec<Optio
 /// Whether a value in memory of its own is computed for one sum only, which may be left there.
 fn is_for_sum(program: &Program, readers: &[Vec<Id>], onto: Id) -> bool {
     let op = &program[onto].op;
-    let owns_memory = op.operation().is_some() && !is_view(op) && !matches!(op, Op::Concat(_));
+    let owns_memory = op.operation().is_some() && !op.is_view() && !matches!(op, Op::Concat(_));
     let is_output = program.outputs().values().any(|&output| output == onto);
     owns_memory && !is_output && readers[usize::from(onto)].len() == 1
 }
@@ -161,24 +161,16 @@ fn writes_rows(op: &Op) -> bool {
         )
 }
 
-/// The node whose memory `id` is a view of.
-fn root(program: &Program, mut id: Id) -> Id {
-    while is_view(&program[id].op) {
-        id = program[id].args[0];
-    }
-    id
-}
-
 fn last_uses(program: &Program, schedule: &[Unit], biased: &HashMap<Id, [Id; 2]>) -> Vec<usize> {
     let mut last = vec![0; program.len()];
     for (time, unit) in schedule.iter().enumerate() {
         for arg in unit.members().into_iter().flat_map(|id| &program[id].args) {
             let read = biased.get(arg).map_or(arg, |[value, _]| value);
-            last[usize::from(root(program, *read))] = time;
+            last[usize::from(program.source(*read))] = time;
         }
     }
     for &id in program.outputs().values() {
-        last[usize::from(root(program, id))] = usize::MAX;
+        last[usize::from(program.source(id))] = usize::MAX;
     }
     last
 }
@@ -203,7 +195,7 @@ fn ranges(program: &Program) -> HashMap<Id, IdRange> {
             _ => continue,
         };
         let range = IdRange { limit, ignorable };
-        let entry = ranges.entry(root(program, ids)).or_insert(range);
+        let entry = ranges.entry(program.source(ids)).or_insert(range);
         entry.limit = limit.min(entry.limit);
         entry.ignorable &= ignorable;
     }
@@ -606,7 +598,7 @@ impl Lowering<'_> {
 
     /// Whether nothing reads an operand's buffer later.
     fn dies(&self, operand: Id, time: usize) -> bool {
-        let owner = root(self.program, operand);
+        let owner = self.program.source(operand);
         let view = self.view(operand);
         self.last_use[usize::from(owner)] == time
             && view.len() == self.out.buffers[view.buffer].len
@@ -622,7 +614,7 @@ impl Lowering<'_> {
             return false;
         }
         let mut part = operand;
-        while is_view(&program[part].op) {
+        while program[part].op.is_view() {
             let whole = program[part].args[0];
             let apart = |other: Id| match (&program[part].op, &program[other].op) {
                 (Op::Slice(a), Op::Slice(b)) => {

@@ -355,14 +355,14 @@ impl<'a> Grouping<'a> {
         let mut read = vec![false; self.program.len()];
         for id in self.ids().rev() {
             let node = &self.program[id];
-            if !is_view(&node.op) || read[usize::from(id)] {
+            if !node.op.is_view() || read[usize::from(id)] {
                 node.args
                     .iter()
                     .for_each(|&arg| read[usize::from(arg)] = true);
             }
         }
         let leads = self.units.iter().map(|unit| match unit {
-            Unit::Single(view) if is_view(&self.program[*view].op) => false,
+            Unit::Single(view) if self.program[*view].op.is_view() => false,
             Unit::Single(node) | Unit::Gemm { node, .. } => read[usize::from(*node)],
             _ => true,
         });
@@ -415,11 +415,6 @@ impl<'a> Grouping<'a> {
             .filter_map(|unit| units[unit].take())
             .collect()
     }
-}
-
-/// Whether it is its argument's memory under another shape, or a part of it, or else a copy of that.
-pub(super) fn is_view(op: &Op) -> bool {
-    matches!(op, Op::Reshape(_) | Op::Slice(_))
 }
 
 /// Whether a loop can compute it.

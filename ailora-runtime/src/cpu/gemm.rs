@@ -1,7 +1,7 @@
 //! Matrix products by the crate gemm, on views of faer.
 //!
 //! An element is summed up in the same order whatever the number of threads: they share rows and
-//! columns of the result, and none the depth.
+//! columns of the result, and of the depth only parts whose number is fixed.
 
 use ailora_graph::ir::ops::{
     matmul::{Dims, MatMul},
@@ -11,7 +11,7 @@ use faer::{MatMut, MatRef};
 use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
 
-use super::memory::Region;
+use super::{memory::Region, thin};
 
 /// Multiply-adds below which a product is not worth another thread.
 const SERIAL: usize = 64 * 64 * 64;
@@ -47,7 +47,7 @@ pub(super) fn run(op: MatMul, dims: Dims, alpha: f32, accumulate: bool, [a, b, c
     let one = |i: usize, threads: bool| {
         // SAFETY: each product of the batch has its own part of the result, and the plan keeps it
         // apart from the operands.
-        let (a, b, c) = unsafe {
+        let (a, b, mut c) = unsafe {
             let stride = c.stride(n);
             (
                 operand(a, i, [m, k], op.trans_a),
@@ -55,9 +55,12 @@ pub(super) fn run(op: MatMul, dims: Dims, alpha: f32, accumulate: bool, [a, b, c
                 c.matrix_mut(i * m * stride, m, n, stride),
             )
         };
+        if threads && op.trans_a && thin::product(c.as_mut(), accumulate, alpha, a, b) {
+            return;
+        }
         match threads {
             false => product(c, accumulate, alpha, a, b, Parallelism::None),
-            true if op.trans_a && m.min(n) <= THIN => thin(c, accumulate, alpha, a, b),
+            true if op.trans_a && m.min(n) <= THIN => in_parts(c, accumulate, alpha, a, b),
             true => product(c, accumulate, alpha, a, b, Parallelism::Rayon(0)),
         }
     };
@@ -103,9 +106,10 @@ pub(super) fn merge(op: Merge, [rows, columns]: [usize; 2], pack: Region, to: Re
     product(weights, true, scale, up, down, Parallelism::Rayon(0));
 }
 
-/// A sum over many rows with a thin result. Left to share it among threads, the library takes longer
-/// than on one; in parts of the long side, each on one thread, it does not.
-fn thin(c: MatMut<f32>, accumulate: bool, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
+/// A sum over many rows with a thin result, of sizes that [`thin::product`] does not take. Left to share
+/// it among threads, the library takes longer than on one; in parts of the long side, each on one
+/// thread, it does not.
+fn in_parts(c: MatMut<f32>, accumulate: bool, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
     let (m, n) = (c.nrows(), c.ncols());
     let part = m.max(n).div_ceil(PARTS).next_multiple_of(LANES);
     let serial = Parallelism::None;
@@ -337,6 +341,29 @@ mod tests {
                 for accumulate in [false, true] {
                     check(op, single(m, n, 0), 2.0, accumulate, 1);
                 }
+            }
+        }
+    }
+
+    /// Wide and thin sides of the gradients of adapters, on either side of the library's limits.
+    #[test]
+    fn sums_with_thin_results_equal_sums_in_float64() {
+        let op = MatMul {
+            trans_a: true,
+            trans_b: false,
+        };
+        for (wide, thin, k) in [
+            (384, 8, 300),
+            (96, 16, 131),
+            (32, 24, 2048),
+            (1024, 32, 128),
+            (100, 8, 400),
+            (64, 12, 400),
+            (4096, 16, 130),
+        ] {
+            for (accumulate, alpha) in [(false, 1.0), (true, -1.5)] {
+                check(op, single(wide, thin, k), alpha, accumulate, 1);
+                check(op, single(thin, wide, k), alpha, accumulate, 0);
             }
         }
     }

@@ -10,6 +10,7 @@ mod memory;
 mod rows;
 mod take_along;
 mod tensors;
+mod thin;
 
 use std::time::Instant;
 

@@ -19,6 +19,8 @@ const MOST: usize = 32 * 1024;
 /// sums as fit in registers.
 const WIDE: usize = 2;
 const THIN: usize = 8;
+/// Elements of the widest registers.
+const LANES: usize = 16;
 
 thread_local! {
     /// The sums of all parts, for the next product.
@@ -54,7 +56,7 @@ pub(super) fn product(
     let (width, count) = (wide.ncols(), thin.ncols());
     let fits = depth >= PARTS * ROWS
         && width * count <= MOST
-        && width.is_multiple_of(WIDE * 16)
+        && width.is_multiple_of(WIDE * LANES)
         && count.is_multiple_of(THIN)
         && [wide, thin].iter().all(|side| side.col_stride() == 1);
     if !fits {

@@ -214,7 +214,7 @@ impl Cuda {
     }
 }
 
-/// Bytes that training takes on a device, known before there is one.
+/// Bytes that training takes on a device, a Hopper, known before there is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
     /// Of parameters.
@@ -292,8 +292,8 @@ pub fn costs(precision: Precision) -> Costs {
     }
 }
 
-/// Compiles all kernels of plans for an architecture such as `sm_80` or `sm_90a`, and the optimiser's and the
-/// decompositions', which needs the compiler but no device; how many there are.
+/// Compiles all kernels of plans for an architecture such as `sm_80` or `sm_90a`, and the optimiser's
+/// and the decompositions', which needs the compiler but no device; how many there are.
 ///
 /// # Errors
 /// The compiler is missing, or a kernel does not compile.

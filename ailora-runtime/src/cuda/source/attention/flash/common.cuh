@@ -5,7 +5,8 @@
 // BATCH, QUERIES, KEYS, HEADS, KV_HEADS, DEPTH, the strides of rows Q_STRIDE, K_STRIDE, V_STRIDE,
 // O_STRIDE, DO_STRIDE, DQ_STRIDE, DK_STRIDE, DV_STRIDE, and THRESHOLD (u32); CAUSAL, BIAS_Q,
 // BIAS_K, BIAS_V, WANT_DQ, WANT_DK, WANT_DV (bool); SCALE and KEEP (float). And how a block works: its
-// WARPS, the rows of a TILE that it goes over at a time, GROUPS of 16 rows that a warp owns (u32).
+// WARPS, the rows of a TILE that it goes over at a time, GROUPS of 16 rows that a warp owns or, where
+// warpgroups multiply, GROUPS of them that own rows, and the SLOTS that tiles are copied to (u32).
 
 // What only a GPU has, and what the host's tests have instead.
 #ifdef __CUDA_ARCH__

@@ -3,15 +3,15 @@
 use ailora_graph::ir::{DType, Draw, Program, ops::matmul::MatMul, random::Key};
 
 use super::{
-    super::{Action, Element, Param, Product, Source, Target},
+    super::{Action, Actions, Element, Param, Product, Source, Target},
     emulate::Kernels,
     nvrtc,
 };
 use crate::{
     backend::Precision,
     cpu::Cpu,
-    cuda::execute::elements,
-    plan::{Plan, View, plan, separate},
+    cuda::execute::{actions, elements, kernels, places},
+    plan::{Buffer, Places, Plan, plan, separate},
     run::Value,
     store::{Array, Params},
 };
@@ -35,27 +35,112 @@ impl Aligned {
         // SAFETY: there is a line more than needed.
         unsafe { start.add(start.align_offset(64)) }
     }
+}
 
-    fn get(&mut self, element: Element, i: usize) -> f32 {
-        // SAFETY: the caller stays within the size.
+/// Where a plan's buffers lie, as on a device.
+struct Memory<'a> {
+    plan: &'a Plan,
+    elements: Vec<Element>,
+    places: Places,
+    arena: Aligned,
+    parameters: Vec<Option<Aligned>>,
+}
+
+impl<'a> Memory<'a> {
+    fn new(plan: &'a Plan, elements: Vec<Element>, actions: &[Actions]) -> Self {
+        let places = places(plan, &elements, actions);
+        let parameters = plan.buffers.iter().map(|buffer| match buffer {
+            Buffer::Arena { .. } => None,
+            Buffer::Parameter { len, .. } => Some(Aligned::new(4 * len)),
+        });
+        Self {
+            plan,
+            elements,
+            arena: Aligned::new(places.bytes),
+            places,
+            parameters: parameters.collect(),
+        }
+    }
+
+    fn at(&mut self, buffer: usize, i: usize) -> *mut u8 {
+        let first = self.places.buffers[buffer];
+        let byte = i * self.elements[buffer].bytes();
+        // SAFETY: views lie in their buffers.
         unsafe {
-            match element {
-                Element::F32 => *self.start().cast::<f32>().add(i),
-                Element::Bf16 => (*self.start().cast::<half::bf16>().add(i)).to_f32(),
-                Element::I32 => *self.start().cast::<i32>().add(i) as f32,
+            match &mut self.parameters[buffer] {
+                Some(own) => own.start().add(byte),
+                None => self.arena.start().add(first + byte),
             }
         }
     }
 
-    fn set(&mut self, element: Element, i: usize, x: f32) {
+    fn get(&mut self, buffer: usize, i: usize) -> f32 {
+        let (at, element) = (self.at(buffer, i), self.elements[buffer]);
         // SAFETY: as above.
         unsafe {
             match element {
-                Element::F32 => *self.start().cast::<f32>().add(i) = x,
-                Element::Bf16 => {
-                    *self.start().cast::<half::bf16>().add(i) = half::bf16::from_f32(x);
-                }
-                Element::I32 => *self.start().cast::<i32>().add(i) = x as i32,
+                Element::F32 => *at.cast::<f32>(),
+                Element::Bf16 => (*at.cast::<half::bf16>()).to_f32(),
+                Element::I32 => *at.cast::<i32>() as f32,
+            }
+        }
+    }
+
+    fn set(&mut self, buffer: usize, i: usize, x: f32) {
+        let (at, element) = (self.at(buffer, i), self.elements[buffer]);
+        // SAFETY: as above.
+        unsafe {
+            match element {
+                Element::F32 => *at.cast::<f32>() = x,
+                Element::Bf16 => *at.cast::<half::bf16>() = half::bf16::from_f32(x),
+                Element::I32 => *at.cast::<i32>() = x as i32,
+            }
+        }
+    }
+
+    fn address(&mut self, time: usize, param: &Param, key: &[u64]) -> *mut u8 {
+        let step = &self.plan.steps[time];
+        match param {
+            Param::Read(i) => self.at(step.reads[*i].buffer, step.reads[*i].start),
+            Param::Write(i) => self.at(step.writes[*i].buffer, step.writes[*i].start),
+            Param::Key(_) => key.as_ptr().cast_mut().cast(),
+            // SAFETY: the kernels asked for as much.
+            Param::Scratch(byte) => unsafe {
+                self.arena.start().add(self.places.scratch[time] + byte)
+            },
+        }
+    }
+}
+
+/// Executes the actions of a step, whose first kernel has number `next`.
+fn execute(
+    memory: &mut Memory,
+    kernels: &Kernels,
+    time: usize,
+    actions: &Actions,
+    next: &mut usize,
+) {
+    for action in &actions.list {
+        match action {
+            Action::Kernel(source) => {
+                let params = source.params.iter();
+                let keys: Vec<[u64; 1]> = params
+                    .map(|param| match param {
+                        Param::Key(name) => [DRAW.key(name).word()],
+                        _ => [0],
+                    })
+                    .collect();
+                let params = source.params.iter().zip(&keys);
+                let arguments: Vec<*mut u8> = params
+                    .map(|(param, key)| memory.address(time, param, key))
+                    .collect();
+                kernels.launch(*next, source, &arguments);
+                *next += 1;
+            }
+            Action::Product(product) => {
+                let matrices = product.operands.each_ref();
+                let addresses = matrices.map(|matrix| memory.address(time, &matrix.at, &[]));
+                multiply(product, addresses);
             }
         }
     }
@@ -109,30 +194,23 @@ pub(super) fn agree_on(
         Precision::F32
     };
     let elements = elements(plan, precision);
-    let all = crate::cuda::execute::actions(plan, &elements, target);
-    let sources: Vec<&Source> = crate::cuda::execute::kernels(&all).collect();
+    let all = actions(plan, &elements, target);
+    let sources: Vec<&Source> = kernels(&all).collect();
     nvrtc::check(sources.iter().copied(), target);
-    let Some(kernels) = Kernels::new(&sources) else {
+    let Some(functions) = Kernels::new(&sources) else {
         return;
     };
-    let mut buffers: Vec<Aligned> =
-        plan.buffers
-            .iter()
-            .map(|buffer| match buffer {
-                crate::plan::Buffer::Arena { len, .. }
-                | crate::plan::Buffer::Parameter { len, .. } => Aligned::new(4 * len),
-            })
-            .collect();
+    let mut memory = Memory::new(plan, elements, &all);
     for (input, values) in plan.inputs.iter().zip(&values) {
         let view = input.view;
         for (i, &x) in values.iter().enumerate() {
             let at = view.start + i / view.width * view.stride + i % view.width;
-            buffers[view.buffer].set(elements[view.buffer], at, x);
+            memory.set(view.buffer, at, x);
         }
     }
     let mut params = Params::new();
     for (buffer, place) in plan.buffers.iter().enumerate() {
-        let crate::plan::Buffer::Parameter { name, len } = place else {
+        let Buffer::Parameter { name, len } = place else {
             continue;
         };
         let key = DRAW.key(name);
@@ -140,52 +218,14 @@ pub(super) fn agree_on(
             .map(|i| half::bf16::from_f64(key.normal(i)).to_f32())
             .collect();
         for (i, &x) in data.iter().enumerate() {
-            buffers[buffer].set(elements[buffer], i, x);
+            memory.set(buffer, i, x);
         }
         let shape = vec![*len];
         params.insert(name.to_string(), Array { shape, data });
     }
     let mut next = 0;
-    for (step, actions) in plan.steps.iter().zip(&all) {
-        let mut scratch = Aligned::new(actions.scratch);
-        let mut address = |param: &Param, keys: &[u64]| {
-            let mut place = |view: View| {
-                let bytes = elements[view.buffer].bytes();
-                // SAFETY: views lie in their buffers.
-                unsafe { buffers[view.buffer].start().add(view.start * bytes) }
-            };
-            match param {
-                Param::Read(i) => place(step.reads[*i]),
-                Param::Write(i) => place(step.writes[*i]),
-                Param::Key(_) => keys.as_ptr().cast_mut().cast(),
-                // SAFETY: the kernels asked for as much.
-                Param::Scratch(at) => unsafe { scratch.start().add(*at) },
-            }
-        };
-        for action in &actions.list {
-            match action {
-                Action::Kernel(source) => {
-                    let keys: Vec<[u64; 1]> = source
-                        .params
-                        .iter()
-                        .map(|param| match param {
-                            Param::Key(name) => [DRAW.key(name).word()],
-                            _ => [0],
-                        })
-                        .collect();
-                    let params = source.params.iter().zip(&keys);
-                    let arguments: Vec<*mut u8> =
-                        params.map(|(param, key)| address(param, key)).collect();
-                    kernels.launch(next, source, &arguments);
-                    next += 1;
-                }
-                Action::Product(product) => {
-                    let matrices = product.operands.each_ref();
-                    let addresses = matrices.map(|matrix| address(&matrix.at, &[]));
-                    multiply(product, addresses);
-                }
-            }
-        }
+    for (time, actions) in all.iter().enumerate() {
+        execute(&mut memory, &functions, time, actions, &mut next);
     }
     let ids: Vec<Vec<i32>> = values
         .iter()
@@ -209,13 +249,12 @@ pub(super) fn agree_on(
         let expected = outputs.get(name).unwrap();
         let finite = expected.iter().filter(|x| x.is_finite());
         let largest = finite.fold(0.0_f32, |largest, x| largest.max(x.abs()));
-        let element = elements[view.buffer];
         let tolerance = match bf16 {
             true => 0.03,
             false => 3e-6,
         };
         for (i, &expected) in expected.iter().enumerate() {
-            let found = buffers[view.buffer].get(element, view.start + i);
+            let found = memory.get(view.buffer, view.start + i);
             let close = (found - expected).abs() <= tolerance * largest.max(expected.abs());
             let same = found == expected || (found.is_nan() && expected.is_nan());
             assert!(

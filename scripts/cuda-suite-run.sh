@@ -12,4 +12,6 @@ for precision in "$@"; do
         CARGO_MANIFEST_DIR=$root/$(dirname "$test") "bin/$(basename "$test")" --test-threads 1 || failed=1
     done
 done
+echo "== errors"
+bin/ailora_runtime cuda::device || failed=1
 exit $failed

@@ -355,11 +355,12 @@ mod tests {
         for (wide, thin, k) in [
             (384, 8, 300),
             (96, 16, 131),
-            (32, 24, 2048),
+            (32, 23, 2048),
             (1024, 32, 128),
             (100, 8, 400),
-            (64, 12, 400),
-            (4096, 16, 130),
+            (64, 1, 400),
+            (64, 33, 400),
+            (4096, 14, 130),
         ] {
             for (accumulate, alpha) in [(false, 1.0), (true, -1.5)] {
                 check(op, single(wide, thin, k), alpha, accumulate, 1);

@@ -89,6 +89,7 @@ impl Task<'_> {
                 registers: &mut registers[..needed],
             });
         });
+        settle();
     }
 }
 
@@ -195,9 +196,46 @@ fn one<S: Simd>(simd: S, task: &Task, unit: usize, registers: &mut [f32]) {
         let at = offset(row, &walk.rows, &stored.rows) + start;
         // SAFETY: each unit is executed once and has its own elements of every result.
         let to = unsafe { result.write(at, n) };
-        to.copy_from_slice(&registers[stored.register * task.block..][..n]);
+        let from = &registers[stored.register * task.block..][..n];
+        if stored.is_distant {
+            stream(from, to);
+        } else {
+            to.copy_from_slice(from);
+        }
     }
 }
+
+/// Copies past the caches: what lies there is not read before it is replaced, and what is in them stays.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn stream(from: &[f32], to: &mut [f32]) {
+    use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
+    const LANES: usize = 4;
+    let is_aligned = to.as_ptr().addr().is_multiple_of(LANES * size_of::<f32>());
+    if !is_aligned || !to.len().is_multiple_of(LANES) {
+        return to.copy_from_slice(from);
+    }
+    for (to, from) in to.chunks_exact_mut(LANES).zip(from.chunks_exact(LANES)) {
+        // SAFETY: both are as long, and what is written is aligned. `settle` comes before others read it.
+        unsafe { _mm_stream_ps(to.as_mut_ptr(), _mm_loadu_ps(from.as_ptr())) };
+    }
+}
+
+/// Makes what was streamed visible to threads that wait for this one.
+#[cfg(target_arch = "x86_64")]
+fn settle() {
+    // SAFETY: all processors of this architecture have it.
+    unsafe { std::arch::x86_64::_mm_sfence() };
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn stream(from: &[f32], to: &mut [f32]) {
+    to.copy_from_slice(from);
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn settle() {}
 
 /// The registers of the argument, the result and the result of the next instruction, if this is
 /// GELU and the next its derivative: they share most of their work.

@@ -13,10 +13,10 @@ use rayon::prelude::*;
 const PARTS: usize = 8;
 /// Rows that are gone over at a time, which then stay in the first-level cache.
 const ROWS: usize = 16;
-/// The most elements of a result: the sums of a part stay in the second-level cache.
-const MOST: usize = 32 * 1024;
-/// Registers of a wide row beside each other, by thin columns that they are multiplied with: as many
-/// sums as fit in registers.
+/// The most thin columns: with more, packing pays.
+const MOST: usize = 32;
+/// Registers of a wide row beside each other, and the most thin columns that they are multiplied with:
+/// as many sums as fit in registers.
 const WIDE: usize = 2;
 const THIN: usize = 8;
 /// Elements of the widest registers.
@@ -55,10 +55,11 @@ pub(super) fn product(
     let (wide, thin) = if is_tall { (a, b) } else { (b, a) };
     let (width, count) = (wide.ncols(), thin.ncols());
     let fits = depth >= PARTS * ROWS
-        && width * count <= MOST
+        && count <= MOST
         && width.is_multiple_of(WIDE * LANES)
-        && count.is_multiple_of(THIN)
-        && [wide, thin].iter().all(|side| side.col_stride() == 1);
+        && [wide, thin]
+            .iter()
+            .all(|side| side.col_stride() == 1 || side.ncols() == 1);
     if !fits {
         return false;
     }
@@ -104,36 +105,49 @@ struct Part<'a> {
     sums: &'a mut [f32],
 }
 
+impl Part<'_> {
+    /// Adds what some rows come to for thin columns from `first` on, in groups of `N`; the first of
+    /// those that are left.
+    #[inline(always)]
+    fn groups<S: Simd, const N: usize>(
+        &mut self,
+        simd: S,
+        rows: &std::ops::Range<usize>,
+        mut first: usize,
+    ) -> usize {
+        let width = self.wide.matrix.ncols();
+        let sums = self.sums[first * width..].chunks_exact_mut(N * width);
+        for sums in sums {
+            add::<S, N>(simd, self.wide, (self.thin, first), rows.clone(), sums);
+            first += N;
+        }
+        first
+    }
+}
+
 impl WithSimd for Part<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(mut self, simd: S) {
         simd.vectorize(
             #[inline(always)]
             || {
-                let width = self.wide.matrix.ncols();
                 for start in self.rows.clone().step_by(ROWS) {
                     let rows = start..self.rows.end.min(start + ROWS);
-                    let groups = self.sums.chunks_exact_mut(THIN * width);
-                    for (group, sums) in groups.enumerate() {
-                        add(
-                            simd,
-                            self.wide,
-                            (self.thin, THIN * group),
-                            rows.clone(),
-                            sums,
-                        );
-                    }
+                    let first = self.groups::<S, THIN>(simd, &rows, 0);
+                    let first = self.groups::<S, 4>(simd, &rows, first);
+                    let first = self.groups::<S, 2>(simd, &rows, first);
+                    self.groups::<S, 1>(simd, &rows, first);
                 }
             },
         );
     }
 }
 
-/// Adds to `sums` what some rows come to, for the thin columns from `first` on.
+/// Adds to `sums` what some rows come to, for `N` thin columns from `first` on.
 #[inline(always)]
-fn add<S: Simd>(
+fn add<S: Simd, const N: usize>(
     simd: S,
     wide: Rows,
     (thin, first): (Rows, usize),
@@ -143,7 +157,7 @@ fn add<S: Simd>(
     let width = wide.matrix.ncols();
     let step = WIDE * S::F32_LANES;
     for column in (0..width).step_by(step) {
-        let mut kept = [[simd.splat_f32s(0.0); WIDE]; THIN];
+        let mut kept = [[simd.splat_f32s(0.0); WIDE]; N];
         for (j, kept) in kept.iter_mut().enumerate() {
             let (sums, _) = S::as_simd_f32s(&sums[j * width + column..][..step]);
             kept.copy_from_slice(sums);
@@ -152,9 +166,9 @@ fn add<S: Simd>(
             let (x, _) = S::as_simd_f32s(&wide.row(row)[column..][..step]);
             // Loops of known length, whose sums stay in registers.
             let x: [_; WIDE] = std::array::from_fn(|i| x[i]);
-            let y = thin.row(row)[first..].first_chunk::<THIN>();
-            let y = y.unwrap_or(&[0.0; THIN]);
-            for j in 0..THIN {
+            let y = thin.row(row)[first..].first_chunk::<N>();
+            let y = y.unwrap_or(&[0.0; N]);
+            for j in 0..N {
                 let y = simd.splat_f32s(y[j]);
                 for i in 0..WIDE {
                     kept[j][i] = simd.mul_add_f32s(y, x[i], kept[j][i]);

@@ -121,3 +121,27 @@ fn version() -> String {
     let known = unsafe { sys::nvrtcVersion(&mut major, &mut minor) }.result();
     known.map_or_else(|_| String::new(), |()| format!("{major}.{minor}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_does_not_compile_is_shown_with_why() {
+        let Ok(compiler) = Compiler::new("sm_80".to_owned(), None) else {
+            println!("skipped: there is no compiler");
+            return;
+        };
+        let good = "extern \"C\" __global__ void KERNEL(float* x) { x[0] = 1.0f; }";
+        let bad = good.replace("1.0f", "unheard_of");
+        assert!(!compiler.compile(&[good]).unwrap().concat().is_empty());
+        let error = compiler.compile(&[good, &bad]).unwrap_err().to_string();
+        for part in [
+            "did not compile for sm_80",
+            "\"unheard_of\" is undefined",
+            &bad,
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

@@ -402,3 +402,46 @@ impl Drop for Buffer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cudarc::nvrtc::Ptx;
+
+    use super::*;
+    use crate::cuda::compile::{Compiler, ENTRY};
+
+    /// What fails is named, with what was asked for; and a device that is lost, with what to do.
+    #[test]
+    fn errors_of_memory_and_of_lost_devices() {
+        let Ok(device) = Device::open(0) else {
+            println!("skipped: there is no device");
+            return;
+        };
+        let (_, total) = device.memory().unwrap();
+        let error = device.allocate(2 * total, "activations").unwrap_err();
+        let expected = format!(
+            "out of memory on the device: activations needs {} MiB, ",
+            (2 * total).div_ceil(MIB)
+        );
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        let buffer = device.allocate(4, "a number").unwrap();
+        device.upload(&[2.0_f32], &buffer, 0).unwrap();
+
+        let compiler = Compiler::new(device.arch(), None).unwrap();
+        let code = format!("extern \"C\" __global__ void {ENTRY}() {{ __trap(); }}");
+        let binary = compiler.compile(&[&code]).unwrap().concat();
+        let module = device.context().load_module(Ptx::from_binary(binary));
+        let function = module.unwrap().load_function(ENTRY).unwrap();
+        device.launch(&function, (1, 1, 1), (1, 0), &[]).unwrap();
+        let mut number = [0.0_f32];
+        let lost = [
+            device.download(&buffer, 0, &mut number).unwrap_err(),
+            device.upload(&[1.0_f32], &buffer, 0).unwrap_err(),
+            device.allocate(4, "a number").unwrap_err(),
+        ];
+        for error in lost {
+            assert!(matches!(error, CudaError::Lost { .. }), "{error}");
+            assert!(error.to_string().contains("--resume"), "{error}");
+        }
+    }
+}

@@ -1,4 +1,8 @@
-use cudarc::{cublas, cublaslt, cusolver::result::CusolverError, driver::DriverError};
+use cudarc::{
+    cublas, cublaslt,
+    cusolver::result::CusolverError,
+    driver::{DriverError, sys::CUresult},
+};
 use thiserror::Error;
 
 use crate::run::RunError;
@@ -38,7 +42,7 @@ pub enum CudaError {
     /// Memory does not suffice.
     #[error(
         "out of memory on the device: {what} needs {wanted} MiB, {free} of {total} MiB are free. \
-         Take a smaller batch or shorter sequences"
+         Take a smaller batch, shorter sequences or --gradient-checkpointing"
     )]
     OutOfMemory {
         /// What it is for.
@@ -59,6 +63,17 @@ pub enum CudaError {
         log: String,
         /// The kernel.
         code: String,
+    },
+    /// The device failed under what runs on it, and this process cannot use it any more.
+    #[error(
+        "{what}: {error}. The device is lost to this process: start again, with --resume to go on \
+         from the last checkpoint; `nvidia-smi` and the system's log say more"
+    )]
+    Lost {
+        /// What was tried.
+        what: String,
+        /// The driver's error.
+        error: DriverError,
     },
     /// A call into the driver failed.
     #[error("{what}: {error}")]
@@ -101,9 +116,34 @@ pub(super) trait During<T> {
 
 impl<T> During<T> for Result<T, DriverError> {
     fn during(self, what: &str) -> Result<T, CudaError> {
-        self.map_err(|error| CudaError::Driver {
-            what: what.to_owned(),
-            error,
+        let what = what.to_owned();
+        self.map_err(|error| match is_final(error) {
+            true => CudaError::Lost { what, error },
+            false => CudaError::Driver { what, error },
         })
     }
+}
+
+/// Whether the driver gives this error for whatever comes later, too.
+fn is_final(DriverError(error): DriverError) -> bool {
+    use CUresult::*;
+    matches!(
+        error,
+        CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUDA_ERROR_INVALID_PC
+            | CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUDA_ERROR_LAUNCH_FAILED
+            | CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUDA_ERROR_ASSERT
+            | CUDA_ERROR_ECC_UNCORRECTABLE
+            | CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | CUDA_ERROR_CONTAINED
+            | CUDA_ERROR_DEVICE_UNAVAILABLE
+            | CUDA_ERROR_CONTEXT_IS_DESTROYED
+            | CUDA_ERROR_EXTERNAL_DEVICE
+            | CUDA_ERROR_UNKNOWN
+    )
 }

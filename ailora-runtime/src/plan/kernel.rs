@@ -190,6 +190,8 @@ pub struct Stored {
     pub register: usize,
     /// Strides of the result along the domain's row dimensions.
     pub rows: Vec<usize>,
+    /// Whether it is large and nothing reads it soon, so that it had better not go into the caches.
+    pub is_distant: bool,
 }
 
 /// How a loop walks one of its operands.

@@ -822,6 +822,7 @@ impl Domain {
             .map(|(walked, register)| Stored {
                 register,
                 rows: walked.rows,
+                is_distant: false,
             })
             .collect();
         let mut walk = Loop {
@@ -855,6 +856,7 @@ impl Loop {
             results: vec![Stored {
                 register: 0,
                 rows: Vec::new(),
+                is_distant: false,
             }],
         }
     }

@@ -5,6 +5,7 @@
 //! value lies in one arena. A backend then only executes; a step allocates nothing.
 
 mod allocate;
+mod distant;
 mod kernel;
 mod lower;
 mod recompute;
@@ -126,5 +127,7 @@ pub fn lean(program: &Program) -> Plan {
 
 fn compile(program: &Program, form: Form) -> Plan {
     let schedule = units::schedule(program, form);
-    allocate::allocate(lower::lower(program, &schedule))
+    let mut plan = allocate::allocate(lower::lower(program, &schedule));
+    distant::mark(&mut plan);
+    plan
 }

@@ -355,6 +355,7 @@ impl Actions {
             results: vec![Stored {
                 register: 0,
                 rows: vec![width],
+                is_distant: false,
             }],
         };
         let reads: Vec<Operand> = [read]

@@ -16,6 +16,7 @@ use ailora_graph::{
             attention::{Attention, AttentionGrad, Operand},
             dropout::Dropout,
             elementwise::{Binary, Unary},
+            loss::{CrossEntropy, CrossEntropyGrad, IGNORED},
             normalize::{Normalize, NormalizeGrad},
             reduce::Reduce,
             softmax::{Softmax, SoftmaxGrad},
@@ -170,6 +171,39 @@ fn what_is_computed_again_is_the_same_and_not_kept() {
     // Four layers keep little more than what lies between them.
     let [kept, again] = [0, 1].map(|i| arenas[1][i] - arenas[0][i]);
     assert!(again < kept / 3.0, "{again} of {kept}");
+}
+
+/// As many small terms as a vocabulary has words are not lost beside a large one.
+#[test]
+fn losses_over_a_vocabulary() {
+    const ROWS: usize = 5;
+    const CLASSES: usize = 49_152;
+    for smoothing in [0.0, 0.1] {
+        let forward = CrossEntropy {
+            smoothing: Real(smoothing),
+        };
+        let mut p = Program::new();
+        let logits = Type::f32([ROWS, CLASSES]);
+        let args = [
+            p.input("logits", logits).unwrap(),
+            p.input("labels", Type::i32([ROWS])).unwrap(),
+        ];
+        let loss = p.add(forward, &args).unwrap();
+        let gradient = p.add(CrossEntropyGrad { forward }, &args).unwrap();
+        p.set_output("loss", loss);
+        p.set_output("gradient", gradient);
+        let labels = [7.0, 49_151.0, f64::from(IGNORED), 0.0, 512.0];
+        let mut bindings = Bindings::new();
+        bind(&p, &mut bindings);
+        let logits = &mut bindings["logits"].data;
+        for (row, label) in logits.chunks_exact_mut(CLASSES).zip(labels) {
+            if label >= 0.0 {
+                row[label as usize] = 11.0;
+            }
+        }
+        bindings.insert("labels".into(), Tensor::new([ROWS], labels));
+        check(&p, bindings, 1e-6);
+    }
 }
 
 #[test]

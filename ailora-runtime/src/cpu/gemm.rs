@@ -3,6 +3,8 @@
 //! An element is summed up in the same order whatever the number of threads: they share rows and
 //! columns of the result, and of the depth only parts whose number is fixed.
 
+use std::cell::Cell;
+
 use ailora_graph::ir::ops::{
     matmul::{Dims, MatMul},
     merge::Merge,
@@ -16,10 +18,17 @@ use super::{memory::Region, thin};
 /// Multiply-adds below which a product is not worth another thread.
 const SERIAL: usize = 64 * 64 * 64;
 /// Rows or columns of a thin result.
-const THIN: usize = 32;
+const THIN: usize = 16;
+/// Columns of a wide result, for each of its rows.
+const WIDE: usize = 4;
 /// The parts of a thin result's long side, and what their widths are multiples of.
 const PARTS: usize = 8;
 const LANES: usize = 16;
+
+thread_local! {
+    /// The transpose of a result, for the next one.
+    static TALL: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
 
 /// Copies the rows of what a product is then added to.
 pub(super) fn copy(Dims { batch, m, n, .. }: Dims, from: Region, to: Region) {
@@ -61,6 +70,7 @@ pub(super) fn run(op: MatMul, dims: Dims, alpha: f32, accumulate: bool, [a, b, c
         match threads {
             false => product(c, accumulate, alpha, a, b, Parallelism::None),
             true if op.trans_a && m.min(n) <= THIN => in_parts(c, accumulate, alpha, a, b),
+            true if op.trans_a && WIDE * m <= n => turned(c, accumulate, alpha, a, b),
             true => product(c, accumulate, alpha, a, b, Parallelism::Rayon(0)),
         }
     };
@@ -126,6 +136,34 @@ fn in_parts(c: MatMut<f32>, accumulate: bool, alpha: f32, a: MatRef<f32>, b: Mat
             product(c, accumulate, alpha, a, b, serial);
         });
     }
+}
+
+/// A sum over many rows with a wide result, computed as the tall one that it is the transpose of: the
+/// library takes up to half as long for that.
+fn turned(c: MatMut<f32>, accumulate: bool, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
+    const ROWS: usize = 16;
+    const COLUMNS: usize = 256;
+    let (m, n) = (c.nrows(), c.ncols());
+    let mut kept = TALL.take();
+    kept.resize(kept.len().max(m * n), 0.0);
+    let tall = MatMut::from_row_major_slice_mut(&mut kept[..m * n], n, m);
+    let (a, b) = (b.transpose(), a.transpose());
+    product(tall, false, alpha, a, b, Parallelism::Rayon(0));
+    let parts = c.par_row_chunks_mut(ROWS).enumerate();
+    parts.for_each(|(part, mut c)| {
+        // As many of its rows as stay in the first-level cache.
+        for start in (0..n).step_by(COLUMNS) {
+            let count = COLUMNS.min(n - start);
+            let tall = &kept[start * m..(start + count) * m];
+            for j in 0..c.nrows() {
+                let to = c.as_mut().row_mut(j).subcols_mut(start, count);
+                for (to, row) in to.iter_mut().zip(tall.chunks_exact(m)) {
+                    *to = row[part * ROWS + j] + if accumulate { *to } else { 0.0 };
+                }
+            }
+        }
+    });
+    TALL.set(kept);
 }
 
 /// `c = alpha a b`, or `c += ...`.
@@ -361,6 +399,7 @@ mod tests {
             (64, 1, 400),
             (64, 33, 400),
             (4096, 14, 130),
+            (300, 70, 400),
         ] {
             for (accumulate, alpha) in [(false, 1.0), (true, -1.5)] {
                 check(op, single(wide, thin, k), alpha, accumulate, 1);
@@ -391,6 +430,7 @@ mod tests {
             (16, 384, 600),
             (384, 16, 600),
             (130, 2, 1030),
+            (40, 300, 600),
         ] {
             for op in LAYOUTS {
                 let bits = [1, 2, 3].map(|threads| {

@@ -5,6 +5,7 @@
 mod attention;
 mod gemm;
 mod loops;
+mod loss;
 mod math;
 mod memory;
 mod rows;
@@ -200,13 +201,13 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
         } => tensors::reduce(*combine, shape, strides, source(0), write()),
         Kernel::Copy(moved) => tensors::copy(moved, source(0), region()),
         Kernel::CrossEntropy { classes, smoothing } => {
-            write()[0] = tensors::cross_entropy(*classes, *smoothing, read(0), ids(1));
+            write()[0] = loss::cross_entropy(*classes, *smoothing, read(0), ids(1));
         }
         Kernel::CrossEntropyGrad { classes, smoothing } => {
             if step.reads[0] != step.writes[0] {
                 write().copy_from_slice(read(0));
             }
-            tensors::cross_entropy_grad(*classes, *smoothing, ids(1), write());
+            loss::cross_entropy_grad(*classes, *smoothing, ids(1), write());
         }
     }
 }

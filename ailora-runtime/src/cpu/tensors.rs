@@ -1,9 +1,6 @@
 //! The kernels that move, gather and reduce.
 
-use ailora_graph::ir::{
-    ops::{loss::IGNORED, reduce::Combine},
-    shape::for_each_index,
-};
+use ailora_graph::ir::{ops::reduce::Combine, shape::for_each_index};
 
 use pulp::Scalar512b;
 use rayon::prelude::*;
@@ -125,55 +122,6 @@ pub(super) fn scatter_add(width: usize, ids: &[i32], rows: &[f32], to: &mut [f32
     for (&id, row) in ids.iter().zip(rows.chunks_exact(width)) {
         for (to, x) in to[id as usize * width..][..width].iter_mut().zip(row) {
             *to += x;
-        }
-    }
-}
-
-/// How many labels count; at least 1, to divide by.
-fn counted(labels: &[i32]) -> usize {
-    labels
-        .iter()
-        .filter(|&&label| label != IGNORED)
-        .count()
-        .max(1)
-}
-
-/// The mean over the rows that count of `-sum(t log softmax(logits))`, `t` the smoothed one-hot label.
-pub(super) fn cross_entropy(classes: usize, smoothing: f32, logits: &[f32], labels: &[i32]) -> f32 {
-    let loss = |(row, &label): (&[f32], &i32)| {
-        if label == IGNORED {
-            return 0.0;
-        }
-        let max = rows::max(row);
-        let sum: f32 = row.iter().map(|x| (x - max).exp()).sum();
-        let target = match smoothing {
-            0.0 => row[label as usize],
-            _ => {
-                let mean = row.iter().sum::<f32>() / classes as f32;
-                (1.0 - smoothing) * row[label as usize] + smoothing * mean
-            }
-        };
-        f64::from(sum.ln() + max - target)
-    };
-    let total: f64 = logits.chunks_exact(classes).zip(labels).map(loss).sum();
-    (total / counted(labels) as f64) as f32
-}
-
-/// `(softmax(logits) - t) / n` in the `n` rows that count, 0 in the others, in place of the logits.
-pub(super) fn cross_entropy_grad(classes: usize, smoothing: f32, labels: &[i32], to: &mut [f32]) {
-    let factor = 1.0 / counted(labels) as f32;
-    let spread = smoothing / classes as f32;
-    let mut logits = vec![0.0; classes];
-    for (row, &label) in to.chunks_exact_mut(classes).zip(labels) {
-        if label == IGNORED {
-            row.fill(0.0);
-            continue;
-        }
-        logits.copy_from_slice(row);
-        rows::softmax(LANES, &logits, row);
-        row[label as usize] -= 1.0 - smoothing;
-        for x in row {
-            *x = (*x - spread) * factor;
         }
     }
 }

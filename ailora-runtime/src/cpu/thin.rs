@@ -14,7 +14,7 @@ const PARTS: usize = 8;
 /// Rows that are gone over at a time, which then stay in the first-level cache.
 const ROWS: usize = 16;
 /// The most thin columns: with more, packing pays.
-const MOST: usize = 32;
+const MOST: usize = 16;
 /// Registers of a wide row beside each other, and the most thin columns that they are multiplied with:
 /// as many sums as fit in registers.
 const WIDE: usize = 2;

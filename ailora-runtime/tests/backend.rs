@@ -195,7 +195,7 @@ fn losses_over_a_vocabulary() {
         let labels = [7.0, 49_151.0, f64::from(IGNORED), 0.0, 512.0];
         let mut bindings = Bindings::new();
         bind(&p, &mut bindings);
-        let logits = &mut bindings["logits"].data;
+        let logits = &mut bindings.get_mut("logits").unwrap().data;
         for (row, label) in logits.chunks_exact_mut(CLASSES).zip(labels) {
             if label >= 0.0 {
                 row[label as usize] = 11.0;

@@ -353,6 +353,43 @@ fn tensors() {
     }
 }
 
+/// Reductions that several blocks share, rows that add up from more ids than a block has threads, and
+/// what is no number.
+#[test]
+fn long_sums() {
+    for [rows, width] in [[900, 64], [900, 33], [1, 30_000], [2, 20_001]] {
+        let mut p = Program::new();
+        let x = p.input("x", Type::f32([rows, width])).unwrap();
+        for axes in [vec![0], vec![1], vec![0, 1]] {
+            for reduce in [Reduce::sum(axes.clone()), Reduce::max(axes.clone())] {
+                let id = p.add(reduce.clone(), &[x]).unwrap();
+                p.set_output(format!("{reduce}"), id);
+            }
+        }
+        for bf16 in [false, true] {
+            for at in [usize::MAX, rows * width / 2] {
+                agree_on(&plan(&p), bf16, Target::AMPERE, |_, i, x| {
+                    if i == at {
+                        *x = f32::NAN;
+                    }
+                });
+            }
+        }
+    }
+    for width in [8, 7] {
+        let mut p = Program::new();
+        let ids = p.input("ids", Type::i32([700])).unwrap();
+        let dy = p.input("dy", Type::f32([700, width])).unwrap();
+        let gradient = p.add(EmbeddingGrad { rows: 3 }, &[ids, dy]).unwrap();
+        p.set_output("gradient", gradient);
+        // What ids are below.
+        let table = p.input("table", Type::f32([3, width])).unwrap();
+        let found = p.add(Embedding, &[table, ids]).unwrap();
+        p.set_output("found", found);
+        agree(&p);
+    }
+}
+
 #[test]
 fn relative_positions_and_turns() {
     for [s, t, n] in [[1, 1, 1], [3, 5, 7], [17, 33, 40]] {

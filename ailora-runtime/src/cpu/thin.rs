@@ -3,7 +3,7 @@
 //! The library packs both sides, which takes as long as so little arithmetic. Here the wide side is
 //! read once, as it lies.
 
-use std::cell::Cell;
+use std::{cell::Cell, ops::Range};
 
 use faer::{MatMut, MatRef};
 use pulp::{Arch, Simd, WithSimd};
@@ -11,10 +11,12 @@ use rayon::prelude::*;
 
 /// The parts of the depth, each with a sum of its own, whatever the threads.
 const PARTS: usize = 8;
-/// Rows that are gone over at a time, which then stay in the first-level cache.
-const ROWS: usize = 16;
+/// Rows and columns of the wide side that are gone over at a time, which stay in the first-level cache
+/// for all thin columns.
+const ROWS: usize = 32;
+const COLUMNS: usize = 256;
 /// The most thin columns: with more, packing pays.
-const MOST: usize = 16;
+const MOST: usize = 128;
 /// Registers of a wide row beside each other, and the most thin columns that they are multiplied with:
 /// as many sums as fit in registers.
 const WIDE: usize = 2;
@@ -96,29 +98,30 @@ pub(super) fn product(
     true
 }
 
+/// A part of the wide side.
+struct Tile {
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
 /// A part of the depth.
 struct Part<'a> {
     wide: Rows<'a>,
     thin: Rows<'a>,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     /// A row for each column of the thin side.
     sums: &'a mut [f32],
 }
 
 impl Part<'_> {
-    /// Adds what some rows come to for thin columns from `first` on, in groups of `N`; the first of
-    /// those that are left.
+    /// Adds what a tile comes to for thin columns from `first` on, in groups of `N`; the first of those
+    /// that are left.
     #[inline(always)]
-    fn groups<S: Simd, const N: usize>(
-        &mut self,
-        simd: S,
-        rows: &std::ops::Range<usize>,
-        mut first: usize,
-    ) -> usize {
+    fn groups<S: Simd, const N: usize>(&mut self, simd: S, tile: &Tile, mut first: usize) -> usize {
         let width = self.wide.matrix.ncols();
         let sums = self.sums[first * width..].chunks_exact_mut(N * width);
         for sums in sums {
-            add::<S, N>(simd, self.wide, (self.thin, first), rows.clone(), sums);
+            add::<S, N>(simd, self.wide, (self.thin, first), tile, sums);
             first += N;
         }
         first
@@ -133,36 +136,42 @@ impl WithSimd for Part<'_> {
         simd.vectorize(
             #[inline(always)]
             || {
-                for start in self.rows.clone().step_by(ROWS) {
-                    let rows = start..self.rows.end.min(start + ROWS);
-                    let first = self.groups::<S, THIN>(simd, &rows, 0);
-                    let first = self.groups::<S, 4>(simd, &rows, first);
-                    let first = self.groups::<S, 2>(simd, &rows, first);
-                    self.groups::<S, 1>(simd, &rows, first);
+                let width = self.wide.matrix.ncols();
+                for row in self.rows.clone().step_by(ROWS) {
+                    for column in (0..width).step_by(COLUMNS) {
+                        let tile = Tile {
+                            rows: row..self.rows.end.min(row + ROWS),
+                            columns: column..width.min(column + COLUMNS),
+                        };
+                        let first = self.groups::<S, THIN>(simd, &tile, 0);
+                        let first = self.groups::<S, 4>(simd, &tile, first);
+                        let first = self.groups::<S, 2>(simd, &tile, first);
+                        self.groups::<S, 1>(simd, &tile, first);
+                    }
                 }
             },
         );
     }
 }
 
-/// Adds to `sums` what some rows come to, for `N` thin columns from `first` on.
+/// Adds to `sums` what a tile comes to, for `N` thin columns from `first` on.
 #[inline(always)]
 fn add<S: Simd, const N: usize>(
     simd: S,
     wide: Rows,
     (thin, first): (Rows, usize),
-    rows: std::ops::Range<usize>,
+    tile: &Tile,
     sums: &mut [f32],
 ) {
     let width = wide.matrix.ncols();
     let step = WIDE * S::F32_LANES;
-    for column in (0..width).step_by(step) {
+    for column in tile.columns.clone().step_by(step) {
         let mut kept = [[simd.splat_f32s(0.0); WIDE]; N];
         for (j, kept) in kept.iter_mut().enumerate() {
             let (sums, _) = S::as_simd_f32s(&sums[j * width + column..][..step]);
             kept.copy_from_slice(sums);
         }
-        for row in rows.clone() {
+        for row in tile.rows.clone() {
             let (x, _) = S::as_simd_f32s(&wide.row(row)[column..][..step]);
             // Loops of known length, whose sums stay in registers.
             let x: [_; WIDE] = std::array::from_fn(|i| x[i]);

@@ -17,6 +17,8 @@ const ROWS: usize = 32;
 const COLUMNS: usize = 256;
 /// The most thin columns: with more, packing pays.
 const MOST: usize = 128;
+/// Columns of the wide side whose parts are added up at a time.
+const BLOCK: usize = 64;
 /// Registers of a wide row beside each other, and the most thin columns that they are multiplied with:
 /// as many sums as fit in registers.
 const WIDE: usize = 2;
@@ -46,7 +48,7 @@ impl<'a> Rows<'a> {
 /// `c = alpha a b`, or `c += ...`, where both sides have their rows along the depth; false if this is
 /// not the way to compute it.
 pub(super) fn product(
-    mut c: MatMut<'_, f32>,
+    c: MatMut<'_, f32>,
     accumulate: bool,
     alpha: f32,
     a: MatRef<'_, f32>,
@@ -80,20 +82,24 @@ pub(super) fn product(
             sums,
         });
     });
-    let (first, others) = sums.split_at_mut(count * width);
-    for part in others.chunks_exact(count * width) {
-        first.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
-    }
-    for (i, sums) in first.chunks_exact(width).enumerate() {
-        for (j, sum) in sums.iter().enumerate() {
-            let to = if is_tall {
-                &mut c[(j, i)]
-            } else {
-                &mut c[(i, j)]
-            };
-            *to = alpha * sum + if accumulate { *to } else { 0.0 };
+    let sums = &kept[..PARTS * count * width];
+    let c = if is_tall { c.transpose_mut() } else { c };
+    let blocks = c.par_col_chunks_mut(BLOCK).enumerate();
+    blocks.for_each(|(block, mut c)| {
+        let mut total = [0.0; BLOCK];
+        let total = &mut total[..c.ncols()];
+        for i in 0..count {
+            total.fill(0.0);
+            for part in sums.chunks_exact(count * width) {
+                let sums = &part[i * width + block * BLOCK..];
+                total.iter_mut().zip(sums).for_each(|(sum, x)| *sum += x);
+            }
+            for (j, sum) in total.iter().enumerate() {
+                let old = if accumulate { c[(i, j)] } else { 0.0 };
+                c[(i, j)] = alpha * sum + old;
+            }
         }
-    }
+    });
     SUMS.set(kept);
     true
 }

@@ -25,9 +25,14 @@ pub(super) fn cross_entropy(classes: usize, smoothing: f32, logits: &[f32], labe
         if label == IGNORED {
             return 0.0;
         }
-        let Sums { logarithm, mean } = Arch::new().dispatch(Row(row));
         let (smoothing, own) = (f64::from(smoothing), f64::from(row[label as usize]));
-        logarithm - ((1.0 - smoothing) * own + smoothing * mean)
+        let target = if smoothing == 0.0 {
+            own
+        } else {
+            let total: f64 = row.iter().copied().map(f64::from).sum();
+            (1.0 - smoothing) * own + smoothing * total / classes as f64
+        };
+        Arch::new().dispatch(LogSumExp(row)) - target
     };
     let rows = logits.par_chunks_exact(classes).zip(labels);
     // Added up in order, whatever the threads.
@@ -57,38 +62,28 @@ pub(super) fn cross_entropy_grad(classes: usize, smoothing: f32, labels: &[i32],
     );
 }
 
-/// The logits of a row.
-struct Row<'a>(&'a [f32]);
+/// The logarithm of the sum of a row's exponentials.
+struct LogSumExp<'a>(&'a [f32]);
 
-/// What a loss needs of a row: `log(sum(exp(x)))` and the mean.
-struct Sums {
-    logarithm: f64,
-    mean: f64,
-}
-
-impl WithSimd for Row<'_> {
-    type Output = Sums;
+impl WithSimd for LogSumExp<'_> {
+    type Output = f64;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Sums {
+    fn with_simd<S: Simd>(self, simd: S) -> f64 {
         simd.vectorize(
             #[inline(always)]
             || {
                 let max = rows::max(self.0);
                 let mut exponentials = [0.0; BLOCK];
-                let (mut sum, mut total) = (0.0, 0.0);
+                let mut sum = 0.0;
                 for block in self.0.chunks(BLOCK) {
                     let exponentials = &mut exponentials[..block.len()];
                     for (to, x) in exponentials.iter_mut().zip(block) {
                         *to = math::exp(x - max);
                     }
                     sum += f64::from(rows::total(simd, exponentials));
-                    total += f64::from(rows::total(simd, block));
                 }
-                Sums {
-                    logarithm: sum.ln() + f64::from(max),
-                    mean: total / self.0.len() as f64,
-                }
+                sum.ln() + f64::from(max)
             },
         )
     }

@@ -64,6 +64,9 @@ def main():
     known = [*STEPS, "init"]
     if unknown := [row for row in a.rows if row not in known]:
         ap.error(f"no such row: {', '.join(unknown)}; there are {', '.join(known)}")
+    for name in "device", "svd_time":
+        if not (a.folder / "bin" / name).is_file():
+            ap.error(f"there is no bin/{name} in {a.folder}; scripts/cuda-suite.sh {a.folder} builds it")
     for row in a.rows or known:
         init(a.folder) if row == "init" else step(row, a.folder.resolve(), a.compile)
 

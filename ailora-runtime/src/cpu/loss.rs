@@ -105,3 +105,18 @@ impl WithSimd for Softmax<'_> {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A class that cannot be has no part in the loss, nor in a mean that is not asked for.
+    #[test]
+    fn minus_infinity_leaves_the_loss_finite() {
+        let logits = [0.5, f32::NEG_INFINITY, -1.5];
+        let expected = (1.0 + (-2.0_f64).exp()).ln();
+        let found = cross_entropy(3, 0.0, &logits, &[0]);
+        assert!((f64::from(found) - expected).abs() < 1e-6, "{found}");
+        assert_eq!(cross_entropy(3, 0.1, &logits, &[0]), f32::INFINITY);
+    }
+}

@@ -126,6 +126,16 @@ fn main() -> Result<(), Error> {
         .collect::<Result<Vec<_>, _>>()?;
     ms.sort_by(f64::total_cmp);
     let ms = ms[ms.len() / 2];
+    let start = Instant::now();
+    let mut steps = trainer.steps();
+    for _ in 0..args.steps {
+        let inputs = inputs.values();
+        let rows = batch.rows;
+        steps.submit(&[MicroBatch { plan, inputs, rows }])?;
+    }
+    steps.finish()?;
+    drop(steps);
+    let ms_in_a_row = milliseconds(start) / args.steps as f64;
     let engine = trainer.engine_mut();
     let steps = &engine.plan(plan).steps;
     let flops: u64 = steps.iter().map(|step| step.kernel.gemm_flops()).sum();
@@ -133,7 +143,7 @@ fn main() -> Result<(), Error> {
         "model": args.model, "batch": batch.rows, "length": length, "rank": rank,
         "precision": precision, "unfused": args.unfused,
         "checkpoint": args.checkpoint, "device": engine.backend().name(),
-        "ms": ms, "samples_per_second": 1e3 * batch.rows as f64 / ms,
+        "ms": ms, "ms_in_a_row": ms_in_a_row, "samples_per_second": 1e3 * batch.rows as f64 / ms,
         "tokens_per_second": 1e3 * (batch.rows * length) as f64 / ms,
         "tflop": flops as f64 / 1e12, "tflop_per_second": flops as f64 / 1e9 / ms,
         "kernels": steps.len(), "compile_ms": compile_ms, "first_step_ms": first_ms,
@@ -191,6 +201,10 @@ fn profile(
                 accumulate,
                 ..
             } => format!("{op} {}x{}x{} {accumulate}", dims.m, dims.n, dims.k),
+            Kernel::Outer { depth, products } => {
+                let shapes: Vec<_> = products.iter().map(|p| p.shape).collect();
+                format!("outer {depth} rows {shapes:?}")
+            }
             Kernel::Loop(walk) => format!(
                 "loop {:?}x{} of {} rows:{} {:?} -> {:?}",
                 walk.rows,

@@ -216,7 +216,7 @@ impl Contender {
         let mut kinds: HashMap<&str, f64> = HashMap::new();
         for (step, seconds) in engine.plan(self.plan).steps.iter().zip(seconds) {
             let kind = match step.kernel {
-                Kernel::Gemm { .. } | Kernel::Merge { .. } => "gemm",
+                Kernel::Gemm { .. } | Kernel::Outer { .. } | Kernel::Merge { .. } => "gemm",
                 Kernel::Loop(_) => "loop",
                 Kernel::Attention { .. } | Kernel::AttentionGrad { .. } => "attention",
                 _ => "other",
@@ -229,9 +229,8 @@ impl Contender {
 
 /// Of matrix products alone: attention's are within its kernels.
 fn gemm_flops(plan: &Plan) -> u64 {
-    let is_product = |kernel: &Kernel| matches!(kernel, Kernel::Gemm { .. } | Kernel::Merge { .. });
-    let products = plan.steps.iter().map(|step| &step.kernel);
-    let flops = products.filter(|kernel| is_product(kernel));
+    let kernels = plan.steps.iter().map(|step| &step.kernel);
+    let flops = kernels.filter(|kernel| kernel.products() > 0);
     flops.map(Kernel::gemm_flops).sum()
 }
 

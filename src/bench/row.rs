@@ -4,7 +4,6 @@ use super::{
     Pass,
     measure::{Contender, Contenders},
 };
-use crate::runtime::plan::Kernel;
 
 /// Forms this near to each other are equally fast.
 const TIE: f64 = 0.03;
@@ -117,14 +116,13 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 fn measurement(contender: &Contender) -> Measurement {
     let plan = contender.engine.plan(contender.plan);
     let median = median(contender.seconds.iter().copied());
-    let is_product = |kernel: &Kernel| matches!(kernel, Kernel::Gemm { .. } | Kernel::Merge { .. });
-    let products = plan.steps.iter().filter(|step| is_product(&step.kernel));
+    let products = plan.steps.iter().map(|step| step.kernel.products());
     Measurement {
         ms: 1e3 * median,
         runs: contender.seconds.len(),
         gflops: plan.gemm_flops() as f64 / median / 1e9,
         bytes: plan.arena_bytes() + plan.parameter_bytes(),
-        products: products.count(),
+        products: products.sum(),
     }
 }
 

@@ -75,7 +75,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let mut kinds: IndexMap<&str, (usize, u64)> = IndexMap::new();
     for step in &plan.steps {
         let name = match step.kernel {
-            Kernel::Gemm { .. } | Kernel::Merge { .. } => "matrix product",
+            Kernel::Gemm { .. } | Kernel::Outer { .. } | Kernel::Merge { .. } => "matrix product",
             Kernel::Loop(_) => "fused loop",
             Kernel::Attention { .. } | Kernel::AttentionGrad { .. } => "attention",
             Kernel::Gather { .. } | Kernel::ScatterAdd { .. } => "embedding",

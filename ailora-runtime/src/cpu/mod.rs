@@ -15,7 +15,10 @@ mod thin;
 
 use std::time::Instant;
 
-use ailora_graph::ir::Draw;
+use ailora_graph::ir::{
+    Draw,
+    ops::matmul::{Dims, MatMul},
+};
 
 use crate::{
     plan::{Input, Kernel, Plan, Step},
@@ -165,6 +168,25 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
             }
             let operands = [source(0), source(1), region()];
             gemm::run(*op, *dims, *alpha, *accumulate, operands);
+        }
+        Kernel::Outer { depth, products } => {
+            let op = MatMul {
+                trans_a: true,
+                trans_b: false,
+            };
+            let operands = step.reads.chunks_exact(2).zip(&step.writes);
+            for (product, (factors, &to)) in products.iter().zip(operands) {
+                let [m, n] = product.shape;
+                let dims = Dims {
+                    batch: 1,
+                    m,
+                    n,
+                    k: *depth,
+                    batched_b: false,
+                };
+                let operands = [factors[0], factors[1], to].map(|view| memory.region(view));
+                gemm::run(op, dims, product.alpha, false, operands);
+            }
         }
         Kernel::Merge { op, shape } => gemm::merge(*op, *shape, source(0), region()),
         Kernel::Loop(walk) => loops::run(walk, memory, &step.reads, &step.writes, draw),

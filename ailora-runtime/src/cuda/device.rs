@@ -330,6 +330,19 @@ pub(super) struct Rectangle {
     pub bytes: usize,
 }
 
+impl Rectangle {
+    /// Bytes without gaps.
+    pub fn row(from: CUdeviceptr, to: CUdeviceptr, bytes: usize) -> Self {
+        Self {
+            from,
+            to,
+            pitches: [bytes; 2],
+            rows: 1,
+            bytes,
+        }
+    }
+}
+
 /// The device's context, and what is allocated in it.
 #[derive(Debug)]
 struct Memory {

@@ -16,7 +16,7 @@ mod staging;
 
 pub use device::Device;
 pub use error::CudaError;
-pub(crate) use optimizer::{Optimizer, Share};
+pub(crate) use optimizer::{Optimizer, Queued, Share};
 pub use source::Element;
 pub use spectrum::CudaSolver;
 

@@ -18,11 +18,13 @@ struct Part {
     u32 parameter, first;
 };
 
-// The norm of the gradients, and what multiplies them; not finite if training diverged.
-struct Norm {
+// What a step came to: the norm of the gradients, what multiplies them, and the losses of its
+// micro-batches; not finite if training diverged.
+struct Outcome {
     double norm;
     float factor;
     u32 finite;
+    float losses[1];
 };
 
 #define COUNT 4096u
@@ -30,7 +32,7 @@ struct Norm {
 // gradients = share g, or += share g; sources holds where each parameter's g is.
 extern "C" __global__ void accumulate(const Parameter* parameters, const Part* parts,
                                       const float* const* sources, float* gradients, float share,
-                                      u32 is_first, const float* loss, float* losses, u32 batch) {
+                                      u32 is_first, const float* loss, Outcome* outcome, u32 batch) {
     const Part part = parts[blockIdx.x];
     const Parameter parameter = parameters[part.parameter];
     const float* source = sources[part.parameter];
@@ -40,7 +42,7 @@ extern "C" __global__ void accumulate(const Parameter* parameters, const Part* p
         const float g = share * source[i];
         *sum = is_first ? g : *sum + g;
     }
-    if (blockIdx.x == 0 && threadIdx.x == 0) losses[batch] = *loss;
+    if (blockIdx.x == 0 && threadIdx.x == 0) outcome->losses[batch] = *loss;
 }
 
 // The sum of squares of each part.
@@ -63,9 +65,10 @@ extern "C" __global__ void squares(const Parameter* parameters, const Part* part
     if (threadIdx.x == 0) sums[blockIdx.x] = partials[0];
 }
 
-// The norm from the sums of `count` parts, and the factor that clips it at `most`, 0 for none.
-extern "C" __global__ void clip_norm(const double* sums, u32 count, double most, const float* losses,
-                                u32 batches, Norm* result) {
+// The norm from the sums of `count` parts, and the factor that clips it at `most`, 0 for none. A step
+// that `follows` one that nobody has looked at yet diverged if that did.
+extern "C" __global__ void clip_norm(const double* sums, u32 count, double most, u32 batches,
+                                     u32 follows, Outcome* outcome) {
     __shared__ double partials[256];
     double sum = 0.0;
     for (u32 i = threadIdx.x; i < count; i += blockDim.x) sum += sums[i];
@@ -77,20 +80,21 @@ extern "C" __global__ void clip_norm(const double* sums, u32 count, double most,
     if (threadIdx.x == 0) {
         const double norm = sqrt(partials[0]);
         u32 finite = norm < 1.0 / 0.0;
-        for (u32 i = 0; i < batches; ++i) finite &= fabsf(losses[i]) < INF;
-        result->norm = norm;
-        result->factor = most > 0.0 ? float(min(most / (norm + 1e-6), 1.0)) : 1.0f;
-        result->finite = finite;
+        for (u32 i = 0; i < batches; ++i) finite &= fabsf(outcome->losses[i]) < INF;
+        if (follows) finite &= outcome->finite;
+        outcome->norm = norm;
+        outcome->factor = most > 0.0 ? float(min(most / (norm + 1e-6), 1.0)) : 1.0f;
+        outcome->finite = finite;
     }
 }
 
 // AdamW (Loshchilov & Hutter, 2019), unless training diverged.
 extern "C" __global__ void adamw(const Parameter* parameters, const Part* parts,
                                  const float* gradients, float* values, float* first,
-                                 float* second, const Norm* norm, double base, double beta1,
+                                 float* second, const Outcome* outcome, double base, double beta1,
                                  double beta2, double eps, double weight_decay, double correction1,
                                  double correction2) {
-    if (!norm->finite) return;
+    if (!outcome->finite) return;
     const Part part = parts[blockIdx.x];
     const Parameter parameter = parameters[part.parameter];
     const double lr = base * parameter.lr;
@@ -99,7 +103,7 @@ extern "C" __global__ void adamw(const Parameter* parameters, const Part* parts,
     const u64 end = min(parameter.len, u64(part.first) + COUNT);
     for (u64 i = part.first + threadIdx.x; i < end; i += blockDim.x) {
         const u64 at = parameter.start + i;
-        const float g = gradients[at] * norm->factor;
+        const float g = gradients[at] * outcome->factor;
         const float m = b1 * first[at] + (1.0f - b1) * g;
         const float v = b2 * second[at] + (1.0f - b2) * g * g;
         const float x = values[at] * keep - rate * m / (sqrtf(v) * root + float(eps));

@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use cudarc::driver::{CudaFunction, sys::CUdeviceptr};
 use indexmap::IndexMap;
 
-use super::{Cuda, CudaError, Element, device::Buffer};
+use super::{Cuda, CudaError, Element, device::{Buffer, Rectangle}, staging::Locked};
 use crate::{
     optim::{AdamW, AdamWConfig, Moments},
     plan::Plan,
@@ -41,9 +41,10 @@ struct Part {
     first: u32,
 }
 
+/// What a step came to; the losses of its micro-batches follow.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
-struct Norm {
+struct Outcome {
     norm: f64,
     factor: f32,
     finite: u32,
@@ -62,21 +63,28 @@ pub struct Optimizer {
     first: Buffer,
     second: Buffer,
     sums: Buffer,
-    norm: Buffer,
-    /// The losses of a step's micro-batches.
-    losses: Buffer,
+    /// Of the last step.
+    outcome: Buffer,
+    /// Memory for the outcomes of steps to come.
+    spare: Vec<Locked>,
     /// For each plan, the addresses of the gradients.
     sources: HashMap<usize, (CUdeviceptr, Buffer)>,
     functions: [CudaFunction; 4],
 }
 
+/// A step that is queued: where its outcome will be.
+#[derive(Debug)]
+pub struct Queued(Locked);
+
 /// What a step on the device came to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Updated {
-    /// The losses of the micro-batches.
+    /// The losses of the micro-batches, and perhaps more that are none.
     pub losses: Vec<f32>,
     /// The norm of the gradients, before clipping.
     pub norm: f64,
+    /// Whether anything was updated.
+    pub updated: bool,
 }
 
 /// A micro-batch's share of a step.
@@ -146,8 +154,10 @@ impl Optimizer {
             first: flat("the optimiser's first moments")?,
             second: flat("the optimiser's second moments")?,
             sums: resources.device.allocate(8 * parts.len(), "sums")?,
-            norm: resources.device.allocate(size_of::<Norm>(), "a norm")?,
-            losses: resources.device.allocate(0, "losses")?,
+            outcome: resources
+                .device
+                .allocate(size_of::<Outcome>(), "a step's outcome")?,
+            spare: Vec::new(),
             sources: HashMap::new(),
             functions: resources
                 .functions(SOURCE, ["accumulate", "squares", "clip_norm", "adamw"])?,
@@ -199,6 +209,22 @@ impl Optimizer {
         self.sources.insert(id, (arena, list));
         Ok(())
     }
+
+    /// Waits for a step.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn wait(&mut self, Queued(memory): Queued) -> Result<Updated, CudaError> {
+        let (outcome, losses) = memory.read()?.split_at(size_of::<Outcome>());
+        let Outcome { norm, finite, .. } = bytemuck::pod_read_unaligned(outcome);
+        let updated = Updated {
+            losses: losses.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect(),
+            norm,
+            updated: finite != 0,
+        };
+        self.spare.push(memory);
+        Ok(updated)
+    }
 }
 
 impl Cuda {
@@ -229,8 +255,16 @@ impl Cuda {
             return Ok(());
         };
         state.sources(self, id, plan)?;
-        if state.losses.bytes() < 4 * share.of {
-            state.losses = self.resources.device.allocate(4 * share.of, "losses")?;
+        let bytes = size_of::<Outcome>() + 4 * share.of;
+        if state.outcome.bytes() < bytes {
+            let device = &self.resources.device;
+            let larger = device.allocate(bytes, "a step's outcome")?;
+            device.copy(&Rectangle::row(
+                state.outcome.at(0),
+                larger.at(0),
+                state.outcome.bytes(),
+            ))?;
+            state.outcome = larger;
         }
         let loss = plan.outputs.get("loss").map(|(view, _)| *view);
         let loss = loss.ok_or_else(|| CudaError::NoOutput("loss".into()))?;
@@ -243,7 +277,7 @@ impl Cuda {
             u64::from(share.weight.to_bits()),
             u64::from(share.index == 0),
             loss,
-            state.losses.at(0),
+            state.outcome.at(0),
             share.index as u64,
         ];
         let grid = (state.count, 1, 1);
@@ -252,20 +286,26 @@ impl Cuda {
             .launch(&state.functions[0], grid, (THREADS, 0), &arguments)
     }
 
-    /// One update from the gradients of `batches` micro-batches; none if a loss or the norm is not
-    /// finite. `step` counts from 1.
+    /// Queues an update from the gradients of `batches` micro-batches; none is made if a loss or the
+    /// norm is not finite, or if it `follows` a step that is not waited for yet and was not updated.
+    /// `step` counts from 1.
     ///
     /// # Errors
     /// The device failed.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what AdamW takes, and its place in the run"
+    )]
     pub(crate) fn update(
         &mut self,
-        state: &Optimizer,
+        state: &mut Optimizer,
         config: AdamWConfig,
         step: u64,
         lr: f64,
         clip: Option<f64>,
         batches: usize,
-    ) -> Result<Updated, CudaError> {
+        follows: bool,
+    ) -> Result<Queued, CudaError> {
         let AdamWConfig {
             beta1,
             beta2,
@@ -285,9 +325,9 @@ impl Cuda {
             sums,
             u64::from(state.count),
             clip.unwrap_or(0.0).to_bits(),
-            state.losses.at(0),
             batches as u64,
-            state.norm.at(0),
+            u64::from(follows),
+            state.outcome.at(0),
         ];
         resources
             .device
@@ -310,20 +350,20 @@ impl Cuda {
             state.values.at(0),
             state.first.at(0),
             state.second.at(0),
-            state.norm.at(0),
+            state.outcome.at(0),
         ];
         arguments.extend(numbers.map(f64::to_bits));
         resources
             .device
             .launch(adamw, grid, (THREADS, 0), &arguments)?;
-        let mut losses = vec![0.0; batches];
-        resources.device.download(&state.losses, 0, &mut losses)?;
-        let mut found = [Norm::zeroed()];
-        resources.device.download(&state.norm, 0, &mut found)?;
-        Ok(Updated {
-            losses,
-            norm: found[0].norm,
-        })
+        let bytes = state.outcome.bytes();
+        let spare = state.spare.pop().filter(|spare| spare.bytes() == bytes);
+        let mut outcome = match spare {
+            Some(spare) => spare,
+            None => Locked::new(&resources.device, bytes)?,
+        };
+        outcome.download(&resources.device, &state.outcome)?;
+        Ok(Queued(outcome))
     }
 
     /// The values of what is trained, and their moments.

@@ -1,5 +1,5 @@
-//! Parameters on their way to a device: converted into page-locked memory by all threads, one part
-//! while the other is copied.
+//! Page-locked memory, and parameters on their way to a device through it: converted by all threads,
+//! one part while the other is copied.
 
 use std::{ffi::c_void, ptr::NonNull};
 
@@ -25,19 +25,21 @@ const SHARE: usize = 1 << 16;
 /// Two parts of page-locked memory, made when they are first needed.
 #[derive(Debug, Default)]
 pub(super) struct Staging {
-    parts: Vec<Part>,
+    parts: Vec<Locked>,
     next: usize,
 }
 
+/// Page-locked memory, which is copied while other work goes on.
 #[derive(Debug)]
-struct Part {
+pub(super) struct Locked {
     memory: NonNull<c_void>,
-    /// When it was last copied.
+    bytes: usize,
+    /// When it was last copied from or to.
     copied: CudaEvent,
 }
 
-// SAFETY: the memory is used by the one thread that has the staging.
-unsafe impl Send for Part {}
+// SAFETY: the memory is used by the one thread that has it.
+unsafe impl Send for Locked {}
 
 impl Staging {
     /// Queues the copy of floats to their places, in whatever type they have there; they may change
@@ -79,44 +81,93 @@ impl Staging {
             // Without gaps there is one row, and the last one may be shorter.
             let width = width.min(data.len());
             device.copy(&Rectangle {
-                from: part.memory.as_ptr() as CUdeviceptr,
+                from: part.address(),
                 to: to.at((place.start + i * rows * stride) * size),
                 pitches: [width * size, stride * size],
                 rows: data.len() / width,
                 bytes: width * size,
             })?;
-            part.copied
-                .record(device.stream())
-                .during("copying to the device")?;
+            part.mark(device)?;
         }
         Ok(())
     }
 
     /// The part that was copied longest ago.
-    fn part(&mut self, device: &Device) -> Result<&mut Part, CudaError> {
+    fn part(&mut self, device: &Device) -> Result<&mut Locked, CudaError> {
         const PARTS: usize = 2;
-        let what = "page-locked memory for parameters";
         if self.parts.len() < PARTS {
-            device
-                .context()
-                .bind_to_thread()
-                .during("using the device")?;
-            // SAFETY: freed once, on drop.
-            let memory = unsafe { result::malloc_host(PART, 0) }.during(what)?;
-            let flags = Some(CUevent_flags::CU_EVENT_DISABLE_TIMING);
-            let copied = device.context().new_event(flags).during(what)?;
-            if let Some(memory) = NonNull::new(memory) {
-                self.parts.push(Part { memory, copied });
-            }
+            self.parts.push(Locked::new(device, PART)?);
         }
-        self.next = (self.next + 1) % self.parts.len().max(1);
+        self.next = (self.next + 1) % self.parts.len();
         let part = &mut self.parts[self.next];
-        part.copied.synchronize().during("copying to the device")?;
+        part.wait()?;
         Ok(part)
     }
 }
 
-impl Part {
+impl Locked {
+    /// So many bytes, zeroed.
+    ///
+    /// # Errors
+    /// The driver does not lock as many.
+    pub fn new(device: &Device, bytes: usize) -> Result<Self, CudaError> {
+        let what = "page-locked memory";
+        device
+            .context()
+            .bind_to_thread()
+            .during("using the device")?;
+        let flags = Some(CUevent_flags::CU_EVENT_DISABLE_TIMING);
+        let copied = device.context().new_event(flags).during(what)?;
+        // SAFETY: freed once, on drop.
+        let memory = unsafe { result::malloc_host(bytes.max(1), 0) }.during(what)?;
+        let memory = NonNull::new(memory).unwrap_or_else(|| unreachable!("the driver succeeded"));
+        // SAFETY: it is as large.
+        unsafe { memory.write_bytes(0, bytes) };
+        Ok(Self {
+            memory,
+            bytes,
+            copied,
+        })
+    }
+
+    /// Queues the copy of a device's bytes into all of it.
+    ///
+    /// # Errors
+    /// The driver fails.
+    pub fn download(&mut self, device: &Device, from: &Buffer) -> Result<(), CudaError> {
+        assert!(self.bytes <= from.bytes(), "a download is in its buffer");
+        device.copy(&Rectangle::row(from.at(0), self.address(), self.bytes))?;
+        self.mark(device)
+    }
+
+    /// How many bytes it has.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What was copied into it, when that is done.
+    ///
+    /// # Errors
+    /// The work before it failed.
+    pub fn read(&self) -> Result<&[u8], CudaError> {
+        self.wait()?;
+        // SAFETY: the memory is as large, was written when it was made, and nothing is copied to it.
+        Ok(unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.bytes) })
+    }
+
+    fn address(&self) -> CUdeviceptr {
+        self.memory.as_ptr() as CUdeviceptr
+    }
+
+    /// Notes that it is copied at this point of the device's work.
+    fn mark(&self, device: &Device) -> Result<(), CudaError> {
+        self.copied.record(device.stream()).during("copying")
+    }
+
+    fn wait(&self) -> Result<(), CudaError> {
+        self.copied.synchronize().during("work on the device")
+    }
+
     /// Puts floats into the memory as elements of a type.
     ///
     /// # Safety
@@ -126,14 +177,16 @@ impl Part {
         let data = data.par_chunks(SHARE);
         match element {
             Element::F32 | Element::I32 => {
+                let len = self.bytes / 4;
                 // SAFETY: by the caller's promise.
-                let to = unsafe { std::slice::from_raw_parts_mut(memory.cast::<f32>(), PART / 4) };
+                let to = unsafe { std::slice::from_raw_parts_mut(memory.cast::<f32>(), len) };
                 let shares = to.par_chunks_mut(SHARE).zip(data);
                 shares.for_each(|(to, from)| to[..from.len()].copy_from_slice(from));
             }
             Element::Bf16 => {
+                let len = self.bytes / 2;
                 // SAFETY: by the caller's promise.
-                let to = unsafe { std::slice::from_raw_parts_mut(memory.cast::<bf16>(), PART / 2) };
+                let to = unsafe { std::slice::from_raw_parts_mut(memory.cast::<bf16>(), len) };
                 let shares = to.par_chunks_mut(SHARE).zip(data);
                 shares.for_each(|(to, from)| to[..from.len()].convert_from_f32_slice(from));
             }
@@ -141,10 +194,10 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for Locked {
     fn drop(&mut self) {
         if self.copied.synchronize().is_ok() {
-            // SAFETY: allocated once, and copied from no more.
+            // SAFETY: allocated once, and copied no more.
             unsafe { result::free_host(self.memory.as_ptr()) }.ok();
         }
     }

@@ -26,6 +26,14 @@ pub enum Kernel {
         /// Whether the product is added to something: what `c` holds, or the third read.
         accumulate: bool,
     },
+    /// Sums of outer products of rows, as adapters' gradients are: `c = alpha a^T b` for several pairs
+    /// `a`, `b` of so many rows. Reads `a` and `b` of each pair; writes `c` of each.
+    Outer {
+        /// Rows of every `a` and `b`.
+        depth: usize,
+        /// The products.
+        products: Vec<Outer>,
+    },
     /// Reads a pack; writes it with its adapters in its weights.
     Merge {
         /// The operation.
@@ -115,11 +123,24 @@ pub enum Kernel {
 }
 
 impl Kernel {
+    /// How many matrix products it is, beside those of attention.
+    pub fn products(&self) -> usize {
+        match self {
+            Self::Gemm { .. } | Self::Merge { .. } => 1,
+            Self::Outer { products, .. } => products.len(),
+            _ => 0,
+        }
+    }
+
     /// Multiply-add operations of the matrix products in it, times two.
     pub fn gemm_flops(&self) -> u64 {
         let product = |m: usize, n: usize, k: usize| 2 * (m * n * k) as u64;
         match self {
             Self::Gemm { dims, .. } => dims.batch as u64 * product(dims.m, dims.n, dims.k),
+            Self::Outer { depth, products } => {
+                let each = products.iter().map(|p| product(p.shape[0], p.shape[1], *depth));
+                each.sum()
+            }
             Self::Merge { op, shape } => product(op.corner[0], op.corner[1], op.rank(shape)),
             Self::Attention { dims, .. } => {
                 2 * (dims.batch * dims.heads) as u64 * product(dims.queries, dims.keys, dims.depth)
@@ -130,6 +151,15 @@ impl Kernel {
             _ => 0,
         }
     }
+}
+
+/// One of several sums of outer products.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outer {
+    /// Columns of `a` and of `b`.
+    pub shape: [usize; 2],
+    /// The factor on the product.
+    pub alpha: f32,
 }
 
 /// A rearrangement: element `i` of `shape` goes from `from · i + from_start` to `to · i + to_start`.

@@ -10,9 +10,9 @@ use ailora_graph::ir::{
 use indexmap::IndexMap;
 
 use super::{
-    IdRange, Input, Instruction, Kernel, Loop, LoopOp, Operand, Source, Step, Stored, Strided,
+    IdRange, Input, Instruction, Kernel, Loop, LoopOp, Operand, Outer, Source, Step, Stored, Strided,
     View,
-    units::{Unit, is_fusible},
+    units::{Product, Unit, is_fusible},
 };
 
 /// A plan whose buffers have no places in the arena yet.
@@ -208,6 +208,7 @@ impl Lowering<'_> {
             Unit::Single(id) => self.single(time, *id),
             Unit::Loop(members) => self.fused(time, members),
             Unit::AttentionGrad(members) => self.attention_grad(members),
+            Unit::Outer(products) => self.outer_products(products),
             Unit::Biased { node, value, .. } => {
                 self.views[usize::from(*node)] = Some(self.view(*value));
             }
@@ -257,6 +258,29 @@ impl Lowering<'_> {
         let elsewhere = onto.filter(|&onto| self.view(onto) != to);
         let reads = args.iter().chain(&elsewhere);
         self.step(kernel, reads.map(|&arg| self.view(arg)).collect(), to);
+    }
+
+    fn outer_products(&mut self, products: &[Product]) {
+        let program = self.program;
+        let factors = |p: &Product| [0, 1].map(|i| program[p.product].args[i]);
+        let kernel = Kernel::Outer {
+            depth: program.shape(factors(&products[0])[0])[0],
+            products: products
+                .iter()
+                .map(|p| Outer {
+                    shape: factors(p).map(|id| last(program.shape(id))),
+                    alpha: p.alpha as f32,
+                })
+                .collect(),
+        };
+        let reads = products.iter().flat_map(factors);
+        let reads = reads.map(|id| self.view(id)).collect();
+        let writes = products.iter().map(|p| self.place(p.node)).collect();
+        self.out.steps.push(Step {
+            kernel,
+            reads,
+            writes,
+        });
     }
 
     fn attention_grad(&mut self, members: &[Id]) {

@@ -8,13 +8,14 @@ mod allocate;
 mod distant;
 mod kernel;
 mod lower;
+mod outer;
 mod recompute;
 mod units;
 mod view;
 
 #[cfg(feature = "cuda")]
 pub(crate) use allocate::Places;
-pub use kernel::{Instruction, Kernel, Loop, LoopOp, Operand, Source, Stored, Strided};
+pub use kernel::{Instruction, Kernel, Loop, LoopOp, Operand, Outer, Source, Stored, Strided};
 use units::Form;
 pub use view::View;
 

@@ -13,7 +13,7 @@ use ailora_graph::ir::{
     },
 };
 
-use super::recompute::recompute;
+use super::{outer::join_outer_products, recompute::recompute};
 
 /// Nodes that one kernel computes.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +34,16 @@ pub(super) enum Unit {
     Biased { node: Id, value: Id, bias: Id },
     /// The gradients of one attention.
     AttentionGrad(Vec<Id>),
+    /// Products of as many rows, transposed, by as many.
+    Outer(Vec<Product>),
+}
+
+/// `node = alpha · product`, which may be one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Product {
+    pub node: Id,
+    pub product: Id,
+    pub alpha: f64,
 }
 
 impl Unit {
@@ -43,6 +53,10 @@ impl Unit {
             Self::Single(id) | Self::Biased { node: id, .. } => vec![*id],
             Self::Gemm { node, product, .. } => vec![*node, *product],
             Self::Loop(members) | Self::AttentionGrad(members) => members.clone(),
+            Self::Outer(products) => {
+                let ids = products.iter().flat_map(|p| [p.node, p.product]);
+                ids.collect()
+            }
         }
     }
 }
@@ -71,6 +85,7 @@ pub(super) fn schedule(program: &Program, form: Form) -> Vec<Unit> {
     grouping.join_attention_gradients();
     let mut units = grouping.order();
     if form == Form::Lean {
+        join_outer_products(program, &mut units);
         recompute(program, &mut units);
     }
     units
@@ -322,7 +337,7 @@ impl<'a> Grouping<'a> {
                     stack.extend(&self.program[*product].args);
                     stack.extend(onto);
                 }
-                Some(Unit::Single(_) | Unit::Biased { .. } | Unit::AttentionGrad(_)) | None => {
+                Some(_) | None => {
                     stack.extend(&self.program[id].args);
                 }
             }
@@ -352,15 +367,7 @@ impl<'a> Grouping<'a> {
 
     /// For each unit, whether it computes something that another one reads.
     fn lead_on(&self) -> Vec<bool> {
-        let mut read = vec![false; self.program.len()];
-        for id in self.ids().rev() {
-            let node = &self.program[id];
-            if !node.op.is_view() || read[usize::from(id)] {
-                node.args
-                    .iter()
-                    .for_each(|&arg| read[usize::from(arg)] = true);
-            }
-        }
+        let read = are_read(self.program);
         let leads = self.units.iter().map(|unit| match unit {
             Unit::Single(view) if self.program[*view].op.is_view() => false,
             Unit::Single(node) | Unit::Gemm { node, .. } => read[usize::from(*node)],
@@ -415,6 +422,21 @@ impl<'a> Grouping<'a> {
             .filter_map(|unit| units[unit].take())
             .collect()
     }
+}
+
+/// For each node, whether anything but views, which nothing reads, reads it.
+pub(super) fn are_read(program: &Program) -> Vec<bool> {
+    let live = program.live();
+    let mut read = vec![false; program.len()];
+    for id in program.ids().rev().filter(|&id| live[usize::from(id)]) {
+        let node = &program[id];
+        if !node.op.is_view() || read[usize::from(id)] {
+            node.args
+                .iter()
+                .for_each(|&arg| read[usize::from(arg)] = true);
+        }
+    }
+    read
 }
 
 /// Whether a loop can compute it.

@@ -185,33 +185,51 @@ pub fn fit<W: Workload, C: std::error::Error + 'static>(
     while trainer.steps_done() < total || progress.evaluations.is_empty() {
         let epoch = (trainer.steps_done() / per_epoch.max(1)) as usize;
         let skip = trainer.steps_done() % per_epoch.max(1);
+        let epoch_end = total.min((epoch as u64 + 1) * per_epoch);
+        let mut batches = workload.epoch(epoch, skip).map_err(FitError::Workload)?;
         let mut stop = false;
-        let batches = workload.epoch(epoch, skip).map_err(FitError::Workload)?;
-        for batch in batches {
-            if trainer.steps_done() >= total {
+        while trainer.steps_done() < epoch_end {
+            // Steps follow each other to the next checkpoint, which all of them have to be done for.
+            let every = options.checkpoint_every.max(1);
+            let done = trainer.steps_done();
+            let count = epoch_end.min((done / every + 1) * every) - done;
+            let mut observe = |report: StepReport, progress: &mut Progress| {
+                progress.loss_sum += report.loss * report.rows as f64;
+                progress.rows += report.rows;
+                let event = Event::Step {
+                    epoch: epoch + 1,
+                    report: &report,
+                };
+                watch(event).map_err(FitError::Watcher)
+            };
+            let mut steps = trainer.steps();
+            for batch in batches.by_ref().take(count as usize) {
+                let batch = batch.map_err(FitError::Workload)?;
+                let report = steps.submit(&W::micro_batches(&batch));
+                if let Some(report) = report.map_err(FitError::Train)? {
+                    stop |= observe(report, progress)? == Control::Stop;
+                }
+                if stop {
+                    break;
+                }
+            }
+            if let Some(report) = steps.finish().map_err(FitError::Train)? {
+                stop |= observe(report, progress)? == Control::Stop;
+            }
+            drop(steps);
+            let step = trainer.steps_done();
+            if step == done {
                 break;
             }
-            let batch = batch.map_err(FitError::Workload)?;
-            let report = trainer
-                .step(&W::micro_batches(&batch))
-                .map_err(FitError::Train)?;
-            progress.loss_sum += report.loss * report.rows as f64;
-            progress.rows += report.rows;
-            let event = Event::Step {
-                epoch: epoch + 1,
-                report: &report,
-            };
-            stop = watch(event).map_err(FitError::Watcher)? == Control::Stop;
-            let ends_epoch = report.step % per_epoch == 0 || report.step == total;
-            if !ends_epoch && (stop || report.step % options.checkpoint_every.max(1) == 0) {
+            if step < epoch_end {
                 save(trainer, progress)?;
-                let event = Event::Checkpointed { step: report.step };
-                watch(event).map_err(FitError::Watcher)?;
+                watch(Event::Checkpointed { step }).map_err(FitError::Watcher)?;
                 if stop {
                     return Ok(Outcome::Stopped);
                 }
             }
         }
+        drop(batches);
         let evaluation = Evaluation {
             epoch: epoch + 1,
             step: trainer.steps_done(),

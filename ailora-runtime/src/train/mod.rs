@@ -8,4 +8,4 @@ pub use checkpoint::{Checkpoint, CheckpointError};
 pub use fit::{
     Batches, Control, Evaluation, Event, Fit, FitError, Outcome, Progress, Workload, fit,
 };
-pub use trainer::{MicroBatch, StepReport, TrainError, Trainer};
+pub use trainer::{MicroBatch, StepReport, Steps, TrainError, Trainer};

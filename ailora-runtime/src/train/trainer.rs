@@ -66,6 +66,20 @@ pub struct StepReport {
     pub rows: usize,
 }
 
+impl StepReport {
+    /// # Errors
+    /// The loss or the norm is not finite.
+    fn finite(&self) -> Result<(), TrainError> {
+        for (what, value) in [("loss", self.loss), ("gradient norm", self.gradient_norm)] {
+            if !value.is_finite() {
+                let step = self.step;
+                return Err(TrainError::NotFinite { step, what, value });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// An engine with an optimiser.
 #[derive(Debug)]
 pub struct Trainer {
@@ -81,12 +95,24 @@ pub struct Trainer {
     on_device: Option<cuda::Optimizer>,
 }
 
-/// What the gradients of a step came to.
-struct Gathered {
-    loss: f64,
-    gradient_norm: f64,
-    /// Whether the parameters are updated already.
-    updated: bool,
+/// A step that a device makes.
+#[cfg(feature = "cuda")]
+#[derive(Debug)]
+struct Queued {
+    on_device: cuda::Queued,
+    step: u64,
+    lr: f64,
+    /// Rows of each micro-batch.
+    rows: Vec<usize>,
+}
+
+/// Steps one behind the other, from [`Trainer::steps`]. On a device the next step is queued, its batch
+/// on the way, while the last one runs; only then is it waited for.
+#[derive(Debug)]
+pub struct Steps<'a> {
+    trainer: &'a mut Trainer,
+    #[cfg(feature = "cuda")]
+    queued: Option<Queued>,
 }
 
 impl Trainer {
@@ -120,50 +146,25 @@ impl Trainer {
     /// A micro-batch does not fit its program, or the loss or a gradient is not finite; nothing is
     /// updated then.
     pub fn step(&mut self, batch: &[MicroBatch<'_>]) -> Result<StepReport, TrainError> {
-        let rows: usize = batch.iter().map(|micro| micro.rows).sum();
-        let step = self.optimizer.step() + 1;
-        let lr = self.lr * self.schedule.factor(step - 1);
-        let Gathered {
-            loss,
-            gradient_norm,
-            updated,
-        } = self.gather(batch, rows, lr)?;
-        for (what, value) in [("loss", loss), ("gradient norm", gradient_norm)] {
-            if !value.is_finite() {
-                return Err(TrainError::NotFinite { step, what, value });
-            }
-        }
-        if !updated {
-            // torch.nn.utils.clip_grad_norm_ divides by the norm plus 1e-6 too.
-            let factor = self
-                .clip
-                .map_or(1.0, |clip| (clip / (gradient_norm + 1e-6)).min(1.0));
-            let weights = self.engine.weights_mut();
-            self.optimizer.update(weights, &self.gradients, lr, factor);
-        }
-        Ok(StepReport {
-            step,
-            loss,
-            lr,
-            gradient_norm,
-            rows,
-        })
-    }
-
-    /// The loss and the gradients of a batch; on a device the update too, unless one of them is not
-    /// finite.
-    fn gather(
-        &mut self,
-        batch: &[MicroBatch<'_>],
-        rows: usize,
-        lr: f64,
-    ) -> Result<Gathered, TrainError> {
         #[cfg(feature = "cuda")]
         if self.engine.device().is_some() {
-            return self.gather_on_device(batch, rows, lr);
+            let queued = self.queue(batch, false)?;
+            return self.wait(queued);
         }
-        #[cfg(not(feature = "cuda"))]
-        let _ = lr;
+        self.step_here(batch)
+    }
+
+    /// Steps one behind the other, without waiting for each.
+    pub fn steps(&mut self) -> Steps<'_> {
+        Steps {
+            trainer: self,
+            #[cfg(feature = "cuda")]
+            queued: None,
+        }
+    }
+
+    fn step_here(&mut self, batch: &[MicroBatch<'_>]) -> Result<StepReport, TrainError> {
+        let rows: usize = batch.iter().map(|micro| micro.rows).sum();
         let mut loss = 0.0;
         for (i, micro) in batch.iter().enumerate() {
             let outputs = self.engine.run(micro.plan, &micro.inputs, self.draw)?;
@@ -184,28 +185,37 @@ impl Trainer {
                 }
             }
         }
-        Ok(Gathered {
+        let step = self.optimizer.step() + 1;
+        let report = StepReport {
+            step,
             loss,
+            lr: self.lr * self.schedule.factor(step - 1),
             gradient_norm: global_norm(self.gradients.values().map(Vec::as_slice)),
-            updated: false,
-        })
+            rows,
+        };
+        report.finite()?;
+        // torch.nn.utils.clip_grad_norm_ divides by the norm plus 1e-6 too.
+        let factor = self
+            .clip
+            .map_or(1.0, |clip| (clip / (report.gradient_norm + 1e-6)).min(1.0));
+        let weights = self.engine.weights_mut();
+        self.optimizer
+            .update(weights, &self.gradients, report.lr, factor);
+        Ok(report)
     }
 
+    /// Queues a step on the device; `follows` says whether there is one that is not waited for yet.
     #[cfg(feature = "cuda")]
-    fn gather_on_device(
-        &mut self,
-        batch: &[MicroBatch<'_>],
-        rows: usize,
-        lr: f64,
-    ) -> Result<Gathered, TrainError> {
-        let Some((cuda, plans, weights)) = self.engine.device() else {
-            return Err(TrainError::NoOutput("loss".into()));
-        };
+    fn queue(&mut self, batch: &[MicroBatch<'_>], follows: bool) -> Result<Queued, TrainError> {
+        let missing = || TrainError::NoOutput("loss".into());
+        let (cuda, plans, weights) = self.engine.device().ok_or_else(missing)?;
+        let rows: Vec<usize> = batch.iter().map(|micro| micro.rows).collect();
+        let total: usize = rows.iter().sum();
         for (index, micro) in batch.iter().enumerate() {
             let share = cuda::Share {
                 index,
                 of: batch.len(),
-                weight: (micro.rows as f64 / rows as f64) as f32,
+                weight: (micro.rows as f64 / total as f64) as f32,
             };
             let id = micro.plan.0;
             cuda.accumulate(
@@ -219,23 +229,47 @@ impl Trainer {
             )?;
             self.draw.step += 1;
         }
-        let Some(state) = &self.on_device else {
-            return Err(TrainError::NoOutput("loss".into()));
-        };
-        let step = self.optimizer.step() + 1;
+        let state = self.on_device.as_mut().ok_or_else(missing)?;
+        let step = self.optimizer.step() + 1 + u64::from(follows);
+        let lr = self.lr * self.schedule.factor(step - 1);
         let config = self.optimizer.config();
-        let found = cuda.update(state, config, step, lr, self.clip, batch.len())?;
-        let losses = batch.iter().zip(&found.losses);
-        let losses = losses.map(|(micro, &loss)| micro.rows as f64 / rows as f64 * f64::from(loss));
-        let loss: f64 = losses.sum();
-        if loss.is_finite() && found.norm.is_finite() {
+        let count = batch.len();
+        let on_device = cuda.update(state, config, step, lr, self.clip, count, follows)?;
+        Ok(Queued {
+            on_device,
+            step,
+            lr,
+            rows,
+        })
+    }
+
+    /// Waits for a step on the device.
+    #[cfg(feature = "cuda")]
+    fn wait(&mut self, queued: Queued) -> Result<StepReport, TrainError> {
+        let Queued {
+            on_device,
+            step,
+            lr,
+            rows,
+        } = queued;
+        let missing = || TrainError::NoOutput("loss".into());
+        let state = self.on_device.as_mut().ok_or_else(missing)?;
+        let found = state.wait(on_device)?;
+        let total: usize = rows.iter().sum();
+        let losses = rows.iter().zip(&found.losses);
+        let losses = losses.map(|(&rows, &loss)| rows as f64 / total as f64 * f64::from(loss));
+        let report = StepReport {
+            step,
+            loss: losses.sum(),
+            lr,
+            gradient_norm: found.norm,
+            rows: total,
+        };
+        report.finite()?;
+        if found.updated {
             self.optimizer.advance();
         }
-        Ok(Gathered {
-            loss,
-            gradient_norm: found.norm,
-            updated: true,
-        })
+        Ok(report)
     }
 
     /// How many updates were made.
@@ -342,5 +376,41 @@ impl Trainer {
             self.on_device = None;
         }
         Ok(())
+    }
+}
+
+impl Steps<'_> {
+    /// Makes or queues a step as [`Trainer::step`]; the report of the last one that is done.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`], of this step or the one before it. Nothing is updated by a step behind
+    /// one that failed.
+    pub fn submit(&mut self, batch: &[MicroBatch<'_>]) -> Result<Option<StepReport>, TrainError> {
+        #[cfg(feature = "cuda")]
+        if self.trainer.engine.device().is_some() {
+            let next = self.trainer.queue(batch, self.queued.is_some())?;
+            let last = self.queued.replace(next);
+            return last.map(|last| self.trainer.wait(last)).transpose();
+        }
+        self.trainer.step_here(batch).map(Some)
+    }
+
+    /// Waits for the step that is still on its way, if one is.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn finish(&mut self) -> Result<Option<StepReport>, TrainError> {
+        #[cfg(feature = "cuda")]
+        if let Some(last) = self.queued.take() {
+            return self.trainer.wait(last).map(Some);
+        }
+        Ok(None)
+    }
+}
+
+impl Drop for Steps<'_> {
+    /// A step that nobody asked about is made all the same.
+    fn drop(&mut self) {
+        self.finish().ok();
     }
 }

@@ -3,6 +3,7 @@
 
 mod attention;
 mod loops;
+mod outer;
 mod softmax;
 mod tensors;
 #[cfg(test)]
@@ -22,6 +23,9 @@ use crate::plan::{Instruction, Kernel, Loop, LoopOp, Source as From, Step, Store
 
 /// What every kernel's text begins with: element types, random bits, reductions over a block.
 pub(super) const PRELUDE: &str = include_str!("prelude.cuh");
+
+/// What kernels need that multiply by tensor cores.
+const TENSOR_CORES: &str = include_str!("tensor_cores.cuh");
 
 /// The type of elements in device memory. Arithmetic is float32 whatever it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -177,6 +181,7 @@ pub(super) fn actions(step: &Step, elements: &[Element], target: Target) -> Acti
             alpha,
             accumulate,
         } => product(*op, *dims, *alpha, *accumulate, &reads, writes[0]),
+        Kernel::Outer { depth, products } => outer::actions(*depth, products, &reads, &writes, target),
         Kernel::Merge { op, shape } => merge(*op, *shape, &reads, &writes),
         Kernel::Loop(walk) => loops::source(walk, &reads, &writes).into(),
         Kernel::Attention { op, dims, biases } => {

@@ -5,7 +5,9 @@
 use ailora_graph::ir::random::drop_threshold;
 
 use super::{
-    super::{Action, Actions, Element, Operand, Param, Source, Target, text::number},
+    super::{
+        Action, Actions, Element, Operand, Param, Source, TENSOR_CORES, Target, text::number,
+    },
     Task,
 };
 
@@ -402,7 +404,7 @@ impl<'a> Kernels<'a> {
             text += &format!("constexpr float {name} = {};\n", number(value as f32));
         }
         let wide = if block.slots > 0 { WIDE } else { "" };
-        text + COMMON + wide + kernel
+        text + TENSOR_CORES + COMMON + wide + kernel
     }
 
     /// Launches a kernel on the operands, the biases, the key, and `more`; nothing if a block has too

@@ -440,6 +440,59 @@ fn losses() {
     }
 }
 
+/// Gradients of two projections' adapters whose factors are columns of wider rows: those that the kernel
+/// takes, alone and beside those that it leaves to the library.
+#[test]
+fn gradients_of_adapters() {
+    for (rows, width, [first, second]) in [
+        (1, 8, [8, 8]),
+        (200, 136, [8, 8]),
+        (333, 264, [16, 24]),
+        (700, 128, [64, 32]),
+        (70, 40, [40, 8]),
+        (200, 136, [4, 8]),
+        (200, 100, [8, 16]),
+        (90, 256, [72, 8]),
+    ] {
+        let mut p = Program::new();
+        let ranks = first + second;
+        let [before, after] = [("x", width + ranks), ("dy", 2 * width + ranks)].map(|(name, n)| {
+            let given = p.input(name, Type::f32([rows, n])).unwrap();
+            p.unary(Unary::Tanh, given).unwrap()
+        });
+        let mut columns = |of, start, end| p.slice(of, 1, start, end).unwrap();
+        let x = columns(before, 0, width);
+        let h1 = columns(before, width, width + first);
+        let h2 = columns(before, width + first, width + ranks);
+        let dy1 = columns(after, 0, width);
+        let dy2 = columns(after, width, 2 * width);
+        let dh = columns(after, 2 * width, 2 * width + ranks);
+        for (name, a, b, factor) in [
+            ("db1", dy1, h1, 1.5),
+            ("db2", dy2, h2, -0.25),
+            ("da", dh, x, 1.0),
+        ] {
+            let product = p.matmul(a, true, b, false).unwrap();
+            let gradient = p.scale(product, factor).unwrap();
+            p.set_output(name, gradient);
+        }
+        // Both are kept until then.
+        for (name, of) in [("before", before), ("after", after)] {
+            let by = p.input(&format!("by {name}"), Type::f32([p.shape(of)[1], 1]));
+            let late = p.matmul(of, false, by.unwrap(), false).unwrap();
+            let sum = p.add(Reduce::sum(vec![0, 1]), &[late]).unwrap();
+            p.set_output(name, sum);
+        }
+        let plan = lean(&p);
+        let joined = plan.steps.iter().map(|step| step.kernel.products());
+        assert_eq!(joined.max(), Some(3));
+        for target in [Target::AMPERE, Target::HOPPER] {
+            agree_on(&plan, true, target, |_, _, _| {});
+        }
+        agree_on(&plan, false, Target::AMPERE, |_, _, _| {});
+    }
+}
+
 #[test]
 fn merged_packs() {
     for [m, n, rank] in [[4, 8, 4], [5, 3, 2]] {

@@ -1,0 +1,226 @@
+//! Adapters' gradients: one kernel for several sums of outer products of bfloat16 rows, each a wide
+//! factor and a thin one. Alone they have too little work to keep a device busy.
+
+use std::fmt::Write;
+
+use ailora_graph::ir::ops::matmul::{Dims, MatMul};
+
+use super::{
+    Action, Actions, Element, Operand, Param, Source, TENSOR_CORES, Target, product,
+    text::{BLOCK, VECTOR, grid, number},
+};
+use crate::plan::Outer;
+
+const SUMS: &str = include_str!("outer.cuh");
+
+/// The widest thin factor whose sums fit into registers.
+const WIDEST: usize = 64;
+/// Elements that are copied at a time, to and from places aligned to them.
+const CHUNK: usize = 8;
+/// Columns of the wide factor that a block sums, the rows of a tile, and tiles in shared memory.
+const COLUMNS: usize = 128;
+const TILE: usize = 32;
+const STAGES: usize = 4;
+/// Blocks that share a multiprocessor.
+const RESIDENT: usize = 3;
+
+/// One of the products, as the kernel takes it.
+struct Task {
+    number: usize,
+    alpha: f32,
+    /// Columns, stride and number among the step's reads.
+    wide: [usize; 3],
+    thin: [usize; 3],
+}
+
+/// What the kernel takes, by it; the others by the device's library.
+pub(super) fn actions(
+    depth: usize,
+    products: &[Outer],
+    reads: &[Operand],
+    writes: &[Operand],
+    target: Target,
+) -> Actions {
+    let mut tasks = Vec::new();
+    let mut actions = Actions::default();
+    for (number, &outer) in products.iter().enumerate() {
+        let factors = &reads[2 * number..][..2];
+        match Task::new(number, outer, factors, writes[number]) {
+            Some(task) => tasks.push(task),
+            None => actions.library_product(depth, number, outer, factors, writes[number]),
+        }
+    }
+    if !tasks.is_empty() {
+        actions.sum(depth, &tasks, target);
+    }
+    actions
+}
+
+impl Task {
+    /// Nothing, if the kernel does not take these factors or this result.
+    fn new(number: usize, outer: Outer, factors: &[Operand], to: Operand) -> Option<Self> {
+        let mut sides = [0, 1].map(|i| {
+            let width = outer.shape[i];
+            [width, factors[i].row_stride(width), 2 * number + i]
+        });
+        if outer.shape[0] < outer.shape[1] {
+            sides.swap(0, 1);
+        }
+        let [wide, thin] = sides;
+        let are_aligned = factors.iter().all(|factor| {
+            factor.element == Element::Bf16 && factor.view.start.is_multiple_of(CHUNK)
+        });
+        let lengths = [wide[0], wide[1], thin[0], thin[1]];
+        let fits = are_aligned
+            && lengths.iter().all(|n| *n > 0 && n.is_multiple_of(CHUNK))
+            && thin[0] <= WIDEST
+            && to.element == Element::F32
+            && to.view.is_dense()
+            && to.view.start.is_multiple_of(VECTOR);
+        fits.then_some(Self {
+            number,
+            alpha: outer.alpha,
+            wide,
+            thin,
+        })
+    }
+
+    fn tiles(&self) -> usize {
+        self.wide[0].div_ceil(COLUMNS)
+    }
+
+    /// Numbers of the result.
+    fn len(&self) -> usize {
+        self.wide[0] * self.thin[0]
+    }
+
+    /// Bytes of the tiles in shared memory.
+    fn shared(&self) -> usize {
+        let pitch = |width: usize| width + CHUNK * (1 + width / CHUNK % 2);
+        size_of::<u16>() * STAGES * TILE * (pitch(COLUMNS) + pitch(self.thin[0]))
+    }
+}
+
+impl Actions {
+    /// A product by the library.
+    fn library_product(
+        &mut self,
+        depth: usize,
+        number: usize,
+        outer: Outer,
+        factors: &[Operand],
+        to: Operand,
+    ) {
+        let op = MatMul {
+            trans_a: true,
+            trans_b: false,
+        };
+        let dims = Dims {
+            batch: 1,
+            m: outer.shape[0],
+            n: outer.shape[1],
+            k: depth,
+            batched_b: false,
+        };
+        let mut own = product(op, dims, outer.alpha, false, factors, to);
+        let moved = |param: &mut Param| match param {
+            Param::Read(i) => *i += 2 * number,
+            Param::Write(i) => *i += number,
+            Param::Scratch(byte) => *byte += self.scratch,
+            Param::Key(_) => {}
+        };
+        for action in &mut own.list {
+            match action {
+                Action::Kernel(kernel) => kernel.params.iter_mut().for_each(moved),
+                Action::Product(product) => {
+                    let operands = product.operands.iter_mut();
+                    operands.map(|matrix| &mut matrix.at).for_each(moved);
+                }
+            }
+        }
+        self.list.extend(own.list);
+        self.scratch += own.scratch;
+    }
+
+    /// The kernel, and one that adds up what its blocks found.
+    fn sum(&mut self, rows: usize, tasks: &[Task], target: Target) {
+        let tiles: usize = tasks.iter().map(Task::tiles).sum();
+        let len: usize = tasks.iter().map(Task::len).sum();
+        // As many shares of the rows as keep all multiprocessors busy at once.
+        let shares = (RESIDENT * target.processors / tiles).max(1);
+        let share = rows.div_ceil(shares).next_multiple_of(TILE);
+        let shares = rows.div_ceil(share);
+        let sums = Param::Scratch(self.scratch);
+        self.scratch += (size_of::<f32>() * shares * len).next_multiple_of(64);
+
+        let mut code = String::new();
+        for (name, value) in [
+            ("ROWS", rows),
+            ("SHARE", share),
+            ("COLUMNS", COLUMNS),
+            ("TILE", TILE),
+            ("STAGES", STAGES),
+        ] {
+            code += &format!("constexpr u32 {name} = {value}u;\n");
+        }
+        code = code + TENSOR_CORES + SUMS;
+        let mut params = Vec::new();
+        let (mut declared, mut body, mut total) = (String::new(), String::new(), String::new());
+        let (mut tile, mut first) = (0, 0);
+        for (i, task) in tasks.iter().enumerate() {
+            let ([width, stride, wide], [rank, thin_stride, thin]) = (task.wide, task.thin);
+            let is_first = wide < thin;
+            params.extend([wide, thin].map(Param::Read));
+            // Writing to a string cannot fail.
+            let _ = write!(declared, "const bf16* wide{i}, const bf16* thin{i}, ");
+            let _ = writeln!(
+                body,
+                "    if (tile >= {tile} && tile < {}) {{\n        outer<{width}, {stride}, {rank}, \
+                 {thin_stride}, {is_first}>(\n            wide{i}, thin{i}, to + {first}, tile - {tile}, \
+                 share);\n    }}",
+                tile + task.tiles()
+            );
+            let _ = writeln!(
+                total,
+                "    if (i >= {first} && i < {}) {{\n        for (u32 j = 0; j < {VECTOR}; ++j) sum[j] \
+                 *= {};\n        store(c{i} + i - {first}, sum);\n    }}",
+                first + task.len(),
+                number(task.alpha)
+            );
+            tile += task.tiles();
+            first += task.len();
+        }
+        let _ = write!(
+            code,
+            "\nextern \"C\" __global__ void __launch_bounds__(THREADS) KERNEL({declared}float* sums) {{\n    \
+             const u32 tile = blockIdx.x % {tiles}, share = blockIdx.x / {tiles};\n    \
+             float* to = sums + u64(share) * {len};\n{body}}}\n"
+        );
+        params.push(sums.clone());
+        self.list.push(Action::Kernel(Source {
+            code,
+            params,
+            grid: grid(tiles * shares),
+            block: COLUMNS as u32,
+            shared: tasks.iter().map(Task::shared).max().unwrap_or_default(),
+        }));
+
+        let results: Vec<String> = (0..tasks.len()).map(|i| format!("float* c{i}")).collect();
+        let writes = tasks.iter().map(|task| Param::Write(task.number));
+        self.list.push(Action::Kernel(Source {
+            code: format!(
+                "extern \"C\" __global__ void __launch_bounds__({BLOCK}) KERNEL(const float* sums, {}) {{\n    \
+                 const u32 i = (blockIdx.x * {BLOCK} + threadIdx.x) * {VECTOR};\n    \
+                 if (i >= {len}) return;\n    float sum[{VECTOR}] = {{}}, x[{VECTOR}];\n\
+                 #pragma unroll\n    for (u32 share = 0; share < {shares}; ++share) {{\n        \
+                 load(sums + u64(share) * {len} + i, x);\n        \
+                 for (u32 j = 0; j < {VECTOR}; ++j) sum[j] += x[j];\n    }}\n{total}}}\n",
+                results.join(", ")
+            ),
+            params: std::iter::once(sums).chain(writes).collect(),
+            grid: grid(len.div_ceil(VECTOR * BLOCK)),
+            block: BLOCK as u32,
+            shared: 0,
+        }));
+    }
+}

@@ -19,7 +19,7 @@ for line in sys.stdin:
         print(message["target"]["name"], message["executable"])'
 }
 {
-    built test --release --no-run --package ailora-runtime --lib --test backend --test fused
+    built test --release --no-run --package ailora-runtime --lib --test backend --test fused --test steps
     built test --release --no-run --package ailora-models --test parity --test fusion --test generate
     built test --release --no-run --package ailora --test peft
     built bench --no-run --package ailora --bench device

@@ -40,7 +40,7 @@ use device::Buffer;
 use error::During;
 use execute::{Executable, Launch};
 use gemm::Products;
-use source::Target;
+use source::{ARRIVALS, Target};
 use staging::Staging;
 
 /// Which device, and how it computes.
@@ -72,6 +72,7 @@ struct Resources {
     functions: HashMap<String, CudaFunction>,
     parameters: HashMap<String, Parameter>,
     arena: Buffer,
+    arrivals: Buffer,
     staging: Staging,
 }
 
@@ -97,6 +98,7 @@ impl Cuda {
             functions: HashMap::new(),
             parameters: HashMap::new(),
             arena: device.allocate(0, "activations")?,
+            arrivals: device.allocate(size_of::<u32>() * ARRIVALS, "counters")?,
             staging: Staging::default(),
             device,
         };

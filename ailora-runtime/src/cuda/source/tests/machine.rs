@@ -3,7 +3,7 @@
 use ailora_graph::ir::{DType, Draw, Program, ops::matmul::MatMul, random::Key};
 
 use super::{
-    super::{Action, Actions, Element, Param, Product, Source, Target},
+    super::{ARRIVALS, Action, Actions, Element, Param, Product, Source, Target},
     emulate::Kernels,
     nvrtc,
 };
@@ -44,6 +44,7 @@ struct Memory<'a> {
     places: Places,
     arena: Aligned,
     parameters: Vec<Option<Aligned>>,
+    arrivals: Vec<u32>,
 }
 
 impl<'a> Memory<'a> {
@@ -59,6 +60,7 @@ impl<'a> Memory<'a> {
             arena: Aligned::new(places.bytes),
             places,
             parameters: parameters.collect(),
+            arrivals: vec![0; ARRIVALS],
         }
     }
 
@@ -104,6 +106,7 @@ impl<'a> Memory<'a> {
             Param::Read(i) => self.at(step.reads[*i].buffer, step.reads[*i].start),
             Param::Write(i) => self.at(step.writes[*i].buffer, step.writes[*i].start),
             Param::Key(_) => key.as_ptr().cast_mut().cast(),
+            Param::Arrivals => self.arrivals.as_mut_ptr().cast(),
             // SAFETY: the kernels asked for as much.
             Param::Scratch(byte) => unsafe {
                 self.arena.start().add(self.places.scratch[time] + byte)
@@ -135,6 +138,7 @@ fn execute(
                     .map(|(param, key)| memory.address(time, param, key))
                     .collect();
                 kernels.launch(*next, source, &arguments);
+                assert!(memory.arrivals.iter().all(|count| *count == 0));
                 *next += 1;
             }
             Action::Product(product) => {

@@ -394,7 +394,6 @@ impl Executable {
             Param::Read(i) => self.at(cuda, plan, step.reads[*i]),
             Param::Write(i) => self.at(cuda, plan, step.writes[*i]),
             Param::Scratch(byte) => cuda.arena.at(self.places.scratch[time] + byte),
-            Param::Arrivals => cuda.arrivals.at(0),
             Param::Key(stream) => {
                 let i = self.streams.get_index_of(stream).unwrap_or_default();
                 self.keys.at(8 * i)

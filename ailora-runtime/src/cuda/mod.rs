@@ -40,7 +40,7 @@ use device::Buffer;
 use error::During;
 use execute::{Executable, Launch};
 use gemm::Products;
-use source::{ARRIVALS, Target};
+use source::Target;
 use staging::Staging;
 
 /// Which device, and how it computes.
@@ -72,7 +72,6 @@ struct Resources {
     functions: HashMap<String, CudaFunction>,
     parameters: HashMap<String, Parameter>,
     arena: Buffer,
-    arrivals: Buffer,
     staging: Staging,
 }
 
@@ -98,7 +97,6 @@ impl Cuda {
             functions: HashMap::new(),
             parameters: HashMap::new(),
             arena: device.allocate(0, "activations")?,
-            arrivals: device.allocate(size_of::<u32>() * ARRIVALS, "counters")?,
             staging: Staging::default(),
             device,
         };

@@ -14,7 +14,7 @@ mod units;
 mod view;
 
 #[cfg(feature = "cuda")]
-pub(crate) use {allocate::Places, outer::MOST_JOINED};
+pub(crate) use allocate::Places;
 pub use kernel::{Instruction, Kernel, Loop, LoopOp, Operand, Outer, Source, Stored, Strided};
 use units::Form;
 pub use view::View;

@@ -11,8 +11,8 @@ use super::units::{Product, Unit, are_read};
 
 /// Columns up to which a factor is an adapter's.
 const THIN: usize = 128;
-/// The most products that are joined.
-pub(crate) const MOST_JOINED: usize = 8;
+/// The most products of one kernel.
+const MOST: usize = 8;
 
 /// Joins products that nothing reads with later ones of as many rows, where their wide factor is kept
 /// until then for others anyway.
@@ -37,7 +37,7 @@ pub(super) fn join_outer_products(program: &Program, schedule: &mut Vec<Unit>) {
         };
         waiting = match waiting.take() {
             Some((_, known, mut products))
-                if known == rows && products.len() < MOST_JOINED && stay(&products) =>
+                if known == rows && products.len() < MOST && stay(&products) =>
             {
                 products.push(product);
                 Some((time, rows, products))

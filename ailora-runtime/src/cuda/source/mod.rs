@@ -103,12 +103,7 @@ pub(super) enum Param {
     Key(Name),
     /// A byte of the step's scratch memory, aligned to 64 bytes.
     Scratch(usize),
-    /// [`ARRIVALS`] counters of 32 bits, which every kernel finds and leaves at zero.
-    Arrivals,
 }
-
-/// How many counters of blocks that arrived there are.
-pub(super) const ARRIVALS: usize = 4096;
 
 /// A kernel `extern "C" __global__ void KERNEL(...)` that follows the prelude.
 #[derive(Clone, Debug, PartialEq)]

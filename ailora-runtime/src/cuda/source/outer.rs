@@ -6,18 +6,15 @@ use std::fmt::Write;
 use ailora_graph::ir::ops::matmul::{Dims, MatMul};
 
 use super::{
-    ARRIVALS, Action, Actions, Element, Operand, Param, Source, TENSOR_CORES, Target, product,
-    text::{VECTOR, grid, number},
+    Action, Actions, Element, Operand, Param, Source, TENSOR_CORES, Target, product,
+    text::{BLOCK, VECTOR, grid, number},
 };
-use crate::plan::{MOST_JOINED as MOST, Outer};
+use crate::plan::Outer;
 
-/// The text that sums.
 const SUMS: &str = include_str!("outer.cuh");
 
 /// The widest thin factor whose sums fit into registers.
 const WIDEST: usize = 64;
-/// The widest factor, so that there are counters for all columns of a step.
-const WIDE: usize = COLUMNS * ARRIVALS / MOST;
 /// Elements that are copied at a time, to and from places aligned to them.
 const CHUNK: usize = 8;
 /// Columns of the wide factor that a block sums, the rows of a tile, and tiles in shared memory.
@@ -54,7 +51,7 @@ pub(super) fn actions(
         }
     }
     if !tasks.is_empty() {
-        actions.sums(depth, &tasks, target);
+        actions.sum(depth, &tasks, target);
     }
     actions
 }
@@ -77,7 +74,6 @@ impl Task {
         let fits = are_aligned
             && lengths.iter().all(|n| *n > 0 && n.is_multiple_of(CHUNK))
             && thin[0] <= WIDEST
-            && wide[0] <= WIDE
             && to.element == Element::F32
             && to.view.is_dense()
             && to.view.start.is_multiple_of(VECTOR);
@@ -131,7 +127,7 @@ impl Actions {
             Param::Read(i) => *i += 2 * number,
             Param::Write(i) => *i += number,
             Param::Scratch(byte) => *byte += self.scratch,
-            Param::Key(_) | Param::Arrivals => {}
+            Param::Key(_) => {}
         };
         for action in &mut own.list {
             match action {
@@ -146,8 +142,8 @@ impl Actions {
         self.scratch += own.scratch;
     }
 
-    /// The kernel.
-    fn sums(&mut self, rows: usize, tasks: &[Task], target: Target) {
+    /// The kernel, and one that adds up what its blocks found.
+    fn sum(&mut self, rows: usize, tasks: &[Task], target: Target) {
         let tiles: usize = tasks.iter().map(Task::tiles).sum();
         let len: usize = tasks.iter().map(Task::len).sum();
         // As many shares of the rows as keep all multiprocessors busy at once.
@@ -161,8 +157,6 @@ impl Actions {
         for (name, value) in [
             ("ROWS", rows),
             ("SHARE", share),
-            ("SHARES", shares),
-            ("LENGTH", len),
             ("COLUMNS", COLUMNS),
             ("TILE", TILE),
             ("STAGES", STAGES),
@@ -171,43 +165,62 @@ impl Actions {
         }
         code = code + TENSOR_CORES + SUMS;
         let mut params = Vec::new();
-        let (mut declared, mut body) = (String::new(), String::new());
+        let (mut declared, mut body, mut total) = (String::new(), String::new(), String::new());
         let (mut tile, mut first) = (0, 0);
         for (i, task) in tasks.iter().enumerate() {
             let ([width, stride, wide], [rank, thin_stride, thin]) = (task.wide, task.thin);
+            let is_first = wide < thin;
             params.extend([wide, thin].map(Param::Read));
-            params.push(Param::Write(task.number));
             // Writing to a string cannot fail.
-            _ = write!(
-                declared,
-                "const bf16* wide{i}, const bf16* thin{i}, float* c{i},\n    "
-            );
-            _ = writeln!(
+            let _ = write!(declared, "const bf16* wide{i}, const bf16* thin{i}, ");
+            let _ = writeln!(
                 body,
-                "    if (tile >= {tile} && tile < {}) {{\n        \
-                 Outer<{width}, {stride}, {rank}, {thin_stride}, {}>{{\n            \
-                 wide{i}, thin{i}, {}, c{i}, sums + {first}, arrived + {tile}}}.run(tile - {tile}, share);\n    \
-                 }}",
-                tile + task.tiles(),
-                wide < thin,
+                "    if (tile >= {tile} && tile < {}) {{\n        outer<{width}, {stride}, {rank}, \
+                 {thin_stride}, {is_first}>(\n            wide{i}, thin{i}, to + {first}, tile - {tile}, \
+                 share);\n    }}",
+                tile + task.tiles()
+            );
+            let _ = writeln!(
+                total,
+                "    if (i >= {first} && i < {}) {{\n        for (u32 j = 0; j < {VECTOR}; ++j) sum[j] \
+                 *= {};\n        store(c{i} + i - {first}, sum);\n    }}",
+                first + task.len(),
                 number(task.alpha)
             );
             tile += task.tiles();
             first += task.len();
         }
-        params.extend([sums, Param::Arrivals]);
-        _ = write!(
+        let _ = write!(
             code,
-            "\nextern \"C\" __global__ void __launch_bounds__(THREADS) KERNEL(\n    {declared}\
-             float* sums, u32* arrived) {{\n    \
-             const u32 tile = blockIdx.x % {tiles}, share = blockIdx.x / {tiles};\n{body}}}\n"
+            "\nextern \"C\" __global__ void __launch_bounds__(THREADS) KERNEL({declared}float* sums) {{\n    \
+             const u32 tile = blockIdx.x % {tiles}, share = blockIdx.x / {tiles};\n    \
+             float* to = sums + u64(share) * {len};\n{body}}}\n"
         );
+        params.push(sums.clone());
         self.list.push(Action::Kernel(Source {
             code,
             params,
             grid: grid(tiles * shares),
             block: COLUMNS as u32,
             shared: tasks.iter().map(Task::shared).max().unwrap_or_default(),
+        }));
+
+        let results: Vec<String> = (0..tasks.len()).map(|i| format!("float* c{i}")).collect();
+        let writes = tasks.iter().map(|task| Param::Write(task.number));
+        self.list.push(Action::Kernel(Source {
+            code: format!(
+                "extern \"C\" __global__ void __launch_bounds__({BLOCK}) KERNEL(const float* sums, {}) {{\n    \
+                 const u32 i = (blockIdx.x * {BLOCK} + threadIdx.x) * {VECTOR};\n    \
+                 if (i >= {len}) return;\n    float sum[{VECTOR}] = {{}}, x[{VECTOR}];\n\
+                 #pragma unroll\n    for (u32 share = 0; share < {shares}; ++share) {{\n        \
+                 load(sums + u64(share) * {len} + i, x);\n        \
+                 for (u32 j = 0; j < {VECTOR}; ++j) sum[j] += x[j];\n    }}\n{total}}}\n",
+                results.join(", ")
+            ),
+            params: std::iter::once(sums).chain(writes).collect(),
+            grid: grid(len.div_ceil(VECTOR * BLOCK)),
+            block: BLOCK as u32,
+            shared: 0,
         }));
     }
 }

@@ -56,7 +56,6 @@ static inline void wait_at(State state) {
 }
 
 static inline void __syncthreads() { wait_at(State::AtBlock); }
-static inline void __threadfence() {}
 
 template <class T> static inline T exchanged(T x, unsigned lane) {
     Thread& own = threads[threadIdx.x];
@@ -86,7 +85,7 @@ static inline unsigned __ballot_sync(unsigned, bool vote) {
 
 static inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
-template <class T> static inline T atomicAdd(T* to, T x) { return std::exchange(*to, *to + x); }
+static inline int atomicAdd(int* to, int x) { return std::exchange(*to, *to + x); }
 static inline int atomicMin(int* to, int x) { return std::exchange(*to, x < *to ? x : *to); }
 
 static inline float __fmul_rn(float a, float b) { return a * b; }

@@ -3,7 +3,7 @@
 use ailora_graph::ir::{DType, Draw, Program, ops::matmul::MatMul, random::Key};
 
 use super::{
-    super::{ARRIVALS, Action, Actions, Element, Param, Product, Source, Target},
+    super::{Action, Actions, Element, Param, Product, Source, Target},
     emulate::Kernels,
     nvrtc,
 };
@@ -44,7 +44,6 @@ struct Memory<'a> {
     places: Places,
     arena: Aligned,
     parameters: Vec<Option<Aligned>>,
-    arrivals: Vec<u32>,
 }
 
 impl<'a> Memory<'a> {
@@ -60,7 +59,6 @@ impl<'a> Memory<'a> {
             arena: Aligned::new(places.bytes),
             places,
             parameters: parameters.collect(),
-            arrivals: vec![0; ARRIVALS],
         }
     }
 
@@ -106,7 +104,6 @@ impl<'a> Memory<'a> {
             Param::Read(i) => self.at(step.reads[*i].buffer, step.reads[*i].start),
             Param::Write(i) => self.at(step.writes[*i].buffer, step.writes[*i].start),
             Param::Key(_) => key.as_ptr().cast_mut().cast(),
-            Param::Arrivals => self.arrivals.as_mut_ptr().cast(),
             // SAFETY: the kernels asked for as much.
             Param::Scratch(byte) => unsafe {
                 self.arena.start().add(self.places.scratch[time] + byte)
@@ -138,7 +135,6 @@ fn execute(
                     .map(|(param, key)| memory.address(time, param, key))
                     .collect();
                 kernels.launch(*next, source, &arguments);
-                assert!(memory.arrivals.iter().all(|count| *count == 0));
                 *next += 1;
             }
             Action::Product(product) => {

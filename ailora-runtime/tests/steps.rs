@@ -144,7 +144,14 @@ fn nothing_is_updated_behind_a_step_that_diverges() {
     drop(steps);
     let error = failed.unwrap();
     assert!(
-        matches!(error, TrainError::NotFinite { step: 3, what: "loss", .. }),
+        matches!(
+            error,
+            TrainError::NotFinite {
+                step: 3,
+                what: "loss",
+                ..
+            }
+        ),
         "{error}"
     );
     let updated = |trainer: &Trainer| {
@@ -155,5 +162,8 @@ fn nothing_is_updated_behind_a_step_that_diverges() {
     assert_eq!(updated(&trainer), updated(&before));
     assert_eq!(trainer.steps_done(), 2);
     // It can go on.
-    assert_eq!(trainer.step(&micro_batches(&batch(0), plan)).unwrap().step, 3);
+    assert_eq!(
+        trainer.step(&micro_batches(&batch(0), plan)).unwrap().step,
+        3
+    );
 }

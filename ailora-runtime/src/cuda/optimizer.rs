@@ -7,7 +7,11 @@ use bytemuck::{Pod, Zeroable};
 use cudarc::driver::{CudaFunction, sys::CUdeviceptr};
 use indexmap::IndexMap;
 
-use super::{Cuda, CudaError, Element, device::{Buffer, Rectangle}, staging::Locked};
+use super::{
+    Cuda, CudaError, Element,
+    device::{Buffer, Rectangle},
+    staging::Locked,
+};
 use crate::{
     optim::{AdamW, AdamWConfig, Moments},
     plan::Plan,
@@ -218,7 +222,10 @@ impl Optimizer {
         let (outcome, losses) = memory.read()?.split_at(size_of::<Outcome>());
         let Outcome { norm, finite, .. } = bytemuck::pod_read_unaligned(outcome);
         let updated = Updated {
-            losses: losses.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect(),
+            losses: losses
+                .chunks_exact(4)
+                .map(bytemuck::pod_read_unaligned)
+                .collect(),
             norm,
             updated: finite != 0,
         };
@@ -393,3 +400,6 @@ impl Cuda {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -138,7 +138,9 @@ impl Kernel {
         match self {
             Self::Gemm { dims, .. } => dims.batch as u64 * product(dims.m, dims.n, dims.k),
             Self::Outer { depth, products } => {
-                let each = products.iter().map(|p| product(p.shape[0], p.shape[1], *depth));
+                let each = products
+                    .iter()
+                    .map(|p| product(p.shape[0], p.shape[1], *depth));
                 each.sum()
             }
             Self::Merge { op, shape } => product(op.corner[0], op.corner[1], op.rank(shape)),

@@ -10,8 +10,8 @@ use ailora_graph::ir::{
 use indexmap::IndexMap;
 
 use super::{
-    IdRange, Input, Instruction, Kernel, Loop, LoopOp, Operand, Outer, Source, Step, Stored, Strided,
-    View,
+    IdRange, Input, Instruction, Kernel, Loop, LoopOp, Operand, Outer, Source, Step, Stored,
+    Strided, View,
     units::{Product, Unit, is_fusible},
 };
 

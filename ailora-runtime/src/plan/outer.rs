@@ -19,9 +19,8 @@ const MOST: usize = 8;
 pub(super) fn join_outer_products(program: &Program, schedule: &mut Vec<Unit>) {
     let last_use = last_uses(program, schedule);
     let are_read = are_read(program);
-    let outer_product = |unit: &Unit| {
-        outer_product(program, unit).filter(|(_, p)| !are_read[usize::from(p.node)])
-    };
+    let outer_product =
+        |unit: &Unit| outer_product(program, unit).filter(|(_, p)| !are_read[usize::from(p.node)]);
     // The products that wait for others, by their rows, and where the last of them stood.
     let mut waiting: Option<(usize, usize, Vec<Product>)> = None;
     let mut joined: Vec<(usize, Vec<Product>)> = Vec::new();

@@ -7,7 +7,7 @@ mod outer;
 mod softmax;
 mod tensors;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod text;
 
 use ailora_graph::ir::{
@@ -181,7 +181,9 @@ pub(super) fn actions(step: &Step, elements: &[Element], target: Target) -> Acti
             alpha,
             accumulate,
         } => product(*op, *dims, *alpha, *accumulate, &reads, writes[0]),
-        Kernel::Outer { depth, products } => outer::actions(*depth, products, &reads, &writes, target),
+        Kernel::Outer { depth, products } => {
+            outer::actions(*depth, products, &reads, &writes, target)
+        }
         Kernel::Merge { op, shape } => merge(*op, *shape, &reads, &writes),
         Kernel::Loop(walk) => loops::source(walk, &reads, &writes).into(),
         Kernel::Attention { op, dims, biases } => {

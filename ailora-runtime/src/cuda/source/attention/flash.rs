@@ -5,9 +5,7 @@
 use ailora_graph::ir::random::drop_threshold;
 
 use super::{
-    super::{
-        Action, Actions, Element, Operand, Param, Source, TENSOR_CORES, Target, text::number,
-    },
+    super::{Action, Actions, Element, Operand, Param, Source, TENSOR_CORES, Target, text::number},
     Task,
 };
 

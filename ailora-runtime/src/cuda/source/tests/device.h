@@ -1,6 +1,7 @@
 // What kernels need of a device, on the host: the threads of a block are coroutines that take turns
 // at barriers. Blocks run one after another.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -8,6 +9,8 @@
 #include <ucontext.h>
 #include <utility>
 #include <vector>
+
+using std::min;
 
 #define __global__
 #define __device__
@@ -143,11 +146,18 @@ static int run_block(unsigned count) {
     }
 }
 
+// An argument of a kernel: a pointer, or a number in the first bytes of a word.
+template <class T> static inline T argument(void* word) {
+    T x;
+    memcpy(&x, &word, sizeof x);
+    return x;
+}
+
 template <class... T, size_t... I>
 static int run_grid(
     void (*kernel)(T...), void** arguments, const unsigned* grid, unsigned block,
     std::index_sequence<I...>) {
-    std::function<void()> body = [=] { kernel((T)arguments[I]...); };
+    std::function<void()> body = [=] { kernel(argument<T>(arguments[I])...); };
     kernel_body = &body;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block, 1, 1};

@@ -11,7 +11,7 @@ use super::super::{PRELUDE, Source};
 const DEVICE: &str = include_str!("device.h");
 
 /// Compiled kernels.
-pub(super) struct Kernels {
+pub(in crate::cuda) struct Kernels {
     library: Library,
     _folder: TempDir,
 }

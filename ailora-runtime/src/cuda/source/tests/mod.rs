@@ -1,7 +1,7 @@
 //! Every generator's kernels compile for devices, and compute on the host what the CPU backend
 //! computes.
 
-mod emulate;
+pub(in crate::cuda) mod emulate;
 mod machine;
 mod nvrtc;
 

@@ -171,18 +171,19 @@ impl Actions {
             let ([width, stride, wide], [rank, thin_stride, thin]) = (task.wide, task.thin);
             let is_first = wide < thin;
             params.extend([wide, thin].map(Param::Read));
+            let otherwise = if i > 0 { "else " } else { "" };
             // Writing to a string cannot fail.
             let _ = write!(declared, "const bf16* wide{i}, const bf16* thin{i}, ");
             let _ = writeln!(
                 body,
-                "    if (tile >= {tile} && tile < {}) {{\n        outer<{width}, {stride}, {rank}, \
+                "    {otherwise}if (tile < {}) {{\n        outer<{width}, {stride}, {rank}, \
                  {thin_stride}, {is_first}>(\n            wide{i}, thin{i}, to + {first}, tile - {tile}, \
                  share);\n    }}",
                 tile + task.tiles()
             );
             let _ = writeln!(
                 total,
-                "    if (i >= {first} && i < {}) {{\n        for (u32 j = 0; j < {VECTOR}; ++j) sum[j] \
+                "    {otherwise}if (i < {}) {{\n        for (u32 j = 0; j < {VECTOR}; ++j) sum[j] \
                  *= {};\n        store(c{i} + i - {first}, sum);\n    }}",
                 first + task.len(),
                 number(task.alpha)

@@ -14,7 +14,7 @@ use ailora_graph::ir::{
 
 use super::{
     Operand, Param, Source,
-    text::{Axes, BLOCK, BUSY, VECTOR, aligned, float, grid, indent, index, number},
+    text::{Axes, BLOCK, BUSY, VECTOR, aligned, float, grid, indent, index, kernel, number},
 };
 use crate::plan::{Instruction, Loop, LoopOp, Source as Arg};
 
@@ -214,13 +214,9 @@ impl<'a> Writer<'a> {
             arguments.push(format!("const u64* key{i}"));
         }
         let block = self.layout.block;
-        let code = format!(
-            "extern \"C\" __global__ void __launch_bounds__({block}) KERNEL(\n    {}) {{\n{}}}\n",
-            arguments.join(",\n    "),
-            indent(&body, 4)
-        );
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         Source {
-            code,
+            code: kernel(block, &arguments, &indent(&body, 4)),
             params,
             grid: grid(self.layout.blocks),
             block: block as u32,

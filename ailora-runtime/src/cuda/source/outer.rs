@@ -7,7 +7,7 @@ use ailora_graph::ir::ops::matmul::{Dims, MatMul};
 
 use super::{
     Action, Actions, Element, Operand, Param, Source, TENSOR_CORES, Target, product,
-    text::{BLOCK, VECTOR, grid, number},
+    text::{BLOCK, VECTOR, grid, kernel, number},
 };
 use crate::plan::Outer;
 
@@ -165,23 +165,27 @@ impl Actions {
         }
         code = code + TENSOR_CORES + SUMS;
         let mut params = Vec::new();
-        let (mut declared, mut body, mut total) = (String::new(), String::new(), String::new());
+        let mut declared = Vec::new();
+        let (mut body, mut total) = (String::new(), String::new());
         let (mut tile, mut first) = (0, 0);
         for (i, task) in tasks.iter().enumerate() {
             let ([width, stride, wide], [rank, thin_stride, thin]) = (task.wide, task.thin);
             let is_first = wide < thin;
             params.extend([wide, thin].map(Param::Read));
             let otherwise = if i > 0 { "else " } else { "" };
+            declared.extend([
+                format!("const bf16* wide{i}"),
+                format!("const bf16* thin{i}"),
+            ]);
             // Writing to a string cannot fail.
-            let _ = write!(declared, "const bf16* wide{i}, const bf16* thin{i}, ");
-            let _ = writeln!(
+            _ = writeln!(
                 body,
                 "    {otherwise}if (tile < {}) {{\n        outer<{width}, {stride}, {rank}, \
                  {thin_stride}, {is_first}>(\n            wide{i}, thin{i}, to + {first}, tile - {tile}, \
                  share);\n    }}",
                 tile + task.tiles()
             );
-            let _ = writeln!(
+            _ = writeln!(
                 total,
                 "    {otherwise}if (i < {}) {{\n        for (u32 j = 0; j < {VECTOR}; ++j) sum[j] \
                  *= {};\n        store(c{i} + i - {first}, sum);\n    }}",
@@ -191,12 +195,13 @@ impl Actions {
             tile += task.tiles();
             first += task.len();
         }
-        let _ = write!(
-            code,
-            "\nextern \"C\" __global__ void __launch_bounds__(THREADS) KERNEL({declared}float* sums) {{\n    \
-             const u32 tile = blockIdx.x % {tiles}, share = blockIdx.x / {tiles};\n    \
-             float* to = sums + u64(share) * {len};\n{body}}}\n"
+        declared.push("float* sums".to_owned());
+        let declared: Vec<&str> = declared.iter().map(String::as_str).collect();
+        let body = format!(
+            "    const u32 tile = blockIdx.x % {tiles}, share = blockIdx.x / {tiles};\n    \
+             float* to = sums + u64(share) * {len};\n{body}"
         );
+        code += &kernel(COLUMNS, &declared, &body);
         params.push(sums.clone());
         self.list.push(Action::Kernel(Source {
             code,
@@ -206,18 +211,19 @@ impl Actions {
             shared: tasks.iter().map(Task::shared).max().unwrap_or_default(),
         }));
 
-        let results: Vec<String> = (0..tasks.len()).map(|i| format!("float* c{i}")).collect();
+        let mut results = vec!["const float* sums".to_owned()];
+        results.extend((0..tasks.len()).map(|i| format!("float* c{i}")));
+        let results: Vec<&str> = results.iter().map(String::as_str).collect();
+        let body = format!(
+            "    const u32 i = (blockIdx.x * {BLOCK} + threadIdx.x) * {VECTOR};\n    \
+             if (i >= {len}) return;\n    float sum[{VECTOR}] = {{}}, x[{VECTOR}];\n\
+             #pragma unroll\n    for (u32 share = 0; share < {shares}; ++share) {{\n        \
+             load(sums + u64(share) * {len} + i, x);\n        \
+             for (u32 j = 0; j < {VECTOR}; ++j) sum[j] += x[j];\n    }}\n{total}"
+        );
         let writes = tasks.iter().map(|task| Param::Write(task.number));
         self.list.push(Action::Kernel(Source {
-            code: format!(
-                "extern \"C\" __global__ void __launch_bounds__({BLOCK}) KERNEL(const float* sums, {}) {{\n    \
-                 const u32 i = (blockIdx.x * {BLOCK} + threadIdx.x) * {VECTOR};\n    \
-                 if (i >= {len}) return;\n    float sum[{VECTOR}] = {{}}, x[{VECTOR}];\n\
-                 #pragma unroll\n    for (u32 share = 0; share < {shares}; ++share) {{\n        \
-                 load(sums + u64(share) * {len} + i, x);\n        \
-                 for (u32 j = 0; j < {VECTOR}; ++j) sum[j] += x[j];\n    }}\n{total}}}\n",
-                results.join(", ")
-            ),
+            code: kernel(BLOCK, &results, &body),
             params: std::iter::once(sums).chain(writes).collect(),
             grid: grid(len.div_ceil(VECTOR * BLOCK)),
             block: BLOCK as u32,

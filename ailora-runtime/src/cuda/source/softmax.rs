@@ -7,7 +7,7 @@ use ailora_graph::ir::{
 
 use super::{
     Element, Param, Source,
-    text::{BLOCK, VECTOR, float, grid, indent, index, number},
+    text::{BLOCK, VECTOR, float, grid, indent, index, kernel, number},
 };
 
 /// The most keys of a query that a warp handles.
@@ -281,11 +281,7 @@ const u32 lane = threadIdx.x % {threads};
         text += body;
         let names: Vec<&str> = arguments.iter().map(|(name, _)| &**name).collect();
         Source {
-            code: format!(
-                "extern \"C\" __global__ void __launch_bounds__({block}) KERNEL(\n    {}) {{\n{}}}\n",
-                names.join(",\n    "),
-                indent(&text, 4)
-            ),
+            code: kernel(block, &names, &indent(&text, 4)),
             params: arguments.into_iter().map(|(_, param)| param).collect(),
             grid: grid(rows.div_ceil(each)),
             block: block as u32,

@@ -9,7 +9,7 @@ use ailora_graph::ir::{
 
 use super::{
     Action, Actions, Operand, Param, Source,
-    text::{Axes, BLOCK, BUSY, VECTOR, aligned, float, grid, index, number, stride, vector},
+    text::{self, Axes, BLOCK, BUSY, VECTOR, aligned, float, grid, index, number, stride, vector},
 };
 use crate::plan::Strided;
 
@@ -24,7 +24,7 @@ fn flat(units: usize, arguments: &[(String, Param)], body: &str) -> Source {
     let body = format!(
         "    const {index} unit = {index}(blockIdx.x) * {BLOCK} + threadIdx.x;\n    \
          if (unit >= {units}) return;\n{}",
-        super::text::indent(body, 4)
+        text::indent(body, 4)
     );
     kernel(grid(units.div_ceil(BLOCK)), BLOCK, arguments, &body)
 }
@@ -33,10 +33,7 @@ fn flat(units: usize, arguments: &[(String, Param)], body: &str) -> Source {
 fn kernel(grid: [u32; 3], block: usize, arguments: &[(String, Param)], body: &str) -> Source {
     let names: Vec<&str> = arguments.iter().map(|(name, _)| &**name).collect();
     Source {
-        code: format!(
-            "extern \"C\" __global__ void __launch_bounds__({block}) KERNEL({}) {{\n{body}}}\n",
-            names.join(", ")
-        ),
+        code: text::kernel(block, &names, body),
         params: arguments.iter().map(|(_, param)| param.clone()).collect(),
         grid,
         block: block as u32,

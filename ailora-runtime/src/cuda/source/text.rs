@@ -147,6 +147,14 @@ pub(super) fn stride(view: &View, width: usize) -> usize {
     if view.is_dense() { width } else { view.stride }
 }
 
+/// A kernel of blocks of this many threads, with these parameters and this indented body.
+pub(super) fn kernel(block: usize, parameters: &[&str], body: &str) -> String {
+    format!(
+        "extern \"C\" __global__ void __launch_bounds__({block}) KERNEL(\n    {}) {{\n{body}}}\n",
+        parameters.join(",\n    ")
+    )
+}
+
 /// Splits text into lines that are indented by `by` more.
 pub(super) fn indent(text: &str, by: usize) -> String {
     let pad = " ".repeat(by);

@@ -69,20 +69,21 @@ __device__ inline void store(bf16* to, const float (&x)[4]) {
     *reinterpret_cast<uint2*>(to) = make_uint2(rounded(x[0], x[1]), rounded(x[2], x[3]));
 }
 
-// 32 random bits of a stream for position `index`.
-__device__ inline u32 random_bits(u64 key, u32 index) {
+// 32 random bits of a stream for position `index`, but for a last step: h ^= h >> 16.
+__device__ inline u32 almost_random_bits(u64 key, u32 index) {
     u32 h = index * 0x9e3779b1u + u32(key);
     h ^= h >> 16;
     h *= 0x85ebca6bu;
-    h ^= u32(key >> 32);
-    h ^= h >> 13;
-    h *= 0xc2b2ae35u;
-    return h ^ (h >> 16);
+    const u32 high = u32(key >> 32);
+    // (h ^ high) ^ (h ^ high) >> 13, of which the part of the key is the same for all.
+    h ^= h >> 13 ^ (high ^ high >> 13);
+    return h * 0xc2b2ae35u;
 }
 
-// The factor of an element that dropout drops or keeps.
+// The factor of an element that dropout drops if its bits are below the threshold, or keeps. The bits'
+// last step changes their lower half only, which matters where the upper halves are equal.
 __device__ inline float dropout(u64 key, u32 index, u32 threshold, float keep) {
-    return random_bits(key, index) < threshold ? 0.0f : keep;
+    return (almost_random_bits(key, index) ^ threshold >> 16) < threshold ? 0.0f : keep;
 }
 
 // The larger of two; NaN if one is.

@@ -5,10 +5,14 @@ mod device;
 #[path = "../../ailora-graph/tests/support/projections.rs"]
 mod projections;
 
-use ailora_graph::{adapter::Layout, fuse::cost::Costs, ir::Draw};
+use ailora_graph::{
+    adapter::Layout,
+    fuse::cost::Costs,
+    ir::{Draw, shape::pitch},
+};
 use ailora_runtime::{
     engine::{Engine, Fusion},
-    plan::{Buffer, Kernel, Plan},
+    plan::{Buffer, Kernel, Plan, View},
     run::Value,
     store::{Array, Params},
 };
@@ -35,8 +39,13 @@ fn gemms(plan: &Plan) -> usize {
     products.map(|step| step.kernel.products()).sum()
 }
 
-/// Runs a program compiled in both ways; the fused plan, after comparing all outputs.
-fn compiled(projections: &[Projection], layout: Layout, training: bool) -> (Engine, Plan, Plan) {
+/// Runs a program compiled in both ways; both plans, after comparing all outputs.
+fn compiled(
+    projections: &[Projection],
+    layout: Layout,
+    training: bool,
+    costs: Costs,
+) -> (Engine, Plan, Plan) {
     let program = program(ROWS, WIDTH, projections, layout, training);
     let leaves = program
         .frozen_parameters()
@@ -53,7 +62,7 @@ fn compiled(projections: &[Projection], layout: Layout, training: bool) -> (Engi
         .map(|(name, array)| (*name, Value::F32(&array.data)))
         .collect();
     let mut plain = device::engine(params.clone(), Fusion::Off);
-    let mut fused = device::engine(params, Fusion::At(Costs::default()));
+    let mut fused = device::engine(params, Fusion::At(costs));
     let [a, b] = [&mut plain, &mut fused].map(|engine| engine.compile(&program).unwrap());
     let tolerance = device::tolerance(1e-5) as f32;
     let expected = plain.run(a, &inputs, Draw::default()).unwrap();
@@ -106,7 +115,8 @@ fn few_products_without_copies_over_weights_that_are_there_once() {
             ),
         ] {
             for (is_training, [unfused, most]) in [(false, forward), (true, training)] {
-                let (engine, before, after) = compiled(&projections, layout, is_training);
+                let (engine, before, after) =
+                    compiled(&projections, layout, is_training, Costs::default());
                 assert_eq!(gemms(&before), unfused);
                 assert!(gemms(&after) <= most, "{} of {most}", gemms(&after));
                 // Nothing is moved but results that lie beside others and are read from outside.
@@ -137,6 +147,34 @@ fn few_products_without_copies_over_weights_that_are_there_once() {
                     "{held:?}"
                 );
             }
+        }
+    }
+}
+
+/// Weights beside adapters, and gradients beside those of what adapters make of an input.
+#[test]
+fn rows_of_what_lies_side_by_side_begin_where_products_read_them_fast() {
+    const RANK: usize = 72;
+    let adapted = Projection::adapted(WIDTH, RANK);
+    let projections = [adapted, Projection::frozen(WIDTH), adapted];
+    let [inner, outer] = [WIDTH + 2 * RANK, 3 * WIDTH + 2 * RANK];
+    assert_eq!([inner, outer].map(pitch), [576, 1344]);
+    for layout in [Layout::OutIn, Layout::InOut] {
+        for merges in [true, false] {
+            let costs = Costs {
+                merges,
+                ..Costs::default()
+            };
+            let (_, _, plan) = compiled(&projections, layout, true, costs);
+            let shapes = plan.parameters.iter().map(|(_, ty)| &ty.shape[..]);
+            let packs: Vec<&[usize]> = shapes.filter(|shape| shape.len() == 2).collect();
+            assert_eq!(packs, [[outer, pitch(inner)]], "{layout:?}");
+            // Merged weights need no gradients of what adapters make of their input beside the others.
+            let mut reads = plan.steps.iter().flat_map(|step| &step.reads);
+            let is_spaced = |view: &View| view.width == outer && view.stride == pitch(outer);
+            let in_arena = |view: &View| matches!(plan.buffers[view.buffer], Buffer::Arena { .. });
+            let beside = reads.any(|view| is_spaced(view) && in_arena(view));
+            assert_eq!(beside, !merges, "{:?}", plan.steps);
         }
     }
 }

@@ -101,9 +101,9 @@ impl Costs {
             }
             // The weights are copied, and the product of the adapters is added to them.
             Op::Merge(merge) => {
-                let [m, n] = merge.corner;
-                let product = self.product.seconds([m, n, merge.rank(&ty.shape)]);
-                product + self.element * ty.len() as f64
+                let ([m, n], rank) = (merge.corner, merge.rank(&ty.shape));
+                let product = self.product.seconds([m, n, rank]);
+                product + self.element * ((m + rank) * (n + rank)) as f64
             }
             // A product adds onto what its result's memory holds.
             Op::Binary(Binary::Add) => self.element * ty.len() as f64,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use egg::{Analysis, DidMerge, EGraph, Id};
 
-use super::layout::{Block, Layout, Pack};
+use super::layout::{Block, Layout};
 use crate::ir::{
     Leaf, Node, Op, Program, Real, Type,
     ops::{
@@ -371,18 +371,14 @@ impl Equal {
         if let Some(&(_, known, id)) = known {
             return (known == scale).then(|| self.graph.find(id));
         }
-        let Pack {
-            name,
-            shape,
-            corner,
-            ..
-        } = self.graph.analysis.0.packs[pack].clone();
-        if shape[0] - corner[0] != shape[1] - corner[1] {
+        let whole = self.graph.analysis.0.packs[pack].clone();
+        let (end, corner) = (whole.end(), whole.corner);
+        if end[0] - corner[0] != end[1] - corner[1] {
             return None;
         }
         let leaf = Leaf {
-            name,
-            ty: Type::f32(shape),
+            name: whole.name,
+            ty: Type::f32(whole.shape),
         };
         let leaf = self.graph.add(Node {
             op: Op::Frozen(leaf),

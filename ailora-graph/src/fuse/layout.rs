@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use crate::ir::{
     Id, Name, Op, Program,
     ops::{elementwise::Binary, matmul::MatMul},
+    shape::pitch,
 };
 
 /// A parameter's place in a pack.
@@ -38,12 +39,23 @@ pub struct Place {
 pub struct Pack {
     /// Its name as a parameter of a fused program.
     pub name: Name,
-    /// Rows and columns.
+    /// Rows and columns, of which the last may be zeros that nothing reads.
     pub shape: [usize; 2],
     /// The parameters in it.
     pub parts: Vec<Part>,
     /// Where the weights end: from this row and column on, nothing is read.
     pub corner: [usize; 2],
+}
+
+impl Pack {
+    /// Behind the last row and column of its parts.
+    pub fn end(&self) -> [usize; 2] {
+        [0, 1].map(|axis| {
+            let parts = self.parts.iter();
+            let ends = parts.map(|part| part.at[axis] + part.shape[axis]);
+            ends.max().unwrap_or_default()
+        })
+    }
 }
 
 /// A parameter in a pack.
@@ -349,7 +361,11 @@ impl Layout {
             column += adapter.rank;
         }
         let name = format!("pack:{}", weights.first()?.0);
-        self.push(name.into(), orient([row, column]), corner, parts);
+        let mut shape = orient([row, column]);
+        if !adapters.is_empty() {
+            shape[1] = pitch(shape[1]);
+        }
+        self.push(name.into(), shape, corner, parts);
         Some(())
     }
 }

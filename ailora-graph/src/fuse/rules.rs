@@ -10,7 +10,7 @@ use egg::Id;
 
 use super::{
     equal::{Equal, Member, Product},
-    layout::{Block, Pack},
+    layout::Block,
 };
 use crate::ir::{
     Op, Real,
@@ -432,10 +432,11 @@ fn merge(equal: &mut Equal) -> usize {
         };
         let (inner, layout) = (inner_axis(product.op), &equal.graph.analysis.0);
         let outer = 1 - inner;
-        let Pack { shape, corner, .. } = *layout.pack_of(&block);
+        let pack = layout.pack_of(&block);
+        let (whole, corner) = (pack.end(), pack.corner);
         let end = block.at[outer] + block.shape[outer];
-        let spans = block.shape[inner] == shape[inner] && end <= corner[outer];
-        if layout.is_merged(&block) || !spans || corner[inner] == shape[inner] {
+        let spans = block.shape[inner] == whole[inner] && end <= corner[outer];
+        if layout.is_merged(&block) || !spans || corner[inner] == whole[inner] {
             continue;
         }
         // The adapters that make the second part of the left side.
@@ -445,7 +446,7 @@ fn merge(equal: &mut Equal) -> usize {
             shape: corner,
         };
         down.at[outer] = corner[outer];
-        down.shape[outer] = shape[outer] - corner[outer];
+        down.shape[outer] = whole[outer] - corner[outer];
         let lefts: Vec<[Id; 2]> = equal.graph[product.left]
             .iter()
             .filter(|node| matches!(node.op, Op::Concat(_)))
@@ -470,7 +471,7 @@ fn merge(equal: &mut Equal) -> usize {
             let alone = equal.add(product.op, &[x, right]);
             new += usize::from(equal.union(product.result, alone));
             if end == corner[outer] {
-                part[outer] = shape[outer] - block.at[outer];
+                part[outer] = whole[outer] - block.at[outer];
                 let right = equal.part(merged, block.at, part);
                 let both = equal.add(product.op, &[x, right]);
                 let columns = [0, block.shape[outer], part[outer]];

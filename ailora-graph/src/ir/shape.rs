@@ -77,6 +77,23 @@ pub fn strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
+/// Elements from one row to the next of rows of `width` side by side, where that can be chosen.
+///
+/// A device reads wide rows fastest that begin at multiples of 128 bytes. A processor wants no multiples
+/// of 2 KiB: of the rows that it reads at a time, few sets of its caches hold the first elements.
+pub fn pitch(width: usize) -> usize {
+    const LINE: usize = 64;
+    const SAME_SETS: usize = 512;
+    if width < SAME_SETS {
+        return width;
+    }
+    let pitch = width.next_multiple_of(LINE);
+    match pitch % SAME_SETS {
+        0 => pitch + LINE,
+        _ => pitch,
+    }
+}
+
 /// Strides with which a tensor of shape `from` is read as one of shape `to`: 0 along broadcast axes.
 /// `from` must broadcast to `to`.
 pub fn broadcast_strides(from: &[usize], to: &[usize]) -> Vec<usize> {
@@ -140,6 +157,17 @@ mod tests {
         assert_eq!(broadcast(&[], &[2]), Some(vec![2]));
         assert_eq!(broadcast(&[2], &[3]), None);
         assert_eq!(broadcast_strides(&[2, 1], &[4, 2, 3]), [0, 1, 0]);
+    }
+
+    #[test]
+    fn wide_rows_begin_at_lines_but_not_2_kib_apart() {
+        for width in 0..5000 {
+            let pitch = pitch(width);
+            assert!((width..=width + 127).contains(&pitch), "{width}");
+            assert!(width < 512 && pitch == width || pitch % 64 == 0 && pitch % 512 > 0);
+        }
+        // Of whole lines already, and no more than one line wider.
+        assert_eq!([4160, 1040, 448].map(pitch), [4160, 1088, 448]);
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use ailora_graph::ir::{
     DType, Id, Name, Op, Program, Type,
-    ops::{attention::Operand as Toward, matmul::MatMul},
-    shape::broadcast_strides,
+    ops::{attention::Operand as Toward, concat::Concat, matmul::MatMul},
+    shape::{broadcast_strides, pitch},
 };
 use indexmap::IndexMap;
 
@@ -691,11 +691,23 @@ impl Lowering<'_> {
         if let Some(view) = self.views[usize::from(id)] {
             return view;
         }
-        let view = self
-            .at_home(id)
-            .unwrap_or_else(|| self.buffer(self.program.ty(id).len(), Kind::Value));
+        let view = self.at_home(id).unwrap_or_else(|| self.own(id));
         self.views[usize::from(id)] = Some(view);
         view
+    }
+
+    /// A buffer for a node. Rows that lie side by side in it begin where products read them fast.
+    fn own(&mut self, id: Id) -> View {
+        let ty = self.program.ty(id);
+        match self.program[id].op {
+            Op::Concat(Concat { axis }) if axis + 1 == ty.rank() => {
+                let width = ty.shape[axis];
+                let (rows, stride) = (ty.len() / width.max(1), pitch(width));
+                let whole = self.buffer(rows * stride, Kind::Value);
+                View::spaced(whole.buffer, rows, width, stride)
+            }
+            _ => self.buffer(ty.len(), Kind::Value),
+        }
     }
 
     fn at_home(&mut self, id: Id) -> Option<View> {

@@ -29,6 +29,20 @@ impl View {
         }
     }
 
+    /// Rows of `width` from the start of a buffer on, `stride` apart.
+    pub(super) fn spaced(buffer: usize, rows: usize, width: usize, stride: usize) -> Self {
+        if rows <= 1 || stride == width {
+            return Self::dense(buffer, 0, rows * width);
+        }
+        Self {
+            buffer,
+            start: 0,
+            rows,
+            width,
+            stride,
+        }
+    }
+
     /// A tensor of `shape` whose elements lie at `strides`, if it is rows equally far apart.
     pub(super) fn strided(
         buffer: usize,

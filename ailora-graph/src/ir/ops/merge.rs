@@ -9,7 +9,8 @@ use crate::ir::{Draw, Operation, Real, Tensor, Type};
 /// adapters in the weights.
 ///
 /// # Shapes
-/// `[m + r, n + r]` for weights of `[m, n]`, and the same for the result.
+/// `[m + r, p]` for weights of `[m, n]` with p at least n + r, of which the columns behind n + r are
+/// zero, and the same for the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Merge {
     /// `[m, n]`: where the weights end.
@@ -43,8 +44,8 @@ impl Operation for Merge {
             .map(|(whole, corner)| whole.checked_sub(corner))
             .collect();
         match ranks[..] {
-            [Some(a), Some(b)] if a == b && pack.rank() == 2 => Ok(pack),
-            _ => Err("expected as many rows below the weights as columns beside them".into()),
+            [Some(a), Some(b)] if a <= b && pack.rank() == 2 => Ok(pack),
+            _ => Err("expected no more rows below the weights than columns beside them".into()),
         }
     }
 

@@ -9,16 +9,19 @@ use faer::{MatMut, MatRef};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// The parts of the depth, each with a sum of its own, whatever the threads.
+/// Threads share blocks of the wide side's columns and parts of the depth, each with a sum of its own;
+/// neither depends on how many threads there are. From `PARTS` parts on, sides come from memory, where
+/// fewer blocks have longer rows.
+const BLOCKS: usize = 4;
 const PARTS: usize = 8;
+/// Rows of a part, at least.
+const PART: usize = 512;
 /// Rows and columns of the wide side that are gone over at a time, which stay in the first-level cache
 /// for all thin columns.
 const ROWS: usize = 32;
-const COLUMNS: usize = 256;
+const COLUMNS: usize = 128;
 /// The most thin columns: with more, packing pays.
 const MOST: usize = 128;
-/// Columns of the wide side whose parts are added up at a time.
-const BLOCK: usize = 64;
 /// Registers of a wide row beside each other, and the most thin columns that they are multiplied with:
 /// as many sums as fit in registers.
 const WIDE: usize = 2;
@@ -58,7 +61,7 @@ pub(super) fn product(
     let is_tall = a.ncols() > b.ncols();
     let (wide, thin) = if is_tall { (a, b) } else { (b, a) };
     let (width, count) = (wide.ncols(), thin.ncols());
-    let fits = depth >= PARTS * ROWS
+    let fits = depth >= 4 * ROWS
         && count <= MOST
         && width.is_multiple_of(WIDE * LANES)
         && [wide, thin]
@@ -68,40 +71,53 @@ pub(super) fn product(
         return false;
     }
     let [wide, thin] = [wide, thin].map(|matrix| Rows { matrix });
+    let parts = (depth / PART).clamp(1, PARTS);
+    let blocks = if parts < PARTS { BLOCKS } else { BLOCKS / 2 };
+    let span = width.div_ceil(blocks).next_multiple_of(WIDE * LANES);
+    let len = count * span;
     let mut kept = SUMS.take();
-    kept.resize(kept.len().max(PARTS * count * width), 0.0);
-    let sums = &mut kept[..PARTS * count * width];
-    let parts = sums.par_chunks_exact_mut(count * width).enumerate();
-    parts.for_each(|(part, sums)| {
-        sums.fill(0.0);
-        let rows = part * depth / PARTS..(part + 1) * depth / PARTS;
-        Arch::new().dispatch(Part {
-            wide,
-            thin,
-            rows,
-            sums,
-        });
-    });
-    let sums = &kept[..PARTS * count * width];
+    kept.resize(kept.len().max(blocks * parts * len), 0.0);
     let c = if is_tall { c.transpose_mut() } else { c };
-    let blocks = c.par_col_chunks_mut(BLOCK).enumerate();
-    blocks.for_each(|(block, mut c)| {
-        let mut total = [0.0; BLOCK];
-        let total = &mut total[..c.ncols()];
-        for i in 0..count {
-            total.fill(0.0);
-            for part in sums.chunks_exact(count * width) {
-                let sums = &part[i * width + block * BLOCK..];
-                total.iter_mut().zip(sums).for_each(|(sum, x)| *sum += x);
+    let blocks = c.par_col_chunks_mut(span).enumerate();
+    blocks
+        .zip(kept.par_chunks_exact_mut(parts * len))
+        .for_each(|((block, c), sums)| {
+            let start = block * span;
+            let each = sums.par_chunks_exact_mut(len).enumerate();
+            each.for_each(|(part, sums)| {
+                sums.fill(0.0);
+                Arch::new().dispatch(Part {
+                    wide,
+                    thin,
+                    rows: part * depth / parts..(part + 1) * depth / parts,
+                    columns: start..start + c.ncols(),
+                    sums,
+                    span,
+                });
+            });
+            let (total, others) = sums.split_at_mut(len);
+            for other in others.chunks_exact(len) {
+                total.iter_mut().zip(other).for_each(|(sum, x)| *sum += x);
             }
-            for (j, sum) in total.iter().enumerate() {
-                let old = if accumulate { c[(i, j)] } else { 0.0 };
-                c[(i, j)] = alpha * sum + old;
-            }
-        }
-    });
+            store(c, accumulate, alpha, total, span);
+        });
     SUMS.set(kept);
     true
+}
+
+/// `c = alpha sums`, or `c += ...`, for rows of sums that are `span` apart.
+fn store(mut c: MatMut<'_, f32>, accumulate: bool, alpha: f32, sums: &[f32], span: usize) {
+    let (count, width, is_wide) = (c.nrows(), c.ncols(), c.col_stride() == 1);
+    let mut one = |i: usize, j: usize| {
+        let old = if accumulate { c[(i, j)] } else { 0.0 };
+        c[(i, j)] = alpha * sums[i * span + j] + old;
+    };
+    // Neighbours in memory follow each other.
+    if is_wide {
+        (0..count).for_each(|i| (0..width).for_each(|j| one(i, j)));
+    } else {
+        (0..width).for_each(|j| (0..count).for_each(|i| one(i, j)));
+    }
 }
 
 /// A part of the wide side.
@@ -110,13 +126,15 @@ struct Tile {
     columns: Range<usize>,
 }
 
-/// A part of the depth.
+/// A part of the depth, for some columns of the wide side.
 struct Part<'a> {
     wide: Rows<'a>,
     thin: Rows<'a>,
     rows: Range<usize>,
-    /// A row for each column of the thin side.
+    columns: Range<usize>,
+    /// A row for each column of the thin side, `span` apart.
     sums: &'a mut [f32],
+    span: usize,
 }
 
 impl Part<'_> {
@@ -124,10 +142,10 @@ impl Part<'_> {
     /// that are left.
     #[inline(always)]
     fn groups<S: Simd, const N: usize>(&mut self, simd: S, tile: &Tile, mut first: usize) -> usize {
-        let width = self.wide.matrix.ncols();
-        let sums = self.sums[first * width..].chunks_exact_mut(N * width);
-        for sums in sums {
-            add::<S, N>(simd, self.wide, (self.thin, first), tile, sums);
+        let start = tile.columns.start - self.columns.start;
+        while first + N <= self.thin.matrix.ncols() {
+            let sums = &mut self.sums[first * self.span + start..];
+            add::<S, N>(simd, self.wide, (self.thin, first), tile, (sums, self.span));
             first += N;
         }
         first
@@ -142,12 +160,12 @@ impl WithSimd for Part<'_> {
         simd.vectorize(
             #[inline(always)]
             || {
-                let width = self.wide.matrix.ncols();
+                let (last_row, last_column) = (self.rows.end, self.columns.end);
                 for row in self.rows.clone().step_by(ROWS) {
-                    for column in (0..width).step_by(COLUMNS) {
+                    for column in self.columns.clone().step_by(COLUMNS) {
                         let tile = Tile {
-                            rows: row..self.rows.end.min(row + ROWS),
-                            columns: column..width.min(column + COLUMNS),
+                            rows: row..last_row.min(row + ROWS),
+                            columns: column..last_column.min(column + COLUMNS),
                         };
                         let first = self.groups::<S, THIN>(simd, &tile, 0);
                         let first = self.groups::<S, 4>(simd, &tile, first);
@@ -167,14 +185,14 @@ fn add<S: Simd, const N: usize>(
     wide: Rows,
     (thin, first): (Rows, usize),
     tile: &Tile,
-    sums: &mut [f32],
+    (sums, span): (&mut [f32], usize),
 ) {
-    let width = wide.matrix.ncols();
     let step = WIDE * S::F32_LANES;
     for column in tile.columns.clone().step_by(step) {
+        let at = |j: usize| j * span + column - tile.columns.start;
         let mut kept = [[simd.splat_f32s(0.0); WIDE]; N];
         for (j, kept) in kept.iter_mut().enumerate() {
-            let (sums, _) = S::as_simd_f32s(&sums[j * width + column..][..step]);
+            let (sums, _) = S::as_simd_f32s(&sums[at(j)..][..step]);
             kept.copy_from_slice(sums);
         }
         for row in tile.rows.clone() {
@@ -191,7 +209,7 @@ fn add<S: Simd, const N: usize>(
             }
         }
         for (j, kept) in kept.iter().enumerate() {
-            let (sums, _) = S::as_mut_simd_f32s(&mut sums[j * width + column..][..step]);
+            let (sums, _) = S::as_mut_simd_f32s(&mut sums[at(j)..][..step]);
             sums.copy_from_slice(kept);
         }
     }

@@ -28,6 +28,7 @@ pub fn rows(measured: &[Measured]) -> Table {
         "products",
         "overhead of unfused",
         "of fused",
+        "at frozen's rate",
         "fused / unfused",
         "predicted ms unfused, fused",
         "ranked",
@@ -51,6 +52,7 @@ pub fn rows(measured: &[Measured]) -> Table {
             each(&|form| form.products.to_string()),
             format!("{unfused:.1}%"),
             format!("{fused:.1}%"),
+            format!("{:.1}%", row.least_overhead()),
             format!("{:.3}", row.ratios.fused_to_unfused),
             row.predicted.map_or("-".into(), |predicted| {
                 let Prediction {

@@ -74,6 +74,13 @@ impl Ratios {
 }
 
 impl Row {
+    /// Percent that the fused form's adapters would add if its products ran at the frozen form's rate:
+    /// its floating-point operations over those of the frozen form. Nothing that moves is in it.
+    pub fn least_overhead(&self) -> f64 {
+        let work = |form: &Measurement| form.gflops * form.ms;
+        100.0 * (work(&self.fused) / work(&self.frozen) - 1.0)
+    }
+
     /// Whether the form that the cost model takes for faster is so, or both are equally fast: within
     /// 3% of each other. Nothing where it said nothing.
     pub fn is_ranked_right(&self) -> Option<bool> {

@@ -90,6 +90,10 @@ fn every_form_is_measured_and_the_adapted_ones_agree() {
         let predicted = row.predicted.unwrap();
         assert!(predicted.fused_ms > 0.0 && predicted.fused_ms < predicted.unfused_ms);
         assert!(row.is_ranked_right().is_some());
+        // Of 5 columns of h: h itself and, in `[x|h]`, their products for all of q, k and v; and, of
+        // twice as much, their gradients, those towards A, B and x.
+        let least = 100.0 * (5.0 * 12.0 + 5.0 * 36.0) / (12.0 * 36.0);
+        assert!((row.least_overhead() - least).abs() < 1e-6);
     }
 }
 

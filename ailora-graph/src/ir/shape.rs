@@ -79,17 +79,20 @@ pub fn strides(shape: &[usize]) -> Vec<usize> {
 
 /// Elements from one row to the next of rows of `width` side by side, where that can be chosen.
 ///
-/// A device reads wide rows fastest that begin at multiples of 128 bytes. A processor wants no multiples
-/// of 2 KiB: of the rows that it reads at a time, few sets of its caches hold the first elements.
+/// Rows begin at lines of a processor's caches, and wide ones at the 128 bytes that a device reads fastest,
+/// of two bytes an element. They are no multiple of 2 KiB apart: of the rows that a processor reads at a
+/// time, few sets of its caches hold the first elements.
 pub fn pitch(width: usize) -> usize {
-    const LINE: usize = 64;
     const SAME_SETS: usize = 512;
-    if width < SAME_SETS {
-        return width;
-    }
-    let pitch = width.next_multiple_of(LINE);
+    let line = match width {
+        // Gaps would be a large part of them.
+        ..64 => return width,
+        64..SAME_SETS => 16,
+        _ => 64,
+    };
+    let pitch = width.next_multiple_of(line);
     match pitch % SAME_SETS {
-        0 => pitch + LINE,
+        0 => pitch + line,
         _ => pitch,
     }
 }
@@ -160,15 +163,16 @@ mod tests {
     }
 
     #[test]
-    fn wide_rows_begin_at_lines_but_not_2_kib_apart() {
-        for width in 0..5000 {
-            let pitch = pitch(width);
-            assert!((width..=width + 127).contains(&pitch), "{width}");
-            let fits = pitch.is_multiple_of(64) && !pitch.is_multiple_of(512);
-            assert!(fits || (width < 512 && pitch == width), "{width}");
+    fn rows_begin_at_lines_but_not_2_kib_apart() {
+        for width in 64..5000 {
+            let (pitch, line) = (pitch(width), if width < 512 { 16 } else { 64 });
+            assert!(pitch.is_multiple_of(line) && !pitch.is_multiple_of(512));
+            assert!((width..width + 2 * line).contains(&pitch), "{width}");
         }
-        // Of whole lines already, and no more than one line wider.
-        assert_eq!([4160, 1040, 448].map(pitch), [4160, 1088, 448]);
+        assert_eq!(
+            [4160, 1040, 512, 511, 400, 386, 63].map(pitch),
+            [4160, 1088, 576, 528, 400, 400, 63]
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod machine;
 mod nvrtc;
 
 use ailora_graph::ir::{
-    Program, Real, Type,
+    Draw, Program, Real, Type,
     ops::{
         attention::{Attention, AttentionGrad, Operand},
         dropout::Dropout,
@@ -23,12 +23,16 @@ use ailora_graph::ir::{
     },
 };
 
-use super::Target;
+use super::{
+    Source, Target,
+    text::{grid, kernel},
+};
 use crate::{
     backend::Precision,
     cuda::execute::{actions, elements, kernels},
     plan::{lean, plan},
 };
+use emulate::Kernels;
 use machine::{agree, agree_on};
 
 #[test]
@@ -514,5 +518,39 @@ fn merged_packs() {
         let merged = p.add(merge, &[pack]).unwrap();
         p.set_output("merged", merged);
         agree(&p);
+    }
+}
+
+/// At thresholds as low as an element's own bits, and one above: whatever the lower half says.
+#[test]
+fn dropout_compares_all_bits() {
+    const COUNT: usize = 256;
+    let key = Draw::default().key("s");
+    let source = Source {
+        code: kernel(
+            COUNT,
+            &["const u64* key", "const int* thresholds", "float* y"],
+            "    const u32 i = threadIdx.x;\n    \
+             y[i] = dropout(*key, i, u32(thresholds[i]), 2.0f);\n",
+        ),
+        params: Vec::new(),
+        grid: grid(1),
+        block: COUNT as u32,
+        shared: 0,
+    };
+    let Some(kernels) = Kernels::new(&[&source]) else {
+        return;
+    };
+    for (above, expected) in [(0, 2.0), (1, 0.0)] {
+        let mut word = key.word();
+        let mut thresholds: Vec<u32> = (0..COUNT as u32).map(|i| key.bits(i) + above).collect();
+        let mut y = vec![f32::NAN; COUNT];
+        let arguments: [*mut u8; 3] = [
+            (&raw mut word).cast(),
+            thresholds.as_mut_ptr().cast(),
+            y.as_mut_ptr().cast(),
+        ];
+        kernels.launch(0, &source, &arguments);
+        assert_eq!(y, [expected; COUNT]);
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn product(
     let is_tall = a.ncols() > b.ncols();
     let (wide, thin) = if is_tall { (a, b) } else { (b, a) };
     let (width, count) = (wide.ncols(), thin.ncols());
-    let fits = depth >= 4 * ROWS
+    let fits = depth >= PART / 2
         && count <= MOST
         && width.is_multiple_of(WIDE * LANES)
         && [wide, thin]

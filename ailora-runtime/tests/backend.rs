@@ -17,6 +17,7 @@ use ailora_graph::{
             dropout::Dropout,
             elementwise::{Binary, Unary},
             loss::{CrossEntropy, CrossEntropyGrad, IGNORED},
+            merge::{Merge, Update},
             normalize::{Normalize, NormalizeGrad},
             reduce::Reduce,
             softmax::{Softmax, SoftmaxGrad},
@@ -761,6 +762,60 @@ fn attention_keeps_nan_where_it_counts() {
             let nan = i / 8 % 20 == 5 && i / (8 * 20) < 3;
             assert_eq!(x.is_nan(), nan, "{name} at {i}");
         }
+    }
+}
+
+/// Adapters of blocks of the weights, one of them of two blocks and two of one, beside columns of zeros.
+#[test]
+fn packs_are_merged_block_by_block() {
+    let update = |at, shape, inner, rank| Update {
+        at,
+        shape,
+        inner,
+        rank,
+    };
+    for (corner, rank, spare, updates) in [
+        ([150, 96], 8, 8, vec![update([0, 0], [150, 96], 0, 8)]),
+        (
+            [200, 48],
+            12,
+            4,
+            vec![
+                update([40, 0], [100, 48], 0, 8),
+                update([140, 0], [60, 48], 0, 8),
+                update([130, 16], [70, 32], 8, 4),
+            ],
+        ),
+        (
+            [37, 60],
+            5,
+            0,
+            vec![
+                update([0, 0], [37, 20], 0, 3),
+                update([1, 30], [36, 29], 3, 2),
+            ],
+        ),
+    ] {
+        let [m, n] = corner;
+        let mut program = Program::new();
+        let pack = Type::f32([m + rank, n + rank + spare]);
+        let pack = program.input("pack", pack).unwrap();
+        let merge = Merge {
+            corner,
+            updates,
+            scale: Real(1.5),
+        };
+        let merged = program.add(merge, &[pack]).unwrap();
+        program.set_output("merged", merged);
+        let mut bindings = Bindings::new();
+        bind(&program, &mut bindings);
+        let pack = bindings["pack"].clone();
+        let pack = Tensor::from_fn(&pack.shape, |i| match i[1] < n + rank {
+            true => pack.at(i),
+            false => 0.0,
+        });
+        bindings.insert("pack".into(), pack);
+        check(&program, bindings, 1e-6);
     }
 }
 

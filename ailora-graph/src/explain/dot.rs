@@ -6,7 +6,7 @@ use super::{Explained, form::Kind};
 
 impl Kind {
     /// The colour in which it is filled.
-    pub fn colour(self) -> &'static str {
+    pub fn colour(&self) -> &'static str {
         match self {
             Self::Input => "#e4f3dc",
             Self::Frozen => "#d9e8ff",

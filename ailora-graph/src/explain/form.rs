@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::Explained;
 use crate::ir::{
     Id, Op, Program, Type,
-    ops::{concat::Concat, elementwise::Binary, matmul::MatMul},
+    ops::{concat::Concat, elementwise::Binary, matmul::MatMul, merge::Update},
 };
 
 /// What the matrix products of a form take.
@@ -25,7 +25,7 @@ impl Work {
         let mut work = Self::default();
         let live = program.live();
         for id in program.ids().filter(|&id| live[usize::from(id)]) {
-            if let Some([m, n, k]) = gemm(program, id) {
+            for [m, n, k] in gemms(program, id) {
                 work.gemms += 1;
                 work.flops += 2 * m * n * k;
                 work.bytes += 4 * (m * k + k * n + m * n);
@@ -35,19 +35,16 @@ impl Work {
     }
 }
 
-/// The sizes of a product: rows, columns, depth.
-fn gemm(program: &Program, id: Id) -> Option<[usize; 3]> {
+/// The sizes of the products that a node is: rows, columns, depth.
+fn gemms(program: &Program, id: Id) -> Vec<[usize; 3]> {
     let node = &program[id];
     match &node.op {
         Op::MatMul(product) => {
             let dims = product.dims(program.shape(node.args[0]), program.shape(node.args[1]));
-            Some([dims.batch * dims.m, dims.n, dims.k])
+            vec![[dims.batch * dims.m, dims.n, dims.k]]
         }
-        Op::Merge(merge) => {
-            let [m, n] = merge.corner;
-            Some([m, n, merge.rank(program.shape(id))])
-        }
-        _ => None,
+        Op::Merge(merge) => merge.updates.iter().map(Update::sizes).collect(),
+        _ => Vec::new(),
     }
 }
 
@@ -80,7 +77,7 @@ pub struct Value {
 }
 
 /// What a value is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Given by what comes before the region.
     Input,
@@ -90,8 +87,8 @@ pub enum Kind {
     Trained,
     /// Parameters of both kinds.
     Both,
-    /// A matrix product: rows, columns, depth.
-    Gemm([usize; 3]),
+    /// Matrix products: rows, columns, depth.
+    Gemm(Vec<[usize; 3]>),
     /// Something that costs little.
     Other(&'static str),
 }
@@ -234,9 +231,9 @@ fn leaf(program: &Program, id: Id, explained: &Explained) -> Option<Value> {
 
 /// What a value is that is computed.
 fn kind(program: &Program, id: Id) -> Kind {
-    match gemm(program, id) {
-        Some(sizes) => Kind::Gemm(sizes),
-        None => Kind::Other(match &program[id].op {
+    match gemms(program, id) {
+        sizes if !sizes.is_empty() => Kind::Gemm(sizes),
+        _ => Kind::Other(match &program[id].op {
             Op::Binary(Binary::Add) => "sum",
             Op::Binary(Binary::Mul) => "scaled",
             Op::Concat(_) => "side by side",
@@ -331,8 +328,8 @@ impl Value {
         let mut lines = vec![self.name.clone()];
         // A pack's parameters, two a line.
         lines.extend(self.parts.chunks(2).map(|parts| parts.join(", ")));
-        lines.push(match self.kind {
-            Kind::Gemm(sizes) => product(sizes),
+        lines.push(match &self.kind {
+            Kind::Gemm(sizes) => products(sizes),
             Kind::Other(what) => format!("{what}, {}", sizes(&self.ty)),
             _ => sizes(&self.ty),
         });
@@ -340,7 +337,8 @@ impl Value {
     }
 }
 
-/// A matrix product, as it is called in the trade: rows, columns, depth.
-pub fn product([m, n, k]: [usize; 3]) -> String {
-    format!("GEMM {m} × {n} × {k}")
+/// Matrix products, as they are called in the trade: rows, columns, depth.
+pub fn products(all: &[[usize; 3]]) -> String {
+    let all = all.iter().map(|[m, n, k]| format!("GEMM {m} × {n} × {k}"));
+    all.collect::<Vec<_>>().join(", ")
 }

@@ -67,9 +67,12 @@ fn legend(body: &mut String, y: f64) -> f64 {
         (Kind::Frozen, "frozen"),
         (Kind::Trained, "trained"),
         (Kind::Both, "frozen and trained"),
-        (Kind::Gemm([0; 3]), "matrix product: rows × columns × depth"),
+        (
+            Kind::Gemm(Vec::new()),
+            "matrix product: rows × columns × depth",
+        ),
     ] {
-        rectangle(body, [x, y - 12.0], [14.0, 14.0], kind);
+        rectangle(body, [x, y - 12.0], [14.0, 14.0], &kind);
         text(body, [x + 20.0, y], "", name);
         x += 20.0 + CHARACTER * (name.chars().count() + 2) as f64;
     }
@@ -104,7 +107,7 @@ impl<'a> Tile<'a> {
         let [width, whole] = self.size;
         let [x, mut y] = [x - width / 2.0, y - whole / 2.0];
         let mut part = |value: &Value| {
-            rectangle(body, [x, y], [width, height(value)], value.kind);
+            rectangle(body, [x, y], [width, height(value)], &value.kind);
             for (i, line) in value.label().iter().enumerate() {
                 let at = [x + width / 2.0, y + MARGIN + LINE * (i as f64 + 0.75)];
                 let class = if i == 0 { " class=\"name\"" } else { "" };
@@ -168,7 +171,7 @@ fn curve(points: &[[f64; 2]]) -> String {
     path
 }
 
-fn rectangle(body: &mut String, [x, y]: [f64; 2], [width, height]: [f64; 2], kind: Kind) {
+fn rectangle(body: &mut String, [x, y]: [f64; 2], [width, height]: [f64; 2], kind: &Kind) {
     let (round, border) = match kind {
         Kind::Gemm(_) => (3, "stroke=\"#c0392b\" stroke-width=\"2.5\""),
         Kind::Input => (12, "stroke=\"#555\""),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     Explained,
-    form::{Form, Kind, product, scaled, seconds, sizes},
+    form::{Form, Kind, products, scaled, seconds, sizes},
 };
 use crate::fuse::{Stop, extract::Method, rules::RULES};
 
@@ -84,15 +84,15 @@ fn lines(form: &Form) -> Vec<[String; 4]> {
         .iter()
         .filter(|value| !value.expression.is_empty())
         .map(|value| {
-            let product = match value.kind {
-                Kind::Gemm(sizes) => product(sizes),
+            let products = match &value.kind {
+                Kind::Gemm(sizes) => products(sizes),
                 _ => String::new(),
             };
             [
                 value.name.clone(),
                 format!("= {}", value.expression),
                 sizes(&value.ty),
-                product,
+                products,
             ]
         })
         .collect()

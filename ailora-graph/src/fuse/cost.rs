@@ -99,11 +99,11 @@ impl Costs {
                     self.product.seconds(sizes)
                 }
             }
-            // The weights are copied, and the product of the adapters is added to them.
+            // The weights are copied, and the products of the adapters are added to them.
             Op::Merge(merge) => {
-                let ([m, n], rank) = (merge.corner, merge.rank(&ty.shape));
-                let product = self.product.seconds([m, n, rank]);
-                product + self.element * ((m + rank) * (n + rank)) as f64
+                let products = merge.updates.iter();
+                let products = products.map(|update| self.product.seconds(update.sizes()));
+                products.sum::<f64>() + self.element * ty.len() as f64
             }
             // A product adds onto what its result's memory holds.
             Op::Binary(Binary::Add) => self.element * ty.len() as f64,

@@ -372,7 +372,7 @@ impl Equal {
             return (known == scale).then(|| self.graph.find(id));
         }
         let whole = self.graph.analysis.0.packs[pack].clone();
-        let (end, corner) = (whole.end(), whole.corner);
+        let (end, corner, updates) = (whole.end(), whole.corner, whole.updates());
         if end[0] - corner[0] != end[1] - corner[1] {
             return None;
         }
@@ -384,7 +384,12 @@ impl Equal {
             op: Op::Frozen(leaf),
             args: Vec::new(),
         });
-        let id = self.add(Merge { corner, scale }, &[leaf]);
+        let merge = Merge {
+            corner,
+            updates,
+            scale,
+        };
+        let id = self.add(merge, &[leaf]);
         self.merged.push((pack, scale, id));
         Some(id)
     }

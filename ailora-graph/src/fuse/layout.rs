@@ -19,7 +19,7 @@ use std::collections::HashMap;
 
 use crate::ir::{
     Id, Name, Op, Program,
-    ops::{elementwise::Binary, matmul::MatMul},
+    ops::{elementwise::Binary, matmul::MatMul, merge::Update},
     shape::pitch,
 };
 
@@ -55,6 +55,27 @@ impl Pack {
             let ends = parts.map(|part| part.at[axis] + part.shape[axis]);
             ends.max().unwrap_or_default()
         })
+    }
+
+    /// Its adapters: each part beside the weights with what is below them for the same `h`.
+    pub fn updates(&self) -> Vec<Update> {
+        let along = |axis: usize| {
+            let parts = self.parts.iter();
+            parts.filter(move |part| part.at[axis] >= self.corner[axis])
+        };
+        let pairs = along(1).flat_map(|up| along(0).map(move |down| (up, down)));
+        let updates = pairs.map(|(up, down)| {
+            let starts = [up.at[1] - self.corner[1], down.at[0] - self.corner[0]];
+            let ends = [starts[0] + up.shape[1], starts[1] + down.shape[0]];
+            let inner = starts[0].max(starts[1]);
+            Update {
+                at: [up.at[0], down.at[1]],
+                shape: [up.shape[0], down.shape[1]],
+                inner,
+                rank: ends[0].min(ends[1]).saturating_sub(inner),
+            }
+        });
+        updates.filter(|update| update.rank > 0).collect()
     }
 }
 

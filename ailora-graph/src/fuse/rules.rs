@@ -418,7 +418,7 @@ fn join_terms(equal: &mut Equal, root: Id, mut products: Vec<Product>, others: V
 }
 
 /// `[x | s x a] [w; b] = x (w + s a b)`, beside which `s x a` can be computed. It pays where there
-/// are more rows than a weight has, for which adding the adapters to the weights is little.
+/// are many rows, beside which adding the adapters to the weights is little.
 fn merge(equal: &mut Equal) -> usize {
     if !equal.merges {
         return 0;

@@ -25,6 +25,9 @@ const WIDE: usize = 4;
 const PARTS: usize = 8;
 const LANES: usize = 16;
 
+/// Rows of a pack that are merged by one thread.
+const MERGED: usize = 64;
+
 thread_local! {
     /// The transpose of a result, for the next one.
     static TALL: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
@@ -82,38 +85,51 @@ pub(super) fn run(op: MatMul, dims: Dims, alpha: f32, accumulate: bool, [a, b, c
 }
 
 /// A pack with its adapters in its weights.
-pub(super) fn merge(op: Merge, [rows, columns]: [usize; 2], pack: Region, to: Region) {
-    let ([m, n], rank) = (op.corner, op.rank(&[rows, columns]));
+pub(super) fn merge(op: &Merge, [rows, columns]: [usize; 2], pack: Region, to: Region) {
+    let [m, n] = op.corner;
     let scale = op.scale.0 as f32;
-    (0..rows).into_par_iter().for_each(|i| {
-        // SAFETY: each row is written by one thread, and nothing writes the pack.
-        let (from, to) = unsafe {
-            (
-                pack.read(i * columns, columns),
-                to.write(i * columns, columns),
-            )
-        };
-        let (from, to) = (from.split_at(n), to.split_at_mut(n));
-        let scaled = |from: &[f32], to: &mut [f32]| {
-            from.iter().zip(to).for_each(|(x, y)| *y = scale * x);
-        };
-        if i < m {
-            to.0.copy_from_slice(from.0);
-            scaled(from.1, to.1);
-        } else {
-            scaled(from.0, to.0);
-            to.1.fill(0.0);
+    // The updates are added to rows that have just been copied, and so are in a cache.
+    (0..rows.div_ceil(MERGED)).into_par_iter().for_each(|part| {
+        let part = part * MERGED..rows.min((part + 1) * MERGED);
+        for i in part.clone() {
+            // SAFETY: each row is written by one thread, and nothing writes the pack.
+            let (from, to) = unsafe {
+                (
+                    pack.read(i * columns, columns),
+                    to.write(i * columns, columns),
+                )
+            };
+            let (from, to) = (from.split_at(n), to.split_at_mut(n));
+            let scaled = |from: &[f32], to: &mut [f32]| {
+                from.iter().zip(to).for_each(|(x, y)| *y = scale * x);
+            };
+            if i < m {
+                to.0.copy_from_slice(from.0);
+                scaled(from.1, to.1);
+            } else {
+                scaled(from.0, to.0);
+                to.1.fill(0.0);
+            }
+        }
+        for update in &op.updates {
+            let ([top, left], [height, width, rank]) = (update.at, update.sizes());
+            let (start, end) = (part.start.max(top), part.end.min(top + height));
+            if start >= end {
+                continue;
+            }
+            // SAFETY: these rows are this thread's, and the plan keeps the pack apart from them.
+            let (up, down, weights) = unsafe {
+                let up = start * columns + n + update.inner;
+                let down = (m + update.inner) * columns + left;
+                (
+                    pack.matrix(up, end - start, rank, columns),
+                    pack.matrix(down, rank, width, columns),
+                    to.matrix_mut(start * columns + left, end - start, width, columns),
+                )
+            };
+            product(weights, true, scale, up, down, Parallelism::None);
         }
     });
-    // SAFETY: nothing else writes either, and the plan keeps them apart.
-    let (up, down, weights) = unsafe {
-        (
-            pack.matrix(n, m, rank, columns),
-            pack.matrix(m * columns, rank, n, columns),
-            to.matrix_mut(0, m, n, columns),
-        )
-    };
-    product(weights, true, scale, up, down, Parallelism::Rayon(0));
 }
 
 /// A sum over many rows with a thin result, of sizes that [`thin::product`] does not take. Left to share

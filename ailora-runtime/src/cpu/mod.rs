@@ -188,7 +188,7 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
                 gemm::run(op, dims, product.alpha, false, operands);
             }
         }
-        Kernel::Merge { op, shape } => gemm::merge(*op, *shape, source(0), region()),
+        Kernel::Merge { op, shape } => gemm::merge(op, *shape, source(0), region()),
         Kernel::Loop(walk) => loops::run(walk, memory, &step.reads, &step.writes, draw),
         Kernel::Attention { op, dims, biases } => {
             let operands = operands(*biases, 4);

@@ -4,7 +4,7 @@ use ailora_graph::ir::{
         attention::{Attention, Dims as AttentionDims},
         elementwise::{Binary, Unary},
         matmul::{Dims as MatMulDims, MatMul},
-        merge::Merge,
+        merge::{Merge, Update},
         reduce::Combine,
         take_along::TakeAlong,
     },
@@ -126,7 +126,8 @@ impl Kernel {
     /// How many matrix products it is, beside those of attention.
     pub fn products(&self) -> usize {
         match self {
-            Self::Gemm { .. } | Self::Merge { .. } => 1,
+            Self::Gemm { .. } => 1,
+            Self::Merge { op, .. } => op.updates.len(),
             Self::Outer { products, .. } => products.len(),
             _ => 0,
         }
@@ -143,7 +144,10 @@ impl Kernel {
                     .map(|p| product(p.shape[0], p.shape[1], *depth));
                 each.sum()
             }
-            Self::Merge { op, shape } => product(op.corner[0], op.corner[1], op.rank(shape)),
+            Self::Merge { op, .. } => {
+                let updates = op.updates.iter().map(Update::sizes);
+                updates.map(|[m, n, k]| product(m, n, k)).sum()
+            }
             Self::Attention { dims, .. } => {
                 2 * (dims.batch * dims.heads) as u64 * product(dims.queries, dims.keys, dims.depth)
             }

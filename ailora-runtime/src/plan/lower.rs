@@ -405,7 +405,7 @@ impl Lowering<'_> {
                 half: shape(1)[2],
             },
             Op::Merge(op) => Kernel::Merge {
-                op: *op,
+                op: op.clone(),
                 shape: [shape(0)[0], shape(0)[1]],
             },
             Op::Embedding(_) => Kernel::Gather { width: shape(0)[1] },

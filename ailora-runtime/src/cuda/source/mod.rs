@@ -184,7 +184,7 @@ pub(super) fn actions(step: &Step, elements: &[Element], target: Target) -> Acti
         Kernel::Outer { depth, products } => {
             outer::actions(*depth, products, &reads, &writes, target)
         }
-        Kernel::Merge { op, shape } => merge(*op, *shape, &reads, &writes),
+        Kernel::Merge { op, shape } => merge(op, *shape, &reads, &writes),
         Kernel::Loop(walk) => loops::source(walk, &reads, &writes).into(),
         Kernel::Attention { op, dims, biases } => {
             let task = attention::Task::new(op, *dims, *biases, &reads);
@@ -382,34 +382,36 @@ impl Actions {
     }
 }
 
-/// A pack with its adapters in its weights: what lies around them is copied, and their product is
+/// A pack with its adapters in its weights: what lies around them is copied, and their products are
 /// added.
-fn merge(op: Merge, shape: [usize; 2], reads: &[Operand], writes: &[Operand]) -> Actions {
+fn merge(op: &Merge, shape: [usize; 2], reads: &[Operand], writes: &[Operand]) -> Actions {
     let mut actions = Actions::from(tensors::merge(op, shape, reads, writes));
-    let ([m, n], rank) = (op.corner, op.rank(&shape));
-    let stride = reads[0].row_stride(shape[1]);
-    let part = |at: Param, offset: usize, operand: Operand| Matrix {
-        at,
-        offset,
-        stride,
-        element: operand.element,
+    let [m, n] = op.corner;
+    let block = |at: Param, [row, column]: [usize; 2], operand: Operand| {
+        let stride = operand.row_stride(shape[1]);
+        Matrix {
+            at,
+            offset: row * stride + column,
+            stride,
+            element: operand.element,
+        }
     };
-    let up = part(Param::Read(0), n, reads[0]);
-    let down = part(Param::Read(0), m * stride, reads[0]);
-    let weights = Matrix {
-        stride: writes[0].row_stride(shape[1]),
-        ..part(Param::Write(0), 0, writes[0])
-    };
-    actions.list.push(Action::product(Product {
-        op: MatMul {
-            trans_a: false,
-            trans_b: false,
-        },
-        sizes: [m, n, rank],
-        alpha: op.scale.0 as f32,
-        accumulate: true,
-        operands: [up, down, weights.clone(), weights],
-        batches: [(1, [0; 4]), (1, [0; 4])],
-    }));
+    for update in &op.updates {
+        let ([row, column], inner) = (update.at, update.inner);
+        let up = block(Param::Read(0), [row, n + inner], reads[0]);
+        let down = block(Param::Read(0), [m + inner, column], reads[0]);
+        let weights = block(Param::Write(0), [row, column], writes[0]);
+        actions.list.push(Action::product(Product {
+            op: MatMul {
+                trans_a: false,
+                trans_b: false,
+            },
+            sizes: update.sizes(),
+            alpha: op.scale.0 as f32,
+            accumulate: true,
+            operands: [up, down, weights.clone(), weights],
+            batches: [(1, [0; 4]), (1, [0; 4])],
+        }));
+    }
     actions
 }

@@ -331,7 +331,7 @@ st(y + unit, sum);
 
 /// A pack `[W | B; A | _]` as `[W | s B; s A | 0]`, to which `s B A` is left to be added.
 pub(super) fn merge(
-    op: Merge,
+    op: &Merge,
     [rows, columns]: [usize; 2],
     reads: &[Operand],
     writes: &[Operand],

@@ -13,7 +13,7 @@ use ailora_graph::ir::{
         elementwise::{Binary, Unary},
         embedding::{Embedding, EmbeddingGrad},
         loss::{CrossEntropy, CrossEntropyGrad},
-        merge::Merge,
+        merge::{Merge, Update},
         normalize::{Normalize, NormalizeGrad},
         reduce::Reduce,
         rotary::Rotary,
@@ -511,8 +511,17 @@ fn merged_packs() {
     for [m, n, rank] in [[4, 8, 4], [5, 3, 2]] {
         let mut p = Program::new();
         let pack = p.input("pack", Type::f32([m + rank, n + rank])).unwrap();
+        // Two adapters of some rows each.
+        let updates = [[0, 2], [2, m - 2]].into_iter().enumerate();
+        let updates = updates.map(|(i, [row, rows])| Update {
+            at: [row, i],
+            shape: [rows, n - 1],
+            inner: i * rank / 2,
+            rank: rank / 2,
+        });
         let merge = Merge {
             corner: [m, n],
+            updates: updates.collect(),
             scale: Real(1.5),
         };
         let merged = p.add(merge, &[pack]).unwrap();

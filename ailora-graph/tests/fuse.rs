@@ -13,7 +13,7 @@ use ailora_graph::{
     adapter::Layout,
     fuse::{
         Fused, Stop,
-        cost::Costs,
+        cost::{Costs, ProductCost},
         equal::Equal,
         extract::{Method, climb, extract},
         fuse, layout,
@@ -31,6 +31,22 @@ use support::{bind, close, encoder, encoder_inputs, fill};
 
 const DRAW: Draw = Draw { seed: 3, step: 5 };
 
+/// As of a device in bfloat16, of which launches are all that small products cost.
+const DEVICE: Costs = Costs {
+    product: LAUNCH,
+    outer: LAUNCH,
+    element: 1e-12,
+    merges: false,
+    vector: 8,
+};
+const LAUNCH: ProductCost = ProductCost {
+    flop: 1e-15,
+    left: 1e-12,
+    right: 1e-12,
+    result: 1e-12,
+    start: 3e-6,
+};
+
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
@@ -42,6 +58,7 @@ fn config(cases: u32) -> ProptestConfig {
 
 /// Fuses and compares all outputs with the program's own.
 fn check(program: &Program, bindings: &Bindings) -> Fused {
+    check_at(&DEVICE, program, bindings);
     check_at(&Costs::default(), program, bindings)
 }
 
@@ -371,6 +388,48 @@ fn products_of_different_inputs_stay_apart() {
     assert_eq!(products(&fused.program), 2);
 }
 
+/// Whatever the ranks, no left side of a product with parameters is left with a part of a vector, and no
+/// product more is made for that.
+#[test]
+fn left_sides_are_filled_up_to_whole_vectors() {
+    const WIDTH: usize = 64;
+    let depths = |fused: &Fused| -> Vec<usize> {
+        let program = &fused.program;
+        let live = program.live();
+        let nodes = program.ids().filter(|&id| live[usize::from(id)]);
+        let of = |id: Id| match program[id].op {
+            Op::MatMul(op) if !op.trans_a => Some(program.shape(program[id].args[0])[1]),
+            _ => None,
+        };
+        nodes.filter_map(of).collect()
+    };
+    for layout in [Layout::OutIn, Layout::InOut] {
+        for ranks in [[1, 1], [2, 2], [3, 6], [4, 4], [8, 8]] {
+            let [q, v] = ranks.map(|rank| Projection {
+                alpha: 1.5 * rank as f64,
+                ..Projection::adapted(WIDTH, rank)
+            });
+            let all = [q, Projection::frozen(WIDTH), v];
+            let program = projections::program(256, WIDTH, &all, layout, true);
+            let mut bindings = Bindings::new();
+            bind(&program, &mut bindings);
+            let fused = check_at(&DEVICE, &program, &bindings);
+            let depths = depths(&fused);
+            let whole = depths.iter().all(|depth| depth.is_multiple_of(8));
+            assert!(whole, "{ranks:?}: {depths:?}\n{}", fused.program);
+            assert_eq!(products(&fused.program), 7, "{ranks:?}");
+            let plain = Costs {
+                vector: 1,
+                ..DEVICE
+            };
+            let plain = check_at(&plain, &program, &bindings);
+            assert_eq!(products(&plain.program), 7);
+            let changed = plain.program.to_string() != fused.program.to_string();
+            assert_eq!(changed, ranks.iter().sum::<usize>() % 8 > 0);
+        }
+    }
+}
+
 #[test]
 fn zeros_are_where_the_layout_has_them_only() {
     let all = [Projection::adapted(4, 2), Projection::frozen(4)];
@@ -383,7 +442,8 @@ fn zeros_are_where_the_layout_has_them_only() {
         .iter()
         .position(|pack| pack.parts.len() == 4)
         .unwrap();
-    assert_eq!(layout.packs[pack].shape, [4 + 4 + 2, 4 + 2]);
+    // 4 + 4 + 2 rows of 4 + 2 columns, filled up to whole vectors.
+    assert_eq!(layout.packs[pack].shape, [16, 8]);
     let block = |at, shape| layout::Block { pack, at, shape };
     // Beside the second weight there are zeros; beside the first, its adapter.
     let second = block([4, 0], [4, 4]);
@@ -393,7 +453,7 @@ fn zeros_are_where_the_layout_has_them_only() {
     );
     assert_eq!(layout.padded(&block([0, 0], [4, 4]), 1, [0, 2]), None);
     // Outside, and beside A.
-    assert_eq!(layout.padded(&second, 1, [0, 3]), None);
+    assert_eq!(layout.padded(&second, 1, [0, 5]), None);
     assert_eq!(layout.padded(&block([8, 0], [2, 4]), 1, [0, 2]), None);
     // Below B there are zeros, but only as far as the weights go.
     assert_eq!(
@@ -504,11 +564,8 @@ fn a_residual_that_is_not_formed_costs_no_product_more() {
             .all(|leaf| leaf.name.ends_with("lora_B0.weight"))
     );
     // Where it is not formed, nothing is merged.
-    let costs = Costs {
-        merges: false,
-        ..Costs::default()
-    };
-    let [formed, apart] = [formed, apart].map(|hoisted| check_at(&costs, &hoisted.step, &bindings));
+    let [formed, apart] =
+        [formed, apart].map(|hoisted| check_at(&DEVICE, &hoisted.step, &bindings));
     let values = [&formed, &apart].map(|fused| {
         let mut bindings = bindings.clone();
         fill(&fused.packs, &mut bindings);

@@ -94,6 +94,7 @@ pub fn measure() -> Result<Costs, CostError> {
         outer: fit(&outer, true)?,
         element: element()?,
         merges: true,
+        vector: 1,
     })
 }
 

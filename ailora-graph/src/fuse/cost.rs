@@ -68,10 +68,17 @@ pub struct Costs {
     /// less than float32.
     #[serde(default = "lossless")]
     pub merges: bool,
+    /// The number of columns of which a left side has a multiple, or its product is slow.
+    #[serde(default = "single")]
+    pub vector: usize,
 }
 
 fn lossless() -> bool {
     true
+}
+
+fn single() -> usize {
+    1
 }
 
 impl Default for Costs {
@@ -82,6 +89,7 @@ impl Default for Costs {
             outer: ProductCost::from_seconds([2.8e-12, 4.5e-10, 1.5e-10, 1e-10, 8e-6]),
             element: 2.5e-10,
             merges: true,
+            vector: 1,
         }
     }
 }

@@ -23,6 +23,10 @@ use crate::ir::{
     shape::pitch,
 };
 
+/// Rows and columns of a pack with adapters are multiples of this, filled up with zeros, for products of
+/// whole vectors.
+const VECTOR: usize = 8;
+
 /// A parameter's place in a pack.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
@@ -39,7 +43,7 @@ pub struct Place {
 pub struct Pack {
     /// Its name as a parameter of a fused program.
     pub name: Name,
-    /// Rows and columns, of which the last may be zeros that nothing reads.
+    /// Rows and columns, of which the last may be zeros.
     pub shape: [usize; 2],
     /// The parameters in it.
     pub parts: Vec<Part>,
@@ -384,6 +388,7 @@ impl Layout {
         let name = format!("pack:{}", weights.first()?.0);
         let mut shape = orient([row, column]);
         if !adapters.is_empty() {
+            shape = shape.map(|size| size.next_multiple_of(VECTOR));
             shape[1] = pitch(shape[1]);
         }
         self.push(name.into(), shape, corner, parts);

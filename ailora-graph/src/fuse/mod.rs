@@ -5,6 +5,7 @@
 //! device. Equal regions of different layers are solved once. Parameters whose concatenations the
 //! result reads lie together in [packs](layout).
 
+mod align;
 pub mod cost;
 pub mod equal;
 pub mod extract;
@@ -162,7 +163,10 @@ pub fn solve(region: &Program, layout: Layout, costs: &Costs) -> Result<Report, 
     ];
     let (after, method, seconds) = match &chosen {
         Some(choice) => {
-            let program = rebuild(region, &equal, choice, &layout)?;
+            let mut program = rebuild(region, &equal, choice, &layout)?;
+            if costs.vector > 1 {
+                program = align::align(&program, &layout, costs.vector)?;
+            }
             (program, choice.method, choice.seconds)
         }
         None => (region.clone(), Method::Climb, f64::NAN),

@@ -72,7 +72,7 @@ pub const RULES: &[Rule] = &[
 ];
 
 /// The axis of a stored right side along which the product sums.
-fn inner_axis(op: MatMul) -> usize {
+pub(super) fn inner_axis(op: MatMul) -> usize {
     usize::from(op.trans_b)
 }
 

@@ -289,6 +289,7 @@ pub fn costs(precision: Precision) -> Costs {
         // Read twice and written.
         element: 3.0 * element,
         merges: precision != Precision::Bf16,
+        vector: 16 / bytes as usize,
     }
 }
 

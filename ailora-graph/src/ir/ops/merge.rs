@@ -9,8 +9,8 @@ use crate::ir::{Draw, Operation, Real, Tensor, Type};
 /// adapters in the weights.
 ///
 /// # Shapes
-/// `[m + r, p]` for weights of `[m, n]` with p at least n + r, of which the columns behind n + r are
-/// zero, and the same for the result.
+/// `[m + r, n + r]` or more for weights of `[m, n]`, zero behind those rows and columns, and the same
+/// for the result.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Merge {
     /// `[m, n]`: where the weights end.
@@ -70,12 +70,14 @@ impl Operation for Merge {
     fn infer(&self, args: &[&Type]) -> Result<Type, String> {
         floats(args)?;
         let [pack] = arity(args)?;
-        let [m, n] = self.corner;
-        let rank = match pack.shape[..] {
-            [rows, columns] if rows >= m && columns >= n && rows - m <= columns - n => rows - m,
-            _ => return Err("expected as many columns beside the weights as rows below".into()),
+        let &[rows, columns] = &pack.shape[..] else {
+            return Err("expected a matrix".into());
         };
-        let fits = |own: &Update| own.is_within(self.corner) && own.inner + own.rank <= rank;
+        let fits = |own: &Update| {
+            let end = own.inner + own.rank;
+            let [bottom, right] = self.corner.map(|corner| corner + end);
+            own.is_within(self.corner) && bottom <= rows && right <= columns
+        };
         match self.updates.iter().all(fits) {
             true => Ok(pack),
             false => Err("expected adapters of the pack, for blocks of its weights".into()),

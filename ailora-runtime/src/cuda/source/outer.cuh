@@ -25,11 +25,12 @@ __device__ inline void copy_tile(
 }
 
 // The sums of block `tile` of columns and `share` of the rows: WIDTH x RANK, or RANK x WIDTH if the
-// wide factor comes second.
-template <u32 WIDTH, u32 WIDE_STRIDE, u32 RANK, u32 THIN_STRIDE, bool WIDE_FIRST>
+// wide factor comes second. Of the thin factor COPIED columns are copied, of which SKIPPED come before
+// its own.
+template <u32 WIDTH, u32 WIDE_STRIDE, u32 RANK, u32 THIN_STRIDE, u32 COPIED, u32 SKIPPED, bool WIDE_FIRST>
 __device__ inline void outer(
     const bf16* wide, const bf16* thin, float* sums, u32 tile, u32 share) {
-    constexpr u32 WIDE = TILE * pitch(COLUMNS), STAGE = WIDE + TILE * pitch(RANK);
+    constexpr u32 WIDE = TILE * pitch(COLUMNS), STAGE = WIDE + TILE * pitch(COPIED);
     const u32 first = share * SHARE, end = smaller(first + SHARE, ROWS);
     const u32 steps = divided(end - first, TILE), warp = threadIdx.x / 32 * 32;
     bf16* const stages = reinterpret_cast<bf16*>(shared_memory);
@@ -38,12 +39,12 @@ __device__ inline void outer(
             bf16* to = stages + step % STAGES * STAGE;
             const u32 row = first + step * TILE;
             copy_tile<COLUMNS>(to, wide, WIDE_STRIDE, row, end, tile * COLUMNS, WIDTH);
-            copy_tile<RANK>(to + WIDE, thin, THIN_STRIDE, row, end, 0, RANK);
+            copy_tile<COPIED>(to + WIDE, thin, THIN_STRIDE, row, end, 0, COPIED);
         }
         commit();
     };
 
-    float c[2][RANK / 8][4] = {};
+    float c[2][COPIED / 8][4] = {};
 #pragma unroll
     for (u32 step = 0; step < STAGES - 1; ++step) copy(step);
     for (u32 step = 0; step < steps; ++step) {
@@ -60,14 +61,14 @@ __device__ inline void outer(
                 ldmatrix_transposed(x[m], right(part, pitch(COLUMNS)));
             }
 #pragma unroll
-            for (u32 n = 0; n < RANK / 8; n += 2) {
+            for (u32 n = 0; n < COPIED / 8; n += 2) {
                 // Of the last eight columns the right half is padding.
-                const bf16* part = from + WIDE + k * pitch(RANK) + 8 * n;
-                ldmatrix_transposed(y, down(part, pitch(RANK)));
+                const bf16* part = from + WIDE + k * pitch(COPIED) + 8 * n;
+                ldmatrix_transposed(y, down(part, pitch(COPIED)));
 #pragma unroll
                 for (u32 m = 0; m < 2; ++m) {
                     mma(c[m][n], x[m], y[0], y[1]);
-                    if (n + 1 < RANK / 8) mma(c[m][n + 1], x[m], y[2], y[3]);
+                    if (n + 1 < COPIED / 8) mma(c[m][n + 1], x[m], y[2], y[3]);
                 }
             }
         }
@@ -81,8 +82,10 @@ __device__ inline void outer(
             const u32 column = tile * COLUMNS + warp + 16 * m + lane.row + i / 2 * 8;
             if (column >= WIDTH) continue;
 #pragma unroll
-            for (u32 n = 0; n < RANK / 8; ++n) {
-                const u32 r = 8 * n + lane.column + i % 2;
+            for (u32 n = 0; n < COPIED / 8; ++n) {
+                const u32 r = 8 * n + lane.column + i % 2 - SKIPPED;
+                // Wrapped around, those before the first are large.
+                if (r >= RANK) continue;
                 sums[WIDE_FIRST ? column * RANK + r : r * WIDTH + column] = c[m][n][i];
             }
         }

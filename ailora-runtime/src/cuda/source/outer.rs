@@ -28,9 +28,26 @@ const RESIDENT: usize = 3;
 struct Task {
     number: usize,
     alpha: f32,
-    /// Columns, stride and number among the step's reads.
-    wide: [usize; 3],
-    thin: [usize; 3],
+    wide: Factor,
+    thin: Factor,
+}
+
+/// Columns of rows that lie apart.
+#[derive(Clone, Copy)]
+struct Factor {
+    width: usize,
+    stride: usize,
+    /// Columns before its first one, from where on it is copied.
+    skipped: usize,
+    /// Its number among the step's reads.
+    read: usize,
+}
+
+impl Factor {
+    /// Columns that are copied, some of them perhaps its neighbours'.
+    fn copied(&self) -> usize {
+        (self.skipped + self.width).next_multiple_of(CHUNK)
+    }
 }
 
 /// What the kernel takes, by it; the others by the device's library.
@@ -59,21 +76,23 @@ pub(super) fn actions(
 impl Task {
     /// Nothing, if the kernel does not take these factors or this result.
     fn new(number: usize, outer: Outer, factors: &[Operand], to: Operand) -> Option<Self> {
-        let mut sides = [0, 1].map(|i| {
-            let width = outer.shape[i];
-            [width, factors[i].row_stride(width), 2 * number + i]
+        let mut sides = [0, 1].map(|i| Factor {
+            width: outer.shape[i],
+            stride: factors[i].row_stride(outer.shape[i]),
+            skipped: factors[i].view.start % CHUNK,
+            read: 2 * number + i,
         });
         if outer.shape[0] < outer.shape[1] {
             sides.swap(0, 1);
         }
         let [wide, thin] = sides;
-        let are_aligned = factors.iter().all(|factor| {
-            factor.element == Element::Bf16 && factor.view.start.is_multiple_of(CHUNK)
-        });
-        let lengths = [wide[0], wide[1], thin[0], thin[1]];
-        let fits = are_aligned
+        let is_taken = |factor: &Operand| factor.element == Element::Bf16;
+        let lengths = [wide.width, wide.stride, thin.stride];
+        let fits = factors.iter().all(is_taken)
             && lengths.iter().all(|n| *n > 0 && n.is_multiple_of(CHUNK))
-            && thin[0] <= WIDEST
+            && wide.skipped == 0
+            && thin.width > 0
+            && thin.copied() <= WIDEST
             && to.element == Element::F32
             && to.view.is_dense()
             && to.view.start.is_multiple_of(VECTOR);
@@ -86,18 +105,18 @@ impl Task {
     }
 
     fn tiles(&self) -> usize {
-        self.wide[0].div_ceil(COLUMNS)
+        self.wide.width.div_ceil(COLUMNS)
     }
 
     /// Numbers of the result.
     fn len(&self) -> usize {
-        self.wide[0] * self.thin[0]
+        self.wide.width * self.thin.width
     }
 
     /// Bytes of the tiles in shared memory.
     fn shared(&self) -> usize {
         let pitch = |width: usize| width + CHUNK * (1 + width / CHUNK % 2);
-        size_of::<u16>() * STAGES * TILE * (pitch(COLUMNS) + pitch(self.thin[0]))
+        size_of::<u16>() * STAGES * TILE * (pitch(COLUMNS) + pitch(self.thin.copied()))
     }
 }
 
@@ -169,9 +188,8 @@ impl Actions {
         let (mut body, mut total) = (String::new(), String::new());
         let (mut tile, mut first) = (0, 0);
         for (i, task) in tasks.iter().enumerate() {
-            let ([width, stride, wide], [rank, thin_stride, thin]) = (task.wide, task.thin);
-            let is_first = wide < thin;
-            params.extend([wide, thin].map(Param::Read));
+            let (wide, thin) = (task.wide, task.thin);
+            params.extend([wide.read, thin.read].map(Param::Read));
             let otherwise = if i > 0 { "else " } else { "" };
             declared.extend([
                 format!("const bf16* wide{i}"),
@@ -180,10 +198,17 @@ impl Actions {
             // Writing to a string cannot fail.
             _ = writeln!(
                 body,
-                "    {otherwise}if (tile < {}) {{\n        outer<{width}, {stride}, {rank}, \
-                 {thin_stride}, {is_first}>(\n            wide{i}, thin{i}, to + {first}, tile - {tile}, \
-                 share);\n    }}",
-                tile + task.tiles()
+                "    {otherwise}if (tile < {}) {{\n        outer<{}, {}, {}, {}, {}, {}, {}>(\n            \
+                 wide{i}, thin{i} - {}, to + {first}, tile - {tile}, share);\n    }}",
+                tile + task.tiles(),
+                wide.width,
+                wide.stride,
+                thin.width,
+                thin.stride,
+                thin.copied(),
+                thin.skipped,
+                wide.read < thin.read,
+                thin.skipped,
             );
             _ = writeln!(
                 total,

@@ -444,8 +444,8 @@ fn losses() {
     }
 }
 
-/// Gradients of two projections' adapters whose factors are columns of wider rows: those that the kernel
-/// takes, alone and beside those that it leaves to the library.
+/// Gradients of two projections' adapters whose factors are columns of wider rows, wherever they begin:
+/// those that the kernel takes, alone and beside those that it leaves to the library.
 #[test]
 fn gradients_of_adapters() {
     for (rows, width, [first, second], taken) in [
@@ -454,7 +454,10 @@ fn gradients_of_adapters() {
         (333, 264, [16, 24], 3),
         (700, 128, [64, 32], 2),
         (70, 40, [40, 8], 3),
-        (200, 136, [4, 8], 0),
+        (200, 136, [4, 8], 3),
+        (300, 264, [1, 1], 3),
+        (100, 136, [3, 7], 3),
+        (90, 72, [60, 9], 2),
         (200, 100, [8, 16], 0),
         (90, 256, [72, 8], 1),
     ] {
@@ -462,10 +465,16 @@ fn gradients_of_adapters() {
         let ranks = first + second;
         let ids = p.input("ids", Type::i32([rows])).unwrap();
         // Gathered, as what a loop computes may take the place of an input, which is float32.
-        let [before, after] = [("x", width + ranks), ("dy", 2 * width + ranks)].map(|(name, n)| {
-            let table = p.input(name, Type::f32([rows, n])).unwrap();
-            p.add(Embedding, &[table, ids]).unwrap()
-        });
+        let [before, after] =
+            [("x", width + ranks), ("dy", 2 * width + ranks)].map(|(name, n): (&str, usize)| {
+                let n = if width % 8 > 0 {
+                    n
+                } else {
+                    n.next_multiple_of(8)
+                };
+                let table = p.input(name, Type::f32([rows, n])).unwrap();
+                p.add(Embedding, &[table, ids]).unwrap()
+            });
         let mut columns = |of, start, end| p.slice(of, 1, start, end).unwrap();
         let x = columns(before, 0, width);
         let h1 = columns(before, width, width + first);

@@ -48,7 +48,7 @@ pub(super) fn align(
                 let mut parts = args.to_vec();
                 parts.pop();
                 parts.push(wide[last]);
-                new.add(op.clone(), &parts)
+                new.add(*op, &parts)
             }
             (Op::MatMul(op), &[left, right]) => match filled.lefts.get(&left) {
                 Some(&zeros) => {

@@ -1,19 +1,23 @@
 //! From units to kernels over buffers that have sizes but no places yet.
 
+mod homes;
+mod in_place;
+mod loops;
+
 use std::collections::HashMap;
 
 use ailora_graph::ir::{
     DType, Id, Name, Op, Program, Type,
-    ops::{attention::Operand as Toward, concat::Concat, matmul::MatMul},
-    shape::{broadcast_strides, pitch},
+    ops::{attention::Operand as Toward, matmul::MatMul},
+    shape::broadcast_strides,
 };
 use indexmap::IndexMap;
 
 use super::{
-    IdRange, Input, Instruction, Kernel, Loop, LoopOp, Operand, Outer, Source, Step, Stored,
-    Strided, View,
+    IdRange, Input, Kernel, Loop, Outer, Step, Strided, View,
     units::{Product, Unit, is_fusible},
 };
+use homes::{Home, homes};
 
 /// A plan whose buffers have no places in the arena yet.
 #[derive(Debug, Default)]
@@ -87,80 +91,6 @@ struct Lowering<'a> {
     homes: Vec<Option<Home>>,
 }
 
-/// The place in a concatenation that a node is computed into.
-#[derive(Clone, Copy, Debug)]
-struct Home {
-    concat: Id,
-    axis: usize,
-    start: usize,
-}
-
-/// Where each node is computed that a concatenation reads, so that nothing is left to copy. A node
-/// in two of them has its home in the first.
-fn homes(program: &Program, schedule: &[Unit], readers: &[Vec<Id>]) -> Vec<Option<Home>> {
-    let mut homes = vec![None; program.len()];
-    let live = program.live();
-    for concat in program.ids().filter(|&id| live[usize::from(id)]) {
-        let Op::Concat(op) = &program[concat].op else {
-            continue;
-        };
-        let mut start = 0;
-        for &arg in &program[concat].args {
-            let mut owner = arg;
-            while let Op::Reshape(_) = program[owner].op {
-                owner = program[owner].args[0];
-            }
-            let home = &mut homes[usize::from(owner)];
-            if home.is_none() && writes_rows(&program[owner].op) {
-                *home = Some(Home {
-                    concat,
-                    axis: op.axis,
-                    start,
-                });
-            }
-            start += program.shape(arg)[op.axis];
-        }
-    }
-    // A product that is left in the memory of what it is added to has its home there.
-    for unit in schedule.iter().rev() {
-        if let Unit::Gemm {
-            node,
-            onto: Some(onto),
-            ..
-        } = unit
-            && is_for_sum(program, readers, *onto)
-        {
-            let home = homes[usize::from(*node)].take();
-            let under = &mut homes[usize::from(*onto)];
-            *under = under.or(home.filter(|_| writes_rows(&program[*onto].op)));
-        }
-    }
-    homes
-}
-
-/// Whether a value in memory of its own is computed for one sum only, which may be left there.
-fn is_for_sum(program: &Program, readers: &[Vec<Id>], onto: Id) -> bool {
-    let op = &program[onto].op;
-    let owns_memory = op.operation().is_some() && !op.is_view() && !matches!(op, Op::Concat(_));
-    let is_output = program.outputs().values().any(|&output| output == onto);
-    owns_memory && !is_output && readers[usize::from(onto)].len() == 1
-}
-
-/// Whether the kernel of an operation leaves gaps between rows as they are.
-fn writes_rows(op: &Op) -> bool {
-    is_fusible(op)
-        || matches!(
-            op,
-            Op::Input(_)
-                | Op::MatMul(_)
-                | Op::Attention(_)
-                | Op::AttentionGrad(_)
-                | Op::Rotary(_)
-                | Op::Concat(_)
-                | Op::Permute(_)
-        )
-}
-
 fn last_uses(program: &Program, schedule: &[Unit], biased: &HashMap<Id, [Id; 2]>) -> Vec<usize> {
     let mut last = vec![0; program.len()];
     for (time, unit) in schedule.iter().enumerate() {
@@ -230,19 +160,6 @@ impl Lowering<'_> {
                 self.gemm(*product, op, *alpha as f32, *onto, view);
             }
         }
-    }
-
-    /// Whether a product that is added to `onto` is left in its memory.
-    fn takes_sum(&self, onto: Id, node: Id, product: Id, time: usize) -> bool {
-        let view = self.view(onto);
-        let factors = &self.program[product].args;
-        is_for_sum(self.program, &self.readers, onto)
-            || (self.homes[usize::from(node)].is_none()
-                && self.is_value(onto)
-                && self.dies(onto, time)
-                && factors
-                    .iter()
-                    .all(|&factor| self.view(factor).buffer != view.buffer))
     }
 
     /// `alpha · product`, plus `onto`, which may lie where the result is left.
@@ -531,148 +448,6 @@ impl Lowering<'_> {
         }
     }
 
-    /// A loop over the members' common shape.
-    fn fused(&mut self, time: usize, members: &[Id]) {
-        let program = self.program;
-        let whole_rows = members
-            .iter()
-            .any(|&id| loop_op(&program[id].op).needs_row());
-        let shape = program.shape(members[0]).to_vec();
-        let mut operands: Vec<Id> = Vec::new();
-        let mut instructions = Vec::new();
-        for (to, &id) in members.iter().enumerate() {
-            let args = program[id].args.iter().map(|&arg| {
-                if let Some(register) = members.iter().position(|&member| member == arg) {
-                    return Source::Register(register);
-                }
-                if let Op::Const(value) = &program[arg].op {
-                    return Source::Number(value.0 as f32);
-                }
-                let known = operands.iter().position(|&operand| operand == arg);
-                Source::Operand(known.unwrap_or_else(|| {
-                    operands.push(arg);
-                    operands.len() - 1
-                }))
-            });
-            let args = args.collect();
-            let op = loop_op(&program[id].op);
-            instructions.push(Instruction { op, args, to });
-        }
-        let leaves: Vec<Id> = members
-            .iter()
-            .copied()
-            .filter(|&id| self.units[usize::from(id)][0] == time && self.is_read_outside(id, time))
-            .collect();
-        let reads: Vec<View> = operands.iter().map(|&id| self.view(id)).collect();
-        let mut taken: Vec<usize> = Vec::new();
-        let writes: Vec<View> = leaves
-            .iter()
-            .map(|&id| {
-                let dying = operands.iter().copied().find(|&operand| {
-                    let buffer = self.view(operand).buffer;
-                    program.shape(operand) == shape
-                        && !taken.contains(&buffer)
-                        && operands
-                            .iter()
-                            .all(|&o| o == operand || self.view(o).buffer != buffer)
-                        && self.replaces(operand, id, time)
-                });
-                let view = match dying {
-                    Some(operand) => self.view(operand),
-                    None => self.place(id),
-                };
-                taken.push(view.buffer);
-                self.views[usize::from(id)] = Some(view);
-                view
-            })
-            .collect();
-        let operand_strides = operands.iter().zip(&reads).map(|(&id, view)| {
-            let own = program.shape(id);
-            let lead = shape.len() - own.len();
-            let mut strides = vec![0; shape.len()];
-            for (axis, stride) in view.strides(own).into_iter().enumerate() {
-                strides[lead + axis] = if own[axis] == 1 { 0 } else { stride };
-            }
-            strides
-        });
-        let result_strides = writes.iter().map(|view| view.strides(&shape));
-        let strides = operand_strides.chain(result_strides).collect();
-        let domain = Domain::collapsed(&shape, strides, whole_rows);
-        let registers = leaves
-            .iter()
-            .filter_map(|id| members.iter().position(|member| member == id));
-        let kernel = domain.walk(instructions, registers.collect(), whole_rows);
-        self.out.steps.push(Step {
-            kernel: Kernel::Loop(kernel),
-            reads,
-            writes,
-        });
-    }
-
-    /// Whether a result may take the place of an operand: what lies there is read before it is stored.
-    fn replaces(&self, operand: Id, result: Id, time: usize) -> bool {
-        self.homes[usize::from(result)].is_none()
-            && self.is_value(operand)
-            && (self.dies(operand, time) || self.part_dies(operand, result, time))
-    }
-
-    fn is_value(&self, id: Id) -> bool {
-        self.out.buffers[self.view(id).buffer].kind == Kind::Value
-    }
-
-    /// Whether nothing reads an operand's buffer later.
-    fn dies(&self, operand: Id, time: usize) -> bool {
-        let owner = self.program.source(operand);
-        let view = self.view(operand);
-        self.last_use[usize::from(owner)] == time
-            && view.len() == self.out.buffers[view.buffer].len
-            // What it joins may be read later.
-            && !matches!(self.program[owner].op, Op::Concat(_))
-    }
-
-    /// Whether a result may take the place of an operand that is columns of a wider value,
-    /// since all else that reads the value reads other columns.
-    fn part_dies(&self, operand: Id, result: Id, time: usize) -> bool {
-        let program = self.program;
-        if self.is_output(result) || self.is_read_outside(operand, time) {
-            return false;
-        }
-        let mut part = operand;
-        while program[part].op.is_view() {
-            let whole = program[part].args[0];
-            let apart = |other: Id| match (&program[part].op, &program[other].op) {
-                (Op::Slice(a), Op::Slice(b)) => {
-                    a.axis == b.axis && (a.end <= b.start || b.end <= a.start)
-                }
-                _ => false,
-            };
-            let mut readers = self.readers[usize::from(whole)].iter();
-            if self.is_output(whole) || !readers.all(|&other| other == part || apart(other)) {
-                return false;
-            }
-            part = whole;
-        }
-        // What has its home elsewhere may be read there.
-        part != operand
-            && self.homes[usize::from(part)].is_none()
-            && !matches!(program[part].op, Op::Concat(_))
-    }
-
-    fn is_output(&self, id: Id) -> bool {
-        self.program.outputs().values().any(|&output| output == id)
-    }
-
-    /// Whether something reads a node's memory beside the unit of that time.
-    fn is_read_outside(&self, id: Id, time: usize) -> bool {
-        let own = &self.units[usize::from(id)];
-        let mut readers = self.readers[usize::from(id)].iter();
-        let reads = |reader: &Id| {
-            let mut units = self.units[usize::from(*reader)].iter();
-            units.any(|unit| *unit != time && !own.contains(unit))
-        };
-        self.is_output(id) || readers.any(reads)
-    }
-
     fn step(&mut self, kernel: Kernel, reads: Vec<View>, to: View) {
         self.out.steps.push(Step {
             kernel,
@@ -684,44 +459,6 @@ impl Lowering<'_> {
     fn buffer(&mut self, len: usize, kind: Kind) -> View {
         self.out.buffers.push(Storage { len, kind });
         View::dense(self.out.buffers.len() - 1, 0, len)
-    }
-
-    /// Where a node is computed: its home if it has one, or a buffer of its own.
-    fn place(&mut self, id: Id) -> View {
-        if let Some(view) = self.views[usize::from(id)] {
-            return view;
-        }
-        let view = self.at_home(id).unwrap_or_else(|| self.own(id));
-        self.views[usize::from(id)] = Some(view);
-        view
-    }
-
-    /// A buffer for a node. Rows that lie side by side in it begin where products read them fast.
-    fn own(&mut self, id: Id) -> View {
-        let ty = self.program.ty(id);
-        match self.program[id].op {
-            Op::Concat(Concat { axis }) if axis + 1 == ty.rank() => {
-                let width = ty.shape[axis];
-                let (rows, stride) = (ty.len() / width.max(1), pitch(width));
-                let whole = self.buffer(rows * stride, Kind::Value);
-                View::spaced(whole.buffer, rows, width, stride)
-            }
-            _ => self.buffer(ty.len(), Kind::Value),
-        }
-    }
-
-    fn at_home(&mut self, id: Id) -> Option<View> {
-        let home = self.homes[usize::from(id)]?;
-        let program = self.program;
-        let whole = self.place(home.concat);
-        let shape = program.shape(home.concat);
-        // The node may be another shape of the concatenation's argument.
-        let mut part = shape.to_vec();
-        let len: usize = part.iter().product::<usize>() / part[home.axis].max(1);
-        part[home.axis] = program.ty(id).len() / len.max(1);
-        whole
-            .part(shape, home.axis, home.start, &part)?
-            .reshaped(program.shape(id))
     }
 
     /// A node's value without gaps.
@@ -764,179 +501,4 @@ fn readers(program: &Program) -> Vec<Vec<Id>> {
         }
     }
     readers
-}
-
-fn loop_op(op: &Op) -> LoopOp {
-    match op {
-        Op::Unary(op) => LoopOp::Unary(*op),
-        Op::Binary(op) => LoopOp::Binary(*op),
-        Op::Dropout(op) => LoopOp::Dropout {
-            rate: op.rate.0,
-            stream: op.stream.clone(),
-        },
-        Op::Softmax(_) => LoopOp::Softmax,
-        Op::SoftmaxGrad(_) => LoopOp::SoftmaxGrad,
-        Op::Normalize(op) => LoopOp::Normalize {
-            centered: op.centered,
-            eps: op.eps.0 as f32,
-        },
-        Op::NormalizeGrad(op) => LoopOp::NormalizeGrad {
-            centered: op.centered,
-            eps: op.eps.0 as f32,
-        },
-        // An expansion is its operand, walked with strides of 0.
-        _ => LoopOp::Copy,
-    }
-}
-
-/// The shape that a loop walks, and the strides of each operand along it.
-struct Domain {
-    shape: Vec<usize>,
-    strides: Vec<Vec<usize>>,
-}
-
-impl Domain {
-    /// `shape` with as few axes as the operands allow: axes of size 1 are dropped, and neighbours
-    /// that every operand walks as one are one. The last axis is kept where rows must stay whole.
-    fn collapsed(shape: &[usize], strides: Vec<Vec<usize>>, whole_rows: bool) -> Self {
-        let mut domain = Self {
-            shape: Vec::new(),
-            strides: vec![Vec::new(); strides.len()],
-        };
-        for (axis, &size) in shape.iter().enumerate() {
-            let is_row = whole_rows && axis + 1 == shape.len();
-            if size == 1 && !is_row {
-                continue;
-            }
-            let continues = |(own, all): (&Vec<usize>, &Vec<usize>)| {
-                own.last().is_some_and(|&outer| outer == all[axis] * size)
-            };
-            let merges = !is_row
-                && !domain.shape.is_empty()
-                && domain.strides.iter().zip(&strides).all(continues);
-            if merges {
-                if let Some(last) = domain.shape.last_mut() {
-                    *last *= size;
-                }
-                for (own, all) in domain.strides.iter_mut().zip(&strides) {
-                    own.pop();
-                    own.push(all[axis]);
-                }
-            } else {
-                domain.shape.push(size);
-                for (own, all) in domain.strides.iter_mut().zip(&strides) {
-                    own.push(all[axis]);
-                }
-            }
-        }
-        // Columns lie side by side; what does not is rows of one column.
-        if domain.strides.iter().any(|own| own.last() > Some(&1)) {
-            domain.shape.push(1);
-            domain.strides.iter_mut().for_each(|own| own.push(0));
-        }
-        domain
-    }
-
-    /// The loop over it; the strides of its results are the last ones.
-    fn walk(self, instructions: Vec<Instruction>, results: Vec<usize>, whole_rows: bool) -> Loop {
-        let (width, rows) = match self.shape.split_last() {
-            Some((&width, rows)) => (width, rows.to_vec()),
-            None => (1, Vec::new()),
-        };
-        let mut operands: Vec<Operand> = self
-            .strides
-            .into_iter()
-            .map(|mut strides| Operand {
-                column: strides.pop().unwrap_or(0),
-                rows: strides,
-            })
-            .collect();
-        let stored = operands.split_off(operands.len() - results.len());
-        let results = stored
-            .into_iter()
-            .zip(results)
-            .map(|(walked, register)| Stored {
-                register,
-                rows: walked.rows,
-                is_distant: false,
-            })
-            .collect();
-        let mut walk = Loop {
-            rows,
-            width,
-            whole_rows,
-            operands,
-            registers: instructions.len(),
-            instructions,
-            results,
-        };
-        walk.reuse_registers();
-        walk
-    }
-}
-
-impl Loop {
-    /// Writes a number to a tensor without dimensions.
-    fn fill(number: f32) -> Self {
-        Self {
-            rows: Vec::new(),
-            width: 1,
-            whole_rows: false,
-            operands: Vec::new(),
-            instructions: vec![Instruction {
-                op: LoopOp::Copy,
-                args: vec![Source::Number(number)],
-                to: 0,
-            }],
-            registers: 1,
-            results: vec![Stored {
-                register: 0,
-                rows: Vec::new(),
-                is_distant: false,
-            }],
-        }
-    }
-
-    /// Renames registers so that one whose value is no longer read is written again. A result is
-    /// read at the end.
-    fn reuse_registers(&mut self) {
-        let mut last_read = vec![0; self.registers];
-        for (time, instruction) in self.instructions.iter().enumerate() {
-            for arg in &instruction.args {
-                if let Source::Register(register) = arg {
-                    last_read[*register] = time;
-                }
-            }
-        }
-        for result in &self.results {
-            last_read[result.register] = usize::MAX;
-        }
-        let mut names = vec![0; self.registers];
-        let mut free: Vec<usize> = Vec::new();
-        let mut used = 0;
-        for (time, instruction) in self.instructions.iter_mut().enumerate() {
-            let mut dying = Vec::new();
-            for arg in &mut instruction.args {
-                if let Source::Register(register) = arg {
-                    let name = names[*register];
-                    if last_read[*register] == time && !dying.contains(&name) {
-                        dying.push(name);
-                    }
-                    *register = name;
-                }
-            }
-            // The result is none of the arguments, so those are free only afterwards.
-            let name = free.pop().unwrap_or_else(|| {
-                used += 1;
-                used - 1
-            });
-            names[instruction.to] = name;
-            instruction.to = name;
-            free.extend(dying);
-        }
-        for result in &mut self.results {
-            result.register = names[result.register];
-        }
-        self.registers = used;
-    }
 }

@@ -48,7 +48,8 @@ fn ten_fused_steps_equal_the_interpreters() {
             .map(|r| r.seconds[0] * r.count as f64)
             .sum();
         assert!(fused < unfused);
-        // Each frozen weight is there once: as a residual it is neither whole nor in two packs.
+        // Each frozen weight is there once: as a residual it is neither whole nor in two packs, which
+        // are filled up to whole vectors.
         let hoisted = hoist(&step).unwrap().step;
         let read: usize = hoisted
             .frozen_parameters()
@@ -58,7 +59,7 @@ fn ten_fused_steps_equal_the_interpreters() {
         engine.release_unread();
         let plan_reads = engine.plan(plan).parameter_bytes() / 4;
         assert!(
-            read <= plan_reads && plan_reads <= read + read / 20,
+            read <= plan_reads && plan_reads <= read + read / 15,
             "{read} {plan_reads}"
         );
         // A device has the packs; here are their parts.

@@ -12,6 +12,8 @@ for precision in "$@"; do
         CARGO_MANIFEST_DIR=$root/$(dirname "$test") "bin/$(basename "$test")" --test-threads 1 || failed=1
     done
 done
+echo "== several threads"
+bin/ailora_runtime cuda::execute || failed=1
 echo "== errors"
 bin/ailora_runtime cuda::device || failed=1
 exit $failed

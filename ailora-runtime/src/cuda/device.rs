@@ -1,7 +1,7 @@
 //! A device, its memory, and the handles of the libraries on it.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicUsize, Ordering},
 };
 
@@ -21,6 +21,14 @@ use cudarc::{
 use super::{CudaError, error::During, library, source::Target};
 
 const MIB: usize = 1 << 20;
+
+static CAPTURES: Mutex<()> = Mutex::new(());
+
+/// To be held while work is captured, and while a library's handle goes, which waits for all of the
+/// device: during a capture that may not be, on any thread, and makes the capture fail.
+pub(super) fn no_other_captures() -> MutexGuard<'static, ()> {
+    CAPTURES.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// One device with one stream of work on it.
 #[derive(Debug)]
@@ -313,6 +321,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        let _guard = no_other_captures();
         // SAFETY: nothing uses the handle any more. What fails here is of no use to anyone.
         unsafe { blas::destroy_handle(self.blas) }.ok();
     }

@@ -11,7 +11,7 @@ use indexmap::{IndexMap, IndexSet};
 
 use super::{
     CudaError, Element, Resources,
-    device::{Buffer, Device},
+    device::{Buffer, Device, no_other_captures},
     error::During,
     gemm,
     source::{self, Action, Actions, Param, Target},
@@ -220,6 +220,7 @@ impl Executable {
         which: impl Fn(usize) -> bool,
     ) -> Result<Option<CudaGraph>, CudaError> {
         let stream = cuda.device.stream();
+        let _guard = no_other_captures();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).during("capturing a plan")?;
         let steps = self.launches.iter().enumerate();
@@ -468,4 +469,61 @@ pub(super) fn read(
 
 fn aligned(bytes: usize) -> usize {
     bytes.next_multiple_of(256)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        thread,
+    };
+
+    use ailora_graph::ir::{Program, Type};
+
+    use super::*;
+    use crate::{
+        cuda::{Cuda, Options},
+        plan::plan,
+        store::Params,
+        weights::Weights,
+    };
+
+    const DRAW: Draw = Draw { seed: 3, step: 5 };
+
+    /// Closing a device waits for all work on it, which no thread may do while another captures.
+    #[test]
+    fn plans_are_captured_while_other_threads_open_and_close_the_device() {
+        const OTHERS: usize = 30;
+        let options = Options::default();
+        let Ok(mut cuda) = Cuda::open(&options) else {
+            println!("skipped: there is no device");
+            return;
+        };
+        let mut p = Program::new();
+        let x = p.input("x", Type::f32([64, 64])).unwrap();
+        let square = p.matmul(x, false, x, true).unwrap();
+        p.set_output("square", square);
+        let (plan, data) = (plan(&p), vec![1.0; 64 * 64]);
+        let mut weights = Weights::new(Params::new());
+        let closed = AtomicUsize::new(0);
+        let (mut captured, mut runs) = (0, 0);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while closed.load(Ordering::Relaxed) < OTHERS {
+                    drop(Cuda::open(&options));
+                    closed.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            while closed.load(Ordering::Relaxed) < OTHERS {
+                let inputs = [("x", Value::F32(&data))];
+                let ran = cuda
+                    .add(&plan)
+                    .and_then(|()| cuda.execute(runs, &plan, &mut weights, &inputs, DRAW));
+                runs += 1;
+                captured += usize::from(ran.is_ok() && cuda.programs[runs - 1].graph.is_some());
+            }
+        });
+        assert!(runs > OTHERS);
+        assert_eq!(captured, runs);
+    }
 }

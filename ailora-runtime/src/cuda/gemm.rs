@@ -15,7 +15,7 @@ use cudarc::{
 
 use super::{
     CudaError, Device,
-    device::{Buffer, Rectangle},
+    device::{Buffer, Rectangle, no_other_captures},
     error::During,
     source::{Element, Matrix, Product},
 };
@@ -200,6 +200,7 @@ impl Products {
 
 impl Drop for Products {
     fn drop(&mut self) {
+        let _guard = no_other_captures();
         // SAFETY: used no more.
         unsafe { lt::destroy_handle(self.handle) }.ok();
     }

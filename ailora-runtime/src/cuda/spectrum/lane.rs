@@ -17,7 +17,7 @@ use crate::{
     cuda::{
         CudaError, Device,
         compile::{Compiler, ENTRY},
-        device::Buffer,
+        device::{Buffer, no_other_captures},
         error::During,
         library,
     },
@@ -91,6 +91,7 @@ unsafe impl Send for Lane {}
 
 impl Drop for Lane {
     fn drop(&mut self) {
+        let _guard = no_other_captures();
         // SAFETY: used no more.
         unsafe { dense::dn_destroy(self.handle) }.ok();
     }

@@ -24,6 +24,8 @@ use crate::{
 
 /// Buffers of at most this many elements are kept in float32: losses, norms, counts.
 const FEW: usize = 16;
+/// Runs of a plan that try to capture it.
+const TRIES: usize = 3;
 
 /// A plan's kernels, compiled, and where its values lie.
 pub(super) struct Executable {
@@ -38,8 +40,8 @@ pub(super) struct Executable {
     /// The arena that `launches` and `graph` are for.
     arena: CUdeviceptr,
     graph: Option<CudaGraph>,
-    /// Whether a launch cannot be captured.
-    uncapturable: bool,
+    /// How often it is still tried to capture them.
+    tries: usize,
 }
 
 // SAFETY: a graph is launched by one thread at a time, the one that has the executable.
@@ -171,7 +173,7 @@ impl Executable {
             launches: Vec::new(),
             arena: 0,
             graph: None,
-            uncapturable: false,
+            tries: TRIES,
         })
     }
 
@@ -199,15 +201,16 @@ impl Executable {
         for launches in &self.launches {
             launches.iter().try_for_each(|launch| cuda.launch(launch))?;
         }
-        if self.uncapturable {
+        if self.tries == 0 {
             return Ok(());
         }
         match self.capture(cuda, |_| true) {
             Ok(graph) => self.graph = graph,
-            // The library has products of small or unaligned operands that it does not capture.
+            // The library has products of small or unaligned operands that it does not capture; and
+            // what another thread asks of the device may end a capture.
             Err(why) => {
                 tracing::debug!(%why, "a plan is launched kernel by kernel");
-                self.uncapturable = true;
+                self.tries -= 1;
             }
         }
         Ok(())

@@ -178,3 +178,21 @@ fn rows_of_what_lies_side_by_side_begin_where_products_read_them_fast() {
         }
     }
 }
+
+/// Queries, keys, values and what adapters make of their input, as one product of merged weights.
+#[test]
+fn rows_of_wide_products_begin_at_lines() {
+    for rank in [3, 8] {
+        let adapted = Projection::adapted(WIDTH, rank);
+        let projections = [adapted, Projection::frozen(WIDTH), adapted];
+        let (_, _, plan) = compiled(&projections, Layout::OutIn, true, Costs::default());
+        let width = 3 * WIDTH + 2 * rank;
+        let mut writes = plan.steps.iter().flat_map(|step| &step.writes);
+        let wide = writes.find(|view| view.width == width || view.len() == ROWS * width);
+        let stride = match wide.unwrap() {
+            view if view.is_dense() => width,
+            view => view.stride,
+        };
+        assert_eq!(stride, if rank == 3 { pitch(width) } else { width });
+    }
+}

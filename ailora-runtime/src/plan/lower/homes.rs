@@ -86,6 +86,9 @@ fn writes_rows(op: &Op) -> bool {
         )
 }
 
+/// Elements of a line of a processor's caches.
+const LINE: usize = 16;
+
 impl Lowering<'_> {
     /// Where a node is computed: its home if it has one, or a buffer of its own.
     pub(super) fn place(&mut self, id: Id) -> View {
@@ -100,15 +103,32 @@ impl Lowering<'_> {
     /// A buffer for a node. Rows that lie side by side in it begin where products read them fast.
     fn own(&mut self, id: Id) -> View {
         let ty = self.program.ty(id);
-        match self.program[id].op {
-            Op::Concat(Concat { axis }) if axis + 1 == ty.rank() => {
-                let width = ty.shape[axis];
-                let (rows, stride) = (ty.len() / width.max(1), pitch(width));
-                let whole = self.buffer(rows * stride, Kind::Value);
-                View::spaced(whole.buffer, rows, width, stride)
+        let last = ty.rank().saturating_sub(1);
+        let is_joined = match &self.program[id].op {
+            Op::Concat(Concat { axis }) => *axis == last,
+            // Others may be dense: those whose rows begin at lines.
+            Op::MatMul(_) => {
+                !ty.shape[last].is_multiple_of(LINE) && self.is_read_in_columns(id, last)
             }
-            _ => self.buffer(ty.len(), Kind::Value),
+            _ => false,
+        };
+        if !is_joined {
+            return self.buffer(ty.len(), Kind::Value);
         }
+        let width = ty.shape[last];
+        let (rows, stride) = (ty.len() / width.max(1), pitch(width));
+        let whole = self.buffer(rows * stride, Kind::Value);
+        View::spaced(whole.buffer, rows, width, stride)
+    }
+
+    /// Whether a node is several in one, each of them some columns.
+    fn is_read_in_columns(&self, id: Id, last: usize) -> bool {
+        let mut readers = self.readers[usize::from(id)].iter();
+        let reads_columns = |&reader: &Id| match &self.program[reader].op {
+            Op::Slice(slice) => slice.axis == last,
+            _ => false,
+        };
+        !self.is_output(id) && readers.all(reads_columns)
     }
 
     fn at_home(&mut self, id: Id) -> Option<View> {

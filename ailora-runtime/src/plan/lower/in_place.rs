@@ -67,7 +67,7 @@ impl Lowering<'_> {
             && !matches!(program[part].op, Op::Concat(_))
     }
 
-    fn is_output(&self, id: Id) -> bool {
+    pub(super) fn is_output(&self, id: Id) -> bool {
         self.program.outputs().values().any(|&output| output == id)
     }
 

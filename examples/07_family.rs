@@ -123,6 +123,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config {
         family: &FAMILY,
         architecture: Arc::from((FAMILY.read)(json.to_string().as_bytes())?),
+        notes: Vec::new(),
         json: json.as_object().cloned().unwrap_or_default(),
     };
     let model = Model::new(config, Head::classification(2))?;

@@ -10,6 +10,10 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::{
+    closed::{
+        Note,
+        json::{self, JsonError},
+    },
     family::{Architecture, FAMILIES, Family},
     gguf::{self, Gguf, GgufError},
 };
@@ -23,27 +27,16 @@ pub struct Config {
     pub architecture: Arc<dyn Architecture>,
     /// The file as it is.
     pub json: Map<String, Value>,
+    /// What of it is not used.
+    pub notes: Vec<Note>,
 }
 
 /// A `config.json` that cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}; a model folder needs the config.json that it was published with", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The file is not a JSON object.
-    #[error("{}: not a JSON object: {source}", path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with line and column.
-        source: serde_json::Error,
-    },
+    /// The file cannot be read as a JSON object.
+    #[error("{0}; a model folder needs the config.json that it was published with")]
+    Json(#[from] JsonError),
     /// The model is of no known family.
     #[error("{}: `model_type` is {found}; expected one of {known}", path.display())]
     Family {
@@ -146,20 +139,17 @@ impl Config {
     pub fn from_dir(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join("config.json");
         let gguf = gguf::find(dir).filter(|_| !path.is_file());
-        let (path, bytes) = match gguf {
+        let (path, json) = match gguf {
             Some(path) => {
                 let json = Gguf::open(&path)?.config()?;
-                (path, Value::from(json).to_string().into_bytes())
+                (path, json)
             }
-            None => match std::fs::read(&path) {
-                Ok(bytes) => (path, bytes),
-                Err(source) => return Err(ConfigError::Read { path, source }),
-            },
+            None => {
+                let json = json::object(&path, json::LIMIT)?;
+                (path, json)
+            }
         };
-        let json: Map<String, Value> = match serde_json::from_slice(&bytes) {
-            Ok(json) => json,
-            Err(source) => return Err(ConfigError::Json { path, source }),
-        };
+        let bytes = Value::from(json.clone()).to_string().into_bytes();
         let model_type = json.get("model_type").and_then(Value::as_str);
         let Some(family) = FAMILIES.iter().find(|f| Some(f.model_type) == model_type) else {
             return Err(ConfigError::Family {
@@ -178,6 +168,7 @@ impl Config {
                 family,
                 architecture: architecture.into(),
                 json,
+                notes: Vec::new(),
             }),
             Err(source) => Err(ConfigError::Field { path, source }),
         }

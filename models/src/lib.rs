@@ -18,6 +18,7 @@
 
 pub mod batch;
 pub mod classification;
+pub mod closed;
 pub mod config;
 pub mod embedded;
 pub mod family;

@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::{
     batch::Shape,
+    closed::Note,
     config::{Config, ConfigError},
     head::Head,
     model::{Model, ModelError},
@@ -156,6 +157,7 @@ impl Pretrained {
             applied: weights.keys().cloned().collect(),
             initialised: Vec::new(),
             unused,
+            notes: model.config().notes.clone(),
         };
         Ok(Self {
             dir: dir.to_owned(),
@@ -377,6 +379,8 @@ pub struct LoadReport {
     pub initialised: Vec<Initialised>,
     /// Tensors that the model has no use for, by the name they have in the files.
     pub unused: Vec<String>,
+    /// What else of the folder's files is not used.
+    pub notes: Vec<Note>,
 }
 
 /// A weight that was given a start.

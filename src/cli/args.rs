@@ -6,7 +6,7 @@ use ailora::{
     AdaptConfig, Method, Scaling,
     adapter::{Site, SiteOverride},
     finetune::{Model, backend, read_yaml},
-    models::{embedded, task::Task},
+    models::{embedded, pretrained::LoadReport, task::Task},
     runtime::backend::{Backend, Device, Precision},
 };
 use clap::Args;
@@ -113,6 +113,32 @@ fn site(text: &str) -> Result<(String, SiteOverride), String> {
     Ok((pattern.to_owned(), change))
 }
 
+/// What becomes of fields of a model's files that are not used.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct StrictArgs {
+    /// Refuse a model whose files have fields that are not used, instead of saying so.
+    #[arg(long)]
+    pub strict: bool,
+}
+
+impl StrictArgs {
+    /// Says what is not used of the model's files, or refuses it.
+    pub fn check(self, model: &Model) -> Result<(), Error> {
+        if self.strict {
+            model.strict()?;
+        }
+        say(&model.pretrained.report);
+        Ok(())
+    }
+}
+
+/// Says what is not used of a model's files.
+pub fn say(report: &LoadReport) {
+    for note in &report.notes {
+        eprintln!("note: {note}");
+    }
+}
+
 /// A model for a task.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
@@ -122,13 +148,17 @@ pub struct ModelArgs {
     /// The task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp or math.
     #[arg(long)]
     pub task: String,
+    #[command(flatten)]
+    strict: StrictArgs,
 }
 
 impl ModelArgs {
     /// Loads the model; if `complete`, its files must hold a head for the task.
     pub fn open(&self, complete: bool) -> Result<(Model, &'static Task), Error> {
         let task = Task::parse(&self.task)?;
-        Ok((Model::open(&self.model, task, 0, complete)?, task))
+        let model = Model::open(&self.model, task, 0, complete)?;
+        self.strict.check(&model)?;
+        Ok((model, task))
     }
 
     /// The projections of the model with adapters.

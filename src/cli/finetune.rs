@@ -18,7 +18,11 @@ use ailora::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Error, args::AdapterArgs, table};
+use super::{
+    Error,
+    args::{AdapterArgs, StrictArgs, say},
+    table,
+};
 
 /// The settings of a run: flags win over the file of `--config`, which wins over the defaults.
 #[derive(Debug, clap::Args)]
@@ -94,6 +98,8 @@ pub struct Args {
     /// What a device computes products in: f32, tf32 or bf16 [default: f32].
     #[arg(long)]
     precision: Option<Precision>,
+    #[command(flatten)]
+    strict: StrictArgs,
 }
 
 pub fn schedule(text: &str) -> Result<ScheduleKind, String> {
@@ -135,6 +141,7 @@ impl Args {
         settings.rows = self.rows.or(settings.rows);
         settings.max_steps = self.max_steps.or(settings.max_steps);
         settings.gradient_checkpointing |= self.gradient_checkpointing;
+        settings.strict |= self.strict.strict;
         settings.optimizer.weight_decay =
             self.weight_decay.unwrap_or(settings.optimizer.weight_decay);
         if let Some(clip) = self.clip {
@@ -223,6 +230,7 @@ impl Screen {
                 rows,
             } => {
                 eprintln!("{report}");
+                say(report);
                 eprintln!("{}", table::sites(sites));
                 eprintln!(
                     "trained: {} of {} parameters ({:.3}%), on {} rows",

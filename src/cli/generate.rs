@@ -14,7 +14,10 @@ use ailora::{
 };
 use serde_json::json;
 
-use super::{Error, args::DeviceArgs};
+use super::{
+    Error,
+    args::{DeviceArgs, StrictArgs},
+};
 
 /// What is generated, and how.
 #[derive(Debug, clap::Args)]
@@ -24,6 +27,8 @@ pub struct Args {
     model: String,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    strict: StrictArgs,
     /// A folder with an adapter.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -117,6 +122,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         prompts = prompts.iter().map(|text| task.prompt(text)).collect();
     }
     let model = Model::generating(&args.model)?;
+    args.strict.check(&model)?;
     let options = Options {
         strategy: args.strategy(),
         max_new_tokens: args.max_new_tokens,

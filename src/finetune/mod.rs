@@ -22,6 +22,7 @@ use ailora_graph::{
 use ailora_models::{
     batch::Encoded,
     classification::{Batching, Classification, ClassificationError, Predictor},
+    closed::Unused,
     config::Config,
     embedded::{self, cache_folder},
     generate::Generator,
@@ -60,6 +61,8 @@ pub enum Error {
     Model(#[from] ModelError),
     #[error(transparent)]
     Pretrained(#[from] PretrainedError),
+    #[error(transparent)]
+    Unused(#[from] Unused),
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]
@@ -224,10 +227,23 @@ impl Model {
         } else {
             pretrained.initialise_head(seed);
         }
+        let tokenizer = pretrained.tokenizer()?;
+        pretrained.report.notes.extend_from_slice(tokenizer.notes());
         Ok(Self {
-            tokenizer: pretrained.tokenizer()?,
             pretrained,
+            tokenizer,
         })
+    }
+
+    /// Nothing of the folder's files may be unused.
+    ///
+    /// # Errors
+    /// Something is; [`LoadReport::notes`] says what.
+    pub fn strict(&self) -> Result<(), Unused> {
+        match &self.pretrained.report.notes[..] {
+            [] => Ok(()),
+            notes => Err(Unused(notes.to_vec())),
+        }
     }
 
     /// The longest sequence, at most `wanted`.
@@ -327,6 +343,9 @@ pub fn finetune(
     settings.check()?;
     let task = Task::parse(&settings.task)?;
     let mut model = Model::open(&settings.model, task, settings.seed, false)?;
+    if settings.strict {
+        model.strict()?;
+    }
     let everything = settings.adapters.trains_everything();
     let sites = settings.adapters.resolve(model.pretrained.model.sites())?;
     let backend = backend(settings.device, settings.precision)?;

@@ -53,6 +53,8 @@ pub struct Settings {
     pub device: Device,
     /// What a device computes in.
     pub precision: Precision,
+    /// Whether what is not used of the model's files is an error.
+    pub strict: bool,
 }
 
 impl Default for Settings {
@@ -78,6 +80,7 @@ impl Default for Settings {
             gradient_checkpointing: false,
             device: Device::Cpu,
             precision: Precision::F32,
+            strict: false,
         }
     }
 }

@@ -6,7 +6,10 @@ pub mod train;
 
 use std::path::{Path, PathBuf};
 
-use crate::gguf::{self, Gguf, GgufError};
+use crate::{
+    closed::Note,
+    gguf::{self, Gguf, GgufError},
+};
 use serde_json::Value;
 use thiserror::Error;
 use tokenizers::{
@@ -27,6 +30,7 @@ pub struct Tokenizer {
     truncation: TruncationDirection,
     pad_id: u32,
     max_id: u32,
+    notes: Vec<Note>,
 }
 
 /// Token ids of one text or pair, special tokens included, without padding.
@@ -183,7 +187,13 @@ impl Tokenizer {
             truncation: truncation.unwrap_or_default(),
             pad_id,
             max_id,
+            notes: Vec::new(),
         })
+    }
+
+    /// What of the folder's files is not used.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
     }
 
     /// The text of token ids, without special tokens.

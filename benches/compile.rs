@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use ailora::{
-    adapt::adapt,
+    adapt::{Mode, adapt},
     fuse::{cost::Costs, fuse},
     grad::gradients,
     hoist::hoist,
@@ -144,7 +144,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let program = cx.program(&model, &[("loss", &loss)])?;
         lap("lift");
         let (_, sites) = Visitor::inventory(&model);
-        let program = narrow(&adapt(&program, &sites, false)?)?;
+        let program = narrow(&adapt(&program, &sites, false, Mode::Train)?)?;
         lap("adapt");
         let program = gradients(&program, "loss")?;
         lap("differentiate");

@@ -7,22 +7,21 @@ use std::{collections::BTreeMap, time::Instant};
 
 use ailora::{
     AdaptConfig, Method,
-    adapt::adapt,
     finetune::backend,
-    grad,
     ir::Draw,
     models::{
         batch::{Batch, Shape, Targets},
         config::Config,
+        family::Inputs,
         head::Head,
         model::Model,
     },
-    narrow::narrow,
     runtime::{
         backend::{Backend, Device, Precision},
-        engine::{Engine, Fusion},
+        engine::{Engine, Fusion, PlanId},
         init::initialise,
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+        passes::Passes,
         plan::Kernel,
         spectrum::Options,
         store::{Array, Params},
@@ -84,8 +83,12 @@ fn main() -> Result<(), Error> {
 
     let start = Instant::now();
     let program = model.program(Shape::new(batch, length), true, true)?;
-    let adapted = precision.lossless(adapt(&program, &sites, false)?)?;
-    let program = grad::step(&narrow(&adapted)?, "loss")?;
+    let passes = Passes {
+        sites: &sites,
+        everything: false,
+        precision,
+    };
+    let program = passes.step(&program)?;
     let fusion = match args.unfused {
         true => Fusion::Off,
         false => Fusion::At(backend.costs()),
@@ -112,9 +115,7 @@ fn main() -> Result<(), Error> {
     let mut trainer = Trainer::new(engine, optimizer, 3e-4, schedule, None, 0);
     let mut step = || -> Result<f64, Error> {
         let start = Instant::now();
-        let inputs = inputs.values();
-        let rows = batch.rows;
-        trainer.step(&[MicroBatch { plan, inputs, rows }])?;
+        trainer.step(&[micro_batch(plan, &inputs, batch.rows)])?;
         Ok(milliseconds(start))
     };
     let first_ms = step()?;
@@ -129,9 +130,7 @@ fn main() -> Result<(), Error> {
     let start = Instant::now();
     let mut steps = trainer.steps();
     for _ in 0..args.steps {
-        let inputs = inputs.values();
-        let rows = batch.rows;
-        steps.submit(&[MicroBatch { plan, inputs, rows }])?;
+        steps.submit(&[micro_batch(plan, &inputs, batch.rows)])?;
     }
     steps.finish()?;
     drop(steps);
@@ -288,6 +287,15 @@ fn random_parameters(model: &Model) -> Params {
             (parameter.name.clone(), array)
         })
         .collect()
+}
+
+fn micro_batch<'a>(plan: PlanId, inputs: &'a Inputs, rows: usize) -> MicroBatch<'a> {
+    MicroBatch {
+        plan,
+        inputs: inputs.values(),
+        rows,
+        targets: rows,
+    }
 }
 
 fn tokens(rows: usize, len: usize, causal: bool) -> Batch {

@@ -8,17 +8,16 @@ use std::{collections::HashMap, time::Instant};
 
 use ailora::{
     AdaptConfig, Method,
-    adapt::adapt,
     adapter::Site,
     fuse::cost::Costs,
-    grad::gradients,
     ir::{Draw, Program},
     models::{batch::Shape, config::Config, head::Head, model::Model},
-    narrow::narrow,
     runtime::{
+        backend::Precision,
         engine::{Engine, Fusion, PlanId},
         init::initialise,
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+        passes::Passes,
         plan::{Kernel, Plan},
         run::Value,
         spectrum::Options,
@@ -70,10 +69,12 @@ fn main() -> Result<(), Error> {
 
     let program = || -> Result<Program, Error> {
         let program = model.program(Shape::new(batch, length), true, true)?;
-        Ok(gradients(
-            &narrow(&adapt(&program, &sites, false)?)?,
-            "loss",
-        )?)
+        let passes = Passes {
+            sites: &sites,
+            everything: false,
+            precision: Precision::F32,
+        };
+        Ok(passes.step(&program)?)
     };
     let mut forms = vec![
         ("unfused", Fusion::Off),
@@ -195,6 +196,7 @@ impl Contender {
             plan: self.plan,
             inputs: inputs.clone(),
             rows,
+            targets: rows,
         };
         let start = Instant::now();
         self.trainer.step(&[batch])?;

@@ -3,7 +3,7 @@
 
 use ailora::{
     AdaptConfig, Method,
-    adapt::adapt,
+    adapt::{Mode, adapt},
     explain::explain,
     fuse::cost::Costs,
     grad::gradients,
@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = Model::new(config, Head::classification(4))?;
     let sites = AdaptConfig::method(Method::AiLora, 8).resolve(model.sites())?;
     let program = model.program(Shape::new(32, 128), true, true)?;
-    let program = gradients(&adapt(&program, &sites, false)?, "loss")?;
+    let program = gradients(&adapt(&program, &sites, false, Mode::Train)?, "loss")?;
     let query = sites
         .iter()
         .find(|site| site.path.ends_with("layer.1.attention.self.query"));

@@ -8,15 +8,16 @@ use std::{
 
 use ailora_graph::{
     AdaptConfig, Module, Visitor,
-    adapt::{AdaptError, adapt},
     adapter::{AdapterError, Site},
     ir::Draw,
     lift::{Leaves, LiftError, Output, lift},
     module::Parameter,
 };
 use ailora_runtime::{
+    backend::Precision,
     engine::{Engine, EngineError, PlanId},
     init::{InitError, initialise},
+    passes::{PassError, Passes},
     run::Value,
     spectrum::Options,
     store::{Array, Params},
@@ -40,7 +41,7 @@ pub enum CompileError {
     #[error(transparent)]
     Lift(#[from] LiftError),
     #[error(transparent)]
-    Adapt(#[from] AdaptError),
+    Pass(#[from] PassError),
     #[error(transparent)]
     Init(#[from] InitError),
     #[error(transparent)]
@@ -155,7 +156,12 @@ impl Compiler {
             .map(|(i, node)| Output::buffer(&i.to_string(), **node))
             .collect();
         let program = lift(graph, &self.leaves, &wanted)?;
-        let adapted = adapt(&program, &self.sites, self.everything)?;
+        let passes = Passes {
+            sites: &self.sites,
+            everything: self.everything,
+            precision: Precision::F32,
+        };
+        let adapted = passes.inference(&program)?;
         let mut params = parameter_values(&self.parameters, graph)?;
         initialise(
             &self.sites,

@@ -1,17 +1,12 @@
 //! Training any adapted program, a step at a time.
 
-use ailora_graph::{
-    adapt::{AdaptError, adapt},
-    adapter::Site,
-    grad::{self, GradError},
-    ir::Program,
-    narrow::narrow,
-};
+use ailora_graph::{adapter::Site, ir::Program};
 use ailora_runtime::{
     backend::Backend,
     engine::{Engine, EngineError, PlanId},
     init::{InitError, initialise},
     optim::{AdamW, AdamWConfig, Schedule, ScheduleKind},
+    passes::{PassError, Passes},
     run::Value,
     spectrum::Options,
     store::Params,
@@ -26,9 +21,7 @@ use crate::finetune::groups;
 #[allow(missing_docs, reason = "each variant is the error it wraps")]
 pub enum TunerError {
     #[error(transparent)]
-    Adapt(#[from] AdaptError),
-    #[error(transparent)]
-    Grad(#[from] GradError),
+    Pass(#[from] PassError),
     #[error(transparent)]
     Init(#[from] InitError),
     #[error(transparent)]
@@ -98,12 +91,12 @@ impl Tuner {
         lr: f64,
         seed: u64,
     ) -> Result<Self, TunerError> {
-        let adapted = backend
-            .precision()
-            .lossless(adapt(program, sites, false)?)
-            .map_err(EngineError::from)?;
-        let adapted = narrow(&adapted).map_err(EngineError::from)?;
-        let program = grad::step(&adapted, "loss")?;
+        let passes = Passes {
+            sites,
+            everything: false,
+            precision: backend.precision(),
+        };
+        let program = passes.step(program)?;
         let to_start = sites
             .iter()
             .filter(|site| !params.contains_key(&site.lora_a()));
@@ -135,6 +128,7 @@ impl Tuner {
             plan: self.plan,
             inputs: inputs.to_vec(),
             rows: 1,
+            targets: 1,
         };
         Ok(self.trainer.step(&[batch])?)
     }

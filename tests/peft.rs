@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use ailora::{
     AdapterSpec, Strategy,
-    adapt::adapt,
+    adapt::{Mode, adapt},
     adapter::Site,
     fuse::cost::Costs,
     grad::gradients,
@@ -110,7 +110,11 @@ fn twenty_steps_equal_pefts() {
             .model
             .program(Shape::new(rows, length), false, true)
             .unwrap();
-        let program = gradients(&adapt(&program, &sites, false).unwrap(), "loss").unwrap();
+        let program = gradients(
+            &adapt(&program, &sites, false, Mode::Train).unwrap(),
+            "loss",
+        )
+        .unwrap();
         let mut engine = device::engine(params, fusion);
         let plan = engine.compile(&program).unwrap();
         let group = Group {
@@ -159,7 +163,13 @@ fn twenty_steps_equal_pefts() {
             };
             let inputs = pretrained.model.inputs(&batch);
             let inputs = inputs.values();
-            let report = trainer.step(&[MicroBatch { plan, inputs, rows }]).unwrap();
+            let micro = MicroBatch {
+                plan,
+                inputs,
+                rows,
+                targets: rows,
+            };
+            let report = trainer.step(&[micro]).unwrap();
             let expected = f64::from(losses[step]);
             assert!(
                 (report.loss - expected).abs() <= device::tolerance(1e-5),

@@ -2,7 +2,7 @@
 
 use ailora::{
     AdaptConfig, Compiler, Visitor,
-    adapt::adapt as adapt_program,
+    adapt::{Mode, adapt as adapt_program},
     grad::gradients,
     ir::Type,
     lift::{Leaves, Output, lift},
@@ -191,7 +191,11 @@ fn a_lifted_transformer_trains() {
         })
         .collect();
     initialise(&sites, &mut params, 0, &Options::default(), |_| {}).unwrap();
-    let program = gradients(&adapt_program(&program, &sites, false).unwrap(), "loss").unwrap();
+    let program = gradients(
+        &adapt_program(&program, &sites, false, Mode::Train).unwrap(),
+        "loss",
+    )
+    .unwrap();
     let mut engine = Engine::new(params);
     let plan = engine.compile(&program).unwrap();
     let group = Group {
@@ -218,6 +222,7 @@ fn a_lifted_transformer_trains() {
                     plan,
                     inputs,
                     rows: 2,
+                    targets: 2,
                 }])
                 .unwrap()
                 .loss,

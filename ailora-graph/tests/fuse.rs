@@ -9,7 +9,7 @@ mod support;
 use std::collections::HashMap;
 
 use ailora_graph::{
-    adapt::{adapt, distribute},
+    adapt::{Mode, adapt, distribute},
     adapter::Layout,
     fuse::{
         Fused, Stop,
@@ -104,7 +104,7 @@ fn an_adapted_encoder_is_fused() {
         ),
     ] {
         let (program, sites) = encoder(2, 0.1, config);
-        let adapted = adapt(&program, &sites, false).unwrap();
+        let adapted = adapt(&program, &sites, false, Mode::Train).unwrap();
         let steps = [
             (adapted.clone(), forward),
             (gradients(&adapted, "loss").unwrap(), training),
@@ -326,7 +326,7 @@ proptest! {
         let program = programs::program(&recipe);
         let program = programs::with_loss(program);
         let sites = programs::sites(&program, &bytes);
-        let Ok(mut step) = adapt(&program, &sites, false) else { return Ok(()) };
+        let Ok(mut step) = adapt(&program, &sites, false, Mode::Train) else { return Ok(()) };
         if training && programs::is_smooth(&step) {
             let Ok(with_gradients) = gradients(&step, "loss") else { return Ok(()) };
             step = with_gradients;
@@ -521,7 +521,11 @@ fn a_region_is_solved_once_for_all_layers() {
     let config = r#"{"sites": {"query": {"init": "random", "rank": 2}, "value": {"init": "random", "rank": 2}}}"#;
     let regions_of = |layers| {
         let (program, sites) = encoder(layers, 0.0, config);
-        let step = gradients(&adapt(&program, &sites, false).unwrap(), "loss").unwrap();
+        let step = gradients(
+            &adapt(&program, &sites, false, Mode::Train).unwrap(),
+            "loss",
+        )
+        .unwrap();
         let fused = fuse(&hoist(&step).unwrap().step, &Costs::default(), &[], |_| {
             true
         })
@@ -539,7 +543,7 @@ fn a_residual_that_is_not_formed_costs_no_product_more() {
     let config = r#"{"sites": {"query": {"init": "principal", "rank": 2, "alpha": 3.0},
         "value": {"init": "minor", "rank": 2, "alpha": 3.0}}}"#;
     let (program, sites) = encoder(2, 0.0, config);
-    let adapted = adapt(&program, &sites, false).unwrap();
+    let adapted = adapt(&program, &sites, false, Mode::Train).unwrap();
     let step = |adapted: &Program| hoist(&gradients(adapted, "loss").unwrap()).unwrap();
     let [formed, apart] = [step(&adapted), step(&distribute(&adapted).unwrap())];
     let mut bindings = encoder_inputs();

@@ -3,7 +3,7 @@
 mod support;
 
 use ailora_graph::{
-    adapt::adapt,
+    adapt::{Mode, adapt},
     grad::{gradient_name, gradients},
     ir::{
         Bindings, Draw, Id, Op, Program, Real, Tensor, Type,
@@ -288,7 +288,7 @@ fn a_whole_adapted_model() {
         "classifier": {"init": "full"}}}"#;
     for dropout in [0.0, 0.2] {
         let (program, sites) = encoder(2, dropout, config);
-        let program = adapt(&program, &sites, false).unwrap();
+        let program = adapt(&program, &sites, false, Mode::Train).unwrap();
         let mut bindings = encoder_inputs();
         bind(&program, &mut bindings);
         check(&program, &bindings);
@@ -298,7 +298,7 @@ fn a_whole_adapted_model() {
 #[test]
 fn a_whole_model_trained_in_full() {
     let (program, sites) = encoder(1, 0.0, r#"{"method": "full"}"#);
-    let program = adapt(&program, &sites, true).unwrap();
+    let program = adapt(&program, &sites, true, Mode::Train).unwrap();
     assert_eq!(program.frozen_parameters().count(), 0);
     let mut bindings = encoder_inputs();
     bind(&program, &mut bindings);
@@ -309,7 +309,7 @@ fn a_whole_model_trained_in_full() {
 fn nothing_is_computed_for_what_is_frozen_or_below_the_lowest_adapter() {
     let config = r#"{"sites": {"layers.1.query": {"init": "minor", "rank": 2}}}"#;
     let (program, sites) = encoder(3, 0.0, config);
-    let program = adapt(&program, &sites, false).unwrap();
+    let program = adapt(&program, &sites, false, Mode::Train).unwrap();
     let backward = gradients(&program, "loss").unwrap();
     let added: Vec<String> = backward
         .outputs()
@@ -391,7 +391,7 @@ fn only_the_first_token_goes_through_the_last_layer() {
     let config = r#"{"sites": {"query": {"init": "minor", "rank": 2},
                                "value": {"init": "random", "rank": 2}}}"#;
     let (program, sites) = encoder(2, 0.0, config);
-    let program = adapt(&program, &sites, false).unwrap();
+    let program = adapt(&program, &sites, false, Mode::Train).unwrap();
     let narrowed = narrow(&program).unwrap();
     let mut bindings = encoder_inputs();
     bind(&program, &mut bindings);

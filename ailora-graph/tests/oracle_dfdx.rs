@@ -4,7 +4,7 @@ mod support;
 
 use ailora_graph::{
     AdaptConfig, Visitor,
-    adapt::adapt,
+    adapt::{Mode, adapt},
     adapter::Site,
     grad::{gradient_name, gradients},
     ir::{Bindings, Draw, Program, Tensor, Type},
@@ -72,7 +72,7 @@ fn block(config: &str) -> (Program, Vec<Site>) {
     let (_, sites) = Visitor::inventory(&model);
     let config: AdaptConfig = serde_json::from_str(config).unwrap();
     let sites = config.resolve(sites).unwrap();
-    (adapt(&program, &sites, false).unwrap(), sites)
+    (adapt(&program, &sites, false, Mode::Train).unwrap(), sites)
 }
 
 /// Orthonormal columns.

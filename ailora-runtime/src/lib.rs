@@ -12,6 +12,7 @@ pub mod cuda;
 pub mod engine;
 pub mod init;
 pub mod optim;
+pub mod passes;
 pub mod plan;
 pub mod run;
 pub mod spectrum;

@@ -8,7 +8,7 @@ mod programs;
 mod support;
 
 use ailora_graph::{
-    adapt::adapt,
+    adapt::{Mode, adapt},
     fuse::{cost::Costs, fuse},
     grad::gradients,
     hoist::hoist,
@@ -187,7 +187,7 @@ fn training_step(recipe: &[[u8; 8]], bytes: &[[u8; 5]]) -> Program {
     if !is_smooth(&program) {
         return program;
     }
-    let adapted = adapt(&program, &sites(&program, bytes), false).unwrap();
+    let adapted = adapt(&program, &sites(&program, bytes), false, Mode::Train).unwrap();
     gradients(&with_loss(adapted), "loss").unwrap()
 }
 

@@ -80,7 +80,8 @@ fn micro_batches(batch: &[[Vec<f32>; 2]], plan: PlanId) -> Vec<MicroBatch<'_>> {
         .map(|(j, [x, y])| MicroBatch {
             plan,
             inputs: vec![("x", Value::F32(x)), ("y", Value::F32(y))],
-            rows: 1 + j,
+            rows: 1,
+            targets: 1 + j,
         })
         .collect()
 }

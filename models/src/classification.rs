@@ -4,15 +4,13 @@
 use std::collections::HashMap;
 
 use ailora_graph::{
-    adapt::{AdaptError, adapt},
     adapter::Site,
-    grad::{self, GradError},
     ir::{Draw, Program},
-    narrow::narrow,
 };
 use ailora_runtime::{
     backend::Precision,
     engine::{Engine, EngineError, PlanId},
+    passes::{PassError, Passes},
     train::{Batches, MicroBatch, Workload},
 };
 use indexmap::IndexMap;
@@ -35,12 +33,9 @@ pub enum ClassificationError {
     /// The model cannot be built for a shape.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The adapters do not fit the model.
+    /// The adapters do not fit the model, or its loss cannot be differentiated.
     #[error(transparent)]
-    Adapt(#[from] AdaptError),
-    /// The loss cannot be differentiated.
-    #[error(transparent)]
-    Grad(#[from] GradError),
+    Pass(#[from] PassError),
     /// A program cannot be compiled or run.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -93,7 +88,7 @@ impl Predictor {
         &self.sites
     }
 
-    /// The program for `rows` sequences of `len` tokens, with the loss and its gradients if
+    /// The program for `rows` sequences of `len` tokens, with dropout, the loss and its gradients if
     /// `training`, in the form that is computed at `precision`.
     ///
     /// # Errors
@@ -108,13 +103,14 @@ impl Predictor {
         let program = self
             .model
             .program(Shape::new(rows, len), training, training)?;
-        let adapted = adapt(&program, &self.sites, self.everything)?;
-        let adapted = precision.lossless(adapted).map_err(EngineError::from)?;
-        let adapted = narrow(&adapted).map_err(EngineError::from)?;
-        Ok(if training {
-            grad::step(&adapted, "loss")?
-        } else {
-            adapted
+        let passes = Passes {
+            sites: &self.sites,
+            everything: self.everything,
+            precision,
+        };
+        Ok(match training {
+            true => passes.step(&program)?,
+            false => passes.inference(&program)?,
         })
     }
 
@@ -295,7 +291,16 @@ impl Classification {
 
 /// The prepared inputs of one step.
 #[derive(Debug)]
-pub struct Prepared(Vec<(PlanId, Inputs, usize)>);
+pub struct Prepared(Vec<Part>);
+
+/// The prepared inputs of one micro-batch.
+#[derive(Debug)]
+struct Part {
+    plan: PlanId,
+    inputs: Inputs,
+    rows: usize,
+    targets: usize,
+}
 
 impl Workload for Classification {
     type Batch = Prepared;
@@ -331,7 +336,12 @@ impl Workload for Classification {
                     rows: batch.rows,
                     len: batch.len,
                 })?;
-                Ok((plan, predictor.model.inputs(&batch), batch.rows))
+                Ok(Part {
+                    plan,
+                    inputs: predictor.model.inputs(&batch),
+                    rows: batch.rows,
+                    targets: predictor.model.targets(&batch),
+                })
             });
             Ok(Prepared(
                 prepared.collect::<Result<_, ClassificationError>>()?,
@@ -340,10 +350,11 @@ impl Workload for Classification {
     }
 
     fn micro_batches<'a>(batch: &'a Prepared) -> Vec<MicroBatch<'a>> {
-        let micro = |(plan, inputs, rows): &'a (PlanId, Inputs, usize)| MicroBatch {
-            plan: *plan,
-            inputs: inputs.values(),
-            rows: *rows,
+        let micro = |part: &'a Part| MicroBatch {
+            plan: part.plan,
+            inputs: part.inputs.values(),
+            rows: part.rows,
+            targets: part.targets,
         };
         batch.0.iter().map(micro).collect()
     }
@@ -370,12 +381,13 @@ impl Workload for Classification {
 }
 
 impl Classification {
-    /// The metric that makes the best epoch: the task's first, on its first split.
-    pub fn headline(&self) -> String {
-        let name = self.task.headline().map_or("loss", Metric::name);
+    /// The metric that makes the best epoch: the task's first, on its first split, if it has both.
+    pub fn headline(&self) -> Option<String> {
+        let name = self.task.headline().map(Metric::name)?;
         match &self.held_out[..] {
-            [first, _, ..] => format!("{}_{name}", first.name),
-            _ => name.to_owned(),
+            [] => None,
+            [_] => Some(name.to_owned()),
+            [first, ..] => Some(format!("{}_{name}", first.name)),
         }
     }
 }

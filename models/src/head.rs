@@ -111,6 +111,24 @@ impl Head {
         }
     }
 
+    /// How many targets of a batch its mean loss is over: rows, or tokens that are to be predicted.
+    pub(crate) fn targets(self, batch: &Batch) -> usize {
+        let counted = |labels: &[i32]| labels.iter().filter(|&&label| label != IGNORED).count();
+        match &batch.targets {
+            Targets::Unlabelled => 0,
+            Targets::Classes(labels) => counted(labels),
+            Targets::Scores(scores) => scores.len(),
+            Targets::Spans { starts, .. } => counted(&within(starts, batch.len)),
+            // The first of each row is predicted from nothing.
+            Targets::Tokens(labels) if self == Self::CausalLm => {
+                let rows = labels.chunks(batch.len.max(1));
+                rows.map(|row| counted(row.get(1..).unwrap_or_default()))
+                    .sum()
+            }
+            Targets::Tokens(labels) => counted(labels),
+        }
+    }
+
     /// These inputs and a batch's targets, where it has them.
     pub(crate) fn with_targets(self, inputs: Inputs, batch: &Batch) -> Inputs {
         match &batch.targets {
@@ -166,7 +184,7 @@ fn within(positions: &[i32], len: usize) -> Vec<i32> {
 /// Each token's label is the one after it in its row; the last has none.
 fn next_tokens(labels: &[i32], len: usize) -> Vec<i32> {
     let rows = labels.chunks(len.max(1));
-    rows.flat_map(|row| row[1..].iter().copied().chain([IGNORED]))
+    rows.flat_map(|row| row.iter().skip(1).copied().chain([IGNORED]))
         .collect()
 }
 

@@ -195,6 +195,7 @@ pub struct Prepared {
     plan: PlanId,
     inputs: Inputs,
     rows: usize,
+    targets: usize,
 }
 
 impl Workload for MaskedLanguage {
@@ -223,8 +224,13 @@ impl Workload for MaskedLanguage {
             };
             let chosen = &order[i as usize * rows..][..rows];
             let batch = self.batch(&self.train, chosen, draw);
-            let inputs = self.predictor.model().inputs(&batch);
-            Ok(Prepared { plan, inputs, rows })
+            let model = self.predictor.model();
+            Ok(Prepared {
+                plan,
+                inputs: model.inputs(&batch),
+                rows,
+                targets: model.targets(&batch),
+            })
         })))
     }
 
@@ -233,6 +239,7 @@ impl Workload for MaskedLanguage {
             plan: batch.plan,
             inputs: batch.inputs.values(),
             rows: batch.rows,
+            targets: batch.targets,
         }]
     }
 

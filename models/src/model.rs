@@ -212,6 +212,11 @@ impl Model {
         self.head.with_targets(inputs, batch)
     }
 
+    /// How many targets of a batch the mean loss is over: rows, or tokens that are to be predicted.
+    pub fn targets(&self, batch: &Batch) -> usize {
+        self.head.targets(batch)
+    }
+
     fn check(&self, shape: Shape) -> Result<(), ModelError> {
         let Shape {
             rows,

@@ -9,7 +9,7 @@ use std::{collections::HashMap, fs, path::Path};
 
 use ailora_graph::{
     AdaptConfig, Method, Strategy,
-    adapt::adapt,
+    adapt::{Mode, adapt},
     adapter::Site,
     ir::{Draw, Program},
 };
@@ -23,7 +23,7 @@ use support::{File, fixtures, largest_difference, run};
 /// The model, adapted.
 fn program(model: &Model, shape: Shape, sites: &[Site]) -> Program {
     let program = model.program(shape, false, false).unwrap();
-    adapt(&program, sites, false).unwrap()
+    adapt(&program, sites, false, Mode::Infer).unwrap()
 }
 
 /// As if trained: everything that trains is somewhere else than it started.

@@ -3,8 +3,13 @@
 mod support;
 
 use ailora_graph::{
-    AdaptConfig, Method, adapt::adapt, fuse::cost::Costs, grad::gradient_name, grad::gradients,
-    hoist::hoist, narrow::narrow,
+    AdaptConfig, Method,
+    adapt::{Mode, adapt},
+    fuse::cost::Costs,
+    grad::gradient_name,
+    grad::gradients,
+    hoist::hoist,
+    narrow::narrow,
 };
 use ailora_models::pretrained::Pretrained;
 use ailora_runtime::{
@@ -31,7 +36,7 @@ fn ten_fused_steps_equal_the_interpreters() {
         let mut params = base.weights.clone();
         initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
         let program = model.program(batch.shape(), false, true).unwrap();
-        let adapted = narrow(&adapt(&program, &sites, false).unwrap()).unwrap();
+        let adapted = narrow(&adapt(&program, &sites, false, Mode::Train).unwrap()).unwrap();
         let step = gradients(&adapted, "loss").unwrap();
         let inputs = model.inputs(&batch);
 

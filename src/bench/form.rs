@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BenchError, Options, Subject};
 use crate::{
-    adapt::adapt,
+    adapt::Mode,
     adapter::{Site, Strategy},
     finetune::backend,
     grad::gradients,
@@ -13,8 +13,9 @@ use crate::{
         ops::elementwise::{Binary, Unary},
     },
     runtime::{
-        backend::Device,
+        backend::{Device, Precision},
         engine::{Engine, Fusion},
+        passes::Passes,
         run::Value,
         store::{Array, Params},
     },
@@ -100,9 +101,13 @@ impl<'a> Variants<'a> {
             Pass::Forward => Cow::Borrowed(subject.program),
             Pass::Both => Cow::Owned(above(subject.program, subject.below)?),
         };
-        let adapted = options
-            .precision
-            .lossless(adapt(&before, subject.sites, false)?)?;
+        let passes = Passes {
+            sites: subject.sites,
+            everything: false,
+            precision: options.precision,
+        };
+        // Nothing trains: what is compared with other forms drops nothing.
+        let adapted = passes.adapted(&before, Mode::Infer)?;
         let [frozen, adapted] = match pass {
             Pass::Forward => [before.into_owned(), adapted],
             Pass::Both => [differentiated(&before)?, differentiated(&adapted)?],
@@ -181,7 +186,12 @@ impl<'a> Variants<'a> {
                 weights.set_output(leaf.name.clone(), id);
             }
         }
-        let program = adapt(&weights, self.sites, false)?;
+        let passes = Passes {
+            sites: self.sites,
+            everything: false,
+            precision: Precision::F32,
+        };
+        let program = passes.adapted(&weights, Mode::Infer)?;
         let mut params = self.params.clone();
         let mut engine = Engine::with_fusion(self.params.clone(), Fusion::Off);
         let id = engine.compile(&program)?;

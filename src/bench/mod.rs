@@ -47,7 +47,6 @@ pub use row::{Measurement, Prediction, Ratios, Row};
 use thiserror::Error;
 
 use crate::{
-    adapt::AdaptError,
     adapter::Site,
     fuse::cost::Costs,
     grad::GradError,
@@ -56,6 +55,7 @@ use crate::{
         backend::{Device, Precision},
         engine::EngineError,
         init::{self, InitError},
+        passes::PassError,
         run::Value,
         spectrum,
         store::Params,
@@ -131,7 +131,7 @@ impl Options {
 pub enum BenchError {
     /// Adapters that the program cannot take.
     #[error(transparent)]
-    Adapt(#[from] AdaptError),
+    Pass(#[from] PassError),
     /// An operation without a derivative.
     #[error(transparent)]
     Grad(#[from] GradError),

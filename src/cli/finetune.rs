@@ -13,7 +13,7 @@ use ailora::{
     runtime::{
         backend::{Device, Precision},
         optim::ScheduleKind,
-        train::{Control, Event, Outcome},
+        train::{Control, Evaluation, Event, Keep, Outcome},
     },
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -91,6 +91,10 @@ pub struct Args {
     /// memory, about a third more arithmetic.
     #[arg(long)]
     gradient_checkpointing: bool,
+    /// Which epoch's adapter to leave: best or last [default: best where the task has a held-out
+    /// metric, else last].
+    #[arg(long, value_name = "best|last")]
+    keep: Option<Keep>,
     /// Where it is computed: cpu, cuda, cuda:ORDINAL, or auto for a device if there is one [default:
     /// cpu].
     #[arg(long)]
@@ -140,6 +144,7 @@ impl Args {
         settings.data = self.data.or(settings.data);
         settings.rows = self.rows.or(settings.rows);
         settings.max_steps = self.max_steps.or(settings.max_steps);
+        settings.keep = self.keep.or(settings.keep);
         settings.gradient_checkpointing |= self.gradient_checkpointing;
         settings.strict |= self.strict.strict;
         settings.optimizer.weight_decay =
@@ -183,24 +188,38 @@ pub fn run_shown(
         }
     })?;
     screen.bar.finish_and_clear();
-    let shown = |name: &str, evaluation: &Option<_>| {
+    let shown = |name: &str, evaluation: Option<&Evaluation>| {
         if let Some(evaluation) = evaluation {
-            let ailora::runtime::train::Evaluation { epoch, metrics, .. } = evaluation;
-            println!("{name} epoch {epoch}: {}", table::metrics(metrics));
+            println!("{name} epoch {}: {}", evaluation.epoch, figures(evaluation));
         }
     };
-    shown("best", &report.best);
-    shown("last", &report.evaluations.last().cloned());
+    shown("best", report.best.as_ref());
+    shown("last", report.evaluations.last());
     let folder = output.display();
+    println!("wrote {folder}: {}", left(&report));
     match report.outcome {
-        Outcome::Finished => {
-            println!("wrote {folder}");
-            Ok(ExitCode::SUCCESS)
-        }
+        Outcome::Finished => Ok(ExitCode::SUCCESS),
         Outcome::Stopped => {
             println!("stopped; go on with the same command and --resume (checkpoint in {folder})");
             Ok(ExitCode::from(130))
         }
+    }
+}
+
+/// What a run left, for people.
+fn left(report: &Report) -> String {
+    match (&report.kept, &report.best, report.keep) {
+        (Some(kept), Some(_), Keep::Best) => format!("epoch {}, the best", kept.epoch),
+        (Some(kept), ..) => format!("epoch {}, the last", kept.epoch),
+        (None, ..) => format!("as it is after step {}", report.steps),
+    }
+}
+
+/// The held-out metrics of an epoch, or, where there are none, the loss.
+fn figures(evaluation: &Evaluation) -> String {
+    match evaluation.metrics.is_empty() {
+        true => format!("loss {:.4}, nothing held out", evaluation.train_loss),
+        false => table::metrics(&evaluation.metrics),
     }
 }
 

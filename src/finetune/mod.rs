@@ -41,8 +41,8 @@ use ailora_runtime::{
     spectrum::{Options, SpectrumCache},
     store::{self, Params, StoreError},
     train::{
-        CheckpointError, Control, Evaluation, Event, Fit, FitError, Outcome, Progress, TrainError,
-        Workload, fit,
+        CheckpointError, Control, Evaluation, Event, Fit, FitError, Keep, Outcome, Progress,
+        TrainError, Workload, fit,
     },
     weights::Weights,
 };
@@ -168,20 +168,34 @@ pub struct Report {
     pub outcome: Outcome,
     /// The epochs' figures.
     pub evaluations: Vec<Evaluation>,
-    /// The epoch with the largest headline metric.
+    /// The epoch with the largest headline metric, if that was measured.
     pub best: Option<Evaluation>,
-    /// The headline metric.
-    pub headline: String,
+    /// The headline metric, if the task has one.
+    pub headline: Option<String>,
+    /// Which epoch was to be left.
+    pub keep: Keep,
+    /// The epoch whose parameters were left; none if they are of no epoch's end.
+    pub kept: Option<Evaluation>,
+    /// Updates made.
+    pub steps: u64,
 }
 
 impl Report {
-    pub(crate) fn new(outcome: Outcome, progress: Progress, headline: impl Into<String>) -> Self {
-        let headline = headline.into();
+    pub(crate) fn new(outcome: Outcome, progress: Progress, fit: &Fit, steps: u64) -> Self {
+        let best = progress.best(fit.headline.as_deref()).cloned();
+        let last = progress.evaluations.last();
+        let last = last.filter(|last| last.step == steps).cloned();
         Self {
             outcome,
-            best: progress.best(&headline).cloned(),
+            kept: match fit.keep {
+                Keep::Best => best.clone().or(last),
+                Keep::Last => last,
+            },
+            best,
             evaluations: progress.evaluations,
-            headline,
+            headline: fit.headline.clone(),
+            keep: fit.keep,
+            steps,
         }
     }
 }
@@ -342,6 +356,9 @@ pub fn finetune(
 ) -> Result<Report, Error> {
     settings.check()?;
     let task = Task::parse(&settings.task)?;
+    if settings.keep == Some(Keep::Best) && (task.headline().is_none() || task.dev.is_empty()) {
+        return Err(SettingsError::NothingHeldOut { task: task.name }.into());
+    }
     let mut model = Model::open(&settings.model, task, settings.seed, false)?;
     if settings.strict {
         model.strict()?;
@@ -406,6 +423,7 @@ pub fn finetune(
         seed: settings.seed,
     };
     let mut workload = Classification::new(task, predictor, encoded, held_out, batching)?;
+    let headline = workload.headline();
     let mut engine = Engine::fused(backend, params).checkpointing(settings.gradient_checkpointing);
     workload.compile(&mut engine, settings.epochs)?;
     let starts = starts(&sites, engine.weights());
@@ -427,13 +445,13 @@ pub fn finetune(
     files.restore(&manifest, &mut trainer, &mut progress)?;
     let _ = watch(recipe.compiled(sizes, &trainer));
 
-    let headline = workload.headline();
     let options = Fit {
         epochs: settings.epochs,
         max_steps: settings.max_steps,
         checkpoint: files.checkpoint_path(),
         checkpoint_every: settings.checkpoint_every,
         fingerprint: manifest.fingerprint.clone(),
+        keep: settings.keep(headline.is_some()),
         headline,
     };
     let outcome = fit(
@@ -446,14 +464,14 @@ pub fn finetune(
             Ok::<_, Error>(watch(Stage::Training(event)))
         },
     )?;
-    let report = Report::new(outcome, progress, options.headline);
+    let report = Report::new(outcome, progress, &options, trainer.steps_done());
     let about = json!({
         "task": settings.task,
         "method": settings.adapters.method,
         "seed": settings.seed,
     });
     files.write_metrics(about, &report)?;
-    let mut params = trainer.trained()?;
+    let mut params = trainer.kept()?;
     if everything {
         params.retain(|name, _| !name.contains(".lora_"));
         files.write_model(&model, task, &params)?;

@@ -17,12 +17,12 @@ use ailora_runtime::store::Params;
 ///
 /// | file | what |
 /// | --- | --- |
-/// | `adapter_config.json`, `adapter_model.safetensors` | the adapter, as PEFT loads it |
+/// | `adapter_config.json`, `adapter_model.safetensors` | the adapter of the epoch that is kept, as PEFT loads it |
 /// | `ailora.json` | the adapters' specification, and what they belong to |
-/// | `metrics.json` | the task's metrics: every epoch, the best, the last |
+/// | `metrics.json` | the task's metrics: every epoch, the best, the last, and which one is left |
 /// | `train.jsonl`, `tensorboard/` | loss, rate, norm, rows a second of every step |
 /// | `run.json` | hashes of base, data and settings; seeds; versions |
-/// | `checkpoint.safetensors` | where to go on |
+/// | `checkpoint.safetensors` | where to go on: the last step, and the best epoch's parameters |
 #[derive(Debug)]
 pub struct Output {
     folder: PathBuf,
@@ -117,6 +117,7 @@ impl Output {
                     lr,
                     gradient_norm,
                     rows: count,
+                    ..
                 } = **report;
                 let seconds = self.last_step.elapsed().as_secs_f64().max(1e-9);
                 self.last_step = std::time::Instant::now();
@@ -168,6 +169,8 @@ impl Output {
         metrics["headline"] = json!(report.headline);
         metrics["best"] = json!(report.best);
         metrics["last"] = json!(report.evaluations.last());
+        metrics["keep"] = json!(report.keep);
+        metrics["kept"] = json!(report.kept.as_ref().map(|kept| kept.epoch));
         metrics["epochs"] = json!(report.evaluations);
         self.write_json("metrics.json", &metrics)
     }

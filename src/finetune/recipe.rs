@@ -45,12 +45,7 @@ impl Recipe {
             programs: engine.programs(),
             peak_bytes: engine.peak_bytes(trained),
         };
-        let schedule = Schedule {
-            kind: self.schedule,
-            // At least one step, so that the first update is not at the full rate.
-            warmup: ((self.warmup * self.total as f64) as u64).max(1),
-            total: self.total,
-        };
+        let schedule = Schedule::new(self.schedule, self.warmup, self.total);
         let trainer = Trainer::new(engine, optimizer, self.lr, schedule, self.clip, self.seed);
         (trainer, sizes)
     }

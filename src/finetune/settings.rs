@@ -5,6 +5,7 @@ use ailora_models::embedded;
 use ailora_runtime::{
     backend::{Device, Precision},
     optim::{AdamWConfig, ScheduleKind},
+    train::Keep,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -53,6 +54,9 @@ pub struct Settings {
     pub device: Device,
     /// What a device computes in.
     pub precision: Precision,
+    /// Which epoch's adapter is left; if absent the best one's where the task has a held-out metric,
+    /// else the last one's.
+    pub keep: Option<Keep>,
     /// Whether what is not used of the model's files is an error.
     pub strict: bool,
 }
@@ -80,6 +84,7 @@ impl Default for Settings {
             gradient_checkpointing: false,
             device: Device::Cpu,
             precision: Precision::F32,
+            keep: None,
             strict: false,
         }
     }
@@ -99,6 +104,15 @@ pub enum SettingsError {
     /// A setting that must be given and is not.
     #[error("`{0}` is not given; pass --{0}, or set it in the file of --config")]
     Missing(&'static str),
+    /// The best epoch of a task whose epochs are not measured.
+    #[error(
+        "--keep best: task {task} has no held-out metric, so that no epoch is the best one; leave \
+         --keep out, or pass --keep last"
+    )]
+    NothingHeldOut {
+        /// The task.
+        task: &'static str,
+    },
     /// A number outside its range.
     #[error("`{name}` is {found}; expected {expected}")]
     OutOfRange {
@@ -143,6 +157,14 @@ pub fn read_yaml<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, Setting
 }
 
 impl Settings {
+    /// Which epoch's adapter is left of a run that `measures` a held-out metric or does not.
+    pub(crate) fn keep(&self, measures: bool) -> Keep {
+        self.keep.unwrap_or(match measures {
+            true => Keep::Best,
+            false => Keep::Last,
+        })
+    }
+
     /// Checks the numbers against their ranges.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use ailora_models::{
 use ailora_runtime::{
     engine::Engine,
     store,
-    train::{Control, Fit, Progress, Workload, fit},
+    train::{Control, Fit, Keep, Progress, Workload, fit},
 };
 use serde_json::json;
 
@@ -109,7 +109,8 @@ pub fn pretrain(
         checkpoint: files.checkpoint_path(),
         checkpoint_every: settings.checkpoint_every,
         fingerprint: manifest.fingerprint.clone(),
-        headline: HEADLINE.to_owned(),
+        headline: Some(HEADLINE.to_owned()),
+        keep: Keep::Last,
     };
     let outcome = fit(
         &mut trainer,
@@ -121,7 +122,7 @@ pub fn pretrain(
             Ok::<_, Error>(watch(Stage::Training(event)))
         },
     )?;
-    let report = Report::new(outcome, progress, HEADLINE);
+    let report = Report::new(outcome, progress, &options, trainer.steps_done());
     files.write_metrics(json!({ "seed": settings.seed }), &report)?;
     let save = if settings.half {
         store::save_half

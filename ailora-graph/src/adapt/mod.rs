@@ -7,12 +7,22 @@ pub use distribute::distribute;
 
 use std::collections::HashMap;
 
+use low_rank::LowRank;
 use thiserror::Error;
 
 use crate::{
     adapter::{Site, Strategy},
     ir::{Op, Program, ProgramError},
 };
+
+/// What an adapted program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Training: adapters drop elements of their inputs.
+    Train,
+    /// Everything else: nothing is dropped.
+    Infer,
+}
 
 /// Adapters that a program cannot take.
 #[derive(Debug, Error)]
@@ -34,17 +44,26 @@ pub enum AdaptError {
 }
 
 /// Replaces each projection that `sites` adapts, and lets what it trains fully train; with
-/// `everything`, every parameter of the program trains.
+/// `everything`, every parameter of the program trains. What the adapters' dropout does is up to
+/// `mode`.
 ///
 /// At the start of training the result computes what `program` does, whatever the scale.
 ///
 /// # Errors
 /// An adapted projection that the program does not use.
-pub fn adapt(program: &Program, sites: &[Site], everything: bool) -> Result<Program, AdaptError> {
-    let mut low_rank: HashMap<&str, &Site> = HashMap::new();
+pub fn adapt(
+    program: &Program,
+    sites: &[Site],
+    everything: bool,
+    mode: Mode,
+) -> Result<Program, AdaptError> {
+    let mut low_rank: HashMap<&str, LowRank<'_>> = HashMap::new();
     let mut frozen: HashMap<&str, &Site> = HashMap::new();
     let mut full: Vec<&str> = Vec::new();
     for site in sites {
+        if let Some(adapter) = LowRank::of(site) {
+            low_rank.insert(&site.weight, adapter);
+        }
         match site.spec.strategy {
             Strategy::Frozen => {
                 frozen.insert(&site.weight, site);
@@ -52,9 +71,7 @@ pub fn adapt(program: &Program, sites: &[Site], everything: bool) -> Result<Prog
             Strategy::Full => {
                 full.extend(std::iter::once(&*site.weight).chain(site.bias.as_deref()))
             }
-            Strategy::LowRank { .. } => {
-                low_rank.insert(&site.weight, site);
-            }
+            Strategy::LowRank { .. } => {}
         }
     }
     let parameters: Vec<&str> = program
@@ -69,7 +86,7 @@ pub fn adapt(program: &Program, sites: &[Site], everything: bool) -> Result<Prog
             });
         }
     }
-    let site_of = |op: &Op| match op {
+    let adapter_of = |op: &Op| match op {
         Op::Frozen(leaf) if !everything => low_rank.get(&*leaf.name).copied(),
         _ => None,
     };
@@ -86,20 +103,20 @@ pub fn adapt(program: &Program, sites: &[Site], everything: bool) -> Result<Prog
             Ok(low_rank::project_frozen(new, *product, args[0], args[1])?)
         }
         Op::MatMul(product)
-            if let Some(site) = site_of(&program[node.args[1]].op)
-                && low_rank::is_projection(*product, site) =>
+            if let Some(adapter) = adapter_of(&program[node.args[1]].op)
+                && low_rank::is_projection(*product, adapter.site) =>
         {
             let weight = program.ty(node.args[1]).clone();
-            let weight = new.frozen(&site.weight, weight)?;
-            Ok(low_rank::project(new, *product, args[0], weight, site)?)
+            let weight = new.frozen(&adapter.site.weight, weight)?;
+            Ok(adapter.project(new, *product, args[0], weight, mode)?)
         }
         Op::Frozen(leaf) if everything || full.contains(&&*leaf.name) => {
             Ok(new.trained(&leaf.name, leaf.ty.clone())?)
         }
         // Any other use of an adapted weight, as in tied embeddings, sees the merged weight.
-        op if let Some(site) = site_of(op) => {
+        op if let Some(adapter) = adapter_of(op) => {
             let weight = new.add(op.clone(), &[])?;
-            Ok(low_rank::merged(new, weight, site)?)
+            Ok(adapter.merged(new, weight)?)
         }
         op => Ok(new.add(op.clone(), args)?),
     })

@@ -3,7 +3,7 @@
 
 use ailora_graph::{
     AdapterSpec, Init, Scaling,
-    adapt::adapt,
+    adapt::{Mode, adapt},
     adapter::{Layout, Site, Strategy},
     grad::gradients,
     hoist::hoist,
@@ -112,7 +112,7 @@ pub fn program(
         });
     }
     p.set_output("loss", loss);
-    let adapted = adapt(&p, &sites, false).unwrap();
+    let adapted = adapt(&p, &sites, false, Mode::Train).unwrap();
     let step = if training {
         gradients(&adapted, "loss").unwrap()
     } else {

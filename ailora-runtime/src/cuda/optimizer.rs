@@ -98,7 +98,7 @@ pub struct Share {
     pub index: usize,
     /// How many there are.
     pub of: usize,
-    /// Its rows over the step's.
+    /// Its targets over the step's.
     pub weight: f32,
 }
 

@@ -13,7 +13,8 @@ pub enum ScheduleKind {
     Constant,
 }
 
-/// The factor on the learning rate at each step: it rises in a straight line during the warmup.
+/// The factor on the learning rate at each step, which is transformers': it rises in a straight line
+/// during the warmup, from 0 at its first step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
     /// What it does after the warmup.
@@ -25,6 +26,16 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// A schedule of `total` steps, over the share `warmup` of which the rate rises: as many whole steps
+    /// as hold it, as in transformers.
+    pub fn new(kind: ScheduleKind, warmup: f64, total: u64) -> Self {
+        Self {
+            kind,
+            warmup: (warmup * total as f64).ceil() as u64,
+            total,
+        }
+    }
+
     /// The factor at a step, counted from 0.
     pub fn factor(&self, step: u64) -> f64 {
         if step < self.warmup {

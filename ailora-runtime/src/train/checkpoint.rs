@@ -43,7 +43,7 @@ pub enum CheckpointError {
 /// The state of a trainer between two steps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
-    /// Parameters and moments.
+    /// Parameters, moments, and the parameters that were kept.
     pub tensors: Params,
     /// Updates made.
     pub step: u64,

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf, str::FromStr};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -53,8 +53,41 @@ pub struct Fit {
     pub checkpoint_every: u64,
     /// What stands for everything that fixes the run.
     pub fingerprint: String,
-    /// The metric whose largest value makes the best epoch.
-    pub headline: String,
+    /// The metric whose largest value makes the best epoch; none if nothing is held out to measure.
+    pub headline: Option<String>,
+    /// Which epoch's parameters the trainer keeps.
+    pub keep: Keep,
+}
+
+/// Which epoch's parameters a run leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// The best one's, by the headline metric.
+    Best,
+    /// The last one's.
+    Last,
+}
+
+impl FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "best" => Ok(Self::Best),
+            "last" => Ok(Self::Last),
+            _ => Err(format!("expected best or last, found `{text}`")),
+        }
+    }
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Best => "best",
+            Self::Last => "last",
+        })
+    }
 }
 
 /// An epoch's end.
@@ -64,7 +97,7 @@ pub struct Evaluation {
     pub epoch: usize,
     /// The step after which it was made.
     pub step: u64,
-    /// The mean loss over the epoch's rows.
+    /// The mean loss over the epoch's targets.
     pub train_loss: f64,
     /// The metrics by name.
     pub metrics: IndexMap<String, f64>,
@@ -75,27 +108,26 @@ pub struct Evaluation {
 pub struct Progress {
     /// The evaluations so far.
     pub evaluations: Vec<Evaluation>,
-    /// The sum of the losses of the current epoch's rows.
+    /// The sum of the losses of the current epoch's targets.
     pub loss_sum: f64,
-    /// How many rows that are.
-    pub rows: usize,
+    /// How many targets that are.
+    pub targets: usize,
 }
 
 impl Progress {
-    /// The evaluation with the largest headline metric; the first of equals.
-    pub fn best(&self, headline: &str) -> Option<&Evaluation> {
-        let value = |evaluation: &&Evaluation| {
-            let value = evaluation.metrics.get(headline).copied();
-            value.unwrap_or(f64::NEG_INFINITY)
+    /// The evaluation with the largest headline metric, the first of equals; none where that was never
+    /// measured or never a number.
+    pub fn best(&self, headline: Option<&str>) -> Option<&Evaluation> {
+        let measured = |evaluation: &'_ Evaluation| -> Option<f64> {
+            let value = *evaluation.metrics.get(headline?)?;
+            (!value.is_nan()).then_some(value)
         };
-        let better = |best, next| {
-            if value(&next) > value(&best) {
-                next
-            } else {
-                best
-            }
-        };
-        self.evaluations.iter().reduce(better)
+        let values = self
+            .evaluations
+            .iter()
+            .filter_map(|evaluation| Some((evaluation, measured(evaluation)?)));
+        let best = values.reduce(|best, next| if next.1 > best.1 { next } else { best });
+        best.map(|(evaluation, _)| evaluation)
     }
 }
 
@@ -194,8 +226,8 @@ pub fn fit<W: Workload, C: std::error::Error + 'static>(
             let done = trainer.steps_done();
             let count = epoch_end.min((done / every + 1) * every) - done;
             let mut observe = |report: StepReport, progress: &mut Progress| {
-                progress.loss_sum += report.loss * report.rows as f64;
-                progress.rows += report.rows;
+                progress.loss_sum += report.loss * report.targets as f64;
+                progress.targets += report.targets;
                 let event = Event::Step {
                     epoch: epoch + 1,
                     report: &report,
@@ -233,14 +265,20 @@ pub fn fit<W: Workload, C: std::error::Error + 'static>(
         let evaluation = Evaluation {
             epoch: epoch + 1,
             step: trainer.steps_done(),
-            train_loss: progress.loss_sum / progress.rows.max(1) as f64,
+            train_loss: progress.loss_sum / progress.targets.max(1) as f64,
             metrics: workload
                 .evaluate(trainer.engine_mut())
                 .map_err(FitError::Workload)?,
         };
-        (progress.loss_sum, progress.rows) = (0.0, 0);
+        (progress.loss_sum, progress.targets) = (0.0, 0);
         progress.evaluations.push(evaluation);
-        let best = progress.best(&options.headline) == progress.evaluations.last();
+        let best = progress.best(options.headline.as_deref());
+        let best = best.is_some_and(|best| best.epoch == epoch + 1);
+        if best && options.keep == Keep::Best {
+            trainer
+                .keep()
+                .map_err(|error| FitError::Train(error.into()))?;
+        }
         if let Some(evaluation) = progress.evaluations.last() {
             let event = Event::Evaluated {
                 evaluation,

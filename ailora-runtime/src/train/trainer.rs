@@ -43,12 +43,14 @@ pub enum TrainError {
 /// Part of a step's batch: inputs for one compiled program.
 #[derive(Debug)]
 pub struct MicroBatch<'a> {
-    /// The program: its outputs are `loss`, a mean over rows, and the gradients.
+    /// The program: its outputs are `loss`, a mean over targets, and the gradients.
     pub plan: PlanId,
     /// Its inputs.
     pub inputs: Vec<(&'a str, Value<'a>)>,
     /// How many rows it has.
     pub rows: usize,
+    /// How many targets its loss is the mean over: rows, or tokens that are to be predicted.
+    pub targets: usize,
 }
 
 /// What happened in a step.
@@ -64,6 +66,15 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// Rows of the batch.
     pub rows: usize,
+    /// Targets of the batch, which the loss is the mean over.
+    pub targets: usize,
+}
+
+/// What each micro-batch contributes to a step's mean over all targets; nothing where there are none.
+fn shares(batch: &[MicroBatch<'_>]) -> Vec<f64> {
+    let total: usize = batch.iter().map(|micro| micro.targets).sum();
+    let share = |micro: &MicroBatch<'_>| micro.targets as f64 / total.max(1) as f64;
+    batch.iter().map(share).collect()
 }
 
 impl StepReport {
@@ -90,6 +101,8 @@ pub struct Trainer {
     schedule: Schedule,
     clip: Option<f64>,
     draw: Draw,
+    /// What was trained when [`keep`](Trainer::keep) was last called.
+    kept: Option<Params>,
     /// The gradients and the optimiser's state, where a device has them.
     #[cfg(feature = "cuda")]
     on_device: Option<cuda::Optimizer>,
@@ -102,8 +115,10 @@ struct Queued {
     on_device: cuda::Queued,
     step: u64,
     lr: f64,
-    /// Rows of each micro-batch.
-    rows: Vec<usize>,
+    rows: usize,
+    targets: usize,
+    /// What each micro-batch contributes.
+    shares: Vec<f64>,
 }
 
 /// Steps one behind the other, from [`Trainer::steps`]. On a device the next step is queued, its batch
@@ -135,12 +150,13 @@ impl Trainer {
             schedule,
             clip,
             draw: Draw { seed, step: 0 },
+            kept: None,
             #[cfg(feature = "cuda")]
             on_device: None,
         }
     }
 
-    /// One update from the mean gradient over all rows of the micro-batches.
+    /// One update from the mean gradient over all targets of the micro-batches, however these are cut.
     ///
     /// # Errors
     /// A micro-batch does not fit its program, or the loss or a gradient is not finite; nothing is
@@ -164,9 +180,8 @@ impl Trainer {
     }
 
     fn step_here(&mut self, batch: &[MicroBatch<'_>]) -> Result<StepReport, TrainError> {
-        let rows: usize = batch.iter().map(|micro| micro.rows).sum();
         let mut loss = 0.0;
-        for (i, micro) in batch.iter().enumerate() {
+        for (i, (micro, share)) in batch.iter().zip(shares(batch)).enumerate() {
             let outputs = self.engine.run(micro.plan, &micro.inputs, self.draw)?;
             self.draw.step += 1;
             let missing = || TrainError::NoOutput("loss".into());
@@ -174,7 +189,6 @@ impl Trainer {
                 .get("loss")
                 .and_then(<[f32]>::first)
                 .ok_or_else(missing)?;
-            let share = micro.rows as f64 / rows as f64;
             loss += share * f64::from(*micro_loss);
             let share = share as f32;
             for (name, sum) in &mut self.gradients {
@@ -191,7 +205,8 @@ impl Trainer {
             loss,
             lr: self.lr * self.schedule.factor(step - 1),
             gradient_norm: global_norm(self.gradients.values().map(Vec::as_slice)),
-            rows,
+            rows: batch.iter().map(|micro| micro.rows).sum(),
+            targets: batch.iter().map(|micro| micro.targets).sum(),
         };
         report.finite()?;
         // torch.nn.utils.clip_grad_norm_ divides by the norm plus 1e-6 too.
@@ -209,13 +224,12 @@ impl Trainer {
     fn queue(&mut self, batch: &[MicroBatch<'_>], follows: bool) -> Result<Queued, TrainError> {
         let missing = || TrainError::NoOutput("loss".into());
         let (cuda, plans, weights) = self.engine.device().ok_or_else(missing)?;
-        let rows: Vec<usize> = batch.iter().map(|micro| micro.rows).collect();
-        let total: usize = rows.iter().sum();
-        for (index, micro) in batch.iter().enumerate() {
+        let shares = shares(batch);
+        for (index, (micro, &share)) in batch.iter().zip(&shares).enumerate() {
             let share = cuda::Share {
                 index,
                 of: batch.len(),
-                weight: (micro.rows as f64 / total as f64) as f32,
+                weight: share as f32,
             };
             let id = micro.plan.0;
             cuda.accumulate(
@@ -239,7 +253,9 @@ impl Trainer {
             on_device,
             step,
             lr,
-            rows,
+            rows: batch.iter().map(|micro| micro.rows).sum(),
+            targets: batch.iter().map(|micro| micro.targets).sum(),
+            shares,
         })
     }
 
@@ -251,19 +267,21 @@ impl Trainer {
             step,
             lr,
             rows,
+            targets,
+            shares,
         } = queued;
         let missing = || TrainError::NoOutput("loss".into());
         let state = self.on_device.as_mut().ok_or_else(missing)?;
         let found = state.wait(on_device)?;
-        let total: usize = rows.iter().sum();
-        let losses = rows.iter().zip(&found.losses);
-        let losses = losses.map(|(&rows, &loss)| rows as f64 / total as f64 * f64::from(loss));
+        let losses = shares.iter().zip(&found.losses);
+        let losses = losses.map(|(share, &loss)| share * f64::from(loss));
         let report = StepReport {
             step,
             loss: losses.sum(),
             lr,
             gradient_norm: found.norm,
-            rows: total,
+            rows,
+            targets,
         };
         report.finite()?;
         if found.updated {
@@ -296,6 +314,26 @@ impl Trainer {
         Ok(state.map(|(name, array, _)| (name, array)).collect())
     }
 
+    /// Keeps the trained parameters as they are now, in checkpoints too; what was kept before is gone.
+    ///
+    /// # Errors
+    /// The device that has them failed.
+    pub fn keep(&mut self) -> Result<(), EngineError> {
+        self.kept = Some(self.trained()?);
+        Ok(())
+    }
+
+    /// The trained parameters that were kept, or else as they are now.
+    ///
+    /// # Errors
+    /// The device that has them failed.
+    pub fn kept(&self) -> Result<Params, EngineError> {
+        match &self.kept {
+            Some(kept) => Ok(kept.clone()),
+            None => self.trained(),
+        }
+    }
+
     /// Everything a resumed run needs of the trainer.
     ///
     /// # Errors
@@ -310,6 +348,9 @@ impl Trainer {
             tensors.insert(format!("adam.first.{name}"), like(first));
             tensors.insert(format!("adam.second.{name}"), like(second));
             tensors.insert(format!("param.{name}"), array);
+        }
+        for (name, array) in self.kept.iter().flatten() {
+            tensors.insert(format!("kept.{name}"), array.clone());
         }
         Ok(Checkpoint {
             tensors,
@@ -350,6 +391,11 @@ impl Trainer {
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
         let mut moments = IndexMap::new();
         let mut values = Vec::new();
+        let mut kept = Params::new();
+        let has_kept = checkpoint
+            .tensors
+            .keys()
+            .any(|name| name.starts_with("kept."));
         for (name, gradient) in &self.gradients {
             let take = |prefix: &str| {
                 let full = format!("{prefix}.{name}");
@@ -363,12 +409,16 @@ impl Trainer {
             let second = take("adam.second")?.data.clone();
             moments.insert(name.clone(), Moments { first, second });
             values.push((name.clone(), take("param")?.clone()));
+            if has_kept {
+                kept.insert(name.clone(), take("kept")?.clone());
+            }
         }
         for (name, value) in values {
             if !self.engine.weights_mut().set(&name, &value.data) {
                 return Err(CheckpointError::Tensor { name });
             }
         }
+        self.kept = has_kept.then_some(kept);
         self.optimizer.restore(checkpoint.step, moments);
         self.draw.step = checkpoint.draws;
         #[cfg(feature = "cuda")]

@@ -8,7 +8,7 @@ mod support;
 mod triplets;
 
 use ailora_graph::{
-    adapt::adapt,
+    adapt::{Mode, adapt},
     checkpoint::checkpoint,
     grad::gradients,
     hoist::hoist,
@@ -148,7 +148,7 @@ const CONFIG: &str = r#"{"sites": {
 fn a_training_step_equals_the_interpreter() {
     for (config, dropout) in [(CONFIG, 0.0), (CONFIG, 0.2), (r#"{"method": "full"}"#, 0.1)] {
         let (program, sites) = encoder(2, dropout, config);
-        let adapted = adapt(&program, &sites, config.contains("full\"}")).unwrap();
+        let adapted = adapt(&program, &sites, config.contains("full\"}"), Mode::Train).unwrap();
         let step = gradients(&adapted, "loss").unwrap();
         let mut bindings = encoder_inputs();
         bind(&step, &mut bindings);
@@ -160,7 +160,11 @@ fn a_training_step_equals_the_interpreter() {
 fn what_is_computed_again_is_the_same_and_not_kept() {
     let arenas = [4, 8].map(|layers| {
         let (program, sites) = encoder(layers, 0.2, CONFIG);
-        let step = gradients(&adapt(&program, &sites, false).unwrap(), "loss").unwrap();
+        let step = gradients(
+            &adapt(&program, &sites, false, Mode::Train).unwrap(),
+            "loss",
+        )
+        .unwrap();
         let again = checkpoint(&step, "loss").unwrap();
         let mut bindings = encoder_inputs();
         bind(&step, &mut bindings);
@@ -211,7 +215,11 @@ fn losses_over_a_vocabulary() {
 #[test]
 fn hoisting_changes_nothing() {
     let (program, sites) = encoder(2, 0.0, CONFIG);
-    let step = gradients(&adapt(&program, &sites, false).unwrap(), "loss").unwrap();
+    let step = gradients(
+        &adapt(&program, &sites, false, Mode::Train).unwrap(),
+        "loss",
+    )
+    .unwrap();
     let mut bindings = encoder_inputs();
     bind(&step, &mut bindings);
     let expected = step.eval(&bindings, DRAW).unwrap();
@@ -242,7 +250,7 @@ fn hoisting_changes_nothing() {
 #[test]
 fn chains_run_as_one_loop_and_sums_in_place() {
     let (program, sites) = encoder(1, 0.1, CONFIG.replace("layers.1.up", "up").as_str());
-    let adapted = adapt(&program, &sites, false).unwrap();
+    let adapted = adapt(&program, &sites, false, Mode::Train).unwrap();
     let forward = plan(&hoist(&adapted).unwrap().step);
     let loops = forward
         .steps
@@ -527,7 +535,7 @@ fn packs_are_merged_block_by_block() {
 #[test]
 fn inputs_that_do_not_fit_are_named() {
     let (program, sites) = encoder(1, 0.0, r#"{"method": "full"}"#);
-    let adapted = adapt(&program, &sites, true).unwrap();
+    let adapted = adapt(&program, &sites, true, Mode::Train).unwrap();
     let mut bindings = encoder_inputs();
     bind(&adapted, &mut bindings);
     let params = params(&adapted, &bindings);

@@ -1,13 +1,12 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ailora_graph::{
-    adapt::{AdaptError, adapt},
     adapter::Site,
-    ir::Draw,
-    narrow::narrow,
+    ir::{Draw, Program},
 };
 use ailora_runtime::{
     engine::{Engine, EngineError, PlanId},
+    passes::{PassError, Passes},
     run::Value,
 };
 use thiserror::Error;
@@ -34,7 +33,7 @@ pub enum GenerateError {
     Model(#[from] ModelError),
     /// The adapters do not fit the model.
     #[error(transparent)]
-    Adapt(#[from] AdaptError),
+    Pass(#[from] PassError),
     /// A program cannot be compiled or run.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -115,7 +114,7 @@ impl Generator {
             Some(&id) => id,
             None => {
                 let program = self.model.memory(rows, len)?;
-                let id = self.engine.compile(&adapt(&program, &self.sites, false)?)?;
+                let id = self.compile(&program)?;
                 self.memories.insert([rows, len], id);
                 id
             }
@@ -174,13 +173,29 @@ impl Generator {
         }
         let [rows, len, cached, source] = key;
         let program = self.model.step(rows, len, cached, source)?;
-        let adapted = adapt(&program, &self.sites, false)?;
-        let adapted = self.engine.backend().precision().lossless(adapted);
-        let adapted = adapted.map_err(EngineError::from)?;
-        let narrowed = narrow(&adapted).map_err(EngineError::from)?;
-        let id = self.engine.compile(&narrowed)?;
+        let id = self.compile(&program)?;
         self.plans.insert(key, id);
         Ok(id)
+    }
+
+    /// Compiles one of the model's programs, with those of the adapters whose weights it reads: an
+    /// encoder-decoder's programs share the model's weights out among them.
+    fn compile(&mut self, program: &Program) -> Result<PlanId, GenerateError> {
+        let read: HashSet<&str> = program
+            .frozen_parameters()
+            .map(|leaf| &*leaf.name)
+            .collect();
+        let sites = self
+            .sites
+            .iter()
+            .filter(|site| read.contains(&*site.weight));
+        let sites: Vec<Site> = sites.cloned().collect();
+        let passes = Passes {
+            sites: &sites,
+            everything: false,
+            precision: self.engine.backend().precision(),
+        };
+        Ok(self.engine.compile(&passes.inference(program)?)?)
     }
 }
 

@@ -1,0 +1,69 @@
+//! What becomes of a pretrained model's program before it is compiled, in one place: adapted, in the
+//! form that its precision computes without loss, narrowed, and differentiated where it trains.
+
+use ailora_graph::{
+    adapt::{AdaptError, Mode, adapt},
+    adapter::Site,
+    grad::{self, GradError},
+    ir::{Program, ProgramError},
+    narrow::narrow,
+};
+use thiserror::Error;
+
+use crate::backend::Precision;
+
+/// The output that training makes smaller.
+pub const LOSS: &str = "loss";
+
+/// A program that cannot be adapted or differentiated.
+#[derive(Debug, Error)]
+pub enum PassError {
+    /// The adapters do not fit the program.
+    #[error(transparent)]
+    Adapt(#[from] AdaptError),
+    /// The loss cannot be differentiated.
+    #[error(transparent)]
+    Grad(#[from] GradError),
+    /// An expression whose types do not fit.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+}
+
+/// The passes over programs of one model with these adapters.
+#[derive(Clone, Copy, Debug)]
+pub struct Passes<'a> {
+    /// The projections and what happens to them.
+    pub sites: &'a [Site],
+    /// Whether every parameter trains, whatever the sites say.
+    pub everything: bool,
+    /// What matrices are kept in where the program is executed.
+    pub precision: Precision,
+}
+
+impl Passes<'_> {
+    /// The adapted program, without adapter dropout.
+    ///
+    /// # Errors
+    /// The adapters do not fit it.
+    pub fn inference(&self, program: &Program) -> Result<Program, PassError> {
+        Ok(narrow(&self.adapted(program, Mode::Infer)?)?)
+    }
+
+    /// The program of a training step: the output [`LOSS`] and its gradients alone.
+    ///
+    /// # Errors
+    /// The adapters do not fit it, or it has no loss that can be differentiated.
+    pub fn step(&self, program: &Program) -> Result<Program, PassError> {
+        let adapted = narrow(&self.adapted(program, Mode::Train)?)?;
+        Ok(grad::step(&adapted, LOSS)?)
+    }
+
+    /// The adapted program with all of its outputs, before anything is left out of it.
+    ///
+    /// # Errors
+    /// The adapters do not fit it.
+    pub fn adapted(&self, program: &Program, mode: Mode) -> Result<Program, PassError> {
+        let adapted = adapt(program, self.sites, self.everything, mode)?;
+        Ok(self.precision.lossless(adapted)?)
+    }
+}

@@ -56,6 +56,7 @@ impl Encoded {
         let encode = |example: &Example| {
             let answer = example.pair.as_deref().unwrap_or_default();
             let mut encoding = tokenizer.encode_answer(&example.text, answer, end)?;
+            encoding.cut = encoding.ids.len() > max_len;
             encoding.ids.truncate(max_len);
             encoding.type_ids.truncate(max_len);
             let label = example.label;
@@ -371,7 +372,7 @@ impl Batch {
             indices: plan.indices.clone(),
         };
         for (row, &index) in plan.indices.iter().enumerate() {
-            let Encoding { ids, type_ids } = &examples[index].encoding;
+            let Encoding { ids, type_ids, .. } = &examples[index].encoding;
             if ids.len() > len {
                 let (tokens, limit) = (ids.len(), len);
                 return Err(BatchError::TooLong {
@@ -394,7 +395,7 @@ impl Batch {
 /// The tokens of the second segment, which are to be written.
 fn answers(plan: &Plan, examples: &[Encoded]) -> Vec<i32> {
     let row = |&index: &usize| {
-        let Encoding { ids, type_ids } = &examples[index].encoding;
+        let Encoding { ids, type_ids, .. } = &examples[index].encoding;
         let answer = ids
             .iter()
             .zip(type_ids)
@@ -503,7 +504,11 @@ mod tests {
 
     fn example(ids: &[u32], label: Option<Label>) -> Encoded {
         let (ids, type_ids) = (ids.to_vec(), (0..ids.len() as u32).map(|i| i / 2).collect());
-        let encoding = Encoding { ids, type_ids };
+        let encoding = Encoding {
+            ids,
+            type_ids,
+            cut: false,
+        };
         Encoded { encoding, label }
     }
 

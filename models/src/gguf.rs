@@ -302,7 +302,8 @@ impl Gguf {
         })
     }
 
-    fn wrong(&self, key: &str, expected: &str) -> GgufError {
+    /// The error that the value of a key is not what is expected.
+    pub(crate) fn wrong(&self, key: &str, expected: &str) -> GgufError {
         GgufError::Metadata {
             path: self.path.clone(),
             key: key.to_owned(),
@@ -313,6 +314,27 @@ impl Gguf {
             }),
             expected: expected.to_owned(),
         }
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All metadata.
+    pub(crate) fn metadata(&self) -> &IndexMap<String, Value> {
+        &self.metadata
+    }
+
+    /// The value of a key.
+    pub(crate) fn value(&self, key: &str) -> Option<&Value> {
+        self.metadata.get(key)
+    }
+
+    /// The error that the file contradicts itself.
+    pub(crate) fn damaged(&self, cause: String) -> GgufError {
+        let path = self.path.clone();
+        GgufError::Format { path, cause }
     }
 
     fn get(&self, key: &str, expected: &str) -> Result<&Value, GgufError> {
@@ -458,77 +480,6 @@ impl Gguf {
         }
         let shape = info.shape.clone();
         Ok(Array { shape, data })
-    }
-
-    /// What would be in `tokenizer.json`, and the id of the padding token.
-    ///
-    /// # Errors
-    /// The tokenizer is of a kind that is not supported.
-    pub fn tokenizer(&self) -> Result<(Value, Option<u32>), GgufError> {
-        const KIND: &str = "tokenizer.ggml.model";
-        const SPLIT: &str = "tokenizer.ggml.pre";
-        const CONTROL: u64 = 3;
-        let text = |key| self.metadata.get(key).and_then(Value::as_str);
-        if text(KIND) != Some("gpt2") {
-            let expected = "gpt2; for others put the model's tokenizer.json beside the file";
-            return Err(self.wrong(KIND, expected));
-        }
-        let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-                           "use_regex": true});
-        let split = match text(SPLIT) {
-            None | Some("gpt-2") => bytes.clone(),
-            Some("smollm") => json!({"type": "Sequence", "pretokenizers": [
-                {"type": "Digits", "individual_digits": true}, bytes]}),
-            Some(_) => {
-                let expected = "gpt-2 or smollm; for others put the model's tokenizer.json beside \
-                                the file";
-                return Err(self.wrong(SPLIT, expected));
-            }
-        };
-        let list = |key: &str| {
-            let list = self.get(key, "a list")?.as_array();
-            list.ok_or_else(|| self.wrong(key, "a list"))
-        };
-        let tokens = list("tokenizer.ggml.tokens")?;
-        let vocab = tokens.iter().enumerate();
-        let vocab = vocab.filter_map(|(id, token)| Some((token.as_str()?.to_owned(), id.into())));
-        let vocab: Map<String, Value> = vocab.collect();
-        let types = list("tokenizer.ggml.token_type")?.iter();
-        let control = types
-            .zip(tokens)
-            .enumerate()
-            .filter(|(_, (kind, _))| kind.as_u64() == Some(CONTROL))
-            .map(|(id, (_, token))| {
-                json!({"id": id, "content": token, "single_word": false, "lstrip": false,
-                       "rstrip": false, "normalized": false, "special": true})
-            });
-        let id = |key: &str| {
-            self.metadata
-                .get(&format!("tokenizer.ggml.{key}"))?
-                .as_u64()
-        };
-        let begins = self.metadata.get("tokenizer.ggml.add_bos_token") == Some(&true.into());
-        let start = id("bos_token_id").filter(|_| begins);
-        let start = start.and_then(|id| Some((id, tokens.get(id as usize)?.clone())));
-        let processor = start.map(|(id, token)| {
-            let begin = json!({"SpecialToken": {"id": token, "type_id": 0}});
-            let part = |name: &str, n| json!({"Sequence": {"id": name, "type_id": n}});
-            let key = token.as_str().unwrap_or_default().to_owned();
-            let special = json!({key: {"id": token, "ids": [id], "tokens": [token]}});
-            json!({"type": "TemplateProcessing", "single": [begin, part("A", 0)],
-                   "pair": [begin, part("A", 0), part("B", 1)], "special_tokens": special})
-        });
-        let tokenizer = json!({
-            "version": "1.0", "truncation": null, "padding": null,
-            "added_tokens": control.collect::<Vec<_>>(), "normalizer": null,
-            "pre_tokenizer": split, "post_processor": processor, "decoder": bytes,
-            "model": {"type": "BPE", "dropout": null, "unk_token": null,
-                      "continuing_subword_prefix": null, "end_of_word_suffix": null,
-                      "fuse_unk": false, "byte_fallback": false, "vocab": vocab,
-                      "merges": list("tokenizer.ggml.merges")?},
-        });
-        let pad = id("padding_token_id").or(id("eos_token_id"));
-        Ok((tokenizer, pad.map(|id| id as u32)))
     }
 }
 

@@ -1,14 +1,15 @@
 //! Text to token ids with a model's own tokenizer.
 
 mod convert;
+pub mod gguf;
 mod sentencepiece;
 pub mod train;
 
 use std::path::{Path, PathBuf};
 
 use crate::{
-    closed::Note,
-    gguf::{self, Gguf, GgufError},
+    closed::{Note, Refused},
+    gguf::{Gguf, GgufError},
 };
 use serde_json::Value;
 use thiserror::Error;
@@ -40,6 +41,8 @@ pub struct Encoding {
     pub ids: Vec<u32>,
     /// For each token the segment it belongs to; as long as `ids`.
     pub type_ids: Vec<u32>,
+    /// Whether tokens of the text were left out, so that it is not too long.
+    pub cut: bool,
 }
 
 /// Why a tokenizer could not be loaded or used.
@@ -84,6 +87,9 @@ pub enum TokenizerError {
     /// A GGUF file cannot be used.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// A field asks for something that is not done.
+    #[error(transparent)]
+    Field(#[from] Refused),
     /// Texts that make no tokenizer.
     #[error("cannot train a tokenizer: {0}")]
     Train(String),
@@ -132,9 +138,10 @@ impl Tokenizer {
     /// Files that are missing or not what they should be, and a tokenizer without padding token.
     pub fn from_dir(dir: &Path) -> Result<Tokenizer, TokenizerError> {
         let path = dir.join(JSON);
-        let gguf = gguf::find(dir).filter(|_| files(|name| dir.join(name).is_file()).is_none());
+        let gguf =
+            crate::gguf::find(dir).filter(|_| files(|name| dir.join(name).is_file()).is_none());
         if let Some(path) = gguf {
-            let (json, pad_id) = Gguf::open(&path)?.tokenizer()?;
+            let (json, pad_id) = gguf::tokenizer_json(&Gguf::open(&path)?)?;
             let pad_id = pad_id.ok_or_else(|| TokenizerError::NoPadding {
                 dir: dir.to_owned(),
             })?;
@@ -292,7 +299,11 @@ impl Tokenizer {
         ids.extend(answer.get_ids());
         ids.extend(end);
         type_ids.resize(ids.len(), 1);
-        Ok(Encoding { ids, type_ids })
+        Ok(Encoding {
+            ids,
+            type_ids,
+            cut: false,
+        })
     }
 
     fn tokenize(&self, texts: Vec<&str>) -> Result<Vec<Tokens>, TokenizerError> {
@@ -316,6 +327,7 @@ impl Tokenizer {
         if max_len <= special {
             return Err(TokenizerError::TooShort { max_len, special });
         }
+        let length = text.len() + pair.as_ref().map_or(0, Tokens::len);
         let params = TruncationParams {
             max_length: max_len - special,
             strategy: TruncationStrategy::LongestFirst,
@@ -327,6 +339,7 @@ impl Tokenizer {
         Ok(Encoding {
             ids: whole.get_ids().to_vec(),
             type_ids: whole.get_type_ids().to_vec(),
+            cut: length > max_len - special,
         })
     }
 }
@@ -448,8 +461,12 @@ mod tests {
             .encode("the cat sat on the mat", Some("cat sat"), 8)
             .unwrap();
         assert_eq!(cut.ids, [2, 4, 5, 6, 3, 5, 6, 3]);
+        assert!(cut.cut);
         let cut = tokenizer.encode("the cat sat on", None, 4).unwrap();
         assert_eq!(cut.ids, [2, 4, 5, 3]);
+        assert!(cut.cut);
+        let whole = tokenizer.encode("the cat sat on", None, 6).unwrap();
+        assert!(!whole.cut);
         let error = tokenizer.encode("the cat", Some("sat"), 3).unwrap_err();
         assert!(matches!(
             error,

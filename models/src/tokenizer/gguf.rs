@@ -1,0 +1,309 @@
+//! The tokenizer of a GGUF file, as a `tokenizer.json`.
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value, json};
+
+use super::TokenizerError;
+use crate::{
+    closed::{Field, Table, Unknown, applied, inert, only, unset},
+    gguf::{Gguf, GgufError},
+};
+
+const KIND: &str = "tokenizer.ggml.model";
+const SPLIT: &str = "tokenizer.ggml.pre";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const TYPES: &str = "tokenizer.ggml.token_type";
+
+/// The keys of a GGUF file's metadata that describe its tokenizer.
+pub const TABLE: Table = Table {
+    file: "GGUF metadata of the tokenizer",
+    fields: &[FIELDS],
+    unknown: Unknown::Refused,
+};
+
+const IDS: &str = "no text is made with this token here";
+const FAMILY: &str = "it is of another kind of tokenizer than gpt2";
+const FIELDS: &[Field] = &[
+    applied(KIND, "gpt2; others are refused"),
+    applied(SPLIT, "how text is split into words"),
+    applied(TOKENS, "the vocabulary"),
+    applied(
+        TYPES,
+        "normal, unknown, control, user-defined and unused tokens",
+    ),
+    applied("tokenizer.ggml.merges", "pairs that are merged"),
+    inert("tokenizer.ggml.scores", "gpt2 merges pairs in their order"),
+    applied("tokenizer.ggml.bos_token_id", "what texts begin with"),
+    applied("tokenizer.ggml.eos_token_id", "what texts end with"),
+    applied("tokenizer.ggml.padding_token_id", "what pads"),
+    applied(
+        "tokenizer.ggml.add_bos_token",
+        "whether texts begin with it",
+    ),
+    applied("tokenizer.ggml.add_eos_token", "whether texts end with it"),
+    inert("tokenizer.ggml.unknown_token_id", "`token_type` says it"),
+    inert("tokenizer.ggml.eot_token_id", "an end for generation"),
+    inert("tokenizer.ggml.eom_token_id", "an end for generation"),
+    inert("tokenizer.ggml.seperator_token_id", IDS),
+    inert("tokenizer.ggml.cls_token_id", IDS),
+    inert("tokenizer.ggml.mask_token_id", IDS),
+    inert("tokenizer.ggml.prefix_token_id", IDS),
+    inert("tokenizer.ggml.suffix_token_id", IDS),
+    inert("tokenizer.ggml.middle_token_id", IDS),
+    inert("tokenizer.ggml.fim_pre_token_id", IDS),
+    inert("tokenizer.ggml.fim_suf_token_id", IDS),
+    inert("tokenizer.ggml.fim_mid_token_id", IDS),
+    inert("tokenizer.ggml.fim_pad_token_id", IDS),
+    inert("tokenizer.ggml.fim_rep_token_id", IDS),
+    inert("tokenizer.ggml.fim_sep_token_id", IDS),
+    inert(
+        "tokenizer.ggml.token_type_count",
+        "decoders have no segments",
+    ),
+    inert("tokenizer.ggml.add_space_prefix", FAMILY),
+    inert("tokenizer.ggml.remove_extra_whitespaces", FAMILY),
+    inert("tokenizer.ggml.escape_whitespaces", FAMILY),
+    unset(
+        "tokenizer.ggml.add_sep_token",
+        "separators are not added; put the model's tokenizer.json beside the file",
+    ),
+    unset("tokenizer.ggml.precompiled_charsmap", FAMILY),
+    only(
+        "tokenizer.ggml.normalizer.lowercase",
+        &[],
+        "put the model's tokenizer.json beside the file",
+    ),
+    inert(
+        "tokenizer.huggingface.json",
+        "the other keys say the same of it",
+    ),
+    unset("tokenizer.rwkv.world", FAMILY),
+    inert("tokenizer.chat_template", TEMPLATE),
+    inert("tokenizer.chat_templates", TEMPLATE),
+];
+
+const TEMPLATE: &str = "texts are taken as they are";
+
+/// How words are split off in a `gpt2` vocabulary.
+struct Split {
+    normalizer: Value,
+    pre_tokenizer: Value,
+    /// Whether words of the vocabulary are tokens whatever the merges say.
+    whole_words: bool,
+    /// Whether texts begin with the first token where the file does not say.
+    begins: bool,
+}
+
+impl Split {
+    fn named(name: Option<&str>) -> Option<Self> {
+        let bytes = |use_regex: bool| {
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                   "use_regex": use_regex})
+        };
+        let words = |digits: &str| {
+            let pattern = format!(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+            );
+            json!({"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
+                bytes(false)]})
+        };
+        let split = |pre_tokenizer| Self {
+            normalizer: Value::Null,
+            pre_tokenizer,
+            whole_words: false,
+            begins: false,
+        };
+        Some(match name {
+            None | Some("gpt-2") => split(bytes(true)),
+            Some("smollm") => split(json!({"type": "Sequence", "pretokenizers": [
+                {"type": "Digits", "individual_digits": true}, bytes(true)]})),
+            Some("qwen2" | "deepseek-r1-qwen") => Self {
+                normalizer: json!({"type": "NFC"}),
+                ..split(words(""))
+            },
+            Some("llama-bpe" | "llama3" | "llama-v3") => Self {
+                whole_words: true,
+                begins: true,
+                ..split(words("{1,3}"))
+            },
+            Some(_) => return None,
+        })
+    }
+}
+
+/// What a token is for, as llama.cpp numbers it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Normal,
+    Unknown,
+    Control,
+    UserDefined,
+    Unused,
+}
+
+/// What would be in `tokenizer.json`, and the id of the padding token, or else of the end.
+///
+/// # Errors
+/// The tokenizer is of a kind that is not supported, or its keys do not fit together.
+pub(super) fn tokenizer_json(file: &Gguf) -> Result<(Value, Option<u32>), TokenizerError> {
+    check(file)?;
+    let text = |key| file.value(key).and_then(Value::as_str);
+    if text(KIND) != Some("gpt2") {
+        let expected = "gpt2; for others put the model's tokenizer.json beside the file";
+        return Err(file.wrong(KIND, expected).into());
+    }
+    let known = "gpt-2, smollm, llama-bpe or qwen2; for others put the model's tokenizer.json \
+                 beside the file";
+    let split = Split::named(text(SPLIT)).ok_or_else(|| file.wrong(SPLIT, known))?;
+    let tokens = tokens(file)?;
+
+    let mut vocab: IndexMap<&str, usize> = IndexMap::with_capacity(tokens.len());
+    for (id, &(token, kind)) in tokens.iter().enumerate() {
+        if kind == Kind::Unused {
+            continue;
+        }
+        if let Some(first) = vocab.insert(token, id) {
+            let cause = format!("tokens {first} and {id} of `{TOKENS}` are both {token:?}");
+            return Err(file.damaged(cause).into());
+        }
+    }
+    let added = tokens.iter().enumerate();
+    let added = added.filter_map(|(id, &(token, kind))| {
+        let special = match kind {
+            Kind::Control | Kind::Unknown => true,
+            Kind::UserDefined => false,
+            Kind::Normal | Kind::Unused => return None,
+        };
+        Some(
+            json!({"id": id, "content": token, "single_word": false, "lstrip": false,
+                   "rstrip": false, "normalized": false, "special": special}),
+        )
+    });
+    let unknown = tokens.iter().find(|(_, kind)| *kind == Kind::Unknown);
+
+    let role = |key: &str| -> Result<Option<(usize, &str)>, GgufError> {
+        let key = format!("tokenizer.ggml.{key}");
+        let Some(value) = file.value(&key) else {
+            return Ok(None);
+        };
+        let id = value.as_u64().and_then(|id| usize::try_from(id).ok());
+        let token = id.and_then(|id| Some((id, tokens.get(id)?.0)));
+        let expected = || format!("the id of one of the {} tokens", tokens.len());
+        token.map(Some).ok_or_else(|| file.wrong(&key, &expected()))
+    };
+    let added_role = |key: &str, id_key: &str, default: bool| {
+        let full = format!("tokenizer.ggml.{key}");
+        let adds = match file.value(&full) {
+            None => default,
+            Some(Value::Bool(adds)) => *adds,
+            Some(_) => return Err(file.wrong(&full, "true or false")),
+        };
+        if !adds {
+            return Ok(None);
+        }
+        match role(id_key)? {
+            Some(token) => Ok(Some(token)),
+            None if file.value(&full).is_none() => Ok(None),
+            None => Err(file.wrong(
+                &format!("tokenizer.ggml.{id_key}"),
+                &format!("the token that `{full}` adds"),
+            )),
+        }
+    };
+    let begin = added_role("add_bos_token", "bos_token_id", split.begins)?;
+    let end = added_role("add_eos_token", "eos_token_id", false)?;
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": added.collect::<Vec<_>>(), "normalizer": split.normalizer,
+        "pre_tokenizer": split.pre_tokenizer, "post_processor": around(begin, end),
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                    "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": unknown.map(|(token, _)| token),
+                  "continuing_subword_prefix": null, "end_of_word_suffix": null,
+                  "fuse_unk": false, "byte_fallback": false,
+                  "ignore_merges": split.whole_words, "vocab": vocab,
+                  "merges": list(file, "tokenizer.ggml.merges")?},
+    });
+    let pad = match role("padding_token_id")? {
+        Some(pad) => Some(pad),
+        None => role("eos_token_id")?,
+    };
+    Ok((tokenizer, pad.and_then(|(id, _)| u32::try_from(id).ok())))
+}
+
+/// Checks the keys that describe the tokenizer.
+fn check(file: &Gguf) -> Result<(), TokenizerError> {
+    let own = file.metadata().iter().filter(|(key, _)| {
+        key.starts_with("tokenizer.") && !key.starts_with("tokenizer.chat_template.")
+    });
+    let known: Map<String, Value> = own
+        // Long lists that are known need no check.
+        .filter(|(_, value)| !value.is_array())
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    TABLE.check(file.path(), &known)?;
+    Ok(())
+}
+
+fn list<'a>(file: &'a Gguf, key: &str) -> Result<&'a [Value], GgufError> {
+    let list = file.value(key).and_then(Value::as_array);
+    list.map(Vec::as_slice)
+        .ok_or_else(|| file.wrong(key, "a list"))
+}
+
+/// The tokens by id, with their kinds.
+fn tokens(file: &Gguf) -> Result<Vec<(&str, Kind)>, GgufError> {
+    let (tokens, kinds) = (list(file, TOKENS)?, list(file, TYPES)?);
+    if tokens.len() != kinds.len() {
+        let (tokens, kinds) = (tokens.len(), kinds.len());
+        let cause = format!("`{TOKENS}` has {tokens} tokens, but `{TYPES}` {kinds}");
+        return Err(file.damaged(cause));
+    }
+    let kind = |id: usize, kind: &Value| match kind.as_i64() {
+        Some(1) => Ok(Kind::Normal),
+        Some(2) => Ok(Kind::Unknown),
+        Some(3) => Ok(Kind::Control),
+        Some(4) => Ok(Kind::UserDefined),
+        Some(5) => Ok(Kind::Unused),
+        _ => Err(file.damaged(format!(
+            "`{TYPES}` of token {id} is {kind}; a gpt2 vocabulary has normal (1), unknown (2), \
+             control (3), user-defined (4) and unused (5) tokens"
+        ))),
+    };
+    let tokens = tokens.iter().zip(kinds).enumerate();
+    tokens
+        .map(|(id, (token, number))| {
+            let not_text = || file.damaged(format!("token {id} of `{TOKENS}` is no text"));
+            Ok((token.as_str().ok_or_else(not_text)?, kind(id, number)?))
+        })
+        .collect()
+}
+
+/// What adds a token before each text, and one behind it.
+fn around(begin: Option<(usize, &str)>, end: Option<(usize, &str)>) -> Value {
+    if begin.is_none() && end.is_none() {
+        return Value::Null;
+    }
+    let text = |name: &str, segment: u32| {
+        let token = |found: Option<(usize, &str)>| {
+            found.map(|(_, token)| json!({"SpecialToken": {"id": token, "type_id": segment}}))
+        };
+        let text = json!({"Sequence": {"id": name, "type_id": segment}});
+        [token(begin), Some(text), token(end)].into_iter().flatten()
+    };
+    let special: Map<String, Value> = [begin, end]
+        .into_iter()
+        .flatten()
+        .map(|(id, token)| {
+            let ids = json!({"id": token, "ids": [id], "tokens": [token]});
+            (token.to_owned(), ids)
+        })
+        .collect();
+    json!({
+        "type": "TemplateProcessing",
+        "single": text("A", 0).collect::<Vec<_>>(),
+        "pair": text("A", 0).chain(text("B", 1)).collect::<Vec<_>>(),
+        "special_tokens": special,
+    })
+}

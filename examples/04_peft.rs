@@ -8,6 +8,7 @@
 use ailora::{
     AdaptConfig, Method,
     finetune::{Settings, Stage, finetune},
+    output::Existing,
     runtime::train::{Control, Event},
 };
 
@@ -20,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         epochs: 1,
         ..Settings::default()
     };
-    finetune(&settings, folder.path(), false, |stage| {
+    finetune(&settings, folder.path(), Existing::Refuse, |stage| {
         if let Stage::Training(Event::Evaluated { evaluation, .. }) = stage {
             println!(
                 "loss {:.3}, {:?}",

@@ -9,7 +9,9 @@ mod book {
 pub mod bench;
 pub mod compiler;
 pub mod finetune;
+pub mod limits;
 pub mod log;
+pub mod output;
 pub mod pretrain;
 mod tuner;
 

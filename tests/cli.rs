@@ -1,11 +1,5 @@
 //! The built command, on models of two narrow layers.
 
-use std::{
-    process::{Child, Command, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
-};
-
 use serde_json::Value;
 
 mod support;
@@ -260,124 +254,6 @@ fn a_fully_trained_model_is_a_model() {
     assert_ne!(logits(&scene, "rows.jsonl"), logits(&scene, "base.jsonl"));
 }
 
-/// A run that is long enough to be stopped: 600 steps.
-const LONG: &str = "--epochs 100 --dropout 0.1 --seed 3";
-
-/// Starts the long run, and returns when it has made a few steps.
-fn start(scene: &Scene, output: &str, more: &str) -> Child {
-    let args = format!("finetune --model bert {TINY} --output {output} {LONG} {more}");
-    let mut command = scene.command(&args);
-    let child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let start = Instant::now();
-    while scene.losses(output).len() < 8 {
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "no step was made"
-        );
-        sleep(Duration::from_millis(1));
-    }
-    child
-}
-
-#[test]
-fn a_killed_run_goes_on_as_if_nothing_had_happened() {
-    let scene = Scene::new();
-    scene.finetune("whole", &format!("{LONG} --checkpoint-every 3"));
-    let mut child = start(&scene, "killed", "--checkpoint-every 3");
-    child.kill().unwrap();
-    assert!(!child.wait().unwrap().success());
-    let before = scene.losses("killed").len();
-    assert!((8..600).contains(&before), "killed after {before} steps");
-    assert!(!scene.path("killed/metrics.json").exists());
-
-    let again = format!("{LONG} --checkpoint-every 3 --resume");
-    let args = format!("finetune --model bert {TINY} --output killed {again}");
-    scene.refused(
-        args.trim_end_matches(" --resume"),
-        &["killed already holds a run", "--resume"],
-    );
-    scene.refused(
-        &format!("{args} --alpha 2"),
-        &["checkpoint.safetensors", "other settings"],
-    );
-    let other = args.replace("--lr 5e-3", "--lr 4e-3");
-    scene.refused(
-        &other,
-        &[
-            "checkpoint.safetensors",
-            "other settings",
-            "another output folder",
-        ],
-    );
-
-    let ran = scene.run(&args);
-    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    assert!(ran.stderr.contains("resumed at step "), "{}", ran.stderr);
-    assert_eq!(scene.losses("killed"), scene.losses("whole"));
-    let file = "adapter_model.safetensors";
-    assert!(scene.read(&format!("killed/{file}")) == scene.read(&format!("whole/{file}")));
-    let epochs = |output: &str| scene.json(&format!("{output}/metrics.json"))["epochs"].clone();
-    assert_eq!(epochs("killed"), epochs("whole"));
-
-    // A finished run that is resumed is still finished.
-    scene.finetune("killed", &again);
-    assert_eq!(scene.losses("killed"), scene.losses("whole"));
-    assert_eq!(epochs("killed"), epochs("whole"));
-
-    let checkpoint = scene.read("killed/checkpoint.safetensors");
-    for (kept, what) in [
-        (checkpoint.len() / 2, "truncated"),
-        (4, "truncated"),
-        (0, "truncated"),
-    ] {
-        scene.write("killed/checkpoint.safetensors", &checkpoint[..kept]);
-        scene.refused(&args, &["killed/checkpoint.safetensors", what]);
-    }
-}
-
-#[cfg(unix)]
-#[test]
-fn an_interrupted_run_says_how_to_go_on() {
-    let scene = Scene::new();
-    let child = start(&scene, "out", "");
-    let id = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &id])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let output = child.wait_with_output().unwrap();
-    let printed = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(130), "{printed}");
-    assert!(
-        printed.contains("stopped; go on with the same command and --resume"),
-        "{printed}"
-    );
-    assert_eq!(scene.json("out/metrics.json")["finished"], false);
-
-    let made = scene.losses("out").len();
-    let ran = scene.run(&format!(
-        "finetune --model bert {TINY} --output out {LONG} --resume"
-    ));
-    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    assert!(
-        ran.stderr.contains(&format!("resumed at step {made}\n")),
-        "{}",
-        ran.stderr
-    );
-    scene.finetune("whole", LONG);
-    assert_eq!(scene.losses("out"), scene.losses("whole"));
-    let file = "adapter_model.safetensors";
-    assert!(scene.read(&format!("out/{file}")) == scene.read(&format!("whole/{file}")));
-    assert_eq!(scene.json("out/metrics.json")["finished"], true);
-}
-
 #[test]
 fn flags_that_mean_nothing_are_refused() {
     let scene = Scene::new();
@@ -428,14 +304,12 @@ fn flags_that_mean_nothing_are_refused() {
         &["`max_length` is 2", "at least 4"],
     );
     scene.refused(&with("--warmup 1.5"), &["`warmup` is 1.5", "[0, 1)"]);
-    scene.refused(&with("--threads 0"), &["--threads is 0", "at least 1"]);
     scene.refused("finetune --output out", &["`task` is not given", "--task"]);
     assert!(!scene.path("out").exists());
 
     let part = "--model bert --task cola";
     let predict = format!("predict {part} --data cola/dev.tsv --output rows.jsonl");
     for command in [&format!("evaluate {part} --data cola"), &predict] {
-        scene.refused(&format!("{command} --batch-size 0"), &["0", "at least 1"]);
         scene.refused(
             &format!("{command} --max-length 2"),
             &["maximum length 2", "at least 3"],
@@ -458,8 +332,6 @@ fn flags_that_mean_nothing_are_refused() {
         &["`self.qeury`", "did you mean `self.query`"],
     );
     scene.refused(&format!("plan {part} --length 41"), &["41", "40"]);
-    scene.refused(&format!("plan {part} --batch-size 0"), &["0"]);
-    scene.refused(&format!("plan {part} --length 0"), &["0"]);
 }
 
 #[test]

@@ -225,7 +225,7 @@ impl Backend {
     /// The device's memory does not suffice, or it fails.
     pub fn add(&mut self, plan: &Plan) -> Result<(), EngineError> {
         match self {
-            Self::Cpu(cpu) => cpu.reserve(plan),
+            Self::Cpu(cpu) => cpu.reserve(plan)?,
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.add(plan)?,
         }

@@ -20,6 +20,12 @@ pub enum Value<'a> {
 /// A plan that cannot be run on what was given.
 #[derive(Debug, Error)]
 pub enum RunError {
+    /// There is less memory than intermediate values take.
+    #[error(
+        "{} bytes of memory are needed for intermediate values, and cannot be had; take smaller \
+         batches or shorter rows, or checkpoint gradients", .0
+    )]
+    NoMemory(usize),
     /// An input without a value.
     #[error("input `{0}` has no value")]
     MissingInput(Name),

@@ -1,25 +1,112 @@
 //! Arguments that several commands share.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use ailora::{
     AdaptConfig, Method, Scaling,
     adapter::{Site, SiteOverride},
-    finetune::{Model, backend, read_yaml},
+    finetune::{Model, Record, backend, read_settings, read_yaml, yaml},
+    limits,
     models::{embedded, pretrained::LoadReport, task::Task},
+    output::Existing,
     runtime::backend::{Backend, Device, Precision},
 };
 use clap::Args;
+use serde::de::DeserializeOwned;
 
-use super::Error;
+use super::{Error, print};
+
+/// What becomes of a run that the output folder holds.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ExistingArgs {
+    /// Go on from the last checkpoint in the output folder. Settings that are not given are those of its
+    /// run.json; what may be another is where it ends (--epochs, --max-steps), --checkpoint-every and
+    /// --threads.
+    #[arg(long, conflicts_with = "force")]
+    resume: bool,
+    /// Replace the run that the output folder holds; other files in it stay.
+    #[arg(long)]
+    force: bool,
+}
+
+impl ExistingArgs {
+    pub fn of(self) -> Existing {
+        match self.resume {
+            true => Existing::Resume,
+            false => existing(self.force),
+        }
+    }
+
+    /// The settings that flags change: those of a file, those of the run that goes on, or the defaults.
+    pub fn settings<S: Default + DeserializeOwned>(
+        self,
+        config: Option<&Path>,
+        output: &Path,
+    ) -> Result<S, Error> {
+        let record = match config {
+            Some(path) => return Ok(read_settings(path)?),
+            None if self.resume => Record::of(output)?,
+            None => None,
+        };
+        Ok(match record {
+            Some(record) => record.settings()?,
+            None => S::default(),
+        })
+    }
+}
+
+/// What becomes of what is there already.
+pub fn existing(force: bool) -> Existing {
+    match force {
+        true => Existing::Replace,
+        false => Existing::Refuse,
+    }
+}
+
+/// A whole number.
+pub fn count<T: FromStr>(text: &str) -> Result<T, String> {
+    let expected = |_| "expected a whole number, at least 0".to_owned();
+    text.parse().map_err(expected)
+}
+
+/// A number.
+pub fn number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "expected a number".into())
+}
+
+/// A number of rows.
+pub fn batch_size(text: &str) -> Result<usize, String> {
+    within(text, 1, limits::BATCH)
+}
+
+/// A number of tokens.
+pub fn tokens(text: &str) -> Result<usize, String> {
+    within(text, 1, limits::LENGTH)
+}
+
+/// A number of threads.
+pub fn threads(text: &str) -> Result<usize, String> {
+    within(text, 1, limits::THREADS)
+}
+
+fn within(text: &str, least: usize, most: usize) -> Result<usize, String> {
+    let fits = |number: &usize| (least..=most).contains(number);
+    text.parse()
+        .ok()
+        .filter(fits)
+        .ok_or_else(|| format!("expected a whole number, at least {least} and at most {most}"))
+}
 
 /// Where something is computed.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct DeviceArgs {
-    /// Where it is computed: cpu, cuda, cuda:ORDINAL, or auto for a device if there is one.
+    /// Compute on cpu, cuda, cuda:ORDINAL, or auto for a device if there is one.
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
-    /// What a device computes products in: f32, tf32 or bf16.
+    /// Compute products on a device in f32, tf32 or bf16.
     #[arg(long, default_value = "f32")]
     precision: Precision,
 }
@@ -48,26 +135,26 @@ impl DeviceArgs {
 /// What is adapted, and how.
 #[derive(Clone, Debug, Args)]
 pub struct AdapterArgs {
-    /// How the annotated adapters start: ailora, lora, pissa, milora, reailora, rslora; or full
-    /// fine-tuning [default: ailora].
+    /// Start the annotated adapters as this method does: ailora, lora, pissa, milora, reailora, rslora; or
+    /// train all parameters: full [default: ailora].
     #[arg(long, value_parser = method)]
     method: Option<Method>,
     /// Rank of the annotated adapters [default: 8].
-    #[arg(long)]
+    #[arg(long, value_name = "N", value_parser = count::<usize>)]
     rank: Option<usize>,
     /// Numerator of the adapters' scale [default: the rank].
-    #[arg(long)]
+    #[arg(long, value_name = "X", value_parser = number)]
     alpha: Option<f64>,
     /// Dropout on the adapters' input [default: 0].
-    #[arg(long)]
+    #[arg(long, value_name = "X", value_parser = number)]
     dropout: Option<f64>,
     /// How alpha becomes the scale: classic (alpha/r) or rank_stabilized (alpha/sqrt r).
     #[arg(long, value_parser = scaling)]
     scaling: Option<Scaling>,
-    /// A YAML or JSON file with any of these, and `sites` by name or pattern.
+    /// Read any of these from a YAML or JSON file, and `sites` by name or pattern.
     #[arg(long, value_name = "FILE")]
     adapter_config: Option<PathBuf>,
-    /// A change at some projections, such as `key={init: random, rank: 4}`; may be repeated.
+    /// Change the adapters of some projections, as `key={init: random, rank: 4}` does; may be repeated.
     #[arg(long = "adapt", value_name = "PATTERN={..}", value_parser = site)]
     sites: Vec<(String, SiteOverride)>,
 }
@@ -109,7 +196,12 @@ fn site(text: &str) -> Result<(String, SiteOverride), String> {
     let (pattern, change) = text
         .split_once('=')
         .ok_or("expected PATTERN={..}, such as `key={init: random, rank: 4}`")?;
-    let change = serde_saphyr::from_str(change).map_err(|error| error.to_string())?;
+    let change: SiteOverride = yaml(change)?;
+    if change == SiteOverride::default() {
+        return Err(format!(
+            "nothing is changed at `{pattern}`; give `init`, `rank`, `lr`, `alpha`, `dropout` or `scaling`"
+        ));
+    }
     Ok((pattern.to_owned(), change))
 }
 
@@ -135,17 +227,17 @@ impl StrictArgs {
 /// Says what is not used of a model's files.
 pub fn say(report: &LoadReport) {
     for note in &report.notes {
-        eprintln!("note: {note}");
+        print::say!("note: {note}");
     }
 }
 
 /// A model for a task.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
-    /// A folder with a pretrained model, its id on the hub, or the one that is built in.
+    /// Use a pretrained model: a folder, an id of the hub, or the one that is built in.
     #[arg(long, value_name = "DIR_OR_ID", default_value = embedded::MODEL)]
     pub model: String,
-    /// The task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp or math.
+    /// Name of the task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp or math.
     #[arg(long)]
     pub task: String,
     #[command(flatten)]

@@ -8,6 +8,7 @@ use ailora::{
     AdaptConfig, Method,
     finetune::{Model, Settings, Stage, backend, data, finetune},
     models::{embedded, metrics::argmax, task::Task},
+    output::{Existing, File, Folder},
     runtime::{
         backend::{Backend, Device, Precision},
         init::matrix,
@@ -21,6 +22,7 @@ use super::{
     Error,
     evaluate::logits,
     plot::{Losses, Spectra, write},
+    print::{out, say},
     table,
 };
 
@@ -33,35 +35,34 @@ const SHOWN: usize = 3;
 /// How much is shown.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The folder for adapters and figures [default: ailora-demo, or the next that is free].
+    /// Write adapters and figures to this folder [default: ailora-demo, or the next that is free].
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Runs of each method, from different seeds.
-    #[arg(long, default_value_t = 1)]
+    /// Number of runs of each method, from different seeds.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: u64,
-    /// How often the training rows are gone through.
+    /// Number of passes over the training data.
     #[arg(long, default_value_t = 10)]
     epochs: usize,
-    /// Where it is computed: cpu, cuda, cuda:ORDINAL, or auto for a device if there is one.
+    /// Compute on cpu, cuda, cuda:ORDINAL, or auto for a device if there is one.
     #[arg(long, default_value = "auto")]
     device: Device,
 }
 
 /// Trains the same model by several methods and compares them.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    if args.seeds == 0 {
-        return Err("--seeds is 0; expected at least 1".into());
-    }
     let output = args.output.clone().unwrap_or_else(free_folder);
+    let claimed = Folder::claim(&output, &[])?;
+    claimed.check_empty()?;
     let task = Task::parse(TASK)?;
     let folder = data(task, None)?;
-    println!(
+    out!(
         "Which operation solves a word problem: addition, subtraction, multiplication or division?\n\
          A small RoBERTa, pretrained on books and sums, learns it from 800 problems of SVAMP by {} methods of \
          rank {RANK}, on {}.\n",
         METHODS.len(),
         backend(args.device, Precision::F32)?.name()
-    );
+    )?;
     let mut rows = table::table(&["method", "accuracy", "loss", "seconds", "trained"]);
     let mut curves = Vec::new();
     for method in METHODS {
@@ -91,36 +92,39 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         ]);
         curves.push((name.to_owned(), std::mem::take(&mut runs[0].losses)));
     }
-    println!("{rows}");
-    println!(
+    out!("{rows}")?;
+    out!(
         "Accuracy on 200 problems that were held out; loss and trained parameters of training{}.\n",
         if args.seeds > 1 {
             "; means and deviations over the seeds"
         } else {
             ""
         }
-    );
+    )?;
 
     let model = Model::open(embedded::MODEL, task, 0, false)?;
     let spectra = spectra(&model)?;
     for extension in ["png", "svg"] {
-        let place = |name: &str| output.join(name).with_extension(extension);
+        let place = |name: &str| {
+            let path = output.join(name).with_extension(extension);
+            File::at(&path, Existing::Refuse, &[])
+        };
         let curves = curves.clone();
-        write(&place("losses"), &Losses { curves })?;
-        write(&place("spectra"), &spectra)?;
+        write(&place("losses")?, &Losses { curves })?;
+        write(&place("spectra")?, &spectra)?;
     }
     let first = output.join(adapter(METHODS[0].name(), 0));
     predictions(model, task, &folder, &first)?;
     let (output, first) = (output.display(), first.display());
     let problems = folder.join(task.train.file);
-    println!(
+    out!(
         "\nFigures: {output}/losses.png and {output}/spectra.png, and the same as .svg.\n\
          The AILoRA adapter is in {first}, as PEFT loads it. Next:\n\n  \
          ailora predict --adapter {first} --task {TASK} --data {} --output predictions.jsonl\n  \
          ailora explain --task {TASK} --site layer.0.attention.self.query\n  \
          ailora finetune --model roberta-base --task cola --data DIR --output OUT",
         problems.display()
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -146,10 +150,10 @@ impl Run {
         bar.set_style(ProgressStyle::with_template(&style)?);
         let start = Instant::now();
         let (mut losses, mut trainable) = (Vec::new(), 0);
-        let report = finetune(settings, output, false, |stage| {
+        let report = finetune(settings, output, Existing::Refuse, |stage| {
             match stage {
                 Stage::Loaded { trainable: n, .. } => trainable = n,
-                Stage::Initialised { .. } => {}
+                Stage::Initialised { .. } | Stage::Notice(_) => {}
                 Stage::Compiled { steps, .. } => bar.set_length(steps),
                 Stage::Training(Event::Step { report, .. }) => {
                     losses.push(report.loss);
@@ -168,9 +172,10 @@ impl Run {
         // Where no bar is seen, a line is.
         if let Some(last) = last.filter(|_| bar.is_hidden()) {
             let metrics = table::metrics(&last.metrics);
-            eprintln!(
+            say!(
                 "{name} seed {}: loss {:.3}  {metrics}",
-                settings.seed, last.train_loss
+                settings.seed,
+                last.train_loss
             );
         }
         let accuracy = last.and_then(|last| last.metrics.get(report.headline.as_ref()?));
@@ -222,10 +227,10 @@ fn predictions(model: Model, task: &Task, data: &Path, adapter: &Path) -> Result
     let (mut predictor, mut engine, model) = model.predictor(Some(adapter), Backend::cpu())?;
     let rows = model.encode(&problems[..SHOWN.min(problems.len())], max_len)?;
     let found = logits(&mut predictor, &mut engine, &rows, max_len, SHOWN)?;
-    println!("What the AILoRA adapter says of problems that were held out:");
+    out!("What the AILoRA adapter says of problems that were held out:")?;
     for (problem, logits) in problems.iter().zip(found.chunks_exact(task.outputs())) {
-        println!("  {}", problem.text);
-        println!("    -> {}", task.label_names()[argmax(logits)]);
+        out!("  {}", problem.text)?;
+        out!("    -> {}", task.label_names()[argmax(logits)])?;
     }
     Ok(())
 }

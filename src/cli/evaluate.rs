@@ -12,7 +12,8 @@ use indexmap::IndexMap;
 
 use super::{
     Error,
-    args::{DeviceArgs, ModelArgs},
+    args::{self, DeviceArgs, ModelArgs},
+    print::{out, say},
     table,
 };
 
@@ -23,17 +24,17 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// A folder with an adapter; without one the model's own head is used.
+    /// Score the adapter in this folder; without one the model's own head is used.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// The folder with the task's files [default: those of svamp are built in].
+    /// Read the task's files from this folder [default: those of svamp are built in].
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Rows of a batch.
-    #[arg(long, default_value_t = 32)]
+    /// Number of rows in a batch.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size)]
     batch_size: usize,
-    /// The longest sequence, in tokens.
-    #[arg(long, default_value_t = 128)]
+    /// Truncate sequences to N tokens.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = args::tokens)]
     max_length: usize,
 }
 
@@ -59,10 +60,10 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         let labels: Vec<Label> = rows.iter().filter_map(|row| row.label).collect();
         let logits = logits(&mut predictor, &mut engine, &rows, max_len, args.batch_size)?;
         let metrics = task.score(&logits, &labels)?;
-        eprintln!("{}: {}", split.name, table::metrics(&metrics));
+        say!("{}: {}", split.name, table::metrics(&metrics));
         scores.insert(split.name, metrics);
     }
-    println!("{}", serde_json::to_string(&scores)?);
+    out!("{}", serde_json::to_string(&scores)?)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,13 +6,14 @@ use ailora::{
     fuse::cost::Costs,
     hoist::hoist,
     models::{classification::Predictor, embedded::cache_folder},
-    runtime::{backend::Precision, costs::cached, store::write_atomically},
+    output::File,
+    runtime::{backend::Precision, costs::cached},
 };
 
 use super::{
     Error,
-    args::{AdapterArgs, ModelArgs},
-    table,
+    args::{self, AdapterArgs, ModelArgs},
+    print, table,
 };
 
 /// The projection that is shown.
@@ -22,33 +23,42 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     adapters: AdapterArgs,
-    /// The projection's path, or the end of it; the first adapted one if absent.
+    /// Show the projection of this path, or of a path that ends so; the first adapted one if absent.
     #[arg(long, value_name = "PATH")]
     site: Option<String>,
-    /// Rows of a batch.
-    #[arg(long, default_value_t = 32)]
+    /// Number of rows in a batch.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size)]
     batch_size: usize,
-    /// Tokens of a row.
-    #[arg(long, default_value_t = 128)]
+    /// Number of tokens in a row.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = args::tokens)]
     length: usize,
-    /// Shows the forward pass alone, not a training step.
+    /// Show the forward pass alone, not a training step.
     #[arg(long)]
     forward: bool,
-    /// Predicts with what products take on this machine, measured once and kept in the cache;
-    /// training predicts with fixed numbers, and so does this without the flag.
+    /// Predict with what products take on this machine, measured once and kept in the cache; training
+    /// predicts with fixed numbers, and so does this without the flag.
     #[arg(long)]
     measure: bool,
-    /// Writes both forms as a graph in Graphviz's DOT language.
+    /// Write both forms to a file, or to standard output as `-`, as a graph in Graphviz's DOT language.
     #[arg(long, value_name = "FILE")]
     dot: Option<PathBuf>,
-    /// Draws both forms.
+    /// Draw both forms to a file, or to standard output as `-`.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Replace files of --dot and --svg that exist.
+    #[arg(long)]
+    force: bool,
 }
 
 /// Prints what fusion does with the products around a projection.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let (model, sites, config) = args.model.adapted(&args.adapters)?;
+    let place = |path: &Option<PathBuf>| {
+        let at = |path| File::at(path, args::existing(args.force), &[&model.pretrained.dir]);
+        path.as_deref().map(at).transpose()
+    };
+    let (dot, svg) = (place(&args.dot)?, place(&args.svg)?);
+    let text = print::Text::beside([&dot, &svg])?;
     let site = find(&sites, args.site.as_deref())?.clone();
     let costs = if args.measure {
         let folder = cache_folder().ok_or(
@@ -71,21 +81,21 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         "training step"
     };
     let (start, rank) = table::start(&site.spec.strategy);
-    println!(
+    text.line(format_args!(
         "{}: {start}, rank {}, in a {pass} of {} rows of {} tokens",
         site.path,
         rank.unwrap_or_default(),
         args.batch_size,
         args.length
-    );
-    print!("{explained}");
-    for (path, text) in [
-        (&args.dot, Explained::dot as fn(&Explained) -> String),
-        (&args.svg, Explained::svg),
+    ))?;
+    text.line(format_args!("{}", explained.to_string().trim_end()))?;
+    for (file, form) in [
+        (&dot, Explained::dot as fn(&Explained) -> String),
+        (&svg, Explained::svg),
     ] {
-        if let Some(path) = path {
-            write_atomically(path, text(&explained).as_bytes())?;
-            eprintln!("wrote {}", path.display());
+        if let Some(file) = file {
+            file.write(form(&explained).as_bytes())?;
+            print::say!("wrote {}", file.path().display());
         }
     }
     Ok(ExitCode::SUCCESS)

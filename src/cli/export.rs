@@ -1,4 +1,7 @@
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use ailora::{
     finetune::{Model, heads, write_model},
@@ -8,13 +11,15 @@ use ailora::{
         peft::Adapter,
         task::{Example, Task},
     },
+    output::{ADAPTER, Existing, Folder, MODEL},
     runtime::engine::Engine,
 };
 
 use super::{
     Error,
-    args::{DeviceArgs, ModelArgs},
+    args::{self, DeviceArgs, ModelArgs},
     evaluate::logits,
+    print::out,
 };
 
 /// Sentences whose logits must survive what is written.
@@ -35,12 +40,15 @@ pub struct ExportArgs {
     model: ModelArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// The folder with the adapter.
+    /// Export the adapter in this folder.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
-    /// The folder to write.
+    /// Write to this folder.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
+    /// Replace the adapter that the output folder holds; other files in it stay.
+    #[arg(long)]
+    force: bool,
 }
 
 /// What is merged.
@@ -50,18 +58,23 @@ pub struct MergeArgs {
     model: ModelArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// The folder with the adapter.
+    /// Merge the adapter in this folder.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
-    /// The folder for the merged model.
+    /// Write the merged model to this folder.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
+    /// Replace the model that the output folder holds; other files in it stay.
+    #[arg(long)]
+    force: bool,
 }
 
 /// Writes an adapter folder anew, loads it again, and compares logits before saying done.
 pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
     let (model, _) = args.model.open(false)?;
     let adapter = Adapter::load(&args.adapter, &model.pretrained.model.sites())?;
+    let inputs = [&*model.pretrained.dir, &*args.adapter];
+    let _folder = claim(&args.output, args.force, &inputs, ADAPTER)?;
     adapter.save(
         &args.output,
         &args.model.model,
@@ -72,7 +85,7 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
     let (again, _) = args.model.open(false)?;
     let after = probe(again.predictor(Some(&args.output), args.device.open()?)?)?;
     confirm(&before, &after)?;
-    println!("wrote {}", args.output.display());
+    out!("wrote {}", args.output.display())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -83,13 +96,26 @@ pub fn merge(args: &MergeArgs) -> Result<ExitCode, Error> {
     let adapter = Adapter::load(&args.adapter, &sites)?;
     let mut params = std::mem::take(&mut model.pretrained.weights);
     adapter.merge_into(&sites, &mut params)?;
+    let inputs = [&*model.pretrained.dir, &*args.adapter];
+    let _folder = claim(&args.output, args.force, &inputs, MODEL)?;
     write_model(&model, task, &params, &args.output)?;
     let (model, _) = args.model.open(false)?;
     let before = probe(model.predictor(Some(&args.adapter), args.device.open()?)?)?;
     let after = probe(open_merged(args, task)?.predictor(None, args.device.open()?)?)?;
     confirm(&before, &after)?;
-    println!("wrote {}", args.output.display());
+    out!("wrote {}", args.output.display())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Claims a folder for files of these names, which is empty, or from which they are removed if `force`
+/// says so.
+fn claim(path: &Path, force: bool, inputs: &[&Path], writes: &[&str]) -> Result<Folder, Error> {
+    let folder = Folder::claim(path, inputs)?;
+    match args::existing(force) {
+        Existing::Replace => folder.clear(&[writes])?,
+        _ => folder.check_empty()?,
+    }
+    Ok(folder)
 }
 
 fn open_merged(args: &MergeArgs, task: &Task) -> Result<Model, Error> {

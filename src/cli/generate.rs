@@ -1,8 +1,4 @@
-use std::{
-    io::{Write, stdout},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use ailora::{
     finetune::Model,
@@ -17,38 +13,39 @@ use serde_json::json;
 use super::{
     Error,
     args::{DeviceArgs, StrictArgs},
+    print::{self, out},
 };
 
 /// What is generated, and how.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A folder with a causal language model or an encoder-decoder, or its id on the hub.
+    /// Use a causal language model or an encoder-decoder: a folder, or an id of the hub.
     #[arg(long, value_name = "DIR_OR_ID")]
     model: String,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
     strict: StrictArgs,
-    /// A folder with an adapter.
+    /// Use the adapter in this folder.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// Merges the adapter into the weights, instead of computing it beside them.
+    /// Merge the adapter into the weights, instead of computing it beside them.
     #[arg(long, requires = "adapter")]
     merged: bool,
-    /// A text to go on with, or for an encoder-decoder to read. One is written as it comes; of several, each gives a JSON object a line,
-    /// with `prompt` and `text`.
+    /// Continue this text, or let an encoder-decoder read it; may be repeated. The answer to one prompt is
+    /// written as it comes; of several, each gives a JSON object a line, with `prompt` and `text`.
     #[arg(long, value_name = "TEXT", required = true)]
     prompt: Vec<String>,
-    /// Puts each text into the form in which this task was trained.
+    /// Put each prompt into the form in which this task was trained.
     #[arg(long)]
     task: Option<String>,
-    /// The most tokens to write behind each.
+    /// Generate at most N tokens for each prompt.
     #[arg(long, default_value_t = 128, value_name = "N")]
     max_new_tokens: usize,
-    /// How many sequences a beam search follows; without one the likeliest token is taken.
+    /// Search with N beams; without them the likeliest token is taken.
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "temperature")]
     beams: Option<usize>,
-    /// The power of its length that a sequence's log-probability is divided by.
+    /// Divide a sequence's log-probability by its length to this power.
     #[arg(
         long,
         default_value_t = 1.0,
@@ -56,16 +53,16 @@ pub struct Args {
         allow_negative_numbers = true
     )]
     length_penalty: f64,
-    /// Stops at as many finished sequences as there are beams.
+    /// Stop at as many finished sequences as there are beams.
     #[arg(long, requires = "beams")]
     early_stopping: bool,
-    /// Draws tokens at random, at this temperature.
+    /// Sample tokens at this temperature.
     #[arg(long, value_name = "T", value_parser = temperature)]
     temperature: Option<f64>,
-    /// Draws among this many of the likeliest tokens; 0 for all.
+    /// Sample among the K likeliest tokens; 0 for all.
     #[arg(long, default_value_t = 0, requires = "temperature", value_name = "K")]
     top_k: usize,
-    /// Draws among the likeliest tokens that make up this much of the probability.
+    /// Sample among the likeliest tokens that make up this much of the probability.
     #[arg(
         long,
         default_value_t = 1.0,
@@ -73,10 +70,10 @@ pub struct Args {
         value_name = "P"
     )]
     top_p: f64,
-    /// What fixes the draws.
+    /// Seed of sampling.
     #[arg(long, default_value_t = 0, requires = "temperature")]
     seed: u64,
-    /// A text that ends what is written; may be repeated.
+    /// Stop before this text; may be repeated.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
 }
@@ -151,13 +148,13 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let found = search(&mut session, logits, ids.len(), &options, ends, watch)?;
     if streams {
         stream.finish(&tokenizer, &args.stop);
-        println!();
+        out!("")?;
         return Ok(ExitCode::SUCCESS);
     }
     for (prompt, tokens) in args.prompt.iter().zip(&found) {
         let text = text(&tokenizer, tokens);
         let text = &text[..end(&text, &args.stop)];
-        println!("{}", json!({"prompt": prompt, "text": text}));
+        out!("{}", json!({"prompt": prompt, "text": text}))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -200,9 +197,10 @@ impl Stream {
     fn write(&mut self, text: &str, to: usize) {
         let to = text.floor_char_boundary(to);
         if let Some(new) = text.get(self.written..to) {
-            print!("{new}");
-            // A closed terminal is noticed at the next line.
-            let _ = stdout().flush();
+            if print::stdout(format_args!("{new}")).is_err() {
+                // Whoever read it is gone: what would come is for nobody.
+                std::process::exit(0);
+            }
             self.written = to;
         }
     }

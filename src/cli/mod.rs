@@ -9,6 +9,9 @@ mod plan;
 mod plot;
 mod predict;
 mod pretrain;
+pub(crate) mod print;
+mod progress;
+mod signals;
 mod spectrum;
 mod table;
 
@@ -27,8 +30,8 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Threads; all cores if absent.
-    #[arg(long, global = true, value_name = "N")]
+    /// Number of threads; as many as cores if absent.
+    #[arg(long, global = true, value_name = "N", value_parser = args::threads)]
     threads: Option<usize>,
 }
 
@@ -44,7 +47,7 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Writes the logits and labels of a file's rows.
     Predict(predict::Args),
-    /// Goes on with texts.
+    /// Generates text from prompts.
     Generate(generate::Args),
     /// Writes an adapter to a new folder in PEFT's format, and checks what it wrote.
     Export(export::ExportArgs),
@@ -65,11 +68,10 @@ pub fn run() -> Result<ExitCode, Error> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // What cannot be logged is lost: nobody reads it.
+        .log_internal_errors(false)
         .init();
     if let Some(threads) = cli.threads {
-        if threads == 0 {
-            return Err("--threads is 0; expected at least 1".into());
-        }
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global()?;

@@ -17,7 +17,8 @@ use indexmap::IndexMap;
 
 use super::{
     Error,
-    args::{AdapterArgs, DeviceArgs, ModelArgs},
+    args::{self, AdapterArgs, DeviceArgs, ModelArgs},
+    print::out,
     table,
 };
 
@@ -30,19 +31,19 @@ pub struct Args {
     adapters: AdapterArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Rows of a batch.
-    #[arg(long, default_value_t = 32)]
+    /// Number of rows in a batch.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size)]
     batch_size: usize,
-    /// Tokens of a row.
-    #[arg(long, default_value_t = 128)]
+    /// Number of tokens in a row.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = args::tokens)]
     length: usize,
-    /// Shows the forward pass alone.
+    /// Show the forward pass alone.
     #[arg(long)]
     inference: bool,
-    /// Keeps only what lies between blocks for the backward pass, which computes the rest again.
+    /// Keep only what lies between blocks for the backward pass, which computes the rest again.
     #[arg(long)]
     gradient_checkpointing: bool,
-    /// Prints the program too.
+    /// Print the program too.
     #[arg(long)]
     program: bool,
 }
@@ -51,7 +52,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let (model, sites, config) = args.model.adapted(&args.adapters)?;
     let trainable: usize = sites.iter().map(|site| site.trainable()).sum();
-    println!("{}", table::sites(&sites));
+    out!("{}", table::sites(&sites))?;
     let everything = config.trains_everything();
     let pad = model.tokenizer.pad_id();
     let device = args.device.on_device()?;
@@ -70,7 +71,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let plan = compile(&step, device);
     let seconds = start.elapsed().as_secs_f64();
     if args.program {
-        println!("{step}");
+        out!("{step}")?;
     }
     let mut kinds: IndexMap<&str, (usize, u64)> = IndexMap::new();
     for step in &plan.steps {
@@ -97,15 +98,15 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
             format!("{:.2}", flops as f64 / 1e9),
         ]);
     }
-    println!("{kernels}");
+    out!("{kernels}")?;
     let trained: usize = if everything {
         plan.parameter_bytes() / size_of::<f32>()
     } else {
         trainable
     };
     let trained = if args.inference { 0 } else { trained };
-    println!("compiled in {:.1} ms", 1e3 * seconds);
-    println!("{}", memory(&plan, device, trained));
+    out!("compiled in {:.1} ms", 1e3 * seconds)?;
+    out!("{}", memory(&plan, device, trained))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,8 +1,6 @@
 //! Figures, as SVG and PNG.
 
-use std::path::Path;
-
-use ailora::runtime::store::write_atomically;
+use ailora::output::File;
 use plotters::{
     coord::Shift,
     drawing::DrawingAreaErrorKind,
@@ -26,11 +24,13 @@ pub trait Figure {
 }
 
 /// Writes a figure to a PNG file or an SVG file, as the file's name says, whole or not at all.
-pub fn write(path: &Path, figure: &impl Figure) -> Result<(), Error> {
+pub fn write(output: &File, figure: &impl Figure) -> Result<(), Error> {
+    let path = output.path();
     let extension = path.extension().and_then(|extension| extension.to_str());
     let is_png = match extension.map(str::to_lowercase).as_deref() {
         Some("png") => true,
         Some("svg") => false,
+        _ if output.is_stdout() => false,
         _ => {
             let path = path.display();
             return Err(format!("{path}: expected a name that ends with .svg or .png").into());
@@ -47,8 +47,7 @@ pub fn write(path: &Path, figure: &impl Figure) -> Result<(), Error> {
     } else {
         finish(&SVGBackend::new(drawn, SIZE).into_drawing_area(), figure)?;
     }
-    write_atomically(path, &std::fs::read(drawn)?)?;
-    Ok(())
+    Ok(output.write(&std::fs::read(drawn)?)?)
 }
 
 fn finish<B: DrawingBackend>(

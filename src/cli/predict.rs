@@ -1,12 +1,13 @@
 use std::{path::PathBuf, process::ExitCode};
 
-use ailora::{models::task::Labels, runtime::store::write_atomically};
+use ailora::{models::task::Labels, output::File};
 use serde_json::json;
 
 use super::{
     Error,
-    args::{DeviceArgs, ModelArgs},
+    args::{self, DeviceArgs, ModelArgs},
     evaluate::logits,
+    print::say,
 };
 
 /// What is predicted.
@@ -16,20 +17,24 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// A folder with an adapter; without one the model's own head is used.
+    /// Predict with the adapter in this folder; without one the model's own head is used.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// A file of rows in the task's format; labels may be absent.
+    /// Read the rows from a file in the task's format; labels may be absent.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Where the predictions go: one JSON object a row, with `index`, `logits` and `label`.
+    /// Write the predictions to a file, or to standard output as `-`: one JSON object a row, with `index`,
+    /// `logits` and `label`.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// Rows of a batch.
-    #[arg(long, default_value_t = 32)]
+    /// Replace the output file if it exists.
+    #[arg(long)]
+    force: bool,
+    /// Number of rows in a batch.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size)]
     batch_size: usize,
-    /// The longest sequence, in tokens.
-    #[arg(long, default_value_t = 128)]
+    /// Truncate sequences to N tokens.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = args::tokens)]
     max_length: usize,
 }
 
@@ -43,6 +48,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         )
         .into());
     }
+    let mut inputs = vec![&*model.pretrained.dir, &*args.data];
+    inputs.extend(args.adapter.as_deref());
+    let output = File::at(&args.output, args::existing(args.force), &inputs)?;
     let rows = task.load(&args.data, Labels::Optional)?;
     let max_len = model.max_len(args.max_length);
     let (mut predictor, mut engine, model) =
@@ -66,7 +74,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         serde_json::to_writer(&mut lines, &row)?;
         lines.push(b'\n');
     }
-    write_atomically(&args.output, &lines)?;
-    eprintln!("wrote {} rows to {}", rows.len(), args.output.display());
+    output.write(&lines)?;
+    say!("wrote {} rows to {}", rows.len(), args.output.display());
     Ok(ExitCode::SUCCESS)
 }

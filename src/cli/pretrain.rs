@@ -1,7 +1,6 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use ailora::{
-    finetune::read_yaml,
     pretrain::{Settings, pretrain},
     runtime::{
         backend::{Device, Precision},
@@ -11,90 +10,91 @@ use ailora::{
 
 use super::{
     Error,
+    args::{self, ExistingArgs},
     finetune::{run_shown, schedule},
 };
 
 /// The settings of a run: flags win over the file of `--config`, which wins over the defaults.
 #[derive(Debug, clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
-    /// The text to train on, a paragraph a line.
+    /// Train on the text of this file, a paragraph a line.
     #[arg(long, value_name = "FILE")]
     train: Option<PathBuf>,
-    /// Held-out text, a paragraph a line.
+    /// Evaluate on the text of this file, a paragraph a line.
     #[arg(long, value_name = "FILE")]
     valid: Option<PathBuf>,
-    /// The folder for the model, the metrics, the logs and the checkpoint.
+    /// Write the model, the metrics, the logs and the checkpoint to this folder.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
-    /// Goes on from the checkpoint in the output folder, if there is one.
-    #[arg(long)]
-    resume: bool,
-    /// A YAML or JSON file with any of the settings, as `run.json` names them.
+    #[command(flatten)]
+    existing: ExistingArgs,
+    /// Read settings from a YAML or JSON file that names them as run.json does, or from the run.json of
+    /// another run.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Tokens of the vocabulary [default: 6144].
-    #[arg(long)]
+    /// Number of tokens in the vocabulary [default: 6144].
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
     vocab_size: Option<usize>,
     /// Width of the hidden states [default: 256].
-    #[arg(long)]
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
     width: Option<usize>,
-    /// Layers [default: 4].
-    #[arg(long)]
+    /// Number of layers [default: 4].
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
     layers: Option<usize>,
-    /// Heads of attention [default: 4].
-    #[arg(long)]
+    /// Number of attention heads [default: 4].
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
     heads: Option<usize>,
-    /// Tokens of a row, and the longest sequence that the model will read [default: 128].
-    #[arg(long)]
+    /// Number of tokens in a row, and the longest sequence that the model will read [default: 128].
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
     length: Option<usize>,
-    /// The rate of dropout [default: 0].
-    #[arg(long)]
+    /// Dropout of hidden states and of attention [default: 0].
+    #[arg(long, value_name = "X", value_parser = args::number)]
     dropout: Option<f64>,
-    /// The share of tokens to be guessed [default: 0.15].
-    #[arg(long)]
+    /// Fraction of tokens to be guessed [default: 0.15].
+    #[arg(long, value_name = "X", value_parser = args::number)]
     masked: Option<f64>,
-    /// How often the text is gone through [default: 10].
-    #[arg(long)]
+    /// Number of passes over the text; --resume may give another, over which the schedule is laid anew
+    /// [default: 10].
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
     epochs: Option<usize>,
-    /// Rows of a step [default: 256].
-    #[arg(long)]
+    /// Number of rows in a step [default: 256].
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
     batch_size: Option<usize>,
-    /// The largest learning rate [default: 1e-3].
-    #[arg(long)]
+    /// Base learning rate [default: 1e-3].
+    #[arg(long, value_name = "X", value_parser = args::number)]
     lr: Option<f64>,
-    /// How the rate falls after the warmup: linear, cosine or constant [default: linear].
+    /// How the learning rate falls after the warmup: linear, cosine or constant [default: linear].
     #[arg(long, value_parser = schedule)]
     schedule: Option<ScheduleKind>,
-    /// The part of all steps in which the rate rises [default: 0.06].
-    #[arg(long)]
+    /// Fraction of steps over which the learning rate warms up [default: 0.06].
+    #[arg(long, value_name = "X", value_parser = args::number)]
     warmup: Option<f64>,
-    /// What fixes initialisation, masks, dropout and the order of rows [default: 0].
-    #[arg(long)]
+    /// Seed of initialisation, masks, dropout and the order of rows [default: 0].
+    #[arg(long, value_name = "N", value_parser = args::count::<u64>)]
     seed: Option<u64>,
-    /// An end before the last epoch's.
-    #[arg(long)]
+    /// Stop after N steps.
+    #[arg(long, value_name = "N", value_parser = args::count::<u64>)]
     max_steps: Option<u64>,
-    /// Steps between checkpoints [default: 1000].
-    #[arg(long)]
+    /// Write a checkpoint every N steps, and after each epoch [default: 1000].
+    #[arg(long, value_name = "N", value_parser = args::count::<u64>)]
     checkpoint_every: Option<u64>,
-    /// Writes the weights in float16.
+    /// Write the weights in float16.
     #[arg(long)]
     half: bool,
-    /// Where it is computed: cpu, cuda, cuda:ORDINAL, or auto for a device if there is one [default:
-    /// cpu].
+    /// Compute on cpu, cuda, cuda:ORDINAL, or auto for a device if there is one [default: cpu].
     #[arg(long)]
     device: Option<Device>,
-    /// What a device computes products in: f32, tf32 or bf16 [default: f32].
+    /// Compute products on a device in f32, tf32 or bf16 [default: f32].
     #[arg(long)]
     precision: Option<Precision>,
 }
 
 impl Args {
     fn settings(&self) -> Result<Settings, Error> {
-        let mut settings: Settings = match &self.config {
-            Some(path) => read_yaml(path)?,
-            None => Settings::default(),
-        };
+        let mut settings: Settings = self
+            .existing
+            .settings(self.config.as_deref(), &self.output)?;
         macro_rules! given {
             ($($name:ident),*) => {
                 $(if let Some(value) = self.$name.clone() { settings.$name = value; })*
@@ -130,6 +130,11 @@ impl Args {
 pub fn run(args: Args) -> Result<ExitCode, Error> {
     let settings = args.settings()?;
     run_shown(&args.output, |watch| {
-        Ok(pretrain(&settings, &args.output, args.resume, watch)?)
+        Ok(pretrain(
+            &settings,
+            &args.output,
+            args.existing.of(),
+            watch,
+        )?)
     })
 }

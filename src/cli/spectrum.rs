@@ -4,35 +4,42 @@ use ailora::{
     adapter::Site,
     finetune::Model,
     models::{embedded, task::Task},
+    output::File,
     runtime::{init::matrix, spectrum::spectrum},
 };
 
 use super::{
-    Error,
+    Error, args,
     plot::{Spectra, write},
-    table,
+    print, table,
 };
 
 /// Whose spectrum is shown.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A folder with a pretrained model, its id on the hub, or the one that is built in.
+    /// Show a pretrained model: a folder, an id of the hub, or the one that is built in.
     #[arg(long, value_name = "DIR_OR_ID", default_value = embedded::MODEL)]
     model: String,
-    /// The projections, by the ends of their paths.
+    /// Show the projections whose paths end so; may be repeated.
     #[arg(long, value_name = "NAME", default_values = ["query", "value"])]
     site: Vec<String>,
-    /// The rank whose share is shown.
-    #[arg(long, default_value_t = 8)]
+    /// Rank whose share is shown.
+    #[arg(long, value_name = "N", default_value_t = 8)]
     rank: usize,
-    /// Writes the singular values as curves to an SVG or a PNG file.
+    /// Plot the singular values to a file that ends with .svg or .png, or as SVG to standard output as `-`.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+    /// Replace the file of --plot if it exists.
+    #[arg(long)]
+    force: bool,
 }
 
 /// Prints a row a projection, and plots.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let model = Model::open(&args.model, Task::parse("cola")?, 0, false)?;
+    let at = |path| File::at(path, args::existing(args.force), &[&model.pretrained.dir]);
+    let plot = args.plot.as_deref().map(at).transpose()?;
+    let text = print::Text::beside([&plot])?;
     let sites: Vec<Site> = model
         .pretrained
         .model
@@ -82,16 +89,16 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         ]);
         curves.push((site.path.clone(), values));
     }
-    println!("{rows}");
-    println!(
+    text.line(format_args!("{rows}"))?;
+    text.line(format_args!(
         "rank {}: `principal` takes the largest {0} singular values, `minor` the smallest {0}; the \
          shares are of the sum of their squares. `random` takes none.",
         args.rank
-    );
-    if let Some(path) = &args.plot {
+    ))?;
+    if let Some(plot) = &plot {
         let rank = args.rank;
-        write(path, &Spectra { curves, rank })?;
-        eprintln!("wrote {}", path.display());
+        write(plot, &Spectra { curves, rank })?;
+        print::say!("wrote {}", plot.path().display());
     }
     Ok(ExitCode::SUCCESS)
 }

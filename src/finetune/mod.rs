@@ -4,11 +4,14 @@ mod manifest;
 mod output;
 mod recipe;
 mod settings;
+mod yaml;
 
-pub use manifest::Manifest;
+pub use manifest::{Manifest, Record};
 pub use output::Output;
 pub(crate) use recipe::{Recipe, groups};
-pub use settings::{Settings, SettingsError, read_yaml};
+pub(crate) use settings::Range;
+pub use settings::{Settings, SettingsError};
+pub use yaml::{read_settings, read_yaml, yaml};
 
 use std::{
     io,
@@ -48,6 +51,8 @@ use ailora_runtime::{
 };
 use serde_json::{Value, json};
 use thiserror::Error;
+
+use crate::output::{ADAPTER, Existing, MODEL, OutputError};
 
 /// A run that cannot start or go on.
 #[derive(Debug, Error)]
@@ -89,12 +94,35 @@ pub enum Error {
         action: &'static str,
         source: io::Error,
     },
-    /// The output folder holds another run.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// A run is to go on with other settings or files.
     #[error(
-        "{folder} already holds a run; add --resume to go on with it, or choose another folder",
-        folder = .0.display()
+        "{folder} holds a run that cannot go on like this: {}; go on with what it was started with \
+         (settings that are not given are taken from its run.json), or choose another folder for a \
+         new run", changes.join("; "), folder = folder.display()
     )]
-    Occupied(PathBuf),
+    Changed {
+        folder: PathBuf,
+        changes: Vec<String>,
+    },
+    /// A run is to go on that has no whole checkpoint.
+    #[error(
+        "{0}; and there is no whole one before it: start anew with --force, or in another folder"
+    )]
+    Damaged(#[source] CheckpointError),
+    /// The best epoch is to be left, and is gone.
+    #[error(
+        "`keep` is best, and epoch {0}, the best so far, was made with `keep` last, so that its adapter \
+         is gone; go on with --keep last"
+    )]
+    NotKept(usize),
+    /// A run is to go on to an end that lies behind it.
+    #[error(
+        "`epochs` is {epochs}, and {done} steps were made already, more than {epochs} epochs have; \
+         give at least as many epochs as before"
+    )]
+    Behind { epochs: usize, done: u64 },
 }
 
 impl<W> From<FitError<W, Self>> for Error
@@ -157,6 +185,8 @@ pub enum Stage<'a> {
         /// Steps that an earlier session made.
         done: u64,
     },
+    /// Something that whoever started the run should know.
+    Notice(&'a str),
     /// Training.
     Training(Event<'a>),
 }
@@ -343,15 +373,15 @@ impl Model {
     }
 }
 
-/// Runs what `settings` say, writing to `output`; with `resume`, from its last checkpoint if there is
-/// one. `watch` sees everything and may stop it.
+/// Runs what `settings` say, writing to the folder `output`, which holds nothing unless `existing` says
+/// what becomes of it. `watch` sees everything and may stop it.
 ///
 /// # Errors
 /// Something given is wrong, or a file cannot be written. Whatever was checkpointed is intact.
 pub fn finetune(
     settings: &Settings,
     output: &Path,
-    resume: bool,
+    existing: Existing,
     mut watch: impl FnMut(Stage<'_>) -> Control + Send,
 ) -> Result<Report, Error> {
     settings.check()?;
@@ -370,8 +400,10 @@ pub fn finetune(
     let Splits { train, dev } = task.load_dir(&data)?;
     let train = subset(train, settings.rows);
     let hashed = task.files().map(|file| (file.to_owned(), data.join(file)));
-    let manifest = Manifest::new(settings, &model.pretrained.sha256, hashed)?;
-    let mut files = Output::open(output, &manifest, resume)?;
+    let manifest = Manifest::new(settings, manifest::base(&model.pretrained)?, hashed)?;
+    let writes = if everything { MODEL } else { ADAPTER };
+    let inputs = [&*model.pretrained.dir, &*data];
+    let mut files = Output::open(output, existing, &manifest, &inputs, writes)?;
 
     let mut params = std::mem::take(&mut model.pretrained.weights);
     let parameters: usize = params.values().map(|array| array.data.len()).sum();
@@ -442,7 +474,10 @@ pub fn finetune(
     let parameters = model.pretrained.model.parameters();
     let (mut trainer, sizes) = recipe.trainer(engine, &sites, parameters, everything);
     let mut progress = Progress::default();
-    files.restore(&manifest, &mut trainer, &mut progress)?;
+    files.restore(&manifest, &mut trainer, &mut progress, |notice| {
+        let _ = watch(Stage::Notice(&notice));
+    })?;
+    recipe.check_ahead(settings.epochs, &trainer)?;
     let _ = watch(recipe.compiled(sizes, &trainer));
 
     let options = Fit {
@@ -450,10 +485,16 @@ pub fn finetune(
         max_steps: settings.max_steps,
         checkpoint: files.checkpoint_path(),
         checkpoint_every: settings.checkpoint_every,
-        fingerprint: manifest.fingerprint.clone(),
+        fingerprint: files.fingerprint(&manifest),
         keep: settings.keep(headline.is_some()),
         headline,
     };
+    if let Some(best) = progress.best(options.headline.as_deref())
+        && options.keep == Keep::Best
+        && progress.kept != Some(best.epoch)
+    {
+        return Err(Error::NotKept(best.epoch));
+    }
     let outcome = fit(
         &mut trainer,
         &mut workload,
@@ -471,7 +512,10 @@ pub fn finetune(
         "seed": settings.seed,
     });
     files.write_metrics(about, &report)?;
-    let mut params = trainer.kept()?;
+    let mut params = match report.keep {
+        Keep::Best => trainer.kept()?,
+        Keep::Last => trainer.trained()?,
+    };
     if everything {
         params.retain(|name, _| !name.contains(".lora_"));
         files.write_model(&model, task, &params)?;

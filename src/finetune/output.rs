@@ -1,16 +1,22 @@
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use ailora_graph::adapter::{Layout, Site};
 use ailora_models::{peft::Adapter, task::Task};
 use ailora_runtime::{
     store,
-    train::{Checkpoint, Event, Outcome, Progress, StepReport, Trainer},
+    train::{Checkpoint, CheckpointError, Event, Outcome, Progress, StepReport, Trainer},
 };
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Error, Manifest, Model, Report, Settings};
-use crate::log::{JsonLines, TensorBoard};
+use super::{Error, Manifest, Model, Record, Report, Settings, manifest};
+use crate::{
+    log::{JsonLines, TensorBoard},
+    output::{Existing, Folder, OutputError, RUN},
+};
 use ailora_runtime::store::Params;
 
 /// The folder of a run:
@@ -23,10 +29,14 @@ use ailora_runtime::store::Params;
 /// | `train.jsonl`, `tensorboard/` | loss, rate, norm, rows a second of every step |
 /// | `run.json` | hashes of base, data and settings; seeds; versions |
 /// | `checkpoint.safetensors` | where to go on: the last step, and the best epoch's parameters |
+/// | `checkpoint.previous.safetensors` | the checkpoint before it |
+///
+/// Nobody else writes there while this is there.
 #[derive(Debug)]
 pub struct Output {
-    folder: PathBuf,
-    resume: bool,
+    folder: Folder,
+    /// The record of the run that goes on.
+    record: Option<Record>,
     logs: Option<(JsonLines, TensorBoard)>,
     last_step: std::time::Instant,
 }
@@ -43,60 +53,131 @@ struct Row {
 }
 
 impl Output {
-    /// Claims a folder for a run, and proves that it can be written.
+    /// Claims a folder for a run that reads `inputs` and writes the files of the lists `writes`, and
+    /// proves that it can be written.
     ///
     /// # Errors
-    /// It cannot be written, or holds a run and `resume` is not asked for.
-    pub fn open<S: Serialize>(
+    /// It cannot be written; it is an input; another run is at work there; it holds something that
+    /// `existing` does not let go; or a run that goes on was started with other settings or files.
+    pub fn open<S: Clone + Serialize>(
         folder: &Path,
+        existing: Existing,
         manifest: &Manifest<S>,
-        resume: bool,
+        inputs: &[&Path],
+        writes: &[&str],
     ) -> Result<Self, Error> {
-        let output = Self {
-            folder: folder.to_owned(),
-            resume,
+        let mut output = Self {
+            folder: Folder::claim(folder, inputs)?,
+            record: None,
             logs: None,
             last_step: std::time::Instant::now(),
         };
-        if !resume && (output.checkpoint_path().exists() || folder.join("run.json").exists()) {
-            return Err(Error::Occupied(folder.to_owned()));
+        if existing == Existing::Replace {
+            output.folder.clear(&[RUN, writes])?;
         }
-        // Not before the checkpoint was seen to fit: a resume with other settings changes nothing.
-        if !output.checkpoint_path().exists() {
-            output.write_json("run.json", manifest)?;
+        if let Some(record) = Record::of(folder)? {
+            if existing != Existing::Resume {
+                return Err(OutputError::Occupied(folder.to_owned()).into());
+            }
+            let changes = manifest.changes(&record);
+            if !changes.is_empty() {
+                return Err(Error::Changed {
+                    folder: folder.to_owned(),
+                    changes,
+                });
+            }
+            output.record = Some(record);
+        } else {
+            if existing != Existing::Replace {
+                output.folder.check_empty()?;
+            }
+            output.write_json(manifest::NAME, manifest)?;
         }
         Ok(output)
     }
 
     /// Where checkpoints go.
     pub fn checkpoint_path(&self) -> PathBuf {
-        self.folder.join("checkpoint.safetensors")
+        self.path("checkpoint.safetensors")
     }
 
-    /// Goes on from the checkpoint, if that is asked for and there is one, and opens the logs.
+    /// What stands for everything that fixes the run.
+    pub(crate) fn fingerprint<S>(&self, manifest: &Manifest<S>) -> String {
+        let record = self.record.as_ref().map(Record::fingerprint);
+        record.unwrap_or(&manifest.fingerprint).to_owned()
+    }
+
+    /// Goes on from the checkpoint, if there is one, or from the one before it where it is damaged,
+    /// which `say` is told; and opens the logs.
     ///
     /// # Errors
-    /// The checkpoint is of another run, or a log cannot be written.
-    pub(crate) fn restore<S>(
+    /// The checkpoints are damaged or of another run, or a log cannot be written.
+    pub(crate) fn restore<S: Clone + Serialize>(
         &mut self,
         manifest: &Manifest<S>,
         trainer: &mut Trainer,
         progress: &mut Progress,
+        say: impl FnMut(String),
     ) -> Result<(), Error> {
-        let path = self.checkpoint_path();
-        if self.resume && path.exists() {
-            let (checkpoint, saved) = Checkpoint::load(&path, &manifest.fingerprint)?;
-            trainer.restore(&checkpoint)?;
-            *progress = saved;
+        if self.record.is_some() {
+            if let Some((checkpoint, saved)) = self.last(&self.fingerprint(manifest), say)? {
+                trainer.restore(&checkpoint)?;
+                *progress = saved;
+            }
+            // Not before all was seen to fit: a resume that is refused changes nothing.
+            self.write_json(manifest::NAME, manifest)?;
         }
-        let path = self.folder.join("train.jsonl");
+        let path = self.path("train.jsonl");
         let rows = JsonLines::open(&path, trainer.steps_done());
         let rows = rows.map_err(Error::io(&path, "write it"))?;
-        let path = self.folder.join("tensorboard");
+        let path = self.path("tensorboard");
         let board = TensorBoard::create(&path).map_err(Error::io(&path, "write it"))?;
         self.logs = Some((rows, board));
         self.last_step = std::time::Instant::now();
         Ok(())
+    }
+
+    /// The last checkpoint that is whole. One that is damaged makes room for the one before it.
+    fn last(
+        &self,
+        fingerprint: &str,
+        mut say: impl FnMut(String),
+    ) -> Result<Option<(Checkpoint, Progress)>, Error> {
+        let path = self.checkpoint_path();
+        let before = Checkpoint::before(&path);
+        let load = |path: &Path| match path.exists() {
+            true => Checkpoint::load(path, fingerprint).map(Some),
+            false => Ok(None),
+        };
+        let (last, spare) = (load(&path), load(&before));
+        let damaged = |error: &CheckpointError| matches!(error, CheckpointError::Damaged { .. });
+        match (last, spare) {
+            (Ok(Some(last)), spare) => {
+                if let Err(error) = spare {
+                    say(format!(
+                        "{error}; it is the one before the last, which is whole"
+                    ));
+                }
+                Ok(Some(last))
+            }
+            (Err(error), Ok(Some(spare))) if damaged(&error) => {
+                fs::rename(&before, &path).map_err(Error::io(&before, "put it in place"))?;
+                let step = spare.0.step;
+                say(format!(
+                    "{error}; going on from the older one, of step {step}"
+                ));
+                Ok(Some(spare))
+            }
+            (Ok(None), Ok(spare)) => Ok(spare),
+            (Err(error), _) | (Ok(None), Err(error)) if damaged(&error) => {
+                Err(Error::Damaged(error))
+            }
+            (Err(error), _) | (_, Err(error)) => Err(error.into()),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// Logs what happened.
@@ -107,7 +188,8 @@ impl Output {
         let Some((rows, board)) = &mut self.logs else {
             return Ok(());
         };
-        let board_path = self.folder.join("tensorboard");
+        let folder = self.folder.path();
+        let board_path = folder.join("tensorboard");
         let mut scalars: Vec<(String, u64, f64)> = Vec::new();
         match event {
             Event::Step { epoch, report } => {
@@ -129,7 +211,7 @@ impl Output {
                     gradient_norm,
                     rows_per_second: count as f64 / seconds,
                 };
-                let path = self.folder.join("train.jsonl");
+                let path = folder.join("train.jsonl");
                 rows.write(&row).map_err(Error::io(&path, "write it"))?;
                 let values = [
                     ("train/loss", loss),
@@ -187,7 +269,7 @@ impl Output {
         sites: &[Site],
         heads: &[String],
     ) -> Result<(), Error> {
-        adapter.save(&self.folder, &settings.model, task.head(), heads)?;
+        adapter.save(self.folder.path(), &settings.model, task.head(), heads)?;
         let described: Vec<serde_json::Value> = sites
             .iter()
             .filter(|site| site.spec.trains())
@@ -218,11 +300,11 @@ impl Output {
     /// # Errors
     /// A file cannot be written.
     pub fn write_model(&self, model: &Model, task: &Task, params: &Params) -> Result<(), Error> {
-        super::write_model(model, task, params, &self.folder)
+        super::write_model(model, task, params, self.folder.path())
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
-        let path = self.folder.join(name);
+        let path = self.path(name);
         let bytes = serde_json::to_vec_pretty(value)
             .map_err(|error| Error::io(&path, "describe it")(error.into()))?;
         Ok(store::write_atomically(&path, &bytes)?)

@@ -6,7 +6,7 @@ use ailora_runtime::{
     weights::Weights,
 };
 
-use super::Stage;
+use super::{Error, Stage};
 
 /// How parameters are updated, and how often.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ pub(crate) struct Recipe {
     pub seed: u64,
     /// Steps of the whole schedule.
     pub total: u64,
-    /// An end before that.
+    /// Stop after this many.
     pub max_steps: Option<u64>,
 }
 
@@ -48,6 +48,18 @@ impl Recipe {
         let schedule = Schedule::new(self.schedule, self.warmup, self.total);
         let trainer = Trainer::new(engine, optimizer, self.lr, schedule, self.clip, self.seed);
         (trainer, sizes)
+    }
+
+    /// Checks that a run that goes on has not gone beyond its end.
+    ///
+    /// # Errors
+    /// It has.
+    pub fn check_ahead(&self, epochs: usize, trainer: &Trainer) -> Result<(), Error> {
+        let done = trainer.steps_done();
+        match done > self.total {
+            true => Err(Error::Behind { epochs, done }),
+            false => Ok(()),
+        }
     }
 
     /// What whoever watches is told before the first step.

@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::{ops::RangeInclusive, path::PathBuf};
 
 use ailora_graph::AdaptConfig;
 use ailora_models::embedded;
@@ -9,6 +9,8 @@ use ailora_runtime::{
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::limits;
 
 /// Everything that fixes what a run computes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,7 +24,7 @@ pub struct Settings {
     pub data: Option<PathBuf>,
     /// What is adapted, and how.
     pub adapters: AdaptConfig,
-    /// How often the training rows are gone through.
+    /// Number of passes over the training data.
     pub epochs: usize,
     /// Rows of a micro-batch.
     pub batch_size: usize,
@@ -32,7 +34,7 @@ pub struct Settings {
     pub lr: f64,
     /// How the rate falls.
     pub schedule: ScheduleKind,
-    /// The part of all steps in which the rate rises.
+    /// Fraction of steps over which the learning rate warms up.
     pub warmup: f64,
     /// The largest norm of the gradients; none to leave them.
     pub clip: Option<f64>,
@@ -44,7 +46,7 @@ pub struct Settings {
     pub max_length: usize,
     /// How many training rows are used; all if absent.
     pub rows: Option<usize>,
-    /// An end before the last epoch's.
+    /// Stop after this many steps.
     pub max_steps: Option<u64>,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
@@ -113,47 +115,93 @@ pub enum SettingsError {
         /// The task.
         task: &'static str,
     },
+    /// A model that does not fit.
+    #[error(
+        "a model of these `width`, `layers`, `vocab_size` and `length` takes {needed} bytes to \
+         train, and there are {there} bytes of memory; make it smaller"
+    )]
+    Memory {
+        /// Bytes of parameters, gradients and the optimiser's state.
+        needed: u64,
+        /// Bytes of memory.
+        there: u64,
+    },
     /// A number outside its range.
     #[error("`{name}` is {found}; expected {expected}")]
     OutOfRange {
         /// The setting.
         name: &'static str,
         /// What it should be.
-        expected: &'static str,
+        expected: String,
         /// What it is.
         found: f64,
     },
 }
 
 impl SettingsError {
-    /// An error about the first setting that does not fit: its name, its value, whether it fits, and
-    /// what is expected.
-    pub(crate) fn unless(
-        settings: impl IntoIterator<Item = (&'static str, f64, bool, &'static str)>,
-    ) -> Result<(), Self> {
-        match settings.into_iter().find(|(_, _, fits, _)| !fits) {
-            Some((name, found, _, expected)) => Err(Self::OutOfRange {
-                name,
-                expected,
-                found,
-            }),
+    /// An error about the first setting that does not fit.
+    pub(crate) fn unless(ranges: impl IntoIterator<Item = Range>) -> Result<(), Self> {
+        match ranges.into_iter().find(|range| !range.fits) {
             None => Ok(()),
+            Some(range) => Err(Self::OutOfRange {
+                name: range.name,
+                expected: range.expected,
+                found: range.found,
+            }),
         }
     }
 }
 
-/// Reads YAML, of which JSON is a part.
-///
-/// # Errors
-/// The file cannot be read, or has fields that are unknown or of the wrong type.
-pub fn read_yaml<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, SettingsError> {
-    let bad = |reason: String| SettingsError::File {
-        path: path.to_owned(),
-        reason,
-    };
-    let text =
-        std::fs::read_to_string(path).map_err(|error| bad(format!("cannot read it: {error}")))?;
-    serde_saphyr::from_str(&text).map_err(|error| bad(error.to_string()))
+/// A setting beside what it should be.
+pub(crate) struct Range {
+    name: &'static str,
+    found: f64,
+    fits: bool,
+    expected: String,
+}
+
+impl Range {
+    /// A whole number within limits.
+    pub fn count(name: &'static str, found: usize, range: RangeInclusive<usize>) -> Self {
+        Self {
+            name,
+            found: found as f64,
+            fits: range.contains(&found),
+            expected: format!("at least {} and at most {}", range.start(), range.end()),
+        }
+    }
+
+    /// A number that may be left out, and that nothing limits.
+    pub fn at_least_1(name: &'static str, found: Option<u64>) -> Self {
+        let found = found.unwrap_or(1);
+        Self {
+            name,
+            found: found as f64,
+            fits: found > 0,
+            expected: "at least 1".into(),
+        }
+    }
+
+    /// A finite number above 0.
+    pub fn positive(name: &'static str, found: f64) -> Self {
+        let fits = found.is_finite() && found > 0.0;
+        Self::number(name, found, fits, "a positive number")
+    }
+
+    /// A part of a whole, which is never reached.
+    pub fn share(name: &'static str, found: f64, expected: &str) -> Self {
+        Self::number(name, found, (0.0..1.0).contains(&found), expected)
+    }
+
+    /// A number that fits or does not.
+    pub fn number(name: &'static str, found: f64, fits: bool, expected: &str) -> Self {
+        Self {
+            name,
+            found,
+            fits,
+            expected: expected.into(),
+        }
+    }
 }
 
 impl Settings {
@@ -177,73 +225,32 @@ impl Settings {
         if let Some((name, _)) = given.into_iter().find(|(_, given)| !given) {
             return Err(SettingsError::Missing(name));
         }
-        let positive = "a positive number";
-        let at_least_1 = "at least 1";
-        let positive_number = |x: f64| x.is_finite() && x > 0.0;
-        let share = |x: f64| (0.0..1.0).contains(&x);
         let AdamWConfig {
             beta1,
             beta2,
             eps,
             weight_decay,
         } = self.optimizer;
-        let clip = self.clip.unwrap_or(1.0);
-        let ranges = [
-            ("epochs", self.epochs as f64, self.epochs > 0, at_least_1),
-            (
-                "batch_size",
-                self.batch_size as f64,
-                self.batch_size > 0,
-                at_least_1,
-            ),
-            (
-                "accumulate",
-                self.accumulate as f64,
-                self.accumulate > 0,
-                at_least_1,
-            ),
-            (
-                "max_length",
-                self.max_length as f64,
-                self.max_length > 3,
-                "at least 4 tokens",
-            ),
-            (
-                "rows",
-                self.rows.unwrap_or(1) as f64,
-                self.rows != Some(0),
-                at_least_1,
-            ),
-            (
-                "max_steps",
-                self.max_steps.unwrap_or(1) as f64,
-                self.max_steps != Some(0),
-                at_least_1,
-            ),
-            (
-                "checkpoint_every",
-                self.checkpoint_every as f64,
-                self.checkpoint_every > 0,
-                at_least_1,
-            ),
-            ("lr", self.lr, positive_number(self.lr), positive),
-            ("clip", clip, positive_number(clip), positive),
-            ("eps", eps, positive_number(eps), positive),
-            (
-                "warmup",
-                self.warmup,
-                share(self.warmup),
-                "a share of all steps in [0, 1)",
-            ),
-            ("beta1", beta1, share(beta1), "a number in [0, 1)"),
-            ("beta2", beta2, share(beta2), "a number in [0, 1)"),
-            (
+        SettingsError::unless([
+            Range::count("epochs", self.epochs, 1..=limits::EPOCHS),
+            Range::count("batch_size", self.batch_size, 1..=limits::BATCH),
+            Range::count("accumulate", self.accumulate, 1..=limits::ACCUMULATE),
+            Range::count("max_length", self.max_length, 4..=limits::LENGTH),
+            Range::at_least_1("rows", self.rows.map(|rows| rows as u64)),
+            Range::at_least_1("max_steps", self.max_steps),
+            Range::at_least_1("checkpoint_every", Some(self.checkpoint_every)),
+            Range::positive("lr", self.lr),
+            Range::positive("clip", self.clip.unwrap_or(1.0)),
+            Range::positive("eps", eps),
+            Range::share("warmup", self.warmup, "a share of all steps in [0, 1)"),
+            Range::share("beta1", beta1, "a number in [0, 1)"),
+            Range::share("beta2", beta2, "a number in [0, 1)"),
+            Range::number(
                 "weight_decay",
                 weight_decay,
                 weight_decay.is_finite() && weight_decay >= 0.0,
                 "at least 0",
             ),
-        ];
-        SettingsError::unless(ranges)
+        ])
     }
 }

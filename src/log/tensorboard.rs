@@ -5,6 +5,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+/// How the names of event files begin, and how those of this crate end.
+const PREFIX: &str = "events.out.tfevents.";
+const SUFFIX: &str = ".ailora";
+
 /// A TensorBoard event file of scalars.
 ///
 /// A record is its length, a checksum of that, a protocol-buffer `Event` and a checksum of that, all
@@ -24,16 +28,19 @@ impl TensorBoard {
     pub fn create(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let now = since_epoch();
-        let name = format!(
-            "events.out.tfevents.{:010}.{:09}.ailora",
-            now.as_secs(),
-            now.subsec_nanos()
-        );
+        let (seconds, nanos) = (now.as_secs(), now.subsec_nanos());
+        let name = format!("{PREFIX}{seconds:010}.{nanos:09}{SUFFIX}");
         let mut log = Self {
             file: File::create(folder.join(name))?,
         };
         log.record(&bytes_field(3, b"brain.Event:2"))?;
         Ok(log)
+    }
+
+    /// Whether a file, by its name, is one that this crate wrote.
+    pub(crate) fn wrote(path: &Path) -> bool {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(PREFIX) && name.ends_with(SUFFIX)
     }
 
     /// Adds a value of the curve `tag` at `step`.

@@ -19,23 +19,27 @@ use ailora_runtime::{
     store,
     train::{Control, Fit, Keep, Progress, Workload, fit},
 };
+use indexmap::IndexMap;
 use serde_json::json;
 
-use crate::finetune::{Error, Manifest, Output, Recipe, Report, Stage, backend};
+use crate::{
+    finetune::{Error, Manifest, Output, Recipe, Report, Stage, backend},
+    output::{Existing, MODEL},
+};
 
 /// Rows of held-out text that an evaluation reads at most.
 const HELD_OUT: usize = 512;
 
 /// Trains a model as `settings` say and writes its folder: configuration, tokenizer, weights, and the
-/// run's files as [`finetune`](crate::finetune::finetune) writes them. With `resume` it goes on from the
-/// last checkpoint, if there is one. `watch` sees everything and may stop it.
+/// run's files as [`finetune`](crate::finetune::finetune) writes them, to the folder `output`, which
+/// holds nothing unless `existing` says what becomes of it. `watch` sees everything and may stop it.
 ///
 /// # Errors
 /// Something given is wrong, or a file cannot be written. Whatever was checkpointed is intact.
 pub fn pretrain(
     settings: &Settings,
     output: &Path,
-    resume: bool,
+    existing: Existing,
     mut watch: impl FnMut(Stage<'_>) -> Control,
 ) -> Result<Report, Error> {
     settings.check()?;
@@ -81,8 +85,8 @@ pub fn pretrain(
     )?;
     let paths = [("train", &settings.train), ("valid", &settings.valid)];
     let paths = paths.map(|(name, path)| (name.to_owned(), path.clone()));
-    let manifest = Manifest::new(settings, "", paths)?;
-    let mut files = Output::open(output, &manifest, resume)?;
+    let manifest = Manifest::new(settings, IndexMap::new(), paths)?;
+    let mut files = Output::open(output, existing, &manifest, &[], MODEL)?;
     let mut engine = Engine::fused(backend, params);
     workload.compile(&mut engine)?;
     engine.release_unread();
@@ -99,7 +103,10 @@ pub fn pretrain(
     };
     let (mut trainer, sizes) = recipe.trainer(engine, &sites, base.model.parameters(), true);
     let mut progress = Progress::default();
-    files.restore(&manifest, &mut trainer, &mut progress)?;
+    files.restore(&manifest, &mut trainer, &mut progress, |notice| {
+        let _ = watch(Stage::Notice(&notice));
+    })?;
+    recipe.check_ahead(settings.epochs, &trainer)?;
     write_all(output, &described)?;
     let _ = watch(recipe.compiled(sizes, &trainer));
 
@@ -108,7 +115,7 @@ pub fn pretrain(
         max_steps: settings.max_steps,
         checkpoint: files.checkpoint_path(),
         checkpoint_every: settings.checkpoint_every,
-        fingerprint: manifest.fingerprint.clone(),
+        fingerprint: files.fingerprint(&manifest),
         headline: Some(HEADLINE.to_owned()),
         keep: Keep::Last,
     };

@@ -8,7 +8,10 @@ use ailora_runtime::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::finetune::SettingsError;
+use crate::{
+    finetune::{Range, SettingsError},
+    limits,
+};
 
 /// Everything that fixes what pretraining computes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,7 +35,7 @@ pub struct Settings {
     pub dropout: f64,
     /// The share of tokens to be guessed.
     pub masked: f64,
-    /// How often the text is gone through.
+    /// Number of passes over the text.
     pub epochs: usize,
     /// Rows of a step.
     pub batch_size: usize,
@@ -40,7 +43,7 @@ pub struct Settings {
     pub lr: f64,
     /// How the rate falls.
     pub schedule: ScheduleKind,
-    /// The part of all steps in which the rate rises.
+    /// Fraction of steps over which the learning rate warms up.
     pub warmup: f64,
     /// The largest norm of the gradients; none to leave them.
     pub clip: Option<f64>,
@@ -48,7 +51,7 @@ pub struct Settings {
     pub optimizer: AdamWConfig,
     /// What fixes initialisation, masks, dropout and the order of rows.
     pub seed: u64,
-    /// An end before the last epoch's.
+    /// Stop after this many steps.
     pub max_steps: Option<u64>,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
@@ -106,45 +109,53 @@ impl Settings {
                 return Err(SettingsError::Missing(name));
             }
         }
-        let least = |name, found: usize, least: usize, expected| {
-            (name, found as f64, found >= least, expected)
-        };
-        let ranges = [
-            least(
+        let share = "a share of all steps in [0, 1)";
+        SettingsError::unless([
+            Range::count(
                 "vocab_size",
                 self.vocab_size,
-                MIN_VOCABULARY,
-                "at least 261, a token a byte",
+                MIN_VOCABULARY..=limits::VOCABULARY,
             ),
-            least("length", self.length, 8, "at least 8 tokens"),
-            least("epochs", self.epochs, 1, "at least 1"),
-            least("batch_size", self.batch_size, 1, "at least 1"),
-            (
-                "max_steps",
-                self.max_steps.unwrap_or(1) as f64,
-                self.max_steps != Some(0),
-                "at least 1",
+            Range::count("width", self.width, 1..=limits::WIDTH),
+            Range::count("layers", self.layers, 1..=limits::LAYERS),
+            Range::count("heads", self.heads, 1..=self.width.max(1)),
+            Range::number(
+                "heads",
+                self.heads as f64,
+                self.width.is_multiple_of(self.heads),
+                "a divisor of `width`",
             ),
-            (
+            Range::count("length", self.length, 8..=limits::LENGTH),
+            Range::count("epochs", self.epochs, 1..=limits::EPOCHS),
+            Range::count("batch_size", self.batch_size, 1..=limits::BATCH),
+            Range::at_least_1("max_steps", self.max_steps),
+            Range::at_least_1("checkpoint_every", Some(self.checkpoint_every)),
+            Range::share("dropout", self.dropout, "a probability in [0, 1)"),
+            Range::number(
                 "masked",
                 self.masked,
                 self.masked > 0.0 && self.masked < 1.0,
                 "a share between 0 and 1",
             ),
-            (
-                "warmup",
-                self.warmup,
-                (0.0..1.0).contains(&self.warmup),
-                "a share of all steps in [0, 1)",
-            ),
-            (
-                "lr",
-                self.lr,
-                self.lr.is_finite() && self.lr > 0.0,
-                "a positive number",
-            ),
-        ];
-        SettingsError::unless(ranges)
+            Range::share("warmup", self.warmup, share),
+            Range::positive("lr", self.lr),
+            Range::positive("clip", self.clip.unwrap_or(1.0)),
+        ])?;
+        let there = limits::memory().unwrap_or(u64::MAX);
+        let needed = self.bytes();
+        match needed > there {
+            true => Err(SettingsError::Memory { needed, there }),
+            false => Ok(()),
+        }
+    }
+
+    /// Bytes of the parameters, their gradients and the optimiser's state.
+    fn bytes(&self) -> u64 {
+        let [vocabulary, width, layers, length] =
+            [self.vocab_size, self.width, self.layers, self.length].map(|n| n as u64);
+        // In a layer four products of attention, and two that are four times as wide.
+        let parameters = width * (vocabulary + length + 12 * width * layers);
+        4 * size_of::<f32>() as u64 * parameters
     }
 
     /// The `config.json` of the model.

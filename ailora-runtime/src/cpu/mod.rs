@@ -46,11 +46,17 @@ impl Cpu {
     }
 
     /// Makes the arena large enough for `plan`, so that running it allocates nothing.
-    pub fn reserve(&mut self, plan: &Plan) {
+    ///
+    /// # Errors
+    /// There is not as much memory.
+    pub fn reserve(&mut self, plan: &Plan) -> Result<(), RunError> {
         let lines = plan.arena_len.div_ceil(16);
-        if self.arena.len() < lines {
+        if let Some(more) = lines.checked_sub(self.arena.len()) {
+            let reserved = self.arena.try_reserve_exact(more);
+            reserved.map_err(|_| RunError::NoMemory(plan.arena_bytes()))?;
             self.arena.resize(lines, Line::default());
         }
+        Ok(())
     }
 
     /// Bytes of the arena.
@@ -104,7 +110,7 @@ impl Cpu {
         inputs: &[(&str, Value<'_>)],
         mut run_step: impl FnMut(&Step, &Memory),
     ) -> Result<Outputs<'a>, RunError> {
-        self.reserve(plan);
+        self.reserve(plan)?;
         let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
         let sizes = |name: &str, data: &[f32]| {
             let known = plan.parameters.iter().find(|(other, _)| &**other == name);

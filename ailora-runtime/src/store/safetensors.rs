@@ -2,17 +2,15 @@ use std::{
     borrow::Cow,
     collections::HashMap,
     fs::File,
-    io::Write,
     path::{Path, PathBuf},
 };
 
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
-use tempfile::NamedTempFile;
 use thiserror::Error;
 
-use super::{Array, Params};
+use super::{Array, Params, write_atomically};
 
 /// A file of parameters that cannot be read or written.
 #[derive(Debug, Error)]
@@ -54,7 +52,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+    pub(super) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io {
             path,
@@ -203,26 +201,4 @@ fn write(
     let rows = rows.map(|(name, array)| (name.as_str(), Row { array, half }));
     let bytes = safetensors::serialize(rows, Some(metadata)).map_err(StoreError::format(path))?;
     write_atomically(path, &bytes)
-}
-
-/// Writes a file whole or not at all: beside its place first, then moved there.
-///
-/// # Errors
-/// The folder cannot be written, or the disk is full; a file that was there stays as it was.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(folder).map_err(StoreError::io(folder, "create the folder"))?;
-    let mut file =
-        NamedTempFile::new_in(folder).map_err(StoreError::io(path, "create a file beside it"))?;
-    file.write_all(bytes)
-        .map_err(StoreError::io(path, "write it"))?;
-    file.as_file()
-        .sync_all()
-        .map_err(StoreError::io(path, "write it to disk"))?;
-    file.persist(path)
-        .map_err(|error| StoreError::io(path, "replace it")(error.error))?;
-    Ok(())
 }

@@ -112,9 +112,16 @@ pub struct Progress {
     pub loss_sum: f64,
     /// How many targets that are.
     pub targets: usize,
+    /// The epoch whose parameters the trainer keeps.
+    pub kept: Option<usize>,
 }
 
 impl Progress {
+    /// Whether what there is after this step was evaluated.
+    fn is_evaluated(&self, step: u64) -> bool {
+        self.evaluations.last().is_some_and(|last| last.step >= step)
+    }
+
     /// The evaluation with the largest headline metric, the first of equals; none where that was never
     /// measured or never a number.
     pub fn best(&self, headline: Option<&str>) -> Option<&Evaluation> {
@@ -214,7 +221,7 @@ pub fn fit<W: Workload, C: std::error::Error + 'static>(
             .save(&options.checkpoint, &options.fingerprint, progress)
             .map_err(FitError::Checkpoint)
     };
-    while trainer.steps_done() < total || progress.evaluations.is_empty() {
+    while trainer.steps_done() < total || !progress.is_evaluated(trainer.steps_done()) {
         let epoch = (trainer.steps_done() / per_epoch.max(1)) as usize;
         let skip = trainer.steps_done() % per_epoch.max(1);
         let epoch_end = total.min((epoch as u64 + 1) * per_epoch);
@@ -262,6 +269,12 @@ pub fn fit<W: Workload, C: std::error::Error + 'static>(
             }
         }
         drop(batches);
+        // An epoch that `max_steps` cuts short goes on where that is more: its checkpoint is of before its
+        // evaluation, which a whole epoch has not.
+        let whole = trainer.steps_done() % per_epoch.max(1) == 0;
+        if !whole {
+            save(trainer, progress)?;
+        }
         let evaluation = Evaluation {
             epoch: epoch + 1,
             step: trainer.steps_done(),
@@ -278,6 +291,7 @@ pub fn fit<W: Workload, C: std::error::Error + 'static>(
             trainer
                 .keep()
                 .map_err(|error| FitError::Train(error.into()))?;
+            progress.kept = Some(epoch + 1);
         }
         if let Some(evaluation) = progress.evaluations.last() {
             let event = Event::Evaluated {
@@ -287,7 +301,9 @@ pub fn fit<W: Workload, C: std::error::Error + 'static>(
             };
             stop |= watch(event).map_err(FitError::Watcher)? == Control::Stop;
         }
-        save(trainer, progress)?;
+        if whole {
+            save(trainer, progress)?;
+        }
         let event = Event::Checkpointed {
             step: trainer.steps_done(),
         };

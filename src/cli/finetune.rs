@@ -195,7 +195,8 @@ pub fn run_shown(
         Outcome::Stopped => {
             let status = ExitCode::from(128 + signals.came().unwrap_or(2));
             // The status says that it was stopped, whether anybody reads this or not.
-            let _ = printed.and_then(|()| out!("stopped; go on with --resume (checkpoint in {folder})"));
+            let _ = printed
+                .and_then(|()| out!("stopped; go on with --resume (checkpoint in {folder})"));
             Ok(status)
         }
     }

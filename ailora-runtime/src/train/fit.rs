@@ -119,7 +119,9 @@ pub struct Progress {
 impl Progress {
     /// Whether what there is after this step was evaluated.
     fn is_evaluated(&self, step: u64) -> bool {
-        self.evaluations.last().is_some_and(|last| last.step >= step)
+        self.evaluations
+            .last()
+            .is_some_and(|last| last.step >= step)
     }
 
     /// The evaluation with the largest headline metric, the first of equals; none where that was never

@@ -92,7 +92,7 @@ fn gradient_checkpointing_changes_memory_and_not_the_run() {
     let scene = Scene::new();
     for family in ["bert", "deberta"] {
         let [kept, again] = ["", "--gradient-checkpointing"].map(|flag| {
-            let output = format!("{family}{flag}");
+            let output = format!("{family}-out{flag}");
             let args = format!("finetune --model {family} {TINY} --dropout 0.1 {flag}");
             scene.ok(&format!("{args} --output {output}"));
             let bits = scene.losses(&output).into_iter();
@@ -191,7 +191,7 @@ fn an_adapter_predicts_scores_merges_and_exports() {
         let with = format!("{base} --adapter {out}");
         let predict = |flags: &str, file: &str| {
             scene.ok(&format!(
-                "predict {flags} --data cola/dev.tsv --output {file}"
+                "predict {flags} --data cola/dev.tsv --output {file} --force"
             ));
             logits(&scene, file)
         };

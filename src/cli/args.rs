@@ -140,13 +140,13 @@ pub struct AdapterArgs {
     #[arg(long, value_parser = method)]
     method: Option<Method>,
     /// Rank of the annotated adapters [default: 8].
-    #[arg(long, value_name = "N", value_parser = count::<usize>)]
+    #[arg(long, value_name = "N", value_parser = count::<usize>, allow_negative_numbers = true)]
     rank: Option<usize>,
     /// Numerator of the adapters' scale [default: the rank].
-    #[arg(long, value_name = "X", value_parser = number)]
+    #[arg(long, value_name = "X", value_parser = number, allow_hyphen_values = true)]
     alpha: Option<f64>,
     /// Dropout on the adapters' input [default: 0].
-    #[arg(long, value_name = "X", value_parser = number)]
+    #[arg(long, value_name = "X", value_parser = number, allow_hyphen_values = true)]
     dropout: Option<f64>,
     /// How alpha becomes the scale: classic (alpha/r) or rank_stabilized (alpha/sqrt r).
     #[arg(long, value_parser = scaling)]

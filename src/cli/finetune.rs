@@ -24,7 +24,6 @@ use super::{
 
 /// The settings of a run: flags win over the file of `--config`, which wins over the defaults.
 #[derive(Debug, clap::Args)]
-#[command(allow_negative_numbers = true)]
 pub struct Args {
     /// Train a pretrained model: a folder, an id of the hub, or the one that is built in [default:
     /// embedded].
@@ -49,43 +48,43 @@ pub struct Args {
     adapters: AdapterArgs,
     /// Number of passes over the training data; --resume may give another, over which the schedule is
     /// laid anew [default: 3].
-    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     epochs: Option<usize>,
     /// Number of rows in a batch [default: 32].
-    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     batch_size: Option<usize>,
     /// Number of batches whose gradients make one step [default: 1].
-    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     accumulate: Option<usize>,
     /// Base learning rate [default: 5e-4].
-    #[arg(long, value_name = "X", value_parser = args::number)]
+    #[arg(long, value_name = "X", value_parser = args::number, allow_hyphen_values = true)]
     lr: Option<f64>,
     /// How the learning rate falls after the warmup: linear, cosine or constant [default: linear].
     #[arg(long, value_parser = schedule)]
     schedule: Option<ScheduleKind>,
     /// Fraction of steps over which the learning rate warms up [default: 0.06].
-    #[arg(long, value_name = "X", value_parser = args::number)]
+    #[arg(long, value_name = "X", value_parser = args::number, allow_hyphen_values = true)]
     warmup: Option<f64>,
     /// Clip the norm of the gradients to this; 0 leaves them as they are [default: 1].
-    #[arg(long, value_name = "X", value_parser = args::number)]
+    #[arg(long, value_name = "X", value_parser = args::number, allow_hyphen_values = true)]
     clip: Option<f64>,
     /// Decoupled weight decay of AdamW [default: 0].
-    #[arg(long, value_name = "X", value_parser = args::number)]
+    #[arg(long, value_name = "X", value_parser = args::number, allow_hyphen_values = true)]
     weight_decay: Option<f64>,
     /// Seed of initialisation, dropout and the order of rows [default: 0].
-    #[arg(long, value_name = "N", value_parser = args::count::<u64>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<u64>, allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Truncate sequences to N tokens [default: 128].
-    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     max_length: Option<usize>,
     /// Train on N of the rows, always the same ones [default: all].
-    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     rows: Option<usize>,
     /// Stop after N steps.
-    #[arg(long, value_name = "N", value_parser = args::count::<u64>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<u64>, allow_negative_numbers = true)]
     max_steps: Option<u64>,
     /// Write a checkpoint every N steps, and after each epoch [default: 200].
-    #[arg(long, value_name = "N", value_parser = args::count::<u64>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<u64>, allow_negative_numbers = true)]
     checkpoint_every: Option<u64>,
     /// Keep only what lies between blocks for the backward pass, which computes the rest again: less
     /// memory, about a third more arithmetic.

@@ -16,7 +16,6 @@ use super::{
 
 /// The settings of a run: flags win over the file of `--config`, which wins over the defaults.
 #[derive(Debug, clap::Args)]
-#[command(allow_negative_numbers = true)]
 pub struct Args {
     /// Train on the text of this file, a paragraph a line.
     #[arg(long, value_name = "FILE")]
@@ -34,50 +33,50 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Number of tokens in the vocabulary [default: 6144].
-    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     vocab_size: Option<usize>,
     /// Width of the hidden states [default: 256].
-    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     width: Option<usize>,
     /// Number of layers [default: 4].
-    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     layers: Option<usize>,
     /// Number of attention heads [default: 4].
-    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     heads: Option<usize>,
     /// Number of tokens in a row, and the longest sequence that the model will read [default: 128].
-    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     length: Option<usize>,
     /// Dropout of hidden states and of attention [default: 0].
-    #[arg(long, value_name = "X", value_parser = args::number)]
+    #[arg(long, value_name = "X", value_parser = args::number, allow_hyphen_values = true)]
     dropout: Option<f64>,
     /// Fraction of tokens to be guessed [default: 0.15].
-    #[arg(long, value_name = "X", value_parser = args::number)]
+    #[arg(long, value_name = "X", value_parser = args::number, allow_hyphen_values = true)]
     masked: Option<f64>,
     /// Number of passes over the text; --resume may give another, over which the schedule is laid anew
     /// [default: 10].
-    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     epochs: Option<usize>,
     /// Number of rows in a step [default: 256].
-    #[arg(long, value_name = "N", value_parser = args::count::<usize>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     batch_size: Option<usize>,
     /// Base learning rate [default: 1e-3].
-    #[arg(long, value_name = "X", value_parser = args::number)]
+    #[arg(long, value_name = "X", value_parser = args::number, allow_hyphen_values = true)]
     lr: Option<f64>,
     /// How the learning rate falls after the warmup: linear, cosine or constant [default: linear].
     #[arg(long, value_parser = schedule)]
     schedule: Option<ScheduleKind>,
     /// Fraction of steps over which the learning rate warms up [default: 0.06].
-    #[arg(long, value_name = "X", value_parser = args::number)]
+    #[arg(long, value_name = "X", value_parser = args::number, allow_hyphen_values = true)]
     warmup: Option<f64>,
     /// Seed of initialisation, masks, dropout and the order of rows [default: 0].
-    #[arg(long, value_name = "N", value_parser = args::count::<u64>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<u64>, allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Stop after N steps.
-    #[arg(long, value_name = "N", value_parser = args::count::<u64>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<u64>, allow_negative_numbers = true)]
     max_steps: Option<u64>,
     /// Write a checkpoint every N steps, and after each epoch [default: 1000].
-    #[arg(long, value_name = "N", value_parser = args::count::<u64>)]
+    #[arg(long, value_name = "N", value_parser = args::count::<u64>, allow_negative_numbers = true)]
     checkpoint_every: Option<u64>,
     /// Write the weights in float16.
     #[arg(long)]

@@ -36,7 +36,10 @@ pub fn yaml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
         // The value alone says which field it is; what is no YAML has a place instead.
         let value = serde_saphyr::from_str::<serde_json::Value>(text).ok();
         let named = value.and_then(|value| json::<T>(value).err());
-        named.unwrap_or_else(|| error.to_string())
+        named.unwrap_or_else(|| {
+            let said = error.to_string();
+            said.strip_prefix("error: ").unwrap_or(&said).to_owned()
+        })
     })
 }
 
@@ -67,6 +70,12 @@ fn plain(reason: &str) -> String {
         if let Some(start) = reason.strip_suffix(rust) {
             reason = format!("{start}{said}");
         }
+    }
+    // In YAML `{rank:4}` has a field of that name.
+    let field = reason.strip_prefix("unknown field `");
+    let field = field.and_then(|rest| rest.split('`').next());
+    if field.is_some_and(|field| field.contains(':')) {
+        reason += "; put a blank behind the colon";
     }
     match reason.split_once("expected struct ") {
         Some((start, _)) => format!("{start}expected fields, each with a value"),

@@ -5,7 +5,7 @@ use std::{
 
 use ailora_runtime::store;
 
-use super::{Existing, OutputError, is_input};
+use super::{Existing, OutputError, check_not_read};
 
 /// One file that is written at the end, or standard output.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ impl File {
             });
         }
         if path.exists() {
-            is_input(path, inputs)?;
+            check_not_read(path, path, inputs)?;
             if existing != Existing::Replace {
                 return Err(OutputError::Exists(path.to_owned()));
             }
@@ -44,10 +44,10 @@ impl File {
             let folder = path
                 .parent()
                 .filter(|folder| !folder.as_os_str().is_empty());
-            is_input(folder.unwrap_or(Path::new(".")), inputs)?;
+            check_not_read(path, folder.unwrap_or(Path::new(".")), inputs)?;
             let real = path.canonicalize().ok();
             if let Some(folder) = real.as_deref().and_then(Path::parent) {
-                is_input(folder, inputs)?;
+                check_not_read(path, folder, inputs)?;
             }
         }
         Ok(file)
@@ -108,10 +108,7 @@ mod tests {
             for existing in [Existing::Refuse, Existing::Replace] {
                 error(name, existing);
             }
-            assert!(
-                error(name, Existing::Replace).contains("read for it"),
-                "{name}"
-            );
+            assert!(error(name, Existing::Replace).contains("is read"), "{name}");
         }
         assert!(error("model", Existing::Replace).contains("is a folder"));
         // What comes while something is computed is kept as well.

@@ -5,7 +5,7 @@ use std::{
 
 use ailora_runtime::store;
 
-use super::{Lock, OutputError, is_input};
+use super::{Lock, OutputError, check_not_read};
 
 /// The files of a run, beside its results.
 pub const RUN: &[&str] = &[
@@ -64,7 +64,7 @@ impl Folder {
             found,
             expected: "the name of a folder to write",
         };
-        is_input(path, inputs)?;
+        check_not_read(path, path, inputs)?;
         if path == Path::new("-") {
             return Err(kind("standard output"));
         }

@@ -36,8 +36,8 @@ pub enum Existing {
 pub enum OutputError {
     /// It is read.
     #[error(
-        "{output} is {input}, which is read for it; nothing is written over it, with --force \
-         either: choose another place", output = output.display(), input = input.display()
+        "{output} is {input} or in it, which is read for what is to be written; nothing is written over \
+         that, with --force either: choose another place", output = output.display(), input = input.display()
     )]
     Input {
         /// The place.
@@ -119,9 +119,9 @@ impl OutputError {
     }
 }
 
-/// The one of `inputs` that `output` is, however both are spelled.
-fn is_input(output: &Path, inputs: &[&Path]) -> Result<(), OutputError> {
-    let Ok(place) = output.canonicalize() else {
+/// Refuses `output` if its place is one of `inputs`, however both are spelled.
+fn check_not_read(output: &Path, place: &Path, inputs: &[&Path]) -> Result<(), OutputError> {
+    let Ok(place) = place.canonicalize() else {
         return Ok(());
     };
     let same = |input: &&&Path| input.canonicalize().is_ok_and(|input| input == place);

@@ -110,7 +110,9 @@ impl Checkpoint {
     pub fn load(path: &Path, fingerprint: &str) -> Result<(Self, Progress), CheckpointError> {
         let (tensors, mut metadata) = store::load(path).map_err(|error| match error {
             StoreError::Io { .. } => CheckpointError::Store(error),
-            StoreError::Format { found, .. } => damaged(path, found),
+            StoreError::Format { found, .. } => {
+                damaged(path, format!("it is no whole safetensors file ({found})"))
+            }
             other => damaged(path, other.to_string()),
         })?;
         let written = metadata.remove(CHECKSUM);

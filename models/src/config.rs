@@ -131,22 +131,26 @@ impl FieldError {
 }
 
 impl Config {
-    /// Reads and checks the `config.json` of a model's folder, or the metadata of its GGUF file. Unknown fields are ignored.
+    /// Reads and checks the `config.json` of a model's folder, or the metadata of its GGUF file,
+    /// whose path may stand for the folder. Unknown fields are ignored.
     ///
     /// # Errors
     /// The file is missing or no JSON object, names no known family, or has fields that are
     /// missing, out of range or not supported.
     pub fn from_dir(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join("config.json");
-        let gguf = gguf::find(dir).filter(|_| !path.is_file());
-        let (path, json) = match gguf {
+        let gguf = match path.is_file() {
+            true => None,
+            false => gguf::find(dir)?,
+        };
+        let (path, json, notes) = match gguf {
             Some(path) => {
-                let json = Gguf::open(&path)?.config()?;
-                (path, json)
+                let gguf = Gguf::open(&path)?;
+                (path, gguf.config()?, gguf.notes().to_vec())
             }
             None => {
                 let json = json::object(&path, json::LIMIT)?;
-                (path, json)
+                (path, json, Vec::new())
             }
         };
         let bytes = Value::from(json.clone()).to_string().into_bytes();
@@ -168,7 +172,7 @@ impl Config {
                 family,
                 architecture: architecture.into(),
                 json,
-                notes: Vec::new(),
+                notes,
             }),
             Err(source) => Err(ConfigError::Field { path, source }),
         }

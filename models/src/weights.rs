@@ -4,18 +4,22 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::{self, BufReader, Read},
+    io::{self, Read},
     path::{Component, Path, PathBuf},
 };
 
-use ailora_runtime::store::{self, Params, StoreError};
+use ailora_runtime::store::{self, Params, Safetensors, StoreError};
 use indexmap::IndexMap;
-use safetensors::{Dtype, tensor::Metadata};
-use serde::Deserialize;
+use safetensors::Dtype;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
+    closed::{
+        json::{self, JsonError},
+        shortened,
+    },
     gguf::{self, Gguf, GgufError},
     pickle::{self, PickleError},
 };
@@ -53,6 +57,19 @@ pub enum WeightsError {
         /// What is wrong with it.
         cause: String,
     },
+    /// The index of shards is no JSON object, or too large.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// Two files have a tensor of one name.
+    #[error("tensor `{name}` is both in {} and in {}; remove one of them", first.display(), second.display())]
+    Twice {
+        /// The tensor.
+        name: String,
+        /// One file.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
     /// A shard that the index names is not there.
     #[error("{} is missing, which the index names; download the folder again", path.display())]
     Shard {
@@ -82,19 +99,17 @@ impl WeightsError {
     }
 }
 
-#[derive(Deserialize)]
-struct Index {
-    weight_map: IndexMap<String, String>,
-}
-
 /// The weight files of a model's folder, in the order of their names.
 ///
 /// # Errors
 /// There is none, the index cannot be used, or a shard is missing.
 pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     let found = NAMES.map(|name| dir.join(name));
-    let found = found.into_iter().find(|path| path.is_file());
-    let Some(found) = found.or_else(|| gguf::find(dir)) else {
+    let found = match found.into_iter().find(|path| path.is_file()) {
+        Some(found) => Some(found),
+        None => gguf::find(dir)?,
+    };
+    let Some(found) = found else {
         return Err(WeightsError::None {
             dir: dir.to_owned(),
         });
@@ -126,45 +141,76 @@ fn is_pickle(path: &Path) -> bool {
 /// # Errors
 /// The file cannot be read, is no index, or names what is no file name.
 pub(crate) fn shards(index: &Path) -> Result<BTreeSet<String>, WeightsError> {
-    let bytes = std::fs::read(index).map_err(WeightsError::read(index))?;
+    let object = json::object(index, json::LIMIT)?;
     let invalid = |cause: String| WeightsError::Index {
         path: index.to_owned(),
         cause,
     };
-    let Index { weight_map } =
-        serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
-    let names: BTreeSet<String> = weight_map.into_values().collect();
-    let plain = |name: &&String| {
-        let mut parts = Path::new(name).components();
-        matches!(
-            (parts.next(), parts.next()),
-            (Some(Component::Normal(_)), None)
-        )
+    let Some(Value::Object(map)) = object.get("weight_map") else {
+        return Err(invalid("it has no `weight_map` of names and files".into()));
     };
-    if let Some(name) = names.iter().find(|name| !plain(name)) {
-        return Err(invalid(format!("{name:?} is not the name of a file")));
+    let mut names = BTreeSet::new();
+    for (tensor, file) in map {
+        let name = file.as_str().filter(|name| is_file_name(name));
+        let Some(name) = name else {
+            let found = shortened(file);
+            return Err(invalid(format!(
+                "`weight_map` says that `{tensor}` is in {found}, which is not the name of a file"
+            )));
+        };
+        if !names.contains(name) {
+            names.insert(name.to_owned());
+        }
     }
     if names.is_empty() {
-        return Err(invalid("its weight_map is empty".into()));
+        return Err(invalid("its `weight_map` is empty".into()));
     }
     Ok(names)
+}
+
+/// Whether a name is of a file in the folder where it is named.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let only = matches!(
+        (parts.next(), parts.next()),
+        (Some(Component::Normal(part)), None) if part == name
+    );
+    only && !name.contains(['\\', '\0'])
 }
 
 /// The float tensors of all files, by the names they have there.
 ///
 /// # Errors
-/// A file is damaged, or a pickle that does more than hold tensors.
+/// A file is damaged, or a pickle that does more than hold tensors; two files have a tensor of one
+/// name.
 pub(crate) fn load(files: &[PathBuf]) -> Result<Params, WeightsError> {
     let mut params = Params::new();
+    // Where the tensors of each file end.
+    let mut ends = Vec::new();
     for path in files {
-        let tensors = if is_gguf(path) {
+        let tensors = if gguf::is_gguf(path) {
             Gguf::open(path)?.tensors()?
         } else if is_pickle(path) {
             pickled(path)?.0
         } else {
             store::load(path)?.0
         };
-        params.extend(tensors);
+        if params.is_empty() {
+            params = tensors;
+        } else {
+            for (name, array) in tensors {
+                if let Some(at) = params.get_index_of(&name) {
+                    let file = ends.iter().position(|&end| at < end).unwrap_or(0);
+                    return Err(WeightsError::Twice {
+                        name,
+                        first: files[file].clone(),
+                        second: path.clone(),
+                    });
+                }
+                params.insert(name, array);
+            }
+        }
+        ends.push(params.len());
     }
     Ok(params)
 }
@@ -182,34 +228,19 @@ fn pickled(path: &Path) -> Result<(Params, IndexMap<String, Dtype>), WeightsErro
 /// A file cannot be read.
 pub(crate) fn integers(files: &[PathBuf]) -> Result<IndexMap<String, Dtype>, WeightsError> {
     let mut found = IndexMap::new();
-    for path in files.iter().filter(|path| !is_gguf(path)) {
+    for path in files.iter().filter(|path| !gguf::is_gguf(path)) {
         if is_pickle(path) {
             found.extend(pickled(path)?.1);
             continue;
         }
-        for (name, info) in header(path).map_err(WeightsError::read(path))?.tensors() {
+        for (name, info) in Safetensors::open(path)?.tensors() {
             let floats = [Dtype::F16, Dtype::BF16, Dtype::F32, Dtype::F64];
             if !floats.contains(&info.dtype) {
-                found.insert(name, info.dtype);
+                found.insert(name.clone(), info.dtype);
             }
         }
     }
     Ok(found)
-}
-
-fn is_gguf(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension == "gguf")
-}
-
-/// The header of a safetensors file, whose length in bytes comes first.
-fn header(path: &Path) -> io::Result<Metadata> {
-    let mut file = BufReader::new(File::open(path)?);
-    let mut length = [0; 8];
-    file.read_exact(&mut length)?;
-    Ok(serde_json::from_reader(
-        file.take(u64::from_le_bytes(length)),
-    )?)
 }
 
 /// The SHA-256, in hexadecimal, of the files one after the other.

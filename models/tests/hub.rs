@@ -8,6 +8,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use ailora_models::hub::{Hub, HubError, resolve};
@@ -18,6 +19,7 @@ fn hub(cache: &Path, offline: bool) -> Hub {
         // Nothing listens on port 1.
         endpoint: "http://127.0.0.1:1".into(),
         offline,
+        patience: Duration::from_secs(20),
     }
 }
 

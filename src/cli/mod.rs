@@ -61,10 +61,13 @@ enum Command {
     Spectrum(spectrum::Args),
 }
 
+/// What is logged where `AILORA_LOG` says nothing: warnings, and how far a download is.
+const LOGGED: &str = "warn,ailora_models::hub=info";
+
 /// Runs the command line.
 pub fn run() -> Result<ExitCode, Error> {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("AILORA_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_env("AILORA_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -1,8 +1,10 @@
 //! Parameters by name, and the files they come from and go to.
 
+mod header;
 mod safetensors;
 mod write;
 
+pub use header::{Info, Safetensors};
 pub use safetensors::{StoreError, decode, load, save, save_half};
 pub use write::{is_partial, is_stream, remove_partial, write_atomically, write_new};
 

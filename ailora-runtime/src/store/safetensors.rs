@@ -1,16 +1,18 @@
 use std::{
     borrow::Cow,
     collections::HashMap,
-    fs::File,
     path::{Path, PathBuf},
 };
 
 use half::{bf16, f16};
-use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
+use safetensors::{Dtype, SafeTensorError, View};
 use thiserror::Error;
 
-use super::{Array, Params, write_atomically};
+use super::{
+    Array, Params,
+    header::{Info, Safetensors},
+    write_atomically,
+};
 
 /// A file of parameters that cannot be read or written.
 #[derive(Debug, Error)]
@@ -76,42 +78,41 @@ impl StoreError {
 /// # Errors
 /// The file cannot be read, is not a whole safetensors file, or has floats of an unknown kind.
 pub fn load(path: &Path) -> Result<(Params, HashMap<String, String>), StoreError> {
-    let file = File::open(path).map_err(StoreError::io(path, "open it"))?;
-    // SAFETY: the map is read only here; a file that another process truncates meanwhile is not
-    // supported by any reader of memory maps.
-    let map = unsafe { Mmap::map(&file) }.map_err(StoreError::io(path, "map it"))?;
-    let (_, header) = SafeTensors::read_metadata(&map).map_err(StoreError::format(path))?;
-    let metadata = header.metadata().clone().unwrap_or_default();
-    let tensors = SafeTensors::deserialize(&map).map_err(StoreError::format(path))?;
-    let mut names: Vec<&str> = tensors.names();
-    names.sort_unstable();
+    let file = Safetensors::open(path)?;
+    let mut names: Vec<(&String, &Info)> = file.tensors().iter().collect();
+    names.sort_unstable_by_key(|(name, _)| *name);
     let mut params = Params::new();
-    for name in names {
-        let tensor = tensors.tensor(name).map_err(StoreError::format(path))?;
-        let Some(data) = decode(tensor.dtype(), tensor.data()) else {
-            match tensor.dtype() {
-                Dtype::BOOL
-                | Dtype::U8
-                | Dtype::I8
-                | Dtype::I16
-                | Dtype::U16
-                | Dtype::I32
-                | Dtype::U32
-                | Dtype::I64
-                | Dtype::U64 => continue,
-                found => {
-                    return Err(StoreError::Dtype {
-                        path: path.to_owned(),
-                        name: name.to_owned(),
-                        found,
-                    });
-                }
+    for (name, info) in names {
+        let data = match info.dtype {
+            Dtype::F32 if cfg!(target_endian = "little") => {
+                let mut data = vec![0.0_f32; info.shape.iter().product()];
+                file.read(info, bytemuck::cast_slice_mut(&mut data))?;
+                data
+            }
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64 => {
+                decode(info.dtype, &file.bytes(info)?).unwrap_or_default()
+            }
+            Dtype::BOOL
+            | Dtype::U8
+            | Dtype::I8
+            | Dtype::I16
+            | Dtype::U16
+            | Dtype::I32
+            | Dtype::U32
+            | Dtype::I64
+            | Dtype::U64 => continue,
+            found => {
+                return Err(StoreError::Dtype {
+                    path: path.to_owned(),
+                    name: name.clone(),
+                    found,
+                });
             }
         };
-        let shape = tensor.shape().to_vec();
-        params.insert(name.to_owned(), Array { shape, data });
+        let shape = info.shape.clone();
+        params.insert(name.clone(), Array { shape, data });
     }
-    Ok((params, metadata))
+    Ok((params, file.metadata().clone()))
 }
 
 /// Little-endian elements in float32; nothing if they are not F32, F16, BF16 or F64.

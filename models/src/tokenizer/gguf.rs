@@ -79,6 +79,7 @@ const FIELDS: &[Field] = &[
     ),
     unset("tokenizer.rwkv.world", FAMILY),
     inert("tokenizer.chat_template", TEMPLATE),
+    inert("tokenizer.chat_template.{name}", TEMPLATE),
     inert("tokenizer.chat_templates", TEMPLATE),
 ];
 
@@ -148,7 +149,7 @@ enum Kind {
 /// The tokenizer is of a kind that is not supported, or its keys do not fit together.
 pub(super) fn tokenizer_json(file: &Gguf) -> Result<(Value, Option<u32>), TokenizerError> {
     check(file)?;
-    let text = |key| file.value(key).and_then(Value::as_str);
+    let text = |key| file.get(key).and_then(Value::as_str);
     if text(KIND) != Some("gpt2") {
         let expected = "gpt2; for others put the model's tokenizer.json beside the file";
         return Err(file.wrong(KIND, expected).into());
@@ -156,7 +157,9 @@ pub(super) fn tokenizer_json(file: &Gguf) -> Result<(Value, Option<u32>), Tokeni
     let known = "gpt-2, smollm, llama-bpe or qwen2; for others put the model's tokenizer.json \
                  beside the file";
     let split = Split::named(text(SPLIT)).ok_or_else(|| file.wrong(SPLIT, known))?;
-    let tokens = tokens(file)?;
+    let owned = tokens(file)?;
+    let tokens = owned.iter().map(|(token, kind)| (&**token, *kind));
+    let tokens: Vec<(&str, Kind)> = tokens.collect();
 
     let mut vocab: IndexMap<&str, usize> = IndexMap::with_capacity(tokens.len());
     for (id, &(token, kind)) in tokens.iter().enumerate() {
@@ -184,7 +187,7 @@ pub(super) fn tokenizer_json(file: &Gguf) -> Result<(Value, Option<u32>), Tokeni
 
     let role = |key: &str| -> Result<Option<(usize, &str)>, GgufError> {
         let key = format!("tokenizer.ggml.{key}");
-        let Some(value) = file.value(&key) else {
+        let Some(value) = file.get(&key) else {
             return Ok(None);
         };
         let id = value.as_u64().and_then(|id| usize::try_from(id).ok());
@@ -194,7 +197,7 @@ pub(super) fn tokenizer_json(file: &Gguf) -> Result<(Value, Option<u32>), Tokeni
     };
     let added_role = |key: &str, id_key: &str, default: bool| {
         let full = format!("tokenizer.ggml.{key}");
-        let adds = match file.value(&full) {
+        let adds = match file.get(&full) {
             None => default,
             Some(Value::Bool(adds)) => *adds,
             Some(_) => return Err(file.wrong(&full, "true or false")),
@@ -204,7 +207,7 @@ pub(super) fn tokenizer_json(file: &Gguf) -> Result<(Value, Option<u32>), Tokeni
         }
         match role(id_key)? {
             Some(token) => Ok(Some(token)),
-            None if file.value(&full).is_none() => Ok(None),
+            None if file.get(&full).is_none() => Ok(None),
             None => Err(file.wrong(
                 &format!("tokenizer.ggml.{id_key}"),
                 &format!("the token that `{full}` adds"),
@@ -223,7 +226,7 @@ pub(super) fn tokenizer_json(file: &Gguf) -> Result<(Value, Option<u32>), Tokeni
                   "continuing_subword_prefix": null, "end_of_word_suffix": null,
                   "fuse_unk": false, "byte_fallback": false,
                   "ignore_merges": split.whole_words, "vocab": vocab,
-                  "merges": list(file, "tokenizer.ggml.merges")?},
+                  "merges": file.list("tokenizer.ggml.merges")?},
     });
     let pad = match role("padding_token_id")? {
         Some(pad) => Some(pad),
@@ -234,27 +237,16 @@ pub(super) fn tokenizer_json(file: &Gguf) -> Result<(Value, Option<u32>), Tokeni
 
 /// Checks the keys that describe the tokenizer.
 fn check(file: &Gguf) -> Result<(), TokenizerError> {
-    let own = file.metadata().iter().filter(|(key, _)| {
-        key.starts_with("tokenizer.") && !key.starts_with("tokenizer.chat_template.")
-    });
-    let known: Map<String, Value> = own
-        // Long lists that are known need no check.
-        .filter(|(_, value)| !value.is_array())
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect();
-    TABLE.check(file.path(), &known)?;
+    let own = file.values("tokenizer.");
+    let own = own.filter(|(key, _)| !key.starts_with("tokenizer.chat_template."));
+    let own = own.map(|(key, value)| (key.to_owned(), value)).collect();
+    TABLE.check(file.path(), &own)?;
     Ok(())
 }
 
-fn list<'a>(file: &'a Gguf, key: &str) -> Result<&'a [Value], GgufError> {
-    let list = file.value(key).and_then(Value::as_array);
-    list.map(Vec::as_slice)
-        .ok_or_else(|| file.wrong(key, "a list"))
-}
-
 /// The tokens by id, with their kinds.
-fn tokens(file: &Gguf) -> Result<Vec<(&str, Kind)>, GgufError> {
-    let (tokens, kinds) = (list(file, TOKENS)?, list(file, TYPES)?);
+fn tokens(file: &Gguf) -> Result<Vec<(String, Kind)>, GgufError> {
+    let (tokens, kinds) = (file.list(TOKENS)?, file.list(TYPES)?);
     if tokens.len() != kinds.len() {
         let (tokens, kinds) = (tokens.len(), kinds.len());
         let cause = format!("`{TOKENS}` has {tokens} tokens, but `{TYPES}` {kinds}");
@@ -271,11 +263,11 @@ fn tokens(file: &Gguf) -> Result<Vec<(&str, Kind)>, GgufError> {
              control (3), user-defined (4) and unused (5) tokens"
         ))),
     };
-    let tokens = tokens.iter().zip(kinds).enumerate();
+    let tokens = tokens.into_iter().zip(&kinds).enumerate();
     tokens
-        .map(|(id, (token, number))| {
-            let not_text = || file.damaged(format!("token {id} of `{TOKENS}` is no text"));
-            Ok((token.as_str().ok_or_else(not_text)?, kind(id, number)?))
+        .map(|(id, (token, number))| match token {
+            Value::String(token) => Ok((token, kind(id, number)?)),
+            _ => Err(file.damaged(format!("token {id} of `{TOKENS}` is no text"))),
         })
         .collect()
 }

@@ -138,8 +138,10 @@ impl Tokenizer {
     /// Files that are missing or not what they should be, and a tokenizer without padding token.
     pub fn from_dir(dir: &Path) -> Result<Tokenizer, TokenizerError> {
         let path = dir.join(JSON);
-        let gguf =
-            crate::gguf::find(dir).filter(|_| files(|name| dir.join(name).is_file()).is_none());
+        let gguf = match files(|name| dir.join(name).is_file()) {
+            Some(_) => None,
+            None => crate::gguf::find(dir)?,
+        };
         if let Some(path) = gguf {
             let (json, pad_id) = gguf::tokenizer_json(&Gguf::open(&path)?)?;
             let pad_id = pad_id.ok_or_else(|| TokenizerError::NoPadding {

@@ -1,23 +1,29 @@
-//! Where a model is: a folder, this crate itself, Hugging Face's cache, or the hub.
+//! Where a model is: a folder or a GGUF file, this crate itself, Hugging Face's cache, or the hub.
+//!
+//! What a hub answers is not trusted: it names no path outside the cache, sends no more than it
+//! announces, and is not waited for without end. A file is in the cache whole or not at all.
+
+mod cache;
+mod client;
 
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use ailora_runtime::store::StoreError;
-use hf_hub::{
-    Cache, Repo,
-    api::sync::{ApiBuilder, ApiError},
-};
 use thiserror::Error;
 
+use self::{cache::Repository, client::Client};
 use crate::{
-    embedded, tokenizer,
+    embedded, gguf, tokenizer,
     weights::{self, WeightsError},
 };
 
 const CONFIG: &str = "config.json";
+/// How long a hub may be silent, where nothing says otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// What a model without a tokenizer lacks.
 const TOKENIZER: &str = "tokenizer.json";
 /// Files that say which token is the padding.
@@ -28,7 +34,7 @@ const OPTIONAL: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"]
 pub enum HubError {
     /// Neither a folder nor an id.
     #[error(
-        "`{model}` is no folder here, and no id of the hub, which reads `name` or \
+        "`{model}` is no folder or GGUF file here, and no id of the hub, which reads `name` or \
          `organisation/name`; check the path"
     )]
     NotFound {
@@ -67,7 +73,7 @@ pub enum HubError {
     /// The download failed.
     #[error(
         "`{model}` is no folder here and not complete in the cache {}, and downloading {file} from \
-         {endpoint} failed: {source}; check the id and the network, or give the path of a folder",
+         {endpoint} failed: {cause}; check the id and the network, or give the path of a folder",
         cache.display()
     )]
     Download {
@@ -80,7 +86,7 @@ pub enum HubError {
         /// The hub.
         endpoint: String,
         /// What went wrong.
-        source: Box<ApiError>,
+        cause: Box<str>,
     },
     /// The model that is built in cannot be written to a folder.
     #[error(transparent)]
@@ -90,7 +96,7 @@ pub enum HubError {
     Weights(#[from] WeightsError),
 }
 
-/// The folder of a model, given as such, as [`embedded::MODEL`], or as an id of the hub.
+/// The folder or GGUF file of a model, given as such, as [`embedded::MODEL`], or as an id of the hub.
 ///
 /// An id is looked up in the cache that `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE` or `HF_HOME` name,
 /// and downloaded to it from `HF_ENDPOINT` unless `HF_HUB_OFFLINE` is set.
@@ -113,6 +119,8 @@ pub struct Hub {
     pub endpoint: String,
     /// Whether only the cache is asked.
     pub offline: bool,
+    /// How long the hub may be silent.
+    pub patience: Duration,
 }
 
 impl Hub {
@@ -136,6 +144,10 @@ impl Hub {
                 |endpoint| endpoint.to_string_lossy().into_owned(),
             ),
             offline: set("HF_HUB_OFFLINE").is_some_and(yes),
+            patience: set("HF_HUB_DOWNLOAD_TIMEOUT")
+                .and_then(|seconds| seconds.to_str()?.parse().ok())
+                .filter(|&seconds| seconds > 0)
+                .map_or(PATIENCE, Duration::from_secs),
         }
     }
 
@@ -144,54 +156,56 @@ impl Hub {
     /// # Errors
     /// As [`resolve`].
     pub fn resolve(&self, model: &str) -> Result<PathBuf, HubError> {
-        if Path::new(model).is_dir() {
+        let path = Path::new(model);
+        if path.is_dir() || gguf::is_gguf(path) && path.is_file() {
             return Ok(model.into());
         }
         let model = model.to_owned();
         if !is_id(&model) {
             return Err(HubError::NotFound { model });
         }
-        let Some(path) = self.cache.clone() else {
+        let Some(cache) = &self.cache else {
             return Err(HubError::NoHome { model });
         };
-        let cache = Cache::new(path);
-        match cached(&cache, &model) {
+        let repository = Repository::new(cache, &model);
+        match cached(&repository) {
             Some(dir) if self.offline || has_tokenizer(&dir) => Ok(dir),
-            _ if !self.offline => self.download(&cache, &model),
+            _ if !self.offline => self.download(cache, &repository, &model),
             _ => Err(HubError::Offline {
                 model,
-                cache: cache.path().clone(),
+                cache: cache.clone(),
             }),
         }
     }
 
-    fn download(&self, cache: &Cache, model: &str) -> Result<PathBuf, HubError> {
-        let failed = |file: &str, source: ApiError| HubError::Download {
+    fn download(
+        &self,
+        cache: &Path,
+        repository: &Repository,
+        model: &str,
+    ) -> Result<PathBuf, HubError> {
+        let failed = |file: &str, cause: String| HubError::Download {
             model: model.to_owned(),
-            cache: cache.path().clone(),
+            cache: cache.to_owned(),
             file: file.to_owned(),
             endpoint: self.endpoint.clone(),
-            source: Box::new(source),
+            cause: cause.into(),
         };
-        let api = ApiBuilder::from_cache(cache.clone())
-            .with_endpoint(self.endpoint.clone())
-            .build()
-            .map_err(|error| failed("anything", error))?;
-        let repo = api.repo(Repo::model(model.to_owned()));
-        let info = repo
-            .info()
-            .map_err(|error| failed("the list of files", error))?;
-        let has = |file: &str| {
-            info.siblings
-                .iter()
-                .any(|sibling| sibling.rfilename == file)
-        };
+        let client = Client::new(&self.endpoint, self.patience, cache::token(cache));
+        tracing::info!("asking {} for the files of {model}", self.endpoint);
+        let list = client
+            .files(model)
+            .map_err(|cause| failed("the list of files", cause))?;
+        let has = |file: &str| list.names.contains(file);
         let get = |file: &str| {
             if !has(file) {
                 let (model, file) = (model.to_owned(), file.to_owned());
                 return Err(HubError::NoFile { model, file });
             }
-            repo.get(file).map_err(|error| failed(file, error))
+            let found = client.file(model, file, &list.commit);
+            found
+                .and_then(|found| repository.store(&list.commit, file, found))
+                .map_err(|cause| failed(file, cause))
         };
         let config = get(CONFIG)?;
         for file in tokenizer::files(has).unwrap_or(&[TOKENIZER]) {
@@ -208,16 +222,20 @@ impl Hub {
                 get(&shard)?;
             }
         }
+        let finished = repository.finish(&list.commit);
+        finished.map_err(|cause| failed("its commit", cause))?;
         Ok(config.parent().unwrap_or(&config).to_owned())
     }
 }
 
 /// The folder of a cached model, if its configuration and all its weights are there.
-fn cached(cache: &Cache, model: &str) -> Option<PathBuf> {
-    let config = cache.repo(Repo::model(model.to_owned())).get(CONFIG)?;
-    let dir = config.parent()?;
-    weights::files(dir).ok()?;
-    Some(dir.to_owned())
+fn cached(repository: &Repository) -> Option<PathBuf> {
+    let dir = repository.snapshot()?;
+    if !dir.join(CONFIG).is_file() {
+        return None;
+    }
+    weights::files(&dir).ok()?;
+    Some(dir)
 }
 
 fn has_tokenizer(dir: &Path) -> bool {

@@ -281,3 +281,257 @@ fn what_the_hub_lacks_is_named() {
         "{message}"
     );
 }
+
+/// A hub of `org/tiny` that answers each file's request as `behave` writes it; its address.
+fn odd(behave: impl Fn(&str, &mut TcpStream) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let request = lines.next().unwrap_or_default();
+            let _headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+            if path.starts_with("/api/") {
+                let names = ["config.json", "tokenizer.json", "model.safetensors"];
+                let names = names.map(|name| format!("{{\"rfilename\": \"{name}\"}}"));
+                let body = format!("{{\"siblings\": [{}], \"sha\": \"feed\"}}", names.join(","));
+                send(
+                    &mut stream,
+                    "200 OK",
+                    &[("content-length", &body.len().to_string())],
+                    &body,
+                );
+            } else {
+                behave(&path, &mut stream);
+            }
+        }
+    });
+    format!("http://{address}")
+}
+
+fn send(stream: &mut TcpStream, status: &str, headers: &[(&str, &str)], body: &str) {
+    let mut text = format!("HTTP/1.1 {status}\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        text += &format!("{name}: {value}\r\n");
+    }
+    // Who refuses the headers reads no more.
+    let _ = stream.write_all(format!("{text}\r\n{body}").as_bytes());
+}
+
+/// Why the model cannot be downloaded, and that nothing of it is used.
+fn fails(behave: impl Fn(&str, &mut TcpStream) + Send + 'static) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("a/b/c/cache");
+    let mut hub = hub(&cache, false);
+    hub.endpoint = odd(behave);
+    hub.patience = Duration::from_millis(700);
+    let message = hub.resolve("org/tiny").unwrap_err().to_string();
+    assert!(
+        message.contains("downloading config.json from"),
+        "{message}"
+    );
+    let mut files = Vec::new();
+    let mut folders = vec![folder.path().to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => files.push(path),
+            }
+        }
+    }
+    assert_eq!(files, Vec::<PathBuf>::new());
+    hub.offline = true;
+    assert!(hub.resolve("org/tiny").is_err());
+    message
+}
+
+const TEXT: &str = "{\"some\": \"text\"}";
+
+#[test]
+fn what_a_hub_answers_names_no_path() {
+    if behind_a_proxy() {
+        return;
+    }
+    let long = "x".repeat(300);
+    for name in [
+        "../../../out",
+        "/tmp/out",
+        "a/b",
+        "..",
+        ".",
+        "",
+        "a\\b",
+        "C:x",
+        &long,
+    ] {
+        for header in ["etag", "x-linked-etag", "x-repo-commit"] {
+            let (value, length) = (format!("\"{name}\""), TEXT.len().to_string());
+            let message = fails(move |_, stream| {
+                let mut headers = vec![("content-length", &*length), ("etag", "\"0a\"")];
+                headers.retain(|(name, _)| *name != header);
+                let value = if header == "x-repo-commit" {
+                    value.trim_matches('"')
+                } else {
+                    &value
+                };
+                headers.push((header, value));
+                send(stream, "200 OK", &headers, TEXT);
+            });
+            assert!(
+                message.contains("etag") || message.contains("x-repo-commit"),
+                "{message}"
+            );
+        }
+    }
+    let length = TEXT.len().to_string();
+    let message = fails(move |_, stream| {
+        let headers = [
+            ("content-length", &*length),
+            ("etag", "0a"),
+            ("x-repo-commit", "beef"),
+        ];
+        send(stream, "200 OK", &headers, TEXT);
+    });
+    assert!(
+        message.contains("it is of commit beef, and others are of feed"),
+        "{message}"
+    );
+}
+
+#[test]
+fn downloads_that_are_not_whole_are_not_used() {
+    if behind_a_proxy() {
+        return;
+    }
+    let more = (TEXT.len() + 7).to_string();
+    let fewer = (TEXT.len() - 7).to_string();
+    let whole = format!("bytes 0-4/{more}");
+    // The SHA-256 of something else.
+    let other = "0123456789abcdef".repeat(4);
+    let length = TEXT.len().to_string();
+    for (headers, part) in [
+        (vec![("content-length", more.clone())], "breaks off"),
+        (
+            vec![("content-range", whole)],
+            "breaks off after 16 of 23 bytes",
+        ),
+        (
+            vec![("content-range", format!("bytes 0-4/{fewer}"))],
+            "goes on behind the 9 bytes",
+        ),
+        (vec![], "does not say how long"),
+        (vec![("content-length", "many".into())], ""),
+        (
+            vec![("content-length", length.clone()), ("x-linked-etag", other)],
+            "damaged: its SHA-256",
+        ),
+    ] {
+        let message = fails(move |_, stream| {
+            let mut headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, &**v)).collect();
+            headers.push(("etag", "\"0a\""));
+            send(stream, "200 OK", &headers, TEXT);
+        });
+        let expected = if part == "breaks off" { "" } else { part };
+        assert!(message.contains(expected), "{message}");
+    }
+    let message = fails(move |_, stream| {
+        send(stream, "200 OK", &[("content-length", &length)], TEXT);
+    });
+    assert!(message.contains("no header etag"), "{message}");
+}
+
+#[test]
+fn a_silent_hub_is_not_waited_for_without_end() {
+    if behind_a_proxy() {
+        return;
+    }
+    for answers in [false, true] {
+        let start = std::time::Instant::now();
+        let message = fails(move |_, stream| {
+            if answers {
+                let headers = [("content-length", "1000"), ("etag", "0a")];
+                send(stream, "200 OK", &headers, "the beginning");
+            }
+            std::thread::sleep(Duration::from_secs(4));
+        });
+        let expected = if answers {
+            "nothing more came for 0.7 s"
+        } else {
+            "no answer from 127.0.0.1 within 0.7 s"
+        };
+        assert!(message.contains(expected), "{message}");
+        assert!(
+            start.elapsed() < Duration::from_secs(4),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+}
+
+#[test]
+fn redirects_are_followed_a_few_times() {
+    if behind_a_proxy() {
+        return;
+    }
+    for (status, location, expected) in [
+        ("302 Found", None, "without an address"),
+        ("304 Not Modified", None, "status 304"),
+        (
+            "302 Found",
+            Some("/org/tiny/resolve/main/config.json"),
+            "more than 5 redirects",
+        ),
+        (
+            "307 Temporary Redirect",
+            Some("http://["),
+            "a redirect to \"http://[\"",
+        ),
+        (
+            "301 Moved Permanently",
+            Some("file:///etc/passwd"),
+            "expected an address of HTTP",
+        ),
+        (
+            "308 Permanent Redirect",
+            Some("config.json"),
+            "expected an address of HTTP",
+        ),
+        ("403 Forbidden", None, "hf auth login"),
+    ] {
+        let message = fails(move |_, stream| {
+            let mut headers = vec![("content-length", "0"), ("etag", "0a")];
+            headers.extend(location.map(|location| ("location", location)));
+            send(stream, status, &headers, "");
+        });
+        assert!(message.contains(expected), "{message}");
+    }
+    // What a file is, says the hub; where it lies, what it leads to.
+    let folder = tempfile::tempdir().unwrap();
+    let mut hub = hub(folder.path(), false);
+    hub.endpoint = odd(
+        |path, stream| match path.strip_prefix("/org/tiny/resolve/main/") {
+            Some(name) => {
+                let (to, etag) = (format!("/elsewhere/{name}"), format!("\"of-{name}\""));
+                let headers = [
+                    ("location", &*to),
+                    ("x-linked-etag", &etag),
+                    ("x-repo-commit", "feed"),
+                    ("content-length", "0"),
+                ];
+                send(stream, "302 Found", &headers, "");
+            }
+            None => {
+                let headers = [("content-length", "17"), ("etag", "not this")];
+                send(stream, "200 OK", &headers, "{\"some\": \"texts\"}");
+            }
+        },
+    );
+    let dir = hub.resolve("org/tiny").unwrap();
+    assert_eq!(fs::read(dir.join("config.json")).unwrap().len(), 17);
+    let blob = fs::canonicalize(dir.join("config.json")).unwrap();
+    assert!(blob.ends_with("blobs/of-config.json"), "{}", blob.display());
+}

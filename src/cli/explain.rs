@@ -62,8 +62,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let site = find(&sites, args.site.as_deref())?.clone();
     let costs = if args.measure {
         let folder = cache_folder().ok_or(
-            "--measure keeps its numbers in the cache, and there is no home directory; set \
-             AILORA_CACHE to a folder",
+            "--measure keeps its numbers in the cache, and there is none; set AILORA_CACHE to a \
+             folder of your own",
         )?;
         cached(&folder.join("costs.json"))?
     } else {

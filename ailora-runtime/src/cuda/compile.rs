@@ -9,8 +9,7 @@ use cudarc::nvrtc::{result as nvrtc, sys};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{CudaError, library, source::PRELUDE};
-use crate::store::write_atomically;
+use super::{CudaError, kept, library, source::PRELUDE};
 
 /// The compiler for one architecture.
 #[derive(Clone, Debug)]
@@ -44,19 +43,19 @@ impl Compiler {
     fn one(&self, code: &str) -> Result<Vec<u8>, CudaError> {
         let file = self.folder.as_ref().map(|folder| {
             let mut hash = Sha256::new();
-            for part in [&self.arch, &version(), PRELUDE, code] {
+            for part in [FORMAT, &self.arch, &version(), PRELUDE, code] {
                 hash.update(part.as_bytes());
                 hash.update([0]);
             }
             let name: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
             folder.join(name).with_extension("cubin")
         });
-        if let Some(known) = file.as_ref().and_then(|file| std::fs::read(file).ok()) {
+        if let Some(known) = file.as_deref().and_then(kept::read) {
             return Ok(known);
         }
         let binary = self.fresh(code)?;
         if let Some(file) = file
-            && let Err(error) = write_atomically(&file, &binary)
+            && let Err(error) = kept::write(&file, &binary)
         {
             tracing::debug!(%error, "machine code is not kept");
         }
@@ -104,6 +103,9 @@ impl Compiler {
     }
 }
 
+/// Part of every kept file's name: raised when what is in them changes.
+const FORMAT: &str = "2";
+
 /// A program of the compiler.
 struct Program(sys::nvrtcProgram);
 
@@ -125,6 +127,30 @@ fn version() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_damaged_file_is_compiled_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let Ok(compiler) = Compiler::new("sm_90".to_owned(), Some(folder.path().into())) else {
+            println!("skipped: there is no compiler");
+            return;
+        };
+        let code = "extern \"C\" __global__ void KERNEL(float* x) { x[0] = 3.0f; }";
+        let compile = || compiler.compile(&[code]).unwrap();
+        let fresh = compile();
+        let files = std::fs::read_dir(folder.path()).unwrap();
+        let [file] = &files.map(|file| file.unwrap().path()).collect::<Vec<_>>()[..] else {
+            panic!("one kernel, one file");
+        };
+        let kept = std::fs::read(file).unwrap();
+        let mut spoilt = kept.clone();
+        spoilt[kept.len() / 2] ^= 1;
+        for damage in [&[][..], &kept[..kept.len() / 3], &spoilt] {
+            std::fs::write(file, damage).unwrap();
+            assert_eq!(compile(), fresh);
+            assert_eq!(std::fs::read(file).unwrap(), kept);
+        }
+    }
 
     #[test]
     fn a_kernel_that_does_not_compile_is_shown_with_why() {

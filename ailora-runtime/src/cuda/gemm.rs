@@ -19,7 +19,7 @@ use super::{
     error::During,
     source::{Element, Matrix, Product},
 };
-use crate::{backend::Precision, store::write_atomically};
+use crate::backend::Precision;
 
 /// Algorithms that are timed, of those that the library thinks fastest.
 const CANDIDATES: usize = 16;
@@ -64,8 +64,8 @@ impl Products {
         // SAFETY: takes nothing.
         let version = unsafe { sys::cublasLtGetVersion() };
         let name = device.name().replace(' ', "-");
-        let file = folder.map(|folder| folder.join(format!("products-{name}-{version}.json")));
-        let kept = file.as_ref().and_then(|file| std::fs::read(file).ok());
+        let file = folder.map(|folder| folder.join(format!("products-{name}-{version}.kept")));
+        let kept = file.as_deref().and_then(kept::read);
         let chosen = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Ok(Self {
             handle: lt::create_handle()?,
@@ -122,13 +122,13 @@ impl Products {
     pub fn keep(&mut self) {
         if let Some(file) = self.file.as_ref().filter(|_| self.changed) {
             // What another process chose first stays, so that its runs can be repeated.
-            let kept = std::fs::read(file).ok();
+            let kept = kept::read(file);
             let kept = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
             let kept: HashMap<String, [u64; 8]> = kept.unwrap_or_default();
             let mut all = self.chosen.clone();
             all.extend(kept);
             let text = serde_json::to_vec(&all).unwrap_or_default();
-            if let Err(error) = write_atomically(file, &text) {
+            if let Err(error) = kept::write(file, &text) {
                 tracing::debug!(%error, "chosen algorithms are not kept");
             }
         }

@@ -8,6 +8,7 @@ mod device;
 mod error;
 mod execute;
 mod gemm;
+mod kept;
 mod library;
 mod optimizer;
 mod source;

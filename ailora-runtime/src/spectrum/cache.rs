@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Part of every key: raised when the algorithms or the file format change.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The entry of a file's metadata that holds its [`Header`].
 const HEADER: &str = "ailora-spectrum";
 
 /// Singular triplets kept in a directory, one safetensors file for a weight, an end and a number of
 /// triplets, named by a hash of the weight's shape and bits, so that a sweep over ranks, seeds and
-/// tasks decomposes a weight once.
+/// tasks decomposes a weight once. The hash is in the file too, so that none is taken for another's.
 ///
-/// The cache never fails: a file that is truncated, damaged or foreign is logged, ignored and
+/// The cache never fails: a file that is truncated, damaged or another weight's is logged, ignored and
 /// replaced, a directory that cannot be written is logged once. Files appear whole or not at all,
 /// so processes may share a directory.
 #[derive(Debug)]
@@ -32,8 +32,11 @@ pub(super) struct Key(String);
 #[derive(Serialize, Deserialize)]
 struct Header {
     version: u32,
+    /// Which weight's it is, as the file's name says too.
+    weight: String,
+    end: String,
     method: Method,
-    /// Hash of the tensors' bytes in the order of their names.
+    /// Hash of the weight, the end and the tensors' bytes in the order of their names.
     sha256: String,
 }
 
@@ -70,7 +73,7 @@ impl SpectrumCache {
     ) -> Option<Triplets> {
         let path = self.path(key, end, k);
         let found = match std::fs::read(&path) {
-            Ok(bytes) => decode(&bytes, matrix.rows(), matrix.cols(), k),
+            Ok(bytes) => decode(&bytes, (key, end), [matrix.rows(), matrix.cols(), k]),
             Err(error) if error.kind() == ErrorKind::NotFound => return None,
             Err(error) => Err(error.to_string()),
         };
@@ -84,7 +87,7 @@ impl SpectrumCache {
     /// Keeps `triplets`, or logs why not.
     pub(super) fn write(&self, key: &Key, end: End, triplets: &Triplets) {
         let path = self.path(key, end, triplets.k());
-        if let Err(error) = write_whole(&self.dir, &path, triplets)
+        if let Err(error) = write_whole(&self.dir, &path, (key, end), triplets)
             && !self.warned.swap(true, Ordering::Relaxed)
         {
             tracing::warn!(dir = %self.dir.display(), %error, "the spectrum cache cannot be written, going on without it");
@@ -92,23 +95,27 @@ impl SpectrumCache {
     }
 
     fn path(&self, Key(key): &Key, end: End, k: usize) -> PathBuf {
-        let end = match end {
-            End::Principal => "principal",
-            End::Minor => "minor",
-        };
-        self.dir.join(format!("{key}-{end}-{k}.safetensors"))
+        self.dir
+            .join(format!("{key}-{}-{k}.safetensors", name(end)))
     }
 }
 
-fn write_whole(dir: &Path, path: &Path, triplets: &Triplets) -> io::Result<()> {
+fn name(end: End) -> &'static str {
+    match end {
+        End::Principal => "principal",
+        End::Minor => "minor",
+    }
+}
+
+fn write_whole(dir: &Path, path: &Path, of: (&Key, End), triplets: &Triplets) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(&encode(triplets)?)?;
+    file.write_all(&encode(of, triplets)?)?;
     file.persist(path)?;
     Ok(())
 }
 
-fn encode(triplets: &Triplets) -> io::Result<Vec<u8>> {
+fn encode((key, end): (&Key, End), triplets: &Triplets) -> io::Result<Vec<u8>> {
     let k = triplets.k();
     let tensors = [
         ("residual", vec![1], bytes(&[triplets.residual])),
@@ -116,9 +123,12 @@ fn encode(triplets: &Triplets) -> io::Result<Vec<u8>> {
         ("u", vec![triplets.u.len() / k, k], bytes(&triplets.u)),
         ("v", vec![triplets.v.len() / k, k], bytes(&triplets.v)),
     ];
-    let sha256 = checksum(tensors.iter().map(|(_, _, data)| data.as_slice()));
+    let parts = tensors.iter().map(|(_, _, data)| data.as_slice());
+    let sha256 = checksum((key, end), parts);
     let header = serde_json::to_string(&Header {
         version: VERSION,
+        weight: key.0.clone(),
+        end: name(end).to_owned(),
         method: triplets.method,
         sha256,
     })?;
@@ -131,7 +141,12 @@ fn encode(triplets: &Triplets) -> io::Result<Vec<u8>> {
         .map_err(io::Error::other)
 }
 
-fn decode(file: &[u8], rows: usize, cols: usize, k: usize) -> Result<Triplets, String> {
+/// The triplets of a file, which must be those of this weight and end.
+fn decode(
+    file: &[u8],
+    (key, end): (&Key, End),
+    [rows, cols, k]: [usize; 3],
+) -> Result<Triplets, String> {
     let text = |error: safetensors::SafeTensorError| error.to_string();
     let (_, metadata) = SafeTensors::read_metadata(file).map_err(text)?;
     let header = metadata
@@ -145,6 +160,9 @@ fn decode(file: &[u8], rows: usize, cols: usize, k: usize) -> Result<Triplets, S
             "written in version {} of the format, this is {VERSION}",
             header.version
         ));
+    }
+    if header.weight != key.0 || header.end != name(end) {
+        return Err("it is another weight's or another end's".to_owned());
     }
     let tensors = SafeTensors::deserialize(file).map_err(text)?;
     let tensor = |name: &str, shape: &[usize]| {
@@ -164,7 +182,7 @@ fn decode(file: &[u8], rows: usize, cols: usize, k: usize) -> Result<Triplets, S
         tensor("u", &[rows, k])?,
         tensor("v", &[cols, k])?,
     );
-    if checksum([residual, s, u, v].into_iter()) != header.sha256 {
+    if checksum((key, end), [residual, s, u, v].into_iter()) != header.sha256 {
         return Err("its checksum does not match its contents".to_owned());
     }
     let residual = floats(residual)[0];
@@ -177,8 +195,9 @@ fn decode(file: &[u8], rows: usize, cols: usize, k: usize) -> Result<Triplets, S
     })
 }
 
-fn checksum<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
-    hex(parts.fold(Sha256::new(), |hash, part| hash.chain_update(part)))
+fn checksum<'a>((key, end): (&Key, End), parts: impl Iterator<Item = &'a [u8]>) -> String {
+    let of = Sha256::new().chain_update(&key.0).chain_update(name(end));
+    hex(parts.fold(of, |hash, part| hash.chain_update(part)))
 }
 
 fn hex(hash: Sha256) -> String {

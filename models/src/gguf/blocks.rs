@@ -212,3 +212,82 @@ fn q3_k(b: &[u8], to: &mut Vec<f32>) {
         to.push(factor * (f32::from(low | third << 2) - 4.0));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Block {
+        kind: u32,
+        bytes: String,
+        elements: Vec<f32>,
+    }
+
+    fn decoded(kind: u32, bytes: &[u8]) -> Vec<f32> {
+        let kind = Kind::of(kind).unwrap();
+        let mut found = Vec::new();
+        for block in bytes.chunks(kind.bytes) {
+            (kind.decode)(block, &mut found);
+            assert_eq!(found.len() % kind.elements, 0, "{}", kind.name);
+        }
+        found
+    }
+
+    /// Expected: llama.cpp's own package `gguf`.
+    #[test]
+    fn blocks_of_every_kind_become_floats() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/fixtures/gguf/blocks.json"
+        );
+        let text = std::fs::read(path).unwrap();
+        let blocks: HashMap<String, Block> = serde_json::from_slice(&text).unwrap();
+        assert_eq!(blocks.len(), KINDS.len() - 1, "all but F64");
+        for (name, block) in blocks {
+            let digits = block.bytes.as_bytes().chunks(2);
+            let byte = |two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap();
+            let bytes: Vec<u8> = digits.map(byte).collect();
+            let found = decoded(block.kind, &bytes);
+            assert_eq!(Kind::of(block.kind).unwrap().name, name);
+            assert_eq!(found.len(), block.elements.len(), "{name}");
+            for (i, (found, expected)) in found.iter().zip(&block.elements).enumerate() {
+                let far = (found - expected).abs();
+                assert!(
+                    far <= 1e-6 * expected.abs().max(1.0),
+                    "{name} {i}: {found} {expected}"
+                );
+            }
+        }
+        assert_eq!(decoded(28, &2.5_f64.to_le_bytes()), [2.5]);
+    }
+
+    /// The eight factors of six bits are spread over twelve bytes.
+    #[test]
+    fn factors_of_eighths_are_unpacked() {
+        let [one, half] = [1.0, 0.5].map(|x| f16::from_f32(x).to_le_bytes());
+        let packed = [
+            0x41, 0x82, 0xc3, 0xc4, 0x45, 0x86, 0xc7, 0xc8, 0x41, 0x52, 0x63, 0xcf,
+        ];
+        let block = [&one[..], &half, &packed, &[0x21; 128]].concat();
+        for (eighth, expected) in decoded(12, &block)
+            .chunks(32)
+            .zip([-1.5, 1.0, -0.5, 4.0, 7.0, 49.5, 24.0, 96.0])
+        {
+            assert_eq!(eighth, [expected; 32]);
+        }
+    }
+
+    #[test]
+    fn low_halves_come_before_high_ones() {
+        let two = f16::from_f32(2.0).to_le_bytes();
+        let quants: Vec<u8> = (0..16).map(|i| i | (15 - i) << 4).collect();
+        let found = decoded(2, &[&two[..], &quants].concat());
+        assert_eq!(found[..3], [-16.0, -14.0, -12.0]);
+        assert_eq!(found[16..19], [14.0, 12.0, 10.0]);
+    }
+}

@@ -281,6 +281,37 @@ fn files_without_examples_or_without_a_file() {
     assert!(missing.to_string().starts_with("cannot read no/such.tsv"));
 }
 
+/// Twice the lines take about twice the time: a quadratic reader would take four times.
+#[test]
+fn a_row_of_many_lines_takes_time_in_proportion() {
+    let head = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n";
+    let row = |lines: usize| {
+        let question = "one of many lines\n".repeat(lines);
+        format!("{head}1\t2\t3\t{question}\tB?\t0\n")
+    };
+    let time = |lines: usize| {
+        let text = row(lines);
+        let best = (0..3).map(|_| {
+            let start = std::time::Instant::now();
+            let found = required("qqp", &text).unwrap();
+            assert_eq!(found[0].text.len(), lines * 18);
+            start.elapsed()
+        });
+        best.min().unwrap()
+    };
+    let (short, long) = (time(20_000), time(160_000));
+    assert!(
+        long < short * 24 + std::time::Duration::from_millis(50),
+        "{short:?} {long:?}"
+    );
+    // Nor where the row is never completed.
+    let endless = row(160_000).replace("\tB?\t0\n", "");
+    let start = std::time::Instant::now();
+    let error = required("qqp", endless).unwrap_err();
+    assert!(error.contains("line 2"), "{error}");
+    assert!(start.elapsed() < std::time::Duration::from_secs(5));
+}
+
 /// The published QQP holds line feeds inside questions, and questions that are empty.
 #[test]
 fn qqp_rows_over_several_lines_are_read_whole() {

@@ -166,16 +166,20 @@ impl<'a> Table<'a> {
 
     /// Appends the next lines to a row that breaks off within its texts, if that completes it.
     fn rejoin(&self, line: &'a str, lines: &mut Lines<'a>) -> Result<Cow<'a, str>, TaskError> {
-        let columns = |row: &str| row.split('\t').count();
+        let tabs = |text: &str| text.bytes().filter(|byte| *byte == b'\t').count();
+        let mut columns = 1 + tabs(line);
         let mut row = Cow::Borrowed(line);
         let mut ahead = lines.clone();
-        while (self.text + 1..self.names.len()).contains(&columns(&row)) {
+        while (self.text + 1..self.names.len()).contains(&columns) {
             let Some(next) = ahead.next_line(self.path, &self.names)? else {
                 break;
             };
-            row = Cow::Owned(format!("{row} {next}"));
+            columns += tabs(next);
+            let whole = row.to_mut();
+            whole.push(' ');
+            whole.push_str(next);
         }
-        if columns(&row) != self.names.len() {
+        if columns != self.names.len() {
             return Ok(Cow::Borrowed(line));
         }
         *lines = ahead;

@@ -163,6 +163,31 @@ fn damaged_and_foreign_files_are_ignored_and_replaced() {
     assert_eq!(compute(&weight, End::Minor, 5, &cached(dir.path())), plain);
 }
 
+/// Files of one weight under the names of another's of the same shape, and the two ends exchanged.
+#[test]
+fn files_of_another_weight_or_end_are_not_used() {
+    let [one, two] = [7, 8].map(|seed| Weight::gaussian(40, 30, seed));
+    let plain = ENDS.map(|end| compute(&two, end, 6, &Options::default()));
+    let folders = [one, two].map(|weight| {
+        let dir = tempfile::tempdir().unwrap();
+        compute(&weight, End::Minor, 6, &cached(dir.path()));
+        (dir, weight)
+    });
+    let [(dir_of_one, _), (dir, two)] = &folders;
+    let (from, to) = (files(dir_of_one.path()), files(dir.path()));
+    assert_eq!((from.len(), to.len()), (2, 2));
+    let exchanged = [to[1].clone(), to[0].clone()];
+    for from in [&from[..], &exchanged] {
+        let bytes: Vec<_> = from.iter().map(|path| fs::read(path).unwrap()).collect();
+        for (bytes, to) in bytes.iter().zip(&to) {
+            fs::write(to, bytes).unwrap();
+        }
+        for (end, plain) in ENDS.into_iter().zip(&plain) {
+            assert_eq!(&compute(two, end, 6, &cached(dir.path())), plain);
+        }
+    }
+}
+
 #[test]
 fn a_directory_that_cannot_be_written_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();

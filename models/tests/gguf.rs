@@ -169,7 +169,9 @@ fn rotary_angles_are_scaled_as_the_file_says() {
     assert_eq!(scaling(&|file| factor(file, Some("linear"))), linear);
     // Where no type is named, llama.cpp means the linear one.
     assert_eq!(scaling(&|file| factor(file, None)), linear);
-    let older = |file: &mut File| drop(file.set("llama.rope.scale_linear", 2.5_f32));
+    let older = |file: &mut File| {
+        file.set("llama.rope.scale_linear", 2.5_f32);
+    };
     assert_eq!(scaling(&older), linear);
     assert_eq!(scaling(&|file| factor(file, Some("none"))), None);
     refuses(
@@ -177,18 +179,26 @@ fn rotary_angles_are_scaled_as_the_file_says() {
         &["`llama.rope.scaling.type` is \"yarn\"; expected none or linear"],
     );
     refuses(
-        |file| drop(file.set("llama.rope.scaling.attn_factor", 1.5_f32)),
+        |file| {
+            file.set("llama.rope.scaling.attn_factor", 1.5_f32);
+        },
         &["`llama.rope.scaling.attn_factor` is 1.5"],
     );
     refuses(
-        |file| drop(file.add("rope_freqs.weight", &[4], &[1.0, 3.0, 2.0, 5.0])),
+        |file| {
+            file.add("rope_freqs.weight", &[4], &[1.0, 3.0, 2.0, 5.0]);
+        },
         &["`rope_freqs.weight` divides rotary angles otherwise"],
     );
     refuses(
-        |file| drop(file.add("rope_freqs.weight", &[2], &[1.0, 8.0])),
+        |file| {
+            file.add("rope_freqs.weight", &[2], &[1.0, 8.0]);
+        },
         &["`rope_freqs.weight` has 2 factors; expected 4"],
     );
-    let ones = |file: &mut File| drop(file.add("rope_freqs.weight", &[4], &[1.0; 4]));
+    let ones = |file: &mut File| {
+        file.add("rope_freqs.weight", &[4], &[1.0; 4]);
+    };
     assert_eq!(scaling(&ones), None);
 }
 
@@ -275,7 +285,9 @@ fn every_key_is_applied_inert_or_refused() {
         ),
     ] {
         refuses(
-            |file| drop(file.set(key, value.clone())),
+            |file| {
+                file.set(key, value.clone());
+            },
             &[&format!("`{key}`"), expected],
         );
     }
@@ -331,7 +343,9 @@ fn biases_are_applied_or_refused() {
     assert!(error(&some).contains("attn_q, attn_k, attn_v, attn_output"));
     for name in ["blk.0.attn_norm.bias", "output_norm.bias", "output.bias"] {
         refuses(
-            |file| drop(file.add(name, &[32], &[0.5; 32])),
+            |file| {
+                file.add(name, &[32], &[0.5; 32]);
+            },
             &[name, "is not known"],
         );
     }
@@ -496,7 +510,9 @@ fn lists_cost_no_more_than_the_file() {
         (99, 1, "unknown type 99"),
     ] {
         refuses(
-            |file| drop(file.set("general.x", list(kind, len, 100))),
+            |file| {
+                file.set("general.x", list(kind, len, 100));
+            },
             &["`general.x`", expected],
         );
     }
@@ -508,7 +524,9 @@ fn lists_cost_no_more_than_the_file() {
     // Damaged texts and numbers.
     let text = Value::Raw(8, [&2_u64.to_le_bytes()[..], &[0xff, 0xfe]].concat());
     refuses(
-        |file| drop(file.set("general.x", text)),
+        |file| {
+            file.set("general.x", text);
+        },
         &["`general.x`", "damaged"],
     );
 }

@@ -17,6 +17,7 @@ use super::{
     CudaError, Device,
     device::{Buffer, Rectangle, no_other_captures},
     error::During,
+    kept,
     source::{Element, Matrix, Product},
 };
 use crate::backend::Precision;

@@ -8,7 +8,8 @@ use ailora::{
     ir::{Draw, Type},
     models::{
         batch::{Batch, Shape, Targets},
-        config::{Config, FieldError},
+        closed::{Table, Unknown, applied},
+        config::{Config, Fields},
         family::{Architecture, Family, Inputs, Network},
         head::Head,
         model::Model,
@@ -16,20 +17,30 @@ use ailora::{
     nn::{Cx, Embedding, Linear, Tensor},
     runtime::store::{Array, Params},
 };
-use serde::Deserialize;
-
 static FAMILY: Family = Family {
     model_type: "one-layer",
     base: "encoder",
-    read: |json| {
-        Ok(Box::new(
-            serde_json::from_slice::<OneLayer>(json).map_err(FieldError::from)?,
-        ))
+    labels: 2,
+    table: Table {
+        file: "config.json of one-layer",
+        fields: &[&[
+            applied("vocab_size", "rows of the table of words"),
+            applied("width", "of every state"),
+            applied("heads", "of the attention"),
+        ]],
+        unknown: Unknown::Noted,
+    },
+    read: |fields| {
+        Ok(Box::new(OneLayer {
+            vocab_size: fields.size("vocab_size", 1 << 24)?,
+            width: fields.size("width", 1 << 20)?,
+            heads: fields.size("heads", 1 << 20)?,
+        }))
     },
 };
 
 /// What this family's `config.json` says.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 struct OneLayer {
     vocab_size: usize,
     width: usize,
@@ -43,6 +54,10 @@ impl Architecture for OneLayer {
 
     fn max_len(&self) -> usize {
         512
+    }
+
+    fn layers(&self) -> Vec<(&'static str, usize)> {
+        Vec::new()
     }
 
     fn initializer_range(&self) -> f64 {
@@ -120,11 +135,12 @@ impl Network for Classifier {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let json = serde_json::json!({"vocab_size": 100, "width": 32, "heads": 4});
+    let json = json.as_object().cloned().unwrap_or_default();
     let config = Config {
         family: &FAMILY,
-        architecture: Arc::from((FAMILY.read)(json.to_string().as_bytes())?),
+        architecture: Arc::from((FAMILY.read)(Fields::new(&json))?),
         notes: Vec::new(),
-        json: json.as_object().cloned().unwrap_or_default(),
+        json,
     };
     let model = Model::new(config, Head::classification(2))?;
     let random = |name: &str, shape: &[usize]| {

@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::collections::HashMap;
+
+use ailora::runtime::store::{self, Array, Params};
 use serde_json::Value;
 use support::Scene;
 
@@ -111,12 +114,181 @@ fn what_cannot_be_generated_is_refused() {
     let no_head = ["no head for causal language modelling"];
     scene.refused("generate --model bert --prompt the", &no_head);
     scene.refused(
-        "generate --model llama --max-new-tokens 100 --prompt the",
-        &["too long", "positions for 64"],
+        "generate --model llama --max-new-tokens 65 --prompt the",
+        &[
+            "--max-new-tokens is 65",
+            "too long",
+            "positions for 64",
+            "at most 64",
+        ],
     );
-    scene.fails(
-        2,
-        "generate --model llama --prompt the --temperature 0",
-        &["above 0"],
+    scene.ok("generate --model llama --max-new-tokens 64 --prompt the");
+    for (flags, expected) in [
+        ("--temperature 0", "above 0"),
+        ("--temperature nan", "above 0"),
+        ("--temperature inf", "above 0"),
+        ("--beams 0", "at least 1"),
+        ("--beams 257", "at most 256"),
+        ("--max-new-tokens 0", "at least 1"),
+        ("--temperature 1 --top-p 1.5", "from 0 to 1"),
+        ("--temperature 1 --min-p nan", "from 0 to 1"),
+        ("--beams 2 --length-penalty inf", "a number"),
+        ("--repetition-penalty 0", "above 0"),
+        ("--beams 2 --sample", "--beams"),
+        ("--stop=", "expected a text"),
+    ] {
+        scene.fails(
+            2,
+            &format!("generate --model llama --prompt the {flags}"),
+            &[expected],
+        );
+    }
+    for (flags, expected) in [
+        ("--top-k 3", "--top-k is for tokens that are drawn"),
+        ("--seed 3", "--seed is for tokens that are drawn"),
+        (
+            "--length-penalty 2",
+            "--length-penalty is for a beam search",
+        ),
+        (
+            "--temperature 1 --early-stopping",
+            "--early-stopping is for a beam search",
+        ),
+    ] {
+        scene.refused(
+            &format!("generate --model llama --prompt the {flags}"),
+            &[expected],
+        );
+    }
+}
+
+#[test]
+fn prompts_longer_than_the_positions_are_refused_by_number() {
+    let scene = scene();
+    scene.model("bart", "bart_generate-0", &tokenizer());
+    let long = |words: usize| vec!["the"; words].join(" ");
+    for (model, positions) in [("llama", 64), ("bart", 40)] {
+        let run = |words: usize| {
+            let mut command =
+                scene.command(&format!("generate --model {model} --max-new-tokens 1"));
+            command
+                .args(["--prompt", "the cat", "--prompt", &long(words)])
+                .output()
+                .unwrap()
+        };
+        assert!(run(positions).status.success(), "{model}");
+        let refused = run(positions + 1);
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(1), "{message}");
+        let expected = format!(
+            "prompt 1 has {} tokens, but the model has positions for {positions}",
+            positions + 1
+        );
+        assert!(message.contains(&expected), "{message}");
+    }
+}
+
+#[test]
+fn the_model_says_how_to_generate_and_flags_say_otherwise() {
+    let scene = scene();
+    let generate = "generate --model llama --prompt the";
+    let plain = scene.ok(&format!("{generate} --max-new-tokens 12"));
+    let words: Vec<&str> = plain.split_whitespace().collect();
+    let say = |config: &str| scene.write("llama/generation_config.json", config);
+
+    say(r#"{"max_new_tokens": 5}"#);
+    assert_eq!(
+        scene.ok(generate).split_whitespace().collect::<Vec<_>>(),
+        words[..5]
     );
+    assert_eq!(scene.ok(&format!("{generate} --max-new-tokens 12")), plain);
+
+    say(r#"{"max_new_tokens": 12, "no_repeat_ngram_size": 1, "num_beams": 4}"#);
+    let other = scene.ok(generate);
+    assert_ne!(other, plain);
+    let mut seen: Vec<&str> = other.split_whitespace().collect();
+    let count = seen.len();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), count, "{other}");
+    assert_eq!(
+        scene.ok(&format!("{generate} --beams 1 --no-repeat-ngram-size 0")),
+        plain
+    );
+
+    // Nothing is drawn unless that is asked for, and it is said.
+    say(r#"{"max_new_tokens": 12, "do_sample": true, "temperature": 3.0, "top_p": 0.9}"#);
+    let ran = scene.run(generate);
+    assert_eq!(ran.stdout, plain);
+    assert!(ran.stderr.contains("--sample draws them"), "{}", ran.stderr);
+    let drawn = scene.ok(&format!("{generate} --sample"));
+    assert_ne!(drawn, plain);
+    assert_eq!(
+        drawn,
+        scene.ok(&format!("{generate} --temperature 3 --top-p 0.9"))
+    );
+    assert_ne!(
+        drawn,
+        scene.ok(&format!("{generate} --sample --top-k 2 --seed 4"))
+    );
+
+    say(r#"{"num_beam_groups": 2}"#);
+    scene.refused(
+        generate,
+        &["generation_config.json", "`num_beam_groups` is 2"],
+    );
+    say(r#"{"max_new_tokens": 5, "of_my_own": 1}"#);
+    scene.refused(
+        &format!("{generate} --strict"),
+        &["`of_my_own`", "--strict"],
+    );
+}
+
+/// The programs of an encoder-decoder read some of the adapted weights each.
+#[test]
+fn an_adapter_beside_an_encoder_decoder_writes_what_a_merged_one_does() {
+    let scene = scene();
+    scene.model("bart", "bart_generate-1", &tokenizer());
+    let (base, _) = store::load(&scene.path("bart/model.safetensors")).unwrap();
+    let sites = [
+        "model.encoder.layers.0.self_attn.q_proj",
+        "model.decoder.layers.0.encoder_attn.k_proj",
+        "model.decoder.layers.1.encoder_attn.v_proj",
+        "model.decoder.layers.1.encoder_attn.q_proj",
+        "model.decoder.layers.0.fc1",
+    ];
+    let mut factors = Params::new();
+    for site in sites {
+        let [out, inputs] = base[&format!("{site}.weight")].shape[..] else {
+            panic!("{site} is no matrix")
+        };
+        for (name, shape) in [("lora_A", vec![3, inputs]), ("lora_B", vec![out, 3])] {
+            let count: usize = shape.iter().product();
+            let data = (0..count).map(|i| ((i * 31 + site.len()) % 17) as f32 * 0.05 - 0.4);
+            let data = data.collect();
+            factors.insert(
+                format!("base_model.model.{site}.{name}.weight"),
+                Array { shape, data },
+            );
+        }
+    }
+    let about = serde_json::json!({
+        "peft_type": "LORA", "task_type": "SEQ_2_SEQ_LM", "r": 3, "lora_alpha": 2,
+        "target_modules": sites,
+    });
+    scene.write("adapter/adapter_config.json", about.to_string());
+    store::save(
+        &scene.path("adapter/adapter_model.safetensors"),
+        &factors,
+        HashMap::new(),
+    )
+    .unwrap();
+    let generate = "generate --model bart --max-new-tokens 12 --prompt the --prompt w90";
+    for how in ["", "--beams 3"] {
+        let plain = scene.ok(&format!("{generate} {how}"));
+        let beside = scene.ok(&format!("{generate} {how} --adapter adapter"));
+        assert_ne!(beside, plain);
+        let merged = scene.ok(&format!("{generate} {how} --adapter adapter --merged"));
+        assert_eq!(beside, merged, "{how}");
+    }
 }

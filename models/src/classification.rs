@@ -17,11 +17,13 @@ use indexmap::IndexMap;
 use thiserror::Error;
 
 use crate::{
-    batch::{Batch, BatchError, Buckets, Encoded, Plan, Shape, evaluation, training_epoch},
+    batch::{
+        Batch, BatchError, Buckets, Encoded, Plan, Shape, Targets, evaluation, training_epoch,
+    },
     family::Inputs,
-    metrics::{Metric, MetricError},
+    metrics::{Metric, MetricError, argmax},
     model::{Model, ModelError},
-    task::{Label, Task},
+    task::{Label, Task, in_task_order},
 };
 
 /// The most sequence lengths that programs are compiled for.
@@ -62,6 +64,7 @@ pub struct Predictor {
     sites: Vec<Site>,
     everything: bool,
     pad_id: u32,
+    order: Option<Vec<usize>>,
     plans: HashMap<(usize, usize, bool), PlanId>,
 }
 
@@ -74,8 +77,40 @@ impl Predictor {
             sites,
             everything,
             pad_id,
+            order: None,
             plans: HashMap::new(),
         }
+    }
+
+    /// This predictor of a model whose head has the task's classes in this order, as
+    /// [`Task::order`] gives it.
+    pub fn with_order(mut self, order: Option<Vec<usize>>) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// Rows of logits, each class where the task has it.
+    ///
+    /// # Shapes
+    /// `[rows, outputs]`, as the result
+    pub fn in_task_order(&self, logits: &[f32]) -> Vec<f32> {
+        in_task_order(self.order.as_deref(), logits)
+    }
+
+    /// The class of the task that a row of logits says.
+    pub fn class(&self, logits: &[f32]) -> usize {
+        argmax(&self.in_task_order(logits))
+    }
+
+    /// A batch's inputs, with its classes as the head has them.
+    fn inputs(&self, mut batch: Batch) -> Inputs {
+        if let (Some(order), Targets::Classes(classes)) = (&self.order, &mut batch.targets) {
+            let place = |class: &i32| order.get(usize::try_from(*class).ok()?).copied();
+            for class in classes {
+                *class = place(class).map_or(*class, |output| output as i32);
+            }
+        }
+        self.model.inputs(&batch)
     }
 
     /// The model.
@@ -136,7 +171,7 @@ impl Predictor {
         Ok(id)
     }
 
-    /// The logits of every row, in the order of the rows.
+    /// The logits of every row, in the order of the rows and of the model's outputs.
     ///
     /// # Errors
     /// A row is too long, or has an id that the model does not know.
@@ -338,9 +373,9 @@ impl Workload for Classification {
                 })?;
                 Ok(Part {
                     plan,
-                    inputs: predictor.model.inputs(&batch),
                     rows: batch.rows,
                     targets: predictor.model.targets(&batch),
+                    inputs: predictor.inputs(batch),
                 })
             });
             Ok(Prepared(
@@ -367,6 +402,7 @@ impl Workload for Classification {
         let mut metrics = IndexMap::new();
         for split in &self.held_out {
             let logits = self.predictor.logits(engine, &split.rows, &split.batches)?;
+            let logits = self.predictor.in_task_order(&logits);
             for (name, value) in self.task.score(&logits, &split.labels)? {
                 let name = if several {
                     format!("{}_{name}", split.name)

@@ -1,7 +1,9 @@
 //! A pretrained model's folder: its weights under the names of the model with a head.
 
+mod companions;
+mod names;
+
 use std::{
-    collections::{HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
 };
@@ -19,6 +21,7 @@ use crate::{
     tokenizer::{Tokenizer, TokenizerError},
     weights::{self, WeightsError},
 };
+use names::Names;
 
 /// A pretrained model that cannot be used.
 #[derive(Debug, Error)]
@@ -72,6 +75,54 @@ pub enum PretrainedError {
         first: String,
         /// The other's.
         second: String,
+    },
+    /// A configuration of more layers than the files can have.
+    #[error(
+        "{}: `{field}` of config.json is {layers}, but the files have {tensors} tensors in all; \
+         are both of the same model?", dir.display()
+    )]
+    Layers {
+        /// The folder.
+        dir: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// How many layers it asks for.
+        layers: usize,
+        /// How many tensors there are.
+        tensors: usize,
+    },
+    /// Tensors of the pretrained model, or of the head, that nothing is computed of.
+    #[error(
+        "{}: {} tensors are inside the model, but nothing that config.json asks for is computed of \
+         them: {}; correct config.json, or remove them if they change nothing",
+        dir.display(), names.len(), shortened(names)
+    )]
+    Unknown {
+        /// The folder.
+        dir: PathBuf,
+        /// The tensors.
+        names: Vec<String>,
+    },
+    /// Tensors that the model shares and that differ.
+    #[error(
+        "{}: tensors `{first}` and `{second}` differ, but this model has one table for both; \
+         remove the one that is wrong", dir.display()
+    )]
+    Untied {
+        /// The folder.
+        dir: PathBuf,
+        /// One tensor's name.
+        first: String,
+        /// The other's.
+        second: String,
+    },
+    /// A file beside the weights cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
     },
     /// The model has no trained head.
     #[error(
@@ -131,16 +182,34 @@ impl Pretrained {
     /// Reads the configuration of a model's folder, and the weights for it with this head.
     ///
     /// Names may lack the prefix of the pretrained model, and norms may be called `gamma` and
-    /// `beta`, as in old files. Heads of other tasks are left out.
+    /// `beta`, as in old files. Heads of other tasks are left out. Of tables that the configuration
+    /// ties but that differ, each is used where that can be, and noted.
     ///
     /// # Errors
     /// A file that is missing, damaged or not supported; a weight of the pretrained model that is
-    /// missing or not of the shape that the configuration says; a head that the family has not.
+    /// missing or not of the shape that the configuration says; a tensor inside the model that it
+    /// has no use for; a head that the family has not.
     pub fn open(dir: &Path, head: Head) -> Result<Self, PretrainedError> {
-        let model = Model::new(Config::from_dir(dir)?, head)?;
+        let config = Config::from_dir(dir)?;
         let files = weights::files(dir)?;
-        let known = Names::of(&model);
-        let (weights, unused) = known.sort(dir, weights::load(&files)?)?;
+        let tensors = weights::load(&files)?;
+        check_layers(dir, &config, tensors.len())?;
+        let mut model = Model::new(config, head)?;
+        let mut known = Names::of(&model);
+        if let Some([first, second]) = known.untied(&tensors) {
+            let Some(config) = model.config().untied(dir, [&first, &second]) else {
+                let dir = dir.to_owned();
+                return Err(PretrainedError::Untied { dir, first, second });
+            };
+            model = Model::new(config, head)?;
+            known = Names::of(&model);
+        }
+        let (weights, unused) = known.sort(dir, tensors)?;
+        let unknown = known.unknown(&weights, &unused);
+        if !unknown.is_empty() {
+            let (dir, names) = (dir.to_owned(), unknown);
+            return Err(PretrainedError::Unknown { dir, names });
+        }
         check_shapes(dir, &model, &weights)?;
         let mut missing = missing(&model, &weights)?;
         if !missing.is_empty() {
@@ -251,6 +320,20 @@ impl Pretrained {
     }
 }
 
+/// Checks that the files have a tensor for every layer at least, before any is built.
+fn check_layers(dir: &Path, config: &Config, tensors: usize) -> Result<(), PretrainedError> {
+    let layers = config.architecture.layers();
+    match layers.into_iter().find(|(_, layers)| *layers > tensors) {
+        Some((field, layers)) => Err(PretrainedError::Layers {
+            dir: dir.to_owned(),
+            field,
+            layers,
+            tensors,
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Checks every weight whose shape does not depend on the number of labels.
 fn check_shapes(dir: &Path, model: &Model, weights: &Params) -> Result<(), PretrainedError> {
     let resized = match model.head() {
@@ -293,81 +376,6 @@ fn missing(model: &Model, weights: &Params) -> Result<Vec<String>, ModelError> {
         .frozen_parameters()
         .map(|leaf| leaf.name.to_string());
     Ok(names.filter(|name| !weights.contains_key(name)).collect())
-}
-
-/// The names of a model's parameters, and what files call them.
-struct Names {
-    base: &'static str,
-    known: HashSet<String>,
-    tied: HashMap<&'static str, &'static str>,
-}
-
-impl Names {
-    fn of(model: &Model) -> Self {
-        let names = model.parameters().iter().map(|p| p.name.clone());
-        Self {
-            base: model.config().family.base,
-            known: names.collect(),
-            tied: model.config().architecture.tied().iter().copied().collect(),
-        }
-    }
-
-    /// The parameters among a file's tensors by their own names, and the names of the other tensors.
-    fn sort(&self, dir: &Path, tensors: Params) -> Result<(Params, Vec<String>), PretrainedError> {
-        let mut origins: HashMap<String, String> = HashMap::new();
-        let (mut params, mut unused) = (Params::new(), Vec::new());
-        let mut tied = Vec::new();
-        for (origin, array) in tensors {
-            let Some(name) = self.resolve(&origin) else {
-                match self.other_name(&origin) {
-                    Some(name) => tied.push((name, origin, array)),
-                    None => unused.push(origin),
-                }
-                continue;
-            };
-            if let Some(first) = origins.insert(name.clone(), origin.clone()) {
-                return Err(PretrainedError::Twice {
-                    dir: dir.to_owned(),
-                    name,
-                    first,
-                    second: origin,
-                });
-            }
-            params.insert(name, array);
-        }
-        // A weight that several modules share may be there once or several times.
-        for (name, origin, array) in tied {
-            match params.get(name) {
-                None => drop(params.insert(name.into(), array)),
-                Some(same) if *same == array => {}
-                Some(_) => unused.push(origin),
-            }
-        }
-        Ok((params, unused))
-    }
-
-    /// The parameter that a file's tensor is, if it is one.
-    fn resolve(&self, origin: &str) -> Option<String> {
-        let norm = |old, new| Some(format!("{}{new}", origin.strip_suffix(old)?));
-        let name = norm("LayerNorm.gamma", "LayerNorm.weight")
-            .or_else(|| norm("LayerNorm.beta", "LayerNorm.bias"))
-            .unwrap_or_else(|| origin.to_owned());
-        self.spellings(name)
-            .into_iter()
-            .find(|name| self.known.contains(name))
-    }
-
-    /// The parameter that a file's tensor is too, as another module's.
-    fn other_name(&self, origin: &str) -> Option<&'static str> {
-        let spellings = self.spellings(origin.to_owned());
-        let mut names = spellings.iter().filter_map(|name| self.tied.get(&**name));
-        names.find(|name| self.known.contains(**name)).copied()
-    }
-
-    fn spellings(&self, name: String) -> [String; 2] {
-        let prefixed = format!("{}.{name}", self.base);
-        [name, prefixed]
-    }
 }
 
 /// What became of the tensors of a model's files.

@@ -5,6 +5,7 @@ mod support;
 use std::{collections::HashMap, fs, path::Path};
 
 use ailora_models::{
+    config::Config,
     head::Head,
     pretrained::{Pretrained, PretrainedError},
 };
@@ -243,6 +244,209 @@ fn shared_weights_may_be_there_by_either_name() {
 }
 
 #[test]
+fn tensors_inside_the_model_that_nothing_is_computed_of_are_refused() {
+    let with = |family: &str, names: &[&str]| {
+        let dir = copy(family);
+        let mut params = weights(dir.path());
+        for name in names {
+            params.insert((*name).into(), Array::zeros([2]));
+        }
+        save(dir.path(), "model.safetensors", &params);
+        let outputs = Config::from_dir(dir.path()).unwrap().num_labels();
+        let opened = Pretrained::open(dir.path(), Head::classification(outputs));
+        opened
+            .map(|found| found.report.unused)
+            .map_err(|error| error.to_string())
+    };
+    for (family, name) in [
+        ("bert", "bert.encoder.layer.2.output.dense.weight"),
+        ("bert", "bert.encoder.layer.0.attention.self.query.scale"),
+        ("bert", "encoder.layer.0.adapter.weight"),
+        ("bert", "classifier.scale"),
+        (
+            "roberta",
+            "roberta.encoder.layer.0.attention.self.distance_embedding.weight",
+        ),
+        ("deberta_v3", "deberta.encoder.conv.conv.weight"),
+        ("llama", "model.layers.0.self_attn.q_norm.weight"),
+        ("llama", "model.layers.1.mlp.gate_proj.bias"),
+        ("bart", "model.encoder.layer_norm.weight"),
+    ] {
+        let error = with(family, &[name]).unwrap_err();
+        assert!(
+            error.contains(name) && error.contains("1 tensors are inside the model"),
+            "{error}"
+        );
+    }
+    // Buffers, and heads of other tasks.
+    for (family, names) in [
+        (
+            "bert",
+            &[
+                "bert.embeddings.position_ids",
+                "cls.predictions.transform.dense.weight",
+                "cls.seq_relationship.weight",
+                "qa_outputs.weight",
+            ][..],
+        ),
+        (
+            "roberta",
+            &["roberta.pooler.dense.weight", "lm_head.dense.weight"],
+        ),
+        (
+            "deberta_v3",
+            &[
+                "deberta.embeddings.position_embeddings.weight",
+                "mask_predictions.dense.weight",
+            ],
+        ),
+        (
+            "llama",
+            &[
+                "model.layers.0.self_attn.rotary_emb.inv_freq",
+                "lm_head.weight",
+            ],
+        ),
+        ("bart", &["model.encoder.version", "final_logits_bias"]),
+    ] {
+        let mut unused = with(family, names).unwrap();
+        unused.sort_by_key(|name| names.iter().position(|other| other == name));
+        assert_eq!(unused, names, "{family}");
+    }
+}
+
+#[test]
+fn tables_that_are_tied_but_differ_are_each_used() {
+    let source = fixtures().join("parity/llama_gqa_tied-0");
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(source.join("config.json"), dir.path().join("config.json")).unwrap();
+    let original = weights(&source);
+    let [table, head] = ["model.embed_tokens.weight", "lm_head.weight"];
+    let open = |params: &Params, head: Head| {
+        save(dir.path(), "model.safetensors", params);
+        Pretrained::open(dir.path(), head)
+    };
+    // One table, by either name or both.
+    let mut params = original.clone();
+    params.insert(head.into(), original[table].clone());
+    let both = open(&params, Head::CausalLm).unwrap();
+    params.shift_remove(table);
+    let other = open(&params, Head::CausalLm).unwrap();
+    for found in [&both, &other] {
+        assert_eq!(found.weights[table], original[table]);
+        assert_eq!(
+            (&found.report.notes[..], &found.report.unused[..]),
+            (&[][..], &[][..])
+        );
+        found.check_head().unwrap();
+    }
+    // Two tables.
+    let mut params = original.clone();
+    let mut own = original[table].clone();
+    own.data.iter_mut().for_each(|x| *x = -*x);
+    params.insert(head.into(), own.clone());
+    let found = open(&params, Head::CausalLm).unwrap();
+    found.check_head().unwrap();
+    assert_eq!(
+        (&found.weights[table], &found.weights[head]),
+        (&original[table], &own)
+    );
+    assert_eq!(found.model.config().json["tie_word_embeddings"], false);
+    let [note] = &found.report.notes[..] else {
+        panic!("{:?}", found.report.notes)
+    };
+    for name in ["tie_word_embeddings", table, head] {
+        assert!(note.text.contains(name), "{note}");
+    }
+    // A classifier has no use for the second.
+    let classifier = open(&params, Head::classification(2)).unwrap();
+    assert_eq!(classifier.report.unused, [head]);
+    assert_eq!(classifier.report.notes, []);
+
+    // A masked language model's head has no table of its own here.
+    let dir = tempfile::tempdir().unwrap();
+    let source = fixtures().join("parity/bert_mlm-0");
+    fs::copy(source.join("config.json"), dir.path().join("config.json")).unwrap();
+    let mut params = weights(&source);
+    let mut own = params["bert.embeddings.word_embeddings.weight"].clone();
+    own.data[3] += 0.5;
+    params.insert("cls.predictions.decoder.weight".into(), own);
+    save(dir.path(), "model.safetensors", &params);
+    let error = Pretrained::open(dir.path(), Head::MaskedLm)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("`cls.predictions.decoder.weight` differ"),
+        "{error}"
+    );
+}
+
+#[test]
+fn more_layers_than_tensors_are_refused_before_they_are_built() {
+    for (family, field, layers) in [
+        ("bert", "num_hidden_layers", 1 << 10),
+        ("bart", "encoder_layers", 700),
+        ("bart", "decoder_layers", 1 << 10),
+        ("llama", "num_hidden_layers", 1 << 10),
+    ] {
+        let message = with_field(family, field, Some(json!(layers)));
+        let expected = format!("`{field}` of config.json is {layers}, but the files have ");
+        assert!(message.contains(&expected), "{message}");
+    }
+    let message = with_field("llama", "num_hidden_layers", Some(json!(1 << 24)));
+    assert!(
+        message.contains("a whole number from 1 to 1024"),
+        "{message}"
+    );
+}
+
+#[test]
+fn labels_are_numbered_from_0_and_named() {
+    for value in [
+        json!(["a", "b"]),
+        json!(5),
+        json!({"x": "a", "y": "b"}),
+        json!({"0": "a", "2": "b"}),
+        json!({"0": "a", "1": 7}),
+        json!({"1": "a", "01": "b"}),
+    ] {
+        let message = with_field("bert", "id2label", Some(value));
+        assert!(message.contains("`id2label` is "), "{message}");
+    }
+    let message = with_field("bert", "num_labels", Some(json!(1e9 as u64)));
+    assert!(message.contains("`num_labels` is 1000000000"), "{message}");
+}
+
+#[test]
+fn fields_that_are_not_known_are_noted() {
+    let dir = copy("roberta");
+    let path = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["rotary_percentage"] = json!(0.5);
+    config["not_there"] = json!(null);
+    fs::write(&path, config.to_string()).unwrap();
+    let notes = Config::from_dir(dir.path()).unwrap().notes;
+    let [note] = &notes[..] else {
+        panic!("{notes:?}")
+    };
+    assert!(
+        note.text.ends_with("not used: `rotary_percentage`"),
+        "{note}"
+    );
+}
+
+#[test]
+fn fields_with_two_names_agree() {
+    let message = with_field("bart", "num_hidden_layers", Some(json!(1)));
+    assert!(
+        message.contains("`num_hidden_layers` is 1; expected what `encoder_layers` is"),
+        "{message}"
+    );
+    let message = with_field("bart", "hidden_size", Some(json!(64)));
+    assert!(message.contains("what `d_model` is"), "{message}");
+}
+
+#[test]
 fn damaged_weight_files_are_errors() {
     let dir = copy("bert");
     let path = dir.path().join("model.safetensors");
@@ -338,15 +542,18 @@ fn a_configuration_needs_its_fields() {
     for field in [
         "hidden_size",
         "vocab_size",
-        "hidden_act",
+        "num_attention_heads",
         "num_hidden_layers",
         "type_vocab_size",
     ] {
         let message = with_field("bert", field, None);
-        assert!(message.starts_with("DIR/config.json: "), "{message}");
-        assert!(
-            message.contains(&format!("missing field `{field}`")),
-            "{message}"
+        let expected =
+            format!("DIR/config.json: `{field}` is missing; expected a whole number from 1 to ");
+        assert!(message.starts_with(&expected), "{message}");
+        assert_eq!(
+            with_field("bert", field, Some(Value::Null)),
+            message,
+            "{field}"
         );
     }
     let family = "expected one of bert, roberta, deberta-v2, bart, llama, mistral, qwen2";
@@ -381,8 +588,21 @@ fn a_configuration_out_of_range_is_refused() {
             "`num_attention_heads` is 0",
         ),
         ("vocab_size", json!(0), "`vocab_size` is 0"),
-        ("vocab_size", json!(-3), "invalid value: integer `-3`"),
-        ("hidden_size", json!("32"), "invalid type: string \"32\""),
+        (
+            "vocab_size",
+            json!(-3),
+            "`vocab_size` is -3; expected a whole",
+        ),
+        (
+            "vocab_size",
+            json!(9.5),
+            "`vocab_size` is 9.5; expected a whole",
+        ),
+        (
+            "hidden_size",
+            json!("32"),
+            "`hidden_size` is \"32\"; expected",
+        ),
         (
             "hidden_size",
             json!(33),
@@ -396,7 +616,7 @@ fn a_configuration_out_of_range_is_refused() {
         (
             "hidden_dropout_prob",
             json!(1.0),
-            "`hidden_dropout_prob` is 1; expected a probability",
+            "`hidden_dropout_prob` is 1.0; expected a probability",
         ),
         (
             "attention_probs_dropout_prob",
@@ -407,22 +627,22 @@ fn a_configuration_out_of_range_is_refused() {
         (
             "layer_norm_eps",
             json!(-1e-5),
-            "`layer_norm_eps` is -0.00001",
+            "`layer_norm_eps` is -0.00001; expected a number",
         ),
         (
             "position_embedding_type",
             json!("relative_key"),
-            "`position_embedding_type` is relative_key",
+            "`position_embedding_type` is \"relative_key\"",
         ),
         (
             "is_decoder",
             json!(true),
-            "`is_decoder` is true; expected false",
+            "`is_decoder` is true; expected it is not set: only encoders",
         ),
         (
             "add_cross_attention",
             json!(true),
-            "`add_cross_attention` is true; expected false",
+            "`add_cross_attention` is true; expected it is not set",
         ),
     ] {
         let message = with_field("bert", field, Some(value));
@@ -438,9 +658,9 @@ fn a_configuration_out_of_range_is_refused() {
 
 #[test]
 fn a_configuration_of_deberta_is_checked() {
-    for field in ["hidden_size", "max_position_embeddings", "hidden_act"] {
+    for field in ["hidden_size", "max_position_embeddings"] {
         let message = with_field("deberta_v3", field, None);
-        let expected = format!("missing field `{field}`");
+        let expected = format!("`{field}` is missing; expected a whole number");
         assert!(message.contains(&expected), "{message}");
     }
     for (field, value, expected) in [
@@ -450,7 +670,11 @@ fn a_configuration_of_deberta_is_checked() {
             "`pos_att_type` is p2p; expected c2p and p2c",
         ),
         ("pos_att_type", json!(["c2c"]), "`pos_att_type` is c2c"),
-        ("pos_att_type", json!(3), "expected `pos_att_type` to be"),
+        (
+            "pos_att_type",
+            json!(3),
+            "`pos_att_type` is 3; expected c2p",
+        ),
         (
             "position_buckets",
             json!(1),
@@ -513,7 +737,11 @@ fn a_configuration_of_deberta_is_checked() {
             json!(0),
             "`embedding_size` is 0; expected",
         ),
-        ("relative_attention", json!("yes"), "expected a boolean"),
+        (
+            "relative_attention",
+            json!("yes"),
+            "`relative_attention` is \"yes\"; expected true or false",
+        ),
         ("type_vocab_size", json!(1 << 30), "`type_vocab_size` is"),
     ] {
         let message = with_field("deberta_v3", field, Some(value));
@@ -572,13 +800,11 @@ fn what_is_not_a_configuration_is_an_error() {
         fs::write(&path, bytes).unwrap();
         let message = error(dir.path());
         assert!(
-            message.starts_with("DIR/config.json: not a JSON object: "),
+            message.starts_with("DIR/config.json: not a JSON object with each name once: "),
             "{message}"
         );
-        assert!(
-            message.contains("line") && message.contains("column"),
-            "{message}"
-        );
+        let place = message.contains("line") && message.contains("column");
+        assert!(place || message.contains("found "), "{message}");
     }
     fs::remove_file(&path).unwrap();
     assert!(error(dir.path()).starts_with("cannot read DIR/config.json: "));

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ailora_graph::{AdapterSpec, fuse::cost::Costs};
 use ailora_models::{
-    generate::{Generator, Options, Strategy, search},
+    generate::{Generator, Options, Rules, Strategy, search},
     head::Head,
     pretrained::Pretrained,
 };
@@ -66,9 +66,10 @@ impl Run {
 
 fn generate(generator: &mut Generator, prompts: &[Vec<i32>], options: &Options) -> Vec<Vec<i32>> {
     let room = options.max_new_tokens;
+    let given = generator.given(prompts);
     let (mut session, logits) = generator.start(prompts, room).unwrap();
     let (never, ignored) = (|_: usize, _: &[i32]| false, |_, _| {});
-    search(&mut session, logits, prompts.len(), options, never, ignored).unwrap()
+    search(&mut session, logits, &given, options, never, ignored).unwrap()
 }
 
 #[test]
@@ -94,6 +95,7 @@ fn tokens_equal_those_of_transformers() {
                     strategy: run.strategy(),
                     max_new_tokens: expected.max_new_tokens,
                     ends: vec![expected.end],
+                    rules: Rules::default(),
                 };
                 let found = generate(&mut generator, &expected.prompts, &options);
                 assert_eq!(found, run.tokens, "{name} {seed} {:?}", run.strategy());
@@ -116,12 +118,14 @@ fn samples_are_fixed_by_their_seed_and_narrow_to_the_likeliest() {
             temperature,
             top_k,
             top_p,
+            min_p: 0.0,
             seed,
         };
         let options = Options {
             strategy,
             max_new_tokens: 8,
             ends: Vec::new(),
+            rules: Rules::default(),
         };
         generate(&mut generator, &prompts, &options)
     };
@@ -141,6 +145,7 @@ fn a_sequence_stops_where_it_is_told_to_and_caches_grow() {
         strategy: Strategy::Greedy,
         max_new_tokens: 60,
         ends: Vec::new(),
+        rules: Rules::default(),
     };
     let whole = generate(&mut generator, &prompts, &options);
     // Room for one token: the cache grows on the way.
@@ -148,7 +153,7 @@ fn a_sequence_stops_where_it_is_told_to_and_caches_grow() {
     let mut seen = vec![Vec::new(); 2];
     let stop = |row: usize, tokens: &[i32]| row == 1 && tokens.len() == 4;
     let watch = |row: usize, token| seen[row].push(token);
-    let found = search(&mut session, logits, 2, &options, stop, watch).unwrap();
+    let found = search(&mut session, logits, &prompts, &options, stop, watch).unwrap();
     assert_eq!(found[0], whole[0]);
     assert_eq!(found[1], whole[1][..4]);
     assert_eq!(seen, found);
@@ -225,6 +230,7 @@ fn the_real_smollm2_equals_transformers() {
             strategy,
             max_new_tokens: count,
             ends: Vec::new(),
+            rules: Rules::default(),
         };
         let found = generate(&mut generator, std::slice::from_ref(&ids), &options);
         assert_eq!(found, [expected], "{name}");

@@ -48,6 +48,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         )
         .into());
     }
+    if let Some(other) = model.other_labels {
+        return Err(other.into());
+    }
     let data = data(task, args.data.as_deref())?;
     let splits = task.dev;
     let max_len = model.max_len(args.max_length);
@@ -59,7 +62,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         let rows = model.encode(&rows, max_len)?;
         let labels: Vec<Label> = rows.iter().filter_map(|row| row.label).collect();
         let logits = logits(&mut predictor, &mut engine, &rows, max_len, args.batch_size)?;
-        let metrics = task.score(&logits, &labels)?;
+        let metrics = task.score(&predictor.in_task_order(&logits), &labels)?;
         say!("{}: {}", split.name, table::metrics(&metrics));
         scores.insert(split.name, metrics);
     }

@@ -1,15 +1,18 @@
+mod choice;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use ailora::{
     finetune::Model,
     models::{
-        generate::{Options, Strategy, search},
+        generate::{Options, Settings, search},
         task::Task,
         tokenizer::Tokenizer,
     },
 };
 use serde_json::json;
 
+use self::choice::{Choice, positive};
 use super::{
     Error,
     args::{DeviceArgs, StrictArgs},
@@ -39,74 +42,45 @@ pub struct Args {
     /// Put each prompt into the form in which this task was trained.
     #[arg(long)]
     task: Option<String>,
-    /// Generate at most N tokens for each prompt.
-    #[arg(long, default_value_t = 128, value_name = "N")]
-    max_new_tokens: usize,
-    /// Search with N beams; without them the likeliest token is taken.
-    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "temperature")]
-    beams: Option<usize>,
-    /// Divide a sequence's log-probability by its length to this power.
-    #[arg(
-        long,
-        default_value_t = 1.0,
-        requires = "beams",
-        allow_negative_numbers = true
-    )]
-    length_penalty: f64,
-    /// Stop at as many finished sequences as there are beams.
-    #[arg(long, requires = "beams")]
-    early_stopping: bool,
-    /// Sample tokens at this temperature.
-    #[arg(long, value_name = "T", value_parser = temperature)]
-    temperature: Option<f64>,
-    /// Sample among the K likeliest tokens; 0 for all.
-    #[arg(long, default_value_t = 0, requires = "temperature", value_name = "K")]
-    top_k: usize,
-    /// Sample among the likeliest tokens that make up this much of the probability.
-    #[arg(
-        long,
-        default_value_t = 1.0,
-        requires = "temperature",
-        value_name = "P"
-    )]
-    top_p: f64,
-    /// Seed of sampling.
-    #[arg(long, default_value_t = 0, requires = "temperature")]
-    seed: u64,
+    /// Generate at most N tokens for each prompt [default: what the model's generation_config.json
+    /// says, or 128].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    max_new_tokens: Option<usize>,
+    #[command(flatten)]
+    choice: Choice,
     /// Stop before this text; may be repeated.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = some_text)]
     stop: Vec<String>,
 }
 
-fn positive(text: &str) -> Result<usize, String> {
-    let number: usize = text.parse().map_err(|_| "expected a whole number")?;
-    (number > 0)
-        .then_some(number)
-        .ok_or_else(|| "expected at least 1".into())
-}
-
-fn temperature(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| "expected a number")?;
-    let fits = number > 0.0 && number.is_finite();
-    fits.then_some(number)
-        .ok_or_else(|| "expected a number above 0; leave it out for the likeliest token".into())
+fn some_text(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("expected a text".into()),
+        text => Ok(text.into()),
+    }
 }
 
 impl Args {
-    fn strategy(&self) -> Strategy {
-        match (self.beams, self.temperature) {
-            (Some(beams), _) => Strategy::Beam {
-                beams,
-                length_penalty: self.length_penalty,
-                early_stopping: self.early_stopping,
-            },
-            (None, Some(temperature)) => Strategy::Sample {
-                temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-                seed: self.seed,
-            },
-            (None, None) => Strategy::Greedy,
+    /// The most tokens to write behind as many as the longest text has, of a model with `positions`.
+    fn room(&self, settings: &Settings, longest: usize, positions: usize) -> Result<usize, Error> {
+        let most = (positions + 1).saturating_sub(longest);
+        match self.max_new_tokens {
+            Some(wanted) if wanted > most && most > 0 => Err(format!(
+                "--max-new-tokens is {wanted}: too long behind {longest} tokens, since the model has \
+                 positions for {positions}; expected at most {most}"
+            )
+            .into()),
+            Some(wanted) => Ok(wanted),
+            // That a prompt is too long is said with its number.
+            None if most == 0 => Ok(1),
+            None => settings.room(longest, positions, 128).ok_or_else(|| {
+                format!(
+                    "the longest prompt has {longest} tokens, and the model's files end texts at \
+                     {} (max_length); give --max-new-tokens",
+                    settings.max_length.unwrap_or_default()
+                )
+                .into()
+            }),
         }
     }
 }
@@ -118,22 +92,28 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         let task = Task::parse(task)?;
         prompts = prompts.iter().map(|text| task.prompt(text)).collect();
     }
-    let model = Model::generating(&args.model)?;
+    let mut model = Model::generating(&args.model)?;
+    let settings = model.generation()?;
     args.strict.check(&model)?;
-    let options = Options {
-        strategy: args.strategy(),
-        max_new_tokens: args.max_new_tokens,
-        ends: model.pretrained.model.config().ends(),
-    };
-    let max_len = model.max_len(usize::MAX);
-    let (mut generator, tokenizer) =
+    let strategy = args.choice.strategy(&settings)?;
+    let positions = model.max_len(usize::MAX);
+    let (generator, tokenizer) =
         model.generator(args.adapter.as_deref(), args.merged, args.device.open()?)?;
+    let mut generator = generator.with_start(settings.start);
     let encode = |prompt: &String| -> Result<Vec<i32>, Error> {
-        let encoded = tokenizer.encode(prompt, None, max_len)?;
+        let encoded = tokenizer.encode(prompt, None, usize::MAX)?;
         Ok(encoded.ids.into_iter().map(|id| id as i32).collect())
     };
     let ids = prompts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
-    let (mut session, logits) = generator.start(&ids, args.max_new_tokens)?;
+    let given = generator.given(&ids);
+    let longest = given.iter().map(Vec::len).max().unwrap_or(0);
+    let options = Options {
+        strategy,
+        max_new_tokens: args.room(&settings, longest, positions)?,
+        rules: args.choice.rules(&settings, strategy),
+        ends: settings.ends,
+    };
+    let (mut session, logits) = generator.start(&ids, options.max_new_tokens)?;
     let ends = |_: usize, tokens: &[i32]| {
         let text = text(&tokenizer, tokens);
         args.stop.iter().any(|stop| text.contains(stop))
@@ -145,7 +125,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
             stream.push(&tokenizer, &args.stop, token);
         }
     };
-    let found = search(&mut session, logits, ids.len(), &options, ends, watch)?;
+    let found = search(&mut session, logits, &given, &options, ends, watch)?;
     if streams {
         stream.finish(&tokenizer, &args.stop);
         out!("")?;

@@ -1,6 +1,9 @@
 use std::{path::PathBuf, process::ExitCode};
 
-use ailora::{models::task::Labels, output::File};
+use ailora::{
+    models::{metrics::argmax, task::Labels},
+    output::File,
+};
 use serde_json::json;
 
 use super::{
@@ -24,7 +27,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Write the predictions to a file, or to standard output as `-`: one JSON object a row, with `index`,
-    /// `logits` and `label`.
+    /// `logits` in the order of the model's outputs, and `label`.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Replace the output file if it exists.
@@ -63,12 +66,20 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         max_len,
         args.batch_size,
     )?;
+    let own = match &model.other_labels {
+        Some(other) => {
+            say!("note: the labels are the model's own: {}", other.found);
+            model.pretrained.model.config().labels()
+        }
+        None => None,
+    };
     let names = task.label_names();
     let mut lines = Vec::new();
     for (index, logits) in logits.chunks_exact(task.outputs()).enumerate() {
-        let label = match names {
-            [] => json!(logits[0]),
-            names => json!(names[ailora::models::metrics::argmax(logits)]),
+        let label = match (&own, names) {
+            (Some(own), _) => json!(own[argmax(logits)]),
+            (None, []) => json!(logits[0]),
+            (None, names) => json!(names[predictor.class(logits)]),
         };
         let row = json!({"index": index, "logits": logits, "label": label});
         serde_json::to_writer(&mut lines, &row)?;

@@ -1,11 +1,13 @@
 //! A whole fine-tuning run: from a pretrained folder and a task's files to an adapter folder.
 
+mod folder;
 mod manifest;
 mod output;
 mod recipe;
 mod settings;
 mod yaml;
 
+pub use folder::write_model;
 pub use manifest::{Manifest, Record};
 pub use output::Output;
 pub(crate) use recipe::{Recipe, groups};
@@ -28,13 +30,13 @@ use ailora_models::{
     closed::Unused,
     config::Config,
     embedded::{self, cache_folder},
-    generate::Generator,
+    generate::{self, Generator},
     head::Head,
     hub::{self, HubError},
     model::ModelError,
     peft::{Adapter, PeftError},
     pretrained::{LoadReport, Pretrained, PretrainedError},
-    task::{Example, Splits, Task, TaskError},
+    task::{Example, OtherLabels, Splits, Task, TaskError},
     tokenizer::{Tokenizer, TokenizerError},
 };
 use ailora_runtime::{
@@ -42,14 +44,14 @@ use ailora_runtime::{
     engine::{Engine, EngineError},
     init::{InitError, initialise},
     spectrum::{Options, SpectrumCache},
-    store::{self, Params, StoreError},
+    store::{Params, StoreError},
     train::{
         CheckpointError, Control, Evaluation, Event, Fit, FitError, Keep, Outcome, Progress,
         TrainError, Workload, fit,
     },
     weights::Weights,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use thiserror::Error;
 
 use crate::output::{ADAPTER, Existing, MODEL, OutputError};
@@ -72,6 +74,8 @@ pub enum Error {
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]
     Task(#[from] TaskError),
+    #[error(transparent)]
+    Generation(#[from] generate::SettingsError),
     #[error(transparent)]
     Adapter(#[from] AdapterError),
     #[error(transparent)]
@@ -237,6 +241,10 @@ pub struct Model {
     pub pretrained: Pretrained,
     /// The model's own tokenizer.
     pub tokenizer: Tokenizer,
+    /// For each class of the task, which output of the head it is; in the same order if absent.
+    pub order: Option<Vec<usize>>,
+    /// How the labels of a complete model differ from the task's, if they do.
+    pub other_labels: Option<OtherLabels>,
 }
 
 impl Model {
@@ -246,7 +254,12 @@ impl Model {
     /// # Errors
     /// The files are missing, malformed, or of a model that is not supported.
     pub fn open(name: &str, task: &Task, seed: u64, complete: bool) -> Result<Self, Error> {
-        Self::read(&hub::resolve(name)?, task.head(), seed, complete)
+        let mut model = Self::read(&hub::resolve(name)?, task.head(), seed, complete)?;
+        match task.order(model.pretrained.model.config()) {
+            Ok(order) => model.order = order,
+            Err(other) => model.other_labels = complete.then_some(other),
+        }
+        Ok(model)
     }
 
     /// Reads the folder of a model, given as such or by its id on the hub, that writes text: a causal
@@ -276,7 +289,20 @@ impl Model {
         Ok(Self {
             pretrained,
             tokenizer,
+            order: None,
+            other_labels: None,
         })
+    }
+
+    /// How the folder says to generate. What of that is not used is added to the report.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or asks for what is not done.
+    pub fn generation(&mut self) -> Result<generate::Settings, Error> {
+        let Pretrained { dir, model, .. } = &self.pretrained;
+        let (settings, notes) = generate::Settings::read(dir, model.config())?;
+        self.pretrained.report.notes.extend(notes);
+        Ok(settings)
     }
 
     /// Nothing of the folder's files may be unused.
@@ -368,7 +394,8 @@ impl Model {
             }
         }
         let pad = self.tokenizer.pad_id();
-        let predictor = Predictor::new(self.pretrained.model.clone(), sites, false, pad);
+        let predictor = Predictor::new(self.pretrained.model.clone(), sites, false, pad)
+            .with_order(self.order.clone());
         Ok((predictor, Engine::fused(backend, params), self))
     }
 }
@@ -447,7 +474,8 @@ pub fn finetune(
         sites.clone(),
         everything,
         pad,
-    );
+    )
+    .with_order(model.order.clone());
     let batching = Batching {
         batch_size: settings.batch_size,
         accumulate: settings.accumulate,
@@ -621,54 +649,4 @@ impl io::Write for HashWriter<'_> {
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Writes a model folder that transformers and this crate load: weights, configuration with the
-/// task's labels, tokenizer.
-///
-/// # Errors
-/// A file cannot be read or written.
-pub fn write_model(
-    model: &Model,
-    task: &Task,
-    params: &Params,
-    folder: &Path,
-) -> Result<(), Error> {
-    let metadata = std::collections::HashMap::from([("format".into(), "pt".into())]);
-    store::save(&folder.join("model.safetensors"), params, metadata)?;
-    let mut config = model.pretrained.model.config().json.clone();
-    let names = task.label_names();
-    let ids = 0..task.outputs();
-    if !names.is_empty() {
-        let by_id = ids.clone().map(|i| (i.to_string(), Value::from(names[i])));
-        let by_name = ids.map(|i| (names[i].to_owned(), Value::from(i)));
-        config.insert("id2label".into(), Value::Object(by_id.collect()));
-        config.insert("label2id".into(), Value::Object(by_name.collect()));
-    }
-    if let Head::Sequence { outputs, .. } = task.head() {
-        config.insert("num_labels".into(), outputs.into());
-    }
-    config.insert(
-        "architectures".into(),
-        vec![model.pretrained.model.class()].into(),
-    );
-    let text = format!("{:#}\n", Value::Object(config));
-    store::write_atomically(&folder.join("config.json"), text.as_bytes())?;
-    for file in [
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "spm.model",
-        "tokenizer.model",
-        "vocab.txt",
-        "vocab.json",
-        "merges.txt",
-    ] {
-        let from = model.pretrained.dir.join(file);
-        if from.is_file() {
-            let bytes = std::fs::read(&from).map_err(Error::io(&from, "read it"))?;
-            store::write_atomically(&folder.join(file), &bytes)?;
-        }
-    }
-    Ok(())
 }

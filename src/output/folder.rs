@@ -33,6 +33,7 @@ pub const MODEL: &[&str] = &[
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "spm.model",
     "tokenizer.model",
     "sentencepiece.bpe.model",

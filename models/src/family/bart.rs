@@ -8,7 +8,6 @@ use ailora_graph::{
     ir::Type,
     nn::{Cx, Embedding, LayerNorm, Linear, Param, Tensor},
 };
-use serde::Deserialize;
 
 use super::{
     Architecture, Family, Inputs, Network, classification_head::ClassificationHead,
@@ -16,7 +15,11 @@ use super::{
 };
 use crate::{
     batch::{Batch, Shape, Targets},
-    config::FieldError,
+    closed::{Field, Table, Unknown, applied, inert, only, unset},
+    config::{
+        FieldError, Fields,
+        table::{GENERATION, SHARED},
+    },
     generate::{Cache, Step},
     head::Head,
 };
@@ -24,6 +27,12 @@ use crate::{
 pub(super) const FAMILY: Family = Family {
     model_type: "bart",
     base: "model",
+    labels: 3,
+    table: Table {
+        file: "config.json of bart",
+        fields: &[FIELDS, SHARED, GENERATION],
+        unknown: Unknown::Noted,
+    },
     read,
 };
 
@@ -34,7 +43,104 @@ const OFFSET: usize = 2;
 const EPS: f64 = 1e-5;
 
 /// The fields of `config.json` that describe the model.
-#[derive(Debug, Deserialize)]
+const FIELDS: &[Field] = &[
+    applied("vocab_size", "rows of the table of words"),
+    applied("d_model", "width"),
+    applied("hidden_size", "another name of `d_model`"),
+    applied("encoder_layers", "layers of the encoder"),
+    applied("num_hidden_layers", "another name of `encoder_layers`"),
+    applied("decoder_layers", "layers of the decoder"),
+    applied("encoder_attention_heads", "heads of the encoder"),
+    applied(
+        "num_attention_heads",
+        "another name of `encoder_attention_heads`",
+    ),
+    applied("decoder_attention_heads", "heads of the decoder"),
+    applied(
+        "encoder_ffn_dim",
+        "width between the encoder's feed-forward projections",
+    ),
+    applied(
+        "decoder_ffn_dim",
+        "width between the decoder's feed-forward projections",
+    ),
+    applied(
+        "max_position_embeddings",
+        "rows of the tables of positions, less two",
+    ),
+    applied(
+        "activation_function",
+        "gelu, gelu_new, relu, silu, tanh and their other names",
+    ),
+    applied("dropout", "while training"),
+    applied("attention_dropout", "while training"),
+    applied("activation_dropout", "while training"),
+    applied("classifier_dropout", "while training, in a head"),
+    applied("init_std", "deviation of new weights"),
+    applied("scale_embedding", "whether embeddings are scaled"),
+    applied(
+        "pad_token_id",
+        "what the decoder reads for labels that do not count",
+    ),
+    applied(
+        "eos_token_id",
+        "the state that is classified; ends of a text",
+    ),
+    applied("decoder_start_token_id", "what the decoder begins with"),
+    applied("tie_word_embeddings", "must be true"),
+    only("is_encoder_decoder", &["true"], "a BART is one"),
+    unset(
+        "is_decoder",
+        "a decoder without its encoder is not supported",
+    ),
+    unset(
+        "add_cross_attention",
+        "a decoder without its encoder is not supported",
+    ),
+    unset("is_causal", "it would change the encoder"),
+    only(
+        "encoder_layerdrop",
+        &["0.0", "0"],
+        "layers that are left out are not supported",
+    ),
+    only(
+        "decoder_layerdrop",
+        &["0.0", "0"],
+        "layers that are left out are not supported",
+    ),
+    unset(
+        "normalize_before",
+        "norms before the blocks are not supported",
+    ),
+    unset(
+        "static_position_embeddings",
+        "positions that are computed are not supported",
+    ),
+    unset(
+        "add_final_layer_norm",
+        "a norm behind the layers is not supported",
+    ),
+    inert(
+        "normalize_embedding",
+        "the norm behind the embeddings is always there",
+    ),
+    inert("add_bias_logits", "the bias of the logits is always there"),
+    only(
+        "extra_pos_embeddings",
+        &["2"],
+        "other tables of positions are not supported",
+    ),
+    inert("rope_scaling", "positions are a table"),
+    inert("rope_theta", "positions are a table"),
+    inert("output_past", "keys and values are always kept"),
+    inert(
+        "classif_dropout",
+        "an older name, which transformers does not read",
+    ),
+];
+
+/// What [`FIELDS`] say.
+#[derive(Debug)]
 struct Bart {
     vocab_size: usize,
     d_model: usize,
@@ -49,106 +155,91 @@ struct Bart {
     dropout: f64,
     attention_dropout: f64,
     activation_dropout: f64,
-    // Where a field is missing, transformers takes these.
-    #[serde(default)]
     classifier_dropout: f64,
-    #[serde(default = "init_std")]
     init_std: f64,
-    #[serde(default)]
     scale_embedding: bool,
-    #[serde(default = "pad")]
     pad_token_id: usize,
-    #[serde(default = "eos")]
     eos_token_id: usize,
-    #[serde(default = "eos")]
     decoder_start_token_id: usize,
-    #[serde(default = "tie")]
-    tie_word_embeddings: bool,
 }
 
-fn init_std() -> f64 {
-    0.02
+fn read(fields: Fields<'_>) -> Result<Box<dyn Architecture>, FieldError> {
+    Ok(Box::new(Bart::read(fields)?))
 }
 
-fn pad() -> usize {
-    1
-}
-
-fn eos() -> usize {
-    2
-}
-
-fn tie() -> bool {
-    true
-}
-
-fn read(json: &[u8]) -> Result<Box<dyn Architecture>, FieldError> {
-    let config: Bart = serde_json::from_slice(json)?;
-    config.check()?;
-    Ok(Box::new(config))
+/// A size that has two names.
+fn size(
+    fields: Fields<'_>,
+    [field, other]: [&'static str; 2],
+    most: usize,
+) -> Result<usize, FieldError> {
+    let Some(alias) = fields.whole(other, 1..=most)? else {
+        return fields.size(field, most);
+    };
+    let found = fields.whole(field, 1..=most)?.unwrap_or(alias);
+    FieldError::unless(found == alias, other, alias, || {
+        format!("what `{field}` is, of which it is another name: {found}; remove one of them")
+    })?;
+    Ok(found)
 }
 
 impl Bart {
-    fn check(&self) -> Result<(), FieldError> {
-        let heads = [
-            ("encoder_attention_heads", self.encoder_attention_heads),
-            ("decoder_attention_heads", self.decoder_attention_heads),
-        ];
-        let sizes = [
-            ("vocab_size", self.vocab_size, 1 << 24),
-            ("d_model", self.d_model, 1 << 20),
-            ("encoder_layers", self.encoder_layers, 1 << 10),
-            ("decoder_layers", self.decoder_layers, 1 << 10),
-            ("encoder_ffn_dim", self.encoder_ffn_dim, 1 << 20),
-            ("decoder_ffn_dim", self.decoder_ffn_dim, 1 << 20),
-            (
-                "max_position_embeddings",
-                self.max_position_embeddings,
-                1 << 24,
-            ),
-        ];
-        let heads_are_sizes = heads.map(|(field, found)| (field, found, 1 << 20));
-        for (field, found, most) in sizes.into_iter().chain(heads_are_sizes) {
-            FieldError::unless((1..=most).contains(&found), field, found, || {
-                format!("a whole number from 1 to {most}")
+    /// Reads and checks the fields. Where one may be missing, it means what it does in transformers.
+    fn read(fields: Fields<'_>) -> Result<Self, FieldError> {
+        let vocab_size = fields.size("vocab_size", 1 << 24)?;
+        let token = |field, default| -> Result<usize, FieldError> {
+            // Several ends: the first is the one that is classified by.
+            let several = fields
+                .value(field)
+                .and_then(|ids| ids.as_array()?.first()?.as_u64());
+            let found = match several {
+                Some(id) => id as usize,
+                None => fields.whole(field, 0..=1 << 24)?.unwrap_or(default),
+            };
+            FieldError::unless(found < vocab_size, field, found, || {
+                format!("an id below `vocab_size`, which is {vocab_size}")
+            })?;
+            Ok(found)
+        };
+        let config = Self {
+            vocab_size,
+            d_model: size(fields, ["d_model", "hidden_size"], 1 << 20)?,
+            encoder_layers: size(fields, ["encoder_layers", "num_hidden_layers"], 1 << 10)?,
+            decoder_layers: fields.size("decoder_layers", 1 << 10)?,
+            encoder_attention_heads: size(
+                fields,
+                ["encoder_attention_heads", "num_attention_heads"],
+                1 << 20,
+            )?,
+            decoder_attention_heads: fields.size("decoder_attention_heads", 1 << 20)?,
+            encoder_ffn_dim: fields.size("encoder_ffn_dim", 1 << 20)?,
+            decoder_ffn_dim: fields.size("decoder_ffn_dim", 1 << 20)?,
+            max_position_embeddings: fields.size("max_position_embeddings", 1 << 24)?,
+            activation_function: Activation::read(fields, "activation_function", "gelu")?,
+            dropout: fields.rate_or("dropout", 0.1)?,
+            attention_dropout: fields.rate_or("attention_dropout", 0.0)?,
+            activation_dropout: fields.rate_or("activation_dropout", 0.0)?,
+            classifier_dropout: fields.rate_or("classifier_dropout", 0.0)?,
+            init_std: fields.fraction_or("init_std", 0.02)?,
+            scale_embedding: fields.flag_or("scale_embedding", false)?,
+            pad_token_id: token("pad_token_id", 1)?,
+            eos_token_id: token("eos_token_id", 2)?,
+            decoder_start_token_id: token("decoder_start_token_id", 2)?,
+        };
+        for (field, heads) in [
+            ("encoder_attention_heads", config.encoder_attention_heads),
+            ("decoder_attention_heads", config.decoder_attention_heads),
+        ] {
+            let width = config.d_model;
+            FieldError::unless(width.is_multiple_of(heads), field, heads, || {
+                format!("a divisor of `d_model`, which is {width}")
             })?;
         }
-        for (field, heads) in heads {
-            FieldError::unless(self.d_model.is_multiple_of(heads), field, heads, || {
-                format!("a divisor of `d_model`, which is {}", self.d_model)
-            })?;
-        }
-        let rates = [
-            ("dropout", self.dropout),
-            ("attention_dropout", self.attention_dropout),
-            ("activation_dropout", self.activation_dropout),
-            ("classifier_dropout", self.classifier_dropout),
-        ];
-        for (field, found) in rates {
-            FieldError::unless((0.0..1.0).contains(&found), field, found, || {
-                "a probability from 0 to below 1".into()
-            })?;
-        }
-        FieldError::unless(
-            (0.0..=1.0).contains(&self.init_std),
-            "init_std",
-            self.init_std,
-            || "a number from 0 to 1".into(),
-        )?;
-        let tokens = [
-            ("pad_token_id", self.pad_token_id),
-            ("eos_token_id", self.eos_token_id),
-            ("decoder_start_token_id", self.decoder_start_token_id),
-        ];
-        for (field, found) in tokens {
-            FieldError::unless(found < self.vocab_size, field, found, || {
-                format!("an id below `vocab_size`, which is {}", self.vocab_size)
-            })?;
-        }
-        let tied = self.tie_word_embeddings;
+        let tied = fields.flag_or("tie_word_embeddings", true)?;
         FieldError::unless(tied, "tie_word_embeddings", tied, || {
             "true; tables of their own for encoder, decoder and head are not supported".into()
-        })
+        })?;
+        Ok(config)
     }
 
     fn projection(&self, cx: &Cx) -> Linear {
@@ -201,6 +292,13 @@ impl Architecture for Bart {
 
     fn max_len(&self) -> usize {
         self.max_position_embeddings
+    }
+
+    fn layers(&self) -> Vec<(&'static str, usize)> {
+        vec![
+            ("encoder_layers", self.encoder_layers),
+            ("decoder_layers", self.decoder_layers),
+        ]
     }
 
     fn initializer_range(&self) -> f64 {
@@ -710,7 +808,7 @@ mod tests {
             "encoder_attention_heads": 1, "decoder_attention_heads": 1, "encoder_ffn_dim": 4,
             "decoder_ffn_dim": 4, "max_position_embeddings": 8, "activation_function": "gelu",
             "dropout": 0.1, "attention_dropout": 0.0, "activation_dropout": 0.0}"#;
-        serde_json::from_str(json).unwrap()
+        Bart::read(Fields::new(&serde_json::from_str(json).unwrap())).unwrap()
     }
 
     /// What transformers' `shift_tokens_right` gives with padding id 1 and start id 2.

@@ -8,25 +8,35 @@ use ailora_graph::{
 
 use super::{
     Architecture, Family, Inputs, Network,
-    encoder::{Activation, Encoder, EncoderConfig, first_token},
+    encoder::{self, Activation, Encoder, EncoderConfig, first_token},
 };
 use crate::{
     batch::{Batch, Shape},
-    config::FieldError,
+    closed::{Table, Unknown},
+    config::{
+        FieldError, Fields,
+        table::{ENCODER, GENERATION, SHARED},
+    },
     head::Head,
 };
 
 pub(super) const FAMILY: Family = Family {
     model_type: "bert",
     base: "bert",
+    labels: 2,
+    table: Table {
+        file: "config.json of bert",
+        fields: &[encoder::FIELDS, ENCODER, SHARED, GENERATION],
+        unknown: Unknown::Noted,
+    },
     read,
 };
 
 #[derive(Debug)]
 struct Bert(EncoderConfig);
 
-fn read(json: &[u8]) -> Result<Box<dyn Architecture>, FieldError> {
-    Ok(Box::new(Bert(EncoderConfig::read(json)?)))
+fn read(fields: Fields<'_>) -> Result<Box<dyn Architecture>, FieldError> {
+    Ok(Box::new(Bert(EncoderConfig::read(fields)?)))
 }
 
 impl Architecture for Bert {
@@ -36,6 +46,10 @@ impl Architecture for Bert {
 
     fn max_len(&self) -> usize {
         self.0.max_position_embeddings
+    }
+
+    fn layers(&self) -> Vec<(&'static str, usize)> {
+        vec![("num_hidden_layers", self.0.num_hidden_layers)]
     }
 
     fn initializer_range(&self) -> f64 {

@@ -8,7 +8,7 @@ use ailora_graph::{
     ir::Type,
     nn::{Conv1d, Cx, Embedding, LayerNorm, Linear, Tensor},
 };
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::{
     Architecture, Family, Inputs, Network,
@@ -16,18 +16,86 @@ use super::{
 };
 use crate::{
     batch::{Batch, Shape},
-    config::FieldError,
+    closed::{Field, Table, Unknown, applied, inert, shortened},
+    config::{
+        FieldError, Fields,
+        table::{ENCODER, GENERATION, SHARED},
+    },
     head::Head,
 };
 
 pub(super) const FAMILY: Family = Family {
     model_type: "deberta-v2",
     base: "deberta",
+    labels: 2,
+    table: Table {
+        file: "config.json of deberta-v2",
+        fields: &[FIELDS, ENCODER, SHARED, GENERATION],
+        unknown: Unknown::Noted,
+    },
     read,
 };
 
-/// The fields of `config.json`; those that may be missing mean then what they do in transformers.
-#[derive(Clone, Debug, Deserialize)]
+/// The fields of `config.json` that describe the model.
+const FIELDS: &[Field] = &[
+    applied("vocab_size", "rows of the table of words"),
+    applied("hidden_size", "width"),
+    applied("num_hidden_layers", "layers"),
+    applied("num_attention_heads", "heads"),
+    applied(
+        "intermediate_size",
+        "width between the projections of a feed-forward block",
+    ),
+    applied(
+        "max_position_embeddings",
+        "rows of the table of positions, and the longest text",
+    ),
+    applied(
+        "type_vocab_size",
+        "rows of the table of segments; 0 for none",
+    ),
+    applied(
+        "hidden_act",
+        "gelu, gelu_new, relu, silu, tanh and their other names",
+    ),
+    applied("hidden_dropout_prob", "while training"),
+    applied("attention_probs_dropout_prob", "while training"),
+    applied("cls_dropout", "while training, before a head"),
+    applied("layer_norm_eps", "added to the variance"),
+    applied("initializer_range", "deviation of new weights"),
+    applied("embedding_size", "width of the embeddings"),
+    applied(
+        "position_biased_input",
+        "whether positions are added to the embeddings",
+    ),
+    applied(
+        "relative_attention",
+        "whether attention sees relative positions",
+    ),
+    applied("pos_att_type", "c2p and p2c"),
+    applied(
+        "share_att_key",
+        "whether positions have projections of their own",
+    ),
+    applied("max_relative_positions", "the largest distance"),
+    applied("position_buckets", "how many distances are told apart"),
+    applied("norm_rel_ebd", "none or layer_norm"),
+    applied(
+        "attention_head_size",
+        "must be `hidden_size` by `num_attention_heads`",
+    ),
+    applied("conv_kernel_size", "width of the convolution; 0 for none"),
+    applied("conv_groups", "must be 1"),
+    applied("conv_act", "as `hidden_act`"),
+    applied("pooler_hidden_size", "must be `hidden_size`"),
+    applied("pooler_hidden_act", "as `hidden_act`"),
+    applied("pooler_dropout", "while training"),
+    inert("pad_token_id", "padding is masked"),
+    inert("legacy", "which head a masked language model has"),
+];
+
+/// What [`FIELDS`] say.
+#[derive(Clone, Debug)]
 struct Config {
     vocab_size: usize,
     hidden_size: usize,
@@ -35,56 +103,26 @@ struct Config {
     num_attention_heads: usize,
     intermediate_size: usize,
     max_position_embeddings: usize,
-    #[serde(default)]
     type_vocab_size: usize,
     hidden_act: Activation,
     hidden_dropout_prob: f64,
     attention_probs_dropout_prob: f64,
-    cls_dropout: Option<f64>,
-    #[serde(default = "layer_norm_eps")]
+    cls_dropout: f64,
     layer_norm_eps: f64,
-    #[serde(default = "initializer_range")]
     initializer_range: f64,
     /// Width of the embeddings, where they are projected to that of the layers.
-    embedding_size: Option<usize>,
+    embedding_size: usize,
     /// Whether absolute positions are added to the embeddings.
-    #[serde(default = "yes")]
     position_biased_input: bool,
-    #[serde(default)]
     relative_attention: bool,
-    #[serde(default)]
     pos_att_type: ScoreTypes,
-    #[serde(default)]
     share_att_key: bool,
-    max_relative_positions: Option<i64>,
-    position_buckets: Option<i64>,
-    norm_rel_ebd: Option<String>,
-    attention_head_size: Option<usize>,
-    #[serde(default)]
     conv_kernel_size: usize,
-    conv_groups: Option<usize>,
-    conv_act: Option<String>,
-    pooler_hidden_size: Option<usize>,
-    pooler_hidden_act: Option<String>,
-    #[serde(default)]
     pooler_dropout: f64,
 }
 
-fn layer_norm_eps() -> f64 {
-    1e-7
-}
-
-fn initializer_range() -> f64 {
-    0.02
-}
-
-fn yes() -> bool {
-    true
-}
-
 /// Which scores are added to those of contents with contents.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(try_from = "Option<Names>")]
+#[derive(Clone, Copy, Debug, Default)]
 struct ScoreTypes {
     /// A query's content with a key's position.
     c2p: bool,
@@ -92,48 +130,34 @@ struct ScoreTypes {
     p2c: bool,
 }
 
-/// A list of names, or one text of names with bars between them.
-#[derive(Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected `pos_att_type` to be a text or a list of texts"
-)]
-enum Names {
-    Text(String),
-    List(Vec<String>),
-}
-
-impl TryFrom<Option<Names>> for ScoreTypes {
-    type Error = FieldError;
-
-    fn try_from(names: Option<Names>) -> Result<Self, FieldError> {
-        let names = match names {
-            None => Vec::new(),
-            Some(Names::List(names)) => names,
-            Some(Names::Text(text)) => {
-                let names = text.split('|').map(|name| name.trim().to_lowercase());
-                names.filter(|name| !name.is_empty()).collect()
-            }
+impl ScoreTypes {
+    /// Reads a list of names, or one text of names with bars between them.
+    fn read(fields: Fields<'_>) -> Result<Self, FieldError> {
+        const FIELD: &str = "pos_att_type";
+        let names: Option<Vec<&str>> = match fields.value(FIELD) {
+            None => Some(Vec::new()),
+            Some(Value::String(text)) => Some(text.split('|').collect()),
+            Some(Value::Array(names)) => names.iter().map(Value::as_str).collect(),
+            Some(_) => None,
         };
+        let wrong = |found: String| FieldError::Value {
+            field: FIELD,
+            found,
+            expected: "c2p and p2c, as a list or with a bar between them".into(),
+        };
+        let other = || shortened(fields.value(FIELD).unwrap_or(&Value::Null));
         let mut types = Self::default();
-        for name in names {
-            match name.as_str() {
+        for name in names.ok_or_else(|| wrong(other()))? {
+            match &*name.trim().to_lowercase() {
+                "" => {}
                 "c2p" => types.c2p = true,
                 "p2c" => types.p2c = true,
-                _ => {
-                    return Err(FieldError::Value {
-                        field: "pos_att_type",
-                        found: name,
-                        expected: "c2p and p2c, as a list or with a bar between them".into(),
-                    });
-                }
+                name => return Err(wrong(name.into())),
             }
         }
         Ok(types)
     }
-}
 
-impl ScoreTypes {
     /// How many scores are added up: theirs, and those of contents.
     fn count(self) -> usize {
         1 + usize::from(self.c2p) + usize::from(self.p2c)
@@ -149,109 +173,84 @@ struct Deberta {
     distances: Option<Distances>,
 }
 
-fn read(json: &[u8]) -> Result<Box<dyn Architecture>, FieldError> {
-    let config: Config = serde_json::from_slice(json)?;
-    config.check()?;
-    let act = |field, name: &Option<String>, default| {
-        Activation::named(field, name.as_deref().unwrap_or(default))
-    };
+fn read(fields: Fields<'_>) -> Result<Box<dyn Architecture>, FieldError> {
+    let config = Config::read(fields)?;
     Ok(Box::new(Deberta {
-        norm_relative: config.norm_relative()?,
-        convolution: act("conv_act", &config.conv_act, "tanh")?,
-        pooler: act("pooler_hidden_act", &config.pooler_hidden_act, "gelu")?,
-        distances: config.distances()?,
+        norm_relative: norm_relative(fields)?,
+        convolution: Activation::read(fields, "conv_act", "tanh")?,
+        pooler: Activation::read(fields, "pooler_hidden_act", "gelu")?,
+        distances: config.distances(fields)?,
         config,
     }))
 }
 
 impl Config {
-    fn check(&self) -> Result<(), FieldError> {
-        let positions = self.max_position_embeddings;
-        FieldError::unless_sizes([
-            ("vocab_size", self.vocab_size, 1 << 24),
-            ("hidden_size", self.hidden_size, 1 << 20),
-            ("num_hidden_layers", self.num_hidden_layers, 1 << 10),
-            ("num_attention_heads", self.num_attention_heads, 1 << 20),
-            ("intermediate_size", self.intermediate_size, 1 << 20),
-            ("max_position_embeddings", positions, 1 << 24),
-            ("embedding_size", self.embedding_size(), 1 << 20),
-        ])?;
-        let most = 1 << 20;
-        let types = self.type_vocab_size;
-        FieldError::unless(types <= most, "type_vocab_size", types, || {
-            format!("a whole number from 0 to {most}")
-        })?;
-        let (width, heads) = (self.hidden_size, self.num_attention_heads);
+    /// Reads and checks the fields. Where one may be missing, it means what it does in transformers.
+    fn read(fields: Fields<'_>) -> Result<Self, FieldError> {
+        let hidden_size = fields.size("hidden_size", 1 << 20)?;
+        let hidden_dropout_prob = fields.rate_or("hidden_dropout_prob", 0.1)?;
+        let embedding_size = fields.whole("embedding_size", 1..=1 << 20)?;
+        let config = Self {
+            vocab_size: fields.size("vocab_size", 1 << 24)?,
+            hidden_size,
+            num_hidden_layers: fields.size("num_hidden_layers", 1 << 10)?,
+            num_attention_heads: fields.size("num_attention_heads", 1 << 20)?,
+            intermediate_size: fields.size("intermediate_size", 1 << 20)?,
+            max_position_embeddings: fields.size("max_position_embeddings", 1 << 24)?,
+            type_vocab_size: fields.whole("type_vocab_size", 0..=1 << 20)?.unwrap_or(0),
+            hidden_act: Activation::read(fields, "hidden_act", "gelu")?,
+            hidden_dropout_prob,
+            attention_probs_dropout_prob: fields.rate_or("attention_probs_dropout_prob", 0.1)?,
+            cls_dropout: fields.rate_or("cls_dropout", hidden_dropout_prob)?,
+            layer_norm_eps: fields.fraction_or("layer_norm_eps", 1e-7)?,
+            initializer_range: fields.fraction_or("initializer_range", 0.02)?,
+            embedding_size: embedding_size.unwrap_or(hidden_size),
+            position_biased_input: fields.flag_or("position_biased_input", true)?,
+            relative_attention: fields.flag_or("relative_attention", false)?,
+            pos_att_type: ScoreTypes::read(fields)?,
+            share_att_key: fields.flag_or("share_att_key", false)?,
+            conv_kernel_size: fields.whole("conv_kernel_size", 0..=1 << 10)?.unwrap_or(0),
+            pooler_dropout: fields.rate_or("pooler_dropout", 0.0)?,
+        };
+        let (width, heads) = (config.hidden_size, config.num_attention_heads);
         FieldError::unless(width.is_multiple_of(heads), "hidden_size", width, || {
             format!("a multiple of `num_attention_heads`, which is {heads}")
         })?;
-        let depth = self.attention_head_size.unwrap_or(width / heads);
-        FieldError::unless(depth == width / heads, "attention_head_size", depth, || {
-            let depth = width / heads;
+        let depth = width / heads;
+        let found = fields
+            .whole("attention_head_size", 0..=1 << 20)?
+            .unwrap_or(depth);
+        FieldError::unless(depth == found, "attention_head_size", found, || {
             format!("{depth}, which is `hidden_size` by `num_attention_heads`")
         })?;
-        let pooled = self.pooler_hidden_size.unwrap_or(width);
+        let pooled = fields
+            .whole("pooler_hidden_size", 0..=1 << 20)?
+            .unwrap_or(width);
         FieldError::unless(pooled == width, "pooler_hidden_size", pooled, || {
             format!("`hidden_size`, which is {width}")
         })?;
-        FieldError::unless_rates([
-            ("hidden_dropout_prob", self.hidden_dropout_prob),
-            (
-                "attention_probs_dropout_prob",
-                self.attention_probs_dropout_prob,
-            ),
-            ("cls_dropout", self.head_dropout()),
-            ("pooler_dropout", self.pooler_dropout),
-        ])?;
-        FieldError::unless_fractions([
-            ("layer_norm_eps", self.layer_norm_eps),
-            ("initializer_range", self.initializer_range),
-        ])?;
-        let kernel = self.conv_kernel_size;
+        let kernel = config.conv_kernel_size;
         FieldError::unless(
-            kernel == 0 || kernel % 2 == 1 && kernel < 1 << 10,
+            kernel == 0 || kernel % 2 == 1,
             "conv_kernel_size",
             kernel,
             || "0, for no convolution, or an odd number of tokens below 1024".into(),
         )?;
-        let groups = self.conv_groups.unwrap_or(1);
+        let groups = fields.whole("conv_groups", 0..=1 << 20)?.unwrap_or(1);
         FieldError::unless(kernel == 0 || groups == 1, "conv_groups", groups, || {
             "1; convolutions of groups of channels are not supported".into()
-        })
-    }
-
-    fn embedding_size(&self) -> usize {
-        self.embedding_size.unwrap_or(self.hidden_size)
-    }
-
-    fn head_dropout(&self) -> f64 {
-        self.cls_dropout.unwrap_or(self.hidden_dropout_prob)
-    }
-
-    /// Whether the embeddings of relative positions are normalised.
-    fn norm_relative(&self) -> Result<bool, FieldError> {
-        let names = self.norm_rel_ebd.as_deref().unwrap_or("none");
-        let mut norm = false;
-        for name in names.to_lowercase().split('|').map(str::trim) {
-            FieldError::unless(
-                ["none", "layer_norm"].contains(&name),
-                "norm_rel_ebd",
-                names,
-                || "none or layer_norm".into(),
-            )?;
-            norm |= name == "layer_norm";
-        }
-        Ok(norm)
+        })?;
+        Ok(config)
     }
 
     /// How distances are told apart, if attention sees any.
-    fn distances(&self) -> Result<Option<Distances>, FieldError> {
+    fn distances(&self, fields: Fields<'_>) -> Result<Option<Distances>, FieldError> {
         if !self.relative_attention {
             return Ok(None);
         }
-        let most = given("max_relative_positions", self.max_relative_positions)?
-            .unwrap_or(self.max_position_embeddings);
-        let buckets = given("position_buckets", self.position_buckets)?;
+        let most = given(fields, "max_relative_positions")?;
+        let most = most.unwrap_or(self.max_position_embeddings);
+        let buckets = given(fields, "position_buckets")?;
         if let Some(buckets) = buckets {
             // The logarithm's scale: the largest distance by the smallest that shares a bucket.
             let fits = buckets >= 2 && buckets / 2 < most - 1;
@@ -266,13 +265,25 @@ impl Config {
     }
 }
 
+/// Whether the embeddings of relative positions are normalised.
+fn norm_relative(fields: Fields<'_>) -> Result<bool, FieldError> {
+    const FIELD: &str = "norm_rel_ebd";
+    let names = fields.text(FIELD)?.unwrap_or("none");
+    let mut norm = false;
+    for name in names.to_lowercase().split('|').map(str::trim) {
+        let known = ["none", "layer_norm"].contains(&name);
+        FieldError::unless(known, FIELD, names, || "none or layer_norm".into())?;
+        norm |= name == "layer_norm";
+    }
+    Ok(norm)
+}
+
 /// A size, or none where a field says so by a number below 1.
-fn given(field: &'static str, value: Option<i64>) -> Result<Option<usize>, FieldError> {
-    let Ok(size @ 1..) = usize::try_from(value.unwrap_or(-1)) else {
-        return Ok(None);
-    };
-    FieldError::unless_sizes([(field, size, 1 << 24)])?;
-    Ok(Some(size))
+fn given(fields: Fields<'_>, field: &'static str) -> Result<Option<usize>, FieldError> {
+    match fields.integer(field)? {
+        Some(1..) => Ok(Some(fields.size(field, 1 << 24)?)),
+        _ => Ok(None),
+    }
 }
 
 /// The relative positions that have an embedding: `span` before a token and as many after.
@@ -339,6 +350,10 @@ impl Architecture for Deberta {
         self.config.max_position_embeddings
     }
 
+    fn layers(&self) -> Vec<(&'static str, usize)> {
+        vec![("num_hidden_layers", self.config.num_hidden_layers)]
+    }
+
     fn initializer_range(&self) -> f64 {
         self.config.initializer_range
     }
@@ -359,7 +374,7 @@ impl Architecture for Deberta {
                     dropout: config.pooler_dropout,
                 },
                 classifier: Linear::new(cx, width, outputs, true),
-                dropout: config.head_dropout(),
+                dropout: config.cls_dropout,
             }),
             Head::QuestionAnswering => Box::new(DebertaForQuestionAnswering {
                 deberta,
@@ -473,7 +488,7 @@ struct Embeddings {
 
 impl Embeddings {
     fn new(cx: &Cx, config: &Config) -> Self {
-        let (own, width) = (config.embedding_size(), config.hidden_size);
+        let (own, width) = (config.embedding_size, config.hidden_size);
         let table = |rows| Embedding::new(cx, rows, own);
         let positions = config.max_position_embeddings;
         let types = config.type_vocab_size;

@@ -6,12 +6,38 @@ use ailora_graph::{
     Module, adapt,
     nn::{Cx, Embedding, LayerNorm, Linear, Tensor},
 };
-use serde::Deserialize;
 
-use crate::config::FieldError;
+use crate::{
+    closed::{Field, applied},
+    config::{FieldError, Fields},
+};
 
 /// The fields of `config.json` that describe the encoder.
-#[derive(Clone, Debug, Deserialize)]
+pub(super) const FIELDS: &[Field] = &[
+    applied("vocab_size", "rows of the table of words"),
+    applied("hidden_size", "width"),
+    applied("num_hidden_layers", "layers"),
+    applied("num_attention_heads", "heads"),
+    applied(
+        "intermediate_size",
+        "width between the projections of a feed-forward block",
+    ),
+    applied("max_position_embeddings", "rows of the table of positions"),
+    applied("type_vocab_size", "rows of the table of segments"),
+    applied("pad_token_id", "where RoBERTa's positions begin"),
+    applied(
+        "hidden_act",
+        "gelu, gelu_new, relu, silu, tanh and their other names",
+    ),
+    applied("hidden_dropout_prob", "while training"),
+    applied("attention_probs_dropout_prob", "while training"),
+    applied("classifier_dropout", "while training, before a head"),
+    applied("layer_norm_eps", "added to the variance"),
+    applied("initializer_range", "deviation of new weights"),
+];
+
+/// What [`FIELDS`] say.
+#[derive(Clone, Debug)]
 pub(super) struct EncoderConfig {
     pub vocab_size: usize,
     pub hidden_size: usize,
@@ -24,95 +50,46 @@ pub(super) struct EncoderConfig {
     pub hidden_act: Activation,
     pub hidden_dropout_prob: f64,
     pub attention_probs_dropout_prob: f64,
-    pub classifier_dropout: Option<f64>,
-    // Files written before these fields existed mean the values that were then fixed.
-    #[serde(default = "layer_norm_eps")]
+    classifier_dropout: f64,
     pub layer_norm_eps: f64,
-    #[serde(default = "initializer_range")]
     pub initializer_range: f64,
-    position_embedding_type: Option<String>,
-    #[serde(default)]
-    is_decoder: bool,
-    #[serde(default)]
-    add_cross_attention: bool,
-}
-
-fn layer_norm_eps() -> f64 {
-    1e-12
-}
-
-fn initializer_range() -> f64 {
-    0.02
 }
 
 impl EncoderConfig {
-    /// Reads and checks the fields; others are ignored.
-    pub fn read(json: &[u8]) -> Result<Self, FieldError> {
-        let config: Self = serde_json::from_slice(json)?;
-        config.check()?;
-        Ok(config)
-    }
-
-    fn check(&self) -> Result<(), FieldError> {
-        FieldError::unless_sizes([
-            ("vocab_size", self.vocab_size, 1 << 24),
-            ("hidden_size", self.hidden_size, 1 << 20),
-            ("num_hidden_layers", self.num_hidden_layers, 1 << 10),
-            ("num_attention_heads", self.num_attention_heads, 1 << 20),
-            ("intermediate_size", self.intermediate_size, 1 << 20),
-            (
-                "max_position_embeddings",
-                self.max_position_embeddings,
-                1 << 24,
-            ),
-            ("type_vocab_size", self.type_vocab_size, 1 << 20),
-        ])?;
-        let (width, heads) = (self.hidden_size, self.num_attention_heads);
+    /// Reads and checks the fields. Where one may be missing, it means what it does in transformers.
+    pub fn read(fields: Fields<'_>) -> Result<Self, FieldError> {
+        let hidden_dropout_prob = fields.rate_or("hidden_dropout_prob", 0.1)?;
+        let config = Self {
+            vocab_size: fields.size("vocab_size", 1 << 24)?,
+            hidden_size: fields.size("hidden_size", 1 << 20)?,
+            num_hidden_layers: fields.size("num_hidden_layers", 1 << 10)?,
+            num_attention_heads: fields.size("num_attention_heads", 1 << 20)?,
+            intermediate_size: fields.size("intermediate_size", 1 << 20)?,
+            max_position_embeddings: fields.size("max_position_embeddings", 1 << 24)?,
+            type_vocab_size: fields.size("type_vocab_size", 1 << 20)?,
+            pad_token_id: fields.whole("pad_token_id", 0..=1 << 24)?,
+            hidden_act: Activation::read(fields, "hidden_act", "gelu")?,
+            hidden_dropout_prob,
+            attention_probs_dropout_prob: fields.rate_or("attention_probs_dropout_prob", 0.1)?,
+            classifier_dropout: fields.rate_or("classifier_dropout", hidden_dropout_prob)?,
+            layer_norm_eps: fields.fraction_or("layer_norm_eps", 1e-12)?,
+            initializer_range: fields.fraction_or("initializer_range", 0.02)?,
+        };
+        let (width, heads) = (config.hidden_size, config.num_attention_heads);
         FieldError::unless(width.is_multiple_of(heads), "hidden_size", width, || {
             format!("a multiple of `num_attention_heads`, which is {heads}")
         })?;
-        FieldError::unless_rates([
-            ("hidden_dropout_prob", self.hidden_dropout_prob),
-            (
-                "attention_probs_dropout_prob",
-                self.attention_probs_dropout_prob,
-            ),
-            ("classifier_dropout", self.head_dropout()),
-        ])?;
-        FieldError::unless_fractions([
-            ("layer_norm_eps", self.layer_norm_eps),
-            ("initializer_range", self.initializer_range),
-        ])?;
-        let positions = self
-            .position_embedding_type
-            .as_deref()
-            .unwrap_or("absolute");
-        FieldError::unless(
-            positions == "absolute",
-            "position_embedding_type",
-            positions,
-            || "absolute; relative positions are not supported".into(),
-        )?;
-        for (field, set) in [
-            ("is_decoder", self.is_decoder),
-            ("add_cross_attention", self.add_cross_attention),
-        ] {
-            FieldError::unless(!set, field, set, || {
-                "false; only encoders are supported".into()
-            })?;
-        }
-        Ok(())
+        Ok(config)
     }
 
     /// Dropout before a head's projections.
     pub fn head_dropout(&self) -> f64 {
-        self.classifier_dropout.unwrap_or(self.hidden_dropout_prob)
+        self.classifier_dropout
     }
 }
 
 /// The function between the two projections of a feed-forward block.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Activation {
     Gelu,
     GeluTanh,
@@ -121,19 +98,19 @@ pub(super) enum Activation {
     Tanh,
 }
 
-impl TryFrom<String> for Activation {
-    type Error = FieldError;
-
-    fn try_from(name: String) -> Result<Self, FieldError> {
-        Self::named("hidden_act", &name)
-    }
-}
-
 impl Activation {
-    /// The function that `field` of a `config.json` names.
-    pub fn named(field: &'static str, name: &str) -> Result<Self, FieldError> {
+    /// The function that `field` of a `config.json` names, or `default` where it is missing.
+    pub fn read(
+        fields: Fields<'_>,
+        field: &'static str,
+        default: &str,
+    ) -> Result<Self, FieldError> {
+        Self::named(field, fields.text(field)?.unwrap_or(default))
+    }
+
+    fn named(field: &'static str, name: &str) -> Result<Self, FieldError> {
         match name {
-            "gelu" => Ok(Self::Gelu),
+            "gelu" | "gelu_python" => Ok(Self::Gelu),
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Self::GeluTanh),
             "relu" => Ok(Self::Relu),
             "silu" | "swish" => Ok(Self::Silu),
@@ -141,7 +118,7 @@ impl Activation {
             _ => Err(FieldError::Value {
                 field,
                 found: name.into(),
-                expected: "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, silu, swish or tanh"
+                expected: "gelu, gelu_python, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, silu, swish or tanh"
                     .into(),
             }),
         }
@@ -359,7 +336,7 @@ mod tests {
             ("silu", [-0.268_941_4, 1.761_594_2]),
             ("swish", [-0.268_941_4, 1.761_594_2]),
         ] {
-            let activation = Activation::try_from(name.to_owned()).unwrap();
+            let activation = Activation::named("hidden_act", name).unwrap();
             let cx = Cx::new();
             let y = activation.apply(&cx.input("x", Type::f32([2])));
             let program = cx.program(&(), &[("y", &y)]).unwrap();

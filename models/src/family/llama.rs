@@ -1,19 +1,22 @@
 //! LLaMA (Touvron et al., 2023; Grattafiori et al., 2024), and what shares its graph: Mistral (Jiang
 //! et al., 2023) and Qwen2 (Yang et al., 2024).
 
-use std::borrow::Cow;
+use std::sync::Arc;
 
 use ailora_graph::{
     Module, adapt,
     ir::Type,
     nn::{Cx, Embedding, Linear, RmsNorm, Tensor},
 };
-use serde::Deserialize;
 
-use super::{Architecture, Family, Inputs, Network, encoder::Activation};
+use super::{Architecture, Family, Inputs, Network, encoder::Activation, rotary::Rotary};
 use crate::{
     batch::{Batch, Shape},
-    config::FieldError,
+    closed::{Field, Table, Unknown, applied, inert},
+    config::{
+        FieldError, Fields,
+        table::{DECODER, GENERATION, SHARED},
+    },
     generate::{Cache, Step},
     head::Head,
 };
@@ -21,20 +24,65 @@ use crate::{
 pub(super) const LLAMA: Family = Family {
     model_type: "llama",
     base: "model",
-    read: |json| Llama::read(json, Variant::Llama),
+    labels: 2,
+    table: Table {
+        file: "config.json of llama",
+        fields: &[FIELDS, DECODER, SHARED, GENERATION],
+        unknown: Unknown::Noted,
+    },
+    read: |fields| Llama::read(fields, Variant::Llama),
 };
 
 pub(super) const MISTRAL: Family = Family {
     model_type: "mistral",
     base: "model",
-    read: |json| Llama::read(json, Variant::Mistral),
+    labels: 2,
+    table: Table {
+        file: "config.json of mistral",
+        fields: &[MISTRAL_FIELDS, DECODER, SHARED, GENERATION],
+        unknown: Unknown::Noted,
+    },
+    read: |fields| Llama::read(fields, Variant::Mistral),
 };
 
 pub(super) const QWEN2: Family = Family {
     model_type: "qwen2",
     base: "model",
-    read: |json| Llama::read(json, Variant::Qwen2),
+    labels: 2,
+    table: Table {
+        file: "config.json of qwen2",
+        fields: &[QWEN2_FIELDS, DECODER, SHARED, GENERATION],
+        unknown: Unknown::Noted,
+    },
+    read: |fields| Llama::read(fields, Variant::Qwen2),
 };
+
+const FIELDS: &[Field] = &[
+    applied(
+        "attention_bias",
+        "whether the projections of attention have biases",
+    ),
+    applied("mlp_bias", "whether those of the feed-forward block have"),
+    inert("pretraining_tp", "the same numbers, in parts"),
+];
+
+const MISTRAL_FIELDS: &[Field] = &[applied(
+    "sliding_window",
+    "must be null or no shorter than the longest text; 4096 where it is missing",
+)];
+
+const QWEN2_FIELDS: &[Field] = &[
+    applied("use_sliding_window", "whether attention sees a window"),
+    applied(
+        "sliding_window",
+        "must be no shorter than the longest text where it is used",
+    ),
+    applied("max_window_layers", "the first layer with a window"),
+    applied(
+        "layer_types",
+        "must be full_attention where a window is used",
+    ),
+];
 
 /// Which projections of an attention have biases, and whether windows are meant, is not said alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,65 +92,24 @@ enum Variant {
     Qwen2,
 }
 
-/// The fields of `config.json` that describe the model.
-#[derive(Clone, Debug, Deserialize)]
+/// What `config.json` says of the model.
+#[derive(Clone, Debug)]
 struct Config {
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
     max_position_embeddings: usize,
-    #[serde(default = "silu")]
     hidden_act: Activation,
-    #[serde(default = "rms_norm_eps")]
     rms_norm_eps: f64,
-    #[serde(default = "initializer_range")]
     initializer_range: f64,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
     mlp_bias: bool,
-    #[serde(default)]
     attention_dropout: f64,
-    #[serde(default)]
     tie_word_embeddings: bool,
-    rope_theta: Option<f64>,
-    rope_scaling: Option<Rope>,
-    rope_parameters: Option<Rope>,
-    sliding_window: Option<usize>,
-    use_sliding_window: Option<bool>,
 }
 
-fn silu() -> Activation {
-    Activation::Silu
-}
-
-fn rms_norm_eps() -> f64 {
-    1e-6
-}
-
-fn initializer_range() -> f64 {
-    0.02
-}
-
-/// `rope_parameters`, or `rope_scaling` as it was called when `rope_theta` was beside it.
-#[derive(Clone, Debug, Default, Deserialize)]
-struct Rope {
-    rope_type: Option<String>,
-    #[serde(rename = "type")]
-    old_type: Option<String>,
-    rope_theta: Option<f64>,
-    partial_rotary_factor: Option<f64>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<f64>,
-}
-
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Llama {
     config: Config,
     kv_heads: usize,
@@ -111,164 +118,120 @@ struct Llama {
     variant: Variant,
     /// Biases of queries, keys and values, and of the attention's output.
     biases: [bool; 2],
-    /// Angle by which each pair of a head turns from one position to the next.
-    frequencies: Vec<f32>,
+    rotary: Rotary,
 }
 
 impl Llama {
-    fn read(json: &[u8], variant: Variant) -> Result<Box<dyn Architecture>, FieldError> {
-        let config: Config = serde_json::from_slice(json)?;
+    fn read(fields: Fields<'_>, variant: Variant) -> Result<Box<dyn Architecture>, FieldError> {
+        let config = Config {
+            vocab_size: fields.size("vocab_size", 1 << 24)?,
+            hidden_size: fields.size("hidden_size", 1 << 24)?,
+            intermediate_size: fields.size("intermediate_size", 1 << 24)?,
+            num_hidden_layers: fields.size("num_hidden_layers", 1 << 10)?,
+            num_attention_heads: fields.size("num_attention_heads", 1 << 20)?,
+            max_position_embeddings: fields.size("max_position_embeddings", 1 << 24)?,
+            hidden_act: Activation::read(fields, "hidden_act", "silu")?,
+            rms_norm_eps: fields.fraction_or("rms_norm_eps", 1e-6)?,
+            initializer_range: fields.fraction_or("initializer_range", 0.02)?,
+            mlp_bias: variant == Variant::Llama && fields.flag_or("mlp_bias", false)?,
+            attention_dropout: fields.rate_or("attention_dropout", 0.0)?,
+            tie_word_embeddings: fields.flag_or("tie_word_embeddings", false)?,
+        };
+        let causal = fields.flag_or("is_causal", !fields.has("is_causal"))?;
+        FieldError::unless(causal, "is_causal", causal, || {
+            "true; a decoder that sees what comes after is not supported".into()
+        })?;
         let heads = config.num_attention_heads;
-        let sizes = [
-            ("vocab_size", config.vocab_size),
-            ("hidden_size", config.hidden_size),
-            ("intermediate_size", config.intermediate_size),
-            ("num_hidden_layers", config.num_hidden_layers),
-            ("num_attention_heads", heads),
-            (
-                "num_key_value_heads",
-                config.num_key_value_heads.unwrap_or(1),
-            ),
-            ("head_dim", config.head_dim.unwrap_or(2)),
-            ("max_position_embeddings", config.max_position_embeddings),
-        ];
-        for (field, found) in sizes {
-            let most = 1 << 24;
-            FieldError::unless((1..=most).contains(&found), field, found, || {
-                format!("a whole number from 1 to {most}")
-            })?;
-        }
-        let kv_heads = config.num_key_value_heads.unwrap_or(heads);
-        FieldError::unless(
-            heads.is_multiple_of(kv_heads),
-            "num_key_value_heads",
-            kv_heads,
-            || format!("a divisor of `num_attention_heads`, which is {heads}"),
-        )?;
         let width = config.hidden_size;
-        FieldError::unless(
-            config.head_dim.is_some() || width.is_multiple_of(heads),
-            "hidden_size",
-            width,
-            || format!("a multiple of `num_attention_heads`, which is {heads}"),
-        )?;
-        let depth = config.head_dim.unwrap_or(width / heads);
+        let depth = match fields.whole("head_dim", 1..=1 << 16)? {
+            Some(depth) => depth,
+            None => {
+                FieldError::unless(width.is_multiple_of(heads), "hidden_size", width, || {
+                    format!("a multiple of `num_attention_heads`, which is {heads}")
+                })?;
+                width / heads
+            }
+        };
         FieldError::unless(depth.is_multiple_of(2), "head_dim", depth, || {
             "an even number".into()
         })?;
-        let rates = [
-            ("attention_dropout", config.attention_dropout),
-            ("rms_norm_eps", config.rms_norm_eps),
-            ("initializer_range", config.initializer_range),
-        ];
-        for (field, found) in rates {
-            FieldError::unless((0.0..1.0).contains(&found), field, found, || {
-                "a number from 0 to below 1".into()
-            })?;
-        }
-        if let Some(window) = config.sliding_window
-            && config
-                .use_sliding_window
-                .unwrap_or(variant == Variant::Mistral)
-        {
-            let longest = config.max_position_embeddings;
-            FieldError::unless(window >= longest, "sliding_window", window, || {
-                format!(
-                    "null or at least `max_position_embeddings`, which is {longest}: attention in \
-                     windows is not supported; for texts of up to {window} tokens, lower \
-                     `max_position_embeddings` to that"
-                )
-            })?;
-        }
+        check_window(fields, variant, &config)?;
         let biases = match variant {
-            Variant::Llama => [config.attention_bias; 2],
+            Variant::Llama => [fields.flag_or("attention_bias", false)?; 2],
             Variant::Mistral => [false; 2],
             Variant::Qwen2 => [true, false],
         };
-        let frequencies = config.frequencies(depth)?;
         Ok(Box::new(Self {
-            config,
-            kv_heads,
+            kv_heads: kv_heads(fields, variant, heads)?,
+            rotary: Rotary::read(fields, depth, config.max_position_embeddings)?,
             depth,
             variant,
             biases,
-            frequencies,
+            config,
         }))
-    }
-
-    /// Cosines and sines of the angles at positions, `[positions, d/2]` each, in float32 throughout
-    /// as transformers has them.
-    fn rotary(&self, positions: &[i32]) -> [Vec<f32>; 2] {
-        let angles = positions.iter().flat_map(|&position| {
-            let turn = move |frequency: &f32| position as f32 * frequency;
-            self.frequencies.iter().map(turn)
-        });
-        let angles: Vec<f32> = angles.collect();
-        [f32::cos, f32::sin].map(|f| angles.iter().map(|&angle| f(angle)).collect())
     }
 }
 
-impl Config {
-    fn frequencies(&self, depth: usize) -> Result<Vec<f32>, FieldError> {
-        let rope = match (&self.rope_parameters, &self.rope_scaling) {
-            (Some(rope), _) | (None, Some(rope)) => Cow::Borrowed(rope),
-            (None, None) => Cow::Owned(Rope::default()),
-        };
-        let theta = rope.rope_theta.or(self.rope_theta).unwrap_or(10_000.0);
-        let positive = |field, value: f64| {
-            let fits = value.is_finite() && value > 0.0;
-            FieldError::unless(fits, field, value, || "a number above 0".into())
-        };
-        positive("rope_theta", theta)?;
-        let part = rope.partial_rotary_factor.unwrap_or(1.0);
-        FieldError::unless(part == 1.0, "partial_rotary_factor", part, || {
-            "1; heads that are turned in part are not supported".into()
-        })?;
-        let needed = |field, value: Option<f64>| match value {
-            Some(value) => positive(field, value).map(|()| value),
-            None => Err(FieldError::Value {
-                field,
-                found: "missing".into(),
-                expected: "a number, which this rope_type needs".into(),
-            }),
-        };
-        let powers = (0..depth / 2).map(|i| theta.powf(-(2.0 * i as f64) / depth as f64));
-        let kind = rope.rope_type.as_deref().or(rope.old_type.as_deref());
-        let frequencies: Vec<f64> = match kind.unwrap_or("default") {
-            "default" => powers.collect(),
-            "linear" => {
-                let factor = needed("factor", rope.factor)?;
-                powers.map(|frequency| frequency / factor).collect()
-            }
-            // Slow turns are slowed down more, and what lies between is interpolated.
-            "llama3" => {
-                let factor = needed("factor", rope.factor)?;
-                let low = needed("low_freq_factor", rope.low_freq_factor)?;
-                let high = needed("high_freq_factor", rope.high_freq_factor)?;
-                let original = needed(
-                    "original_max_position_embeddings",
-                    rope.original_max_position_embeddings,
-                )?;
-                FieldError::unless(high > low, "high_freq_factor", high, || {
-                    format!("more than `low_freq_factor`, which is {low}")
-                })?;
-                let scaled = |frequency: f64| {
-                    let turns = original * frequency / std::f64::consts::TAU;
-                    let smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                    (1.0 - smooth) * frequency / factor + smooth * frequency
-                };
-                powers.map(scaled).collect()
-            }
-            other => {
-                return Err(FieldError::Value {
-                    field: "rope_type",
-                    found: other.to_owned(),
-                    expected: "default, linear or llama3".into(),
-                });
-            }
-        };
-        Ok(frequencies.into_iter().map(|f| f as f32).collect())
-    }
+/// Heads of keys and values. `null` means one for each query's; what a missing field means is not
+/// alike.
+fn kv_heads(fields: Fields<'_>, variant: Variant, heads: usize) -> Result<usize, FieldError> {
+    const FIELD: &str = "num_key_value_heads";
+    let found = fields.whole(FIELD, 1..=1 << 20)?;
+    let missing = match variant {
+        Variant::Llama => heads,
+        Variant::Mistral => 8,
+        Variant::Qwen2 => 32,
+    };
+    let count = found.unwrap_or(if fields.has(FIELD) { heads } else { missing });
+    let divides = heads.is_multiple_of(count);
+    let said = match found {
+        None => format!("missing, which means {count}"),
+        Some(count) => count.to_string(),
+    };
+    FieldError::unless(divides, FIELD, said, || {
+        format!("a divisor of `num_attention_heads`, which is {heads}")
+    })?;
+    Ok(count)
+}
+
+/// Refuses attention that sees less than the longest text.
+fn check_window(fields: Fields<'_>, variant: Variant, config: &Config) -> Result<(), FieldError> {
+    const FIELD: &str = "sliding_window";
+    let layers = config.num_hidden_layers;
+    let window = fields.whole(FIELD, 0..=usize::MAX >> 1)?;
+    let used = match variant {
+        Variant::Llama => false,
+        Variant::Mistral => true,
+        Variant::Qwen2 => {
+            let first = fields
+                .whole("max_window_layers", 0..=1 << 20)?
+                .unwrap_or(28);
+            let kinds = fields
+                .value("layer_types")
+                .and_then(|kinds| kinds.as_array());
+            let all_full = match kinds {
+                Some(kinds) => kinds.iter().all(|kind| kind == "full_attention"),
+                None => first >= layers,
+            };
+            fields.flag_or("use_sliding_window", false)? && !all_full
+        }
+    };
+    let window = match window {
+        None if fields.has(FIELD) => return Ok(()),
+        window => window.unwrap_or(4096),
+    };
+    let longest = config.max_position_embeddings;
+    let said = match fields.has(FIELD) {
+        true => window.to_string(),
+        false => format!("missing, which means {window}"),
+    };
+    FieldError::unless(!used || window >= longest, FIELD, said, || {
+        format!(
+            "null or at least `max_position_embeddings`, which is {longest}: attention in windows \
+             is not supported; for texts of up to {window} tokens, lower \
+             `max_position_embeddings` to that"
+        )
+    })
 }
 
 impl Architecture for Llama {
@@ -280,8 +243,27 @@ impl Architecture for Llama {
         self.config.max_position_embeddings
     }
 
+    fn layers(&self) -> Vec<(&'static str, usize)> {
+        vec![("num_hidden_layers", self.config.num_hidden_layers)]
+    }
+
     fn initializer_range(&self) -> f64 {
         self.config.initializer_range
+    }
+
+    fn tied(&self) -> &'static [(&'static str, &'static str)] {
+        match self.config.tie_word_embeddings {
+            true => &[("lm_head.weight", "model.embed_tokens.weight")],
+            false => &[],
+        }
+    }
+
+    fn untied(&self) -> Option<Arc<dyn Architecture>> {
+        let mut untied = self.clone();
+        untied.config.tie_word_embeddings = false;
+        self.config
+            .tie_word_embeddings
+            .then(|| Arc::new(untied) as _)
     }
 
     fn build(&self, cx: &Cx, head: Head) -> Option<Box<dyn Network>> {
@@ -334,7 +316,7 @@ impl Architecture for Llama {
     }
 
     fn step_inputs(&self, step: &Step) -> Inputs {
-        let [cos, sin] = self.rotary(&step.positions);
+        let [cos, sin] = self.rotary.at(&step.positions);
         Inputs::default()
             .with_ids("input_ids", step.ids.clone())
             .with_floats("attention_mask", step.mask.clone())
@@ -576,70 +558,54 @@ mod tests {
                  "num_hidden_layers": 1, "num_attention_heads": 4,
                  "max_position_embeddings": 40 {fields}}}"#
         );
-        Llama::read(json.as_bytes(), variant)
-    }
-
-    fn frequencies(fields: &str) -> Result<Vec<f32>, FieldError> {
-        let json = format!(
-            r#"{{"vocab_size": 99, "hidden_size": 32, "intermediate_size": 64,
-                 "num_hidden_layers": 1, "num_attention_heads": 4,
-                 "max_position_embeddings": 40 {fields}}}"#
-        );
-        let config: Config = serde_json::from_str(&json)?;
-        config.frequencies(8)
-    }
-
-    #[test]
-    fn three_spellings_of_one_scaling() {
-        let expected = [0.5, 0.5 / 20_f32.sqrt(), 0.025, 0.025 / 20_f32.sqrt()];
-        for fields in [
-            r#", "rope_theta": 400, "rope_scaling": {"type": "linear", "factor": 2.0}"#,
-            r#", "rope_theta": 400, "rope_scaling": {"rope_type": "linear", "type": "linear", "factor": 2}"#,
-            r#", "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 400}"#,
-        ] {
-            let found = frequencies(fields).unwrap();
-            for (found, expected) in found.iter().zip(expected) {
-                assert!((found - expected).abs() < 1e-6, "{found} {expected}");
-            }
-        }
-        assert_eq!(frequencies("").unwrap()[0], 1.0);
-    }
-
-    /// Expected: transformers' `_compute_llama3_parameters`.
-    #[test]
-    fn llama3_keeps_fast_turns_and_slows_down_the_others() {
-        let found = frequencies(
-            r#", "rope_theta": 10000, "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
-                "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 128}"#,
-        );
-        let expected = [1.0, 0.042_751_2, 0.00125, 0.000_125];
-        for (found, expected) in found.unwrap().iter().zip(expected) {
-            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
-        }
+        Llama::read(Fields::new(&serde_json::from_str(&json).unwrap()), variant)
     }
 
     #[test]
     fn what_is_not_supported_is_named() {
         let message = |variant, fields: &str| read(variant, fields).unwrap_err().to_string();
-        let yarn = message(
-            Variant::Llama,
-            r#", "rope_scaling": {"rope_type": "yarn", "factor": 2}"#,
-        );
-        assert_eq!(
-            yarn,
-            "`rope_type` is yarn; expected default, linear or llama3"
-        );
-        let factor = message(Variant::Llama, r#", "rope_scaling": {"type": "linear"}"#);
-        assert!(factor.starts_with("`factor` is missing"), "{factor}");
         let heads = message(Variant::Llama, r#", "num_key_value_heads": 3"#);
         assert!(heads.contains("a divisor of `num_attention_heads`"));
         let window = message(Variant::Mistral, r#", "sliding_window": 16"#);
-        assert!(window.starts_with("`sliding_window` is 16; expected null"));
-        assert!(read(Variant::Mistral, r#", "sliding_window": null"#).is_ok());
-        assert!(read(Variant::Qwen2, r#", "sliding_window": 16"#).is_ok());
-        let used = r#", "sliding_window": 16, "use_sliding_window": true"#;
-        assert!(read(Variant::Qwen2, used).is_err());
+        assert!(
+            window.starts_with("`sliding_window` is 16; expected null"),
+            "{window}"
+        );
+        let missing = message(Variant::Mistral, "");
+        assert!(
+            missing
+                .starts_with("`num_key_value_heads` is missing, which means 8; expected a divisor"),
+            "{missing}"
+        );
+        let bidirectional = message(Variant::Llama, r#", "is_causal": false"#);
+        assert!(
+            bidirectional.starts_with("`is_causal` is false"),
+            "{bidirectional}"
+        );
+        assert!(read(Variant::Llama, r#", "is_causal": null"#).is_err());
+        let mistral = |fields: &str| {
+            read(
+                Variant::Mistral,
+                &format!(r#", "num_key_value_heads": 2{fields}"#),
+            )
+        };
+        assert!(mistral(r#", "sliding_window": null"#).is_ok());
+        // A missing window is 4096 tokens, and the longest text here has 40.
+        assert!(mistral("").is_ok());
+        let qwen2 = |fields: &str| {
+            read(
+                Variant::Qwen2,
+                &format!(r#", "num_key_value_heads": 4, "sliding_window": 16{fields}"#),
+            )
+        };
+        assert!(qwen2("").is_ok());
+        // Windows begin at layer 28 where the file does not say it, and there is one layer.
+        let used = r#", "use_sliding_window": true"#;
+        assert!(qwen2(used).is_ok());
+        assert!(qwen2(&format!(r#"{used}, "max_window_layers": 0"#)).is_err());
+        let kinds = |kind: &str| format!(r#"{used}, "layer_types": ["{kind}"]"#);
+        assert!(qwen2(&kinds("full_attention")).is_ok());
+        assert!(qwen2(&kinds("sliding_attention")).is_err());
     }
 
     #[test]

@@ -12,8 +12,9 @@ mod deberta;
 mod encoder;
 mod llama;
 mod roberta;
+mod rotary;
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
 use ailora_graph::{
     Module,
@@ -23,7 +24,8 @@ use ailora_runtime::run::Value;
 
 use crate::{
     batch::{Batch, Shape},
-    config::FieldError,
+    closed::Table,
+    config::{FieldError, Fields},
     generate::{Cache, Step},
     head::Head,
 };
@@ -46,12 +48,16 @@ pub struct Family {
     pub model_type: &'static str,
     /// Module path of the pretrained model within the model with a head.
     pub base: &'static str,
+    /// How many labels a head has where `config.json` does not say it.
+    pub labels: usize,
+    /// The fields of its `config.json`.
+    pub table: Table,
     /// Reads and checks the family's fields of a `config.json`.
     pub read: Read,
 }
 
-/// Makes an architecture of the text of a `config.json`.
-pub type Read = fn(&[u8]) -> Result<Box<dyn Architecture>, FieldError>;
+/// Makes an architecture of the fields of a `config.json`.
+pub type Read = fn(Fields<'_>) -> Result<Box<dyn Architecture>, FieldError>;
 
 /// A model of a family with its sizes: what is built, and what it reads.
 pub trait Architecture: Debug + Send + Sync {
@@ -63,6 +69,15 @@ pub trait Architecture: Debug + Send + Sync {
 
     /// Standard deviation of the weights that a new head starts from.
     fn initializer_range(&self) -> f64;
+
+    /// How many layers the configuration asks for, with the fields that say it.
+    fn layers(&self) -> Vec<(&'static str, usize)>;
+
+    /// The model whose head has a table of words of its own, if this one shares one and there is
+    /// such.
+    fn untied(&self) -> Option<Arc<dyn Architecture>> {
+        None
+    }
 
     /// Other names under which files may have a parameter too, as `(name, parameter)`: weights that
     /// several modules share.

@@ -10,17 +10,27 @@ use ailora_graph::{
 use super::{
     Architecture, Family, Inputs, Network,
     classification_head::ClassificationHead,
-    encoder::{Encoder, EncoderConfig, first_token},
+    encoder::{self, Encoder, EncoderConfig, first_token},
 };
 use crate::{
     batch::{Batch, Shape},
-    config::FieldError,
+    closed::{Table, Unknown},
+    config::{
+        FieldError, Fields,
+        table::{ENCODER, GENERATION, SHARED},
+    },
     head::Head,
 };
 
 pub(super) const FAMILY: Family = Family {
     model_type: "roberta",
     base: "roberta",
+    labels: 2,
+    table: Table {
+        file: "config.json of roberta",
+        fields: &[encoder::FIELDS, ENCODER, SHARED, GENERATION],
+        unknown: Unknown::Noted,
+    },
     read,
 };
 
@@ -34,8 +44,8 @@ struct Roberta {
     pad: usize,
 }
 
-fn read(json: &[u8]) -> Result<Box<dyn Architecture>, FieldError> {
-    let config = EncoderConfig::read(json)?;
+fn read(fields: Fields<'_>) -> Result<Box<dyn Architecture>, FieldError> {
+    let config = EncoderConfig::read(fields)?;
     let pad = config.pad_token_id.unwrap_or(PAD);
     let positions = config.max_position_embeddings;
     FieldError::unless(
@@ -59,6 +69,10 @@ impl Architecture for Roberta {
 
     fn max_len(&self) -> usize {
         self.config.max_position_embeddings - self.pad - 1
+    }
+
+    fn layers(&self) -> Vec<(&'static str, usize)> {
+        vec![("num_hidden_layers", self.config.num_hidden_layers)]
     }
 
     fn initializer_range(&self) -> f64 {

@@ -2,6 +2,8 @@ use std::cmp::Reverse;
 
 use ailora_graph::ir::Draw;
 
+use super::{Rules, rules::Text};
+
 /// A model that goes on with sequences.
 pub trait Decode {
     /// What a step fails with.
@@ -25,8 +27,9 @@ pub trait Decode {
 pub enum Strategy {
     /// The likeliest.
     Greedy,
-    /// At random: of the distribution at `temperature`, the `top_k` likeliest tokens, and of those as
-    /// many as make up `top_p` of the probability (Holtzman et al., 2020).
+    /// At random: of the distribution at `temperature`, the `top_k` likeliest tokens, of those as
+    /// many as make up `top_p` of the probability (Holtzman et al., 2020), and of those the ones
+    /// that are at least `min_p` times as likely as the likeliest.
     Sample {
         /// What logits are divided by.
         temperature: f64,
@@ -34,6 +37,8 @@ pub enum Strategy {
         top_k: usize,
         /// How much of the probability may be drawn from.
         top_p: f64,
+        /// How likely a token must be, beside the likeliest; 0 for no matter.
+        min_p: f64,
         /// What fixes the draws.
         seed: u64,
     },
@@ -58,10 +63,26 @@ pub struct Options {
     pub max_new_tokens: usize,
     /// Tokens that end a sequence.
     pub ends: Vec<i32>,
+    /// What may be written next.
+    pub rules: Rules,
+}
+
+impl Options {
+    /// Changes the scores of the token behind `written`, in a row where `given` came before that.
+    fn rule(&self, scores: &mut [f32], given: &[i32], written: &[i32]) {
+        let text = Text {
+            given,
+            written,
+            ends: &self.ends,
+            most: self.max_new_tokens,
+        };
+        self.rules.apply(scores, text);
+    }
 }
 
 /// Goes on with every row from the `logits` of its first new token, until it ends: by a token of
 /// [`Options::ends`], which is part of it, by its length, or because `stop` says so of its tokens.
+/// `given` is what each row has before that: its prompt or, of an encoder-decoder, the start token.
 /// `watch` sees each token with its row as it is chosen; a beam search's, at the end.
 ///
 /// A beam search chooses as transformers 5 does.
@@ -71,11 +92,12 @@ pub struct Options {
 pub fn search<D: Decode>(
     model: &mut D,
     logits: Vec<f32>,
-    rows: usize,
+    given: &[Vec<i32>],
     options: &Options,
     mut stop: impl FnMut(usize, &[i32]) -> bool,
     mut watch: impl FnMut(usize, i32),
 ) -> Result<Vec<Vec<i32>>, D::Error> {
+    let rows = given.len();
     if options.max_new_tokens == 0 || rows == 0 || logits.is_empty() {
         return Ok(vec![Vec::new(); rows]);
     }
@@ -91,7 +113,7 @@ pub fn search<D: Decode>(
             early_stopping,
             options,
         };
-        let found = beams.search(model, logits, rows, &mut stop)?;
+        let found = beams.search(model, logits, given, &mut stop)?;
         for (row, tokens) in found.iter().enumerate() {
             tokens.iter().for_each(|&token| watch(row, token));
         }
@@ -103,8 +125,9 @@ pub fn search<D: Decode>(
     loop {
         let vocabulary = logits.len() / rows;
         let mut tokens = Vec::with_capacity(rows);
-        for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
+        for (row, logits) in logits.chunks_exact_mut(vocabulary).enumerate() {
             let sequence = &mut sequences[row];
+            options.rule(logits, &given[row], sequence);
             let token = choose(options.strategy, logits, row, sequence.len());
             tokens.push(token);
             if !open[row] {
@@ -129,6 +152,7 @@ fn choose(strategy: Strategy, logits: &[f32], row: usize, count: usize) -> i32 {
         temperature,
         top_k,
         top_p,
+        min_p,
         seed,
     } = strategy
     else {
@@ -145,7 +169,8 @@ fn choose(strategy: Strategy, logits: &[f32], row: usize, count: usize) -> i32 {
     // The likeliest token stays whatever `top_p` is.
     let mut before = 0.0;
     let kept = weights.iter().take_while(|&&weight| {
-        let within = before == 0.0 || before < top_p * total;
+        let likely = weight > 0.0 && before < top_p * total && weight >= min_p * weights[0];
+        let within = before == 0.0 || likely;
         before += weight;
         within
     });
@@ -213,7 +238,7 @@ impl Beams<'_> {
         &self,
         model: &mut D,
         logits: Vec<f32>,
-        rows: usize,
+        given: &[Vec<i32>],
         stop: &mut impl FnMut(usize, &[i32]) -> bool,
     ) -> Result<Vec<Vec<i32>>, D::Error> {
         let start = || Search {
@@ -221,7 +246,7 @@ impl Beams<'_> {
             finished: Vec::new(),
             improvable: true,
         };
-        let mut searches: Vec<Search> = (0..rows).map(|_| start()).collect();
+        let mut searches: Vec<Search> = given.iter().map(|_| start()).collect();
         let mut logits = logits;
         loop {
             let sequences: usize = searches.iter().map(|search| search.running.len()).sum();
@@ -231,7 +256,7 @@ impl Beams<'_> {
             for (row, search) in searches.iter_mut().enumerate() {
                 let count = search.running.len();
                 let own = &logits[first * vocabulary..][..count * vocabulary];
-                let parents = self.advance(search, own, |tokens| stop(row, tokens));
+                let parents = self.advance(search, own, &given[row], |tokens| stop(row, tokens));
                 order.extend(parents.into_iter().map(|parent| first + parent));
                 first += count;
             }
@@ -259,18 +284,29 @@ impl Beams<'_> {
         &self,
         search: &mut Search,
         logits: &[f32],
+        given: &[i32],
         mut stop: impl FnMut(&[i32]) -> bool,
     ) -> Vec<usize> {
         let vocabulary = logits.len() / search.running.len();
         let rows = logits.chunks_exact(vocabulary).zip(&search.running);
         let scores: Vec<f32> = rows
-            .flat_map(|(row, (score, _))| log_softmax(row).map(move |log| log + score))
+            .flat_map(|(row, (score, tokens))| {
+                let mut logs: Vec<f32> = log_softmax(row).collect();
+                self.options.rule(&mut logs, given, tokens);
+                if self.options.rules.renormalize {
+                    logs = log_softmax(&logs).collect();
+                }
+                logs.into_iter().map(move |log| log + score)
+            })
             .collect();
         // Enough that as many as there are beams go on, whichever token ends the others.
         let kept = (1 + self.options.ends.len()).max(2) * self.beams;
         let full = self.early_stopping && search.finished.len() == self.beams;
         let (mut running, mut parents) = (Vec::new(), Vec::new());
         for (rank, candidate) in likeliest(&scores, kept).into_iter().enumerate() {
+            if scores[candidate] == f32::NEG_INFINITY {
+                break;
+            }
             let (parent, token) = (candidate / vocabulary, (candidate % vocabulary) as i32);
             let mut tokens = search.running[parent].1.clone();
             tokens.push(token);

@@ -40,6 +40,16 @@ pub enum GenerateError {
     /// There is nothing to go on from.
     #[error("prompt {0} is empty; expected at least one token")]
     EmptyPrompt(usize),
+    /// A prompt that the model has no positions for.
+    #[error("prompt {prompt} has {len} tokens, but the model has positions for {max}; shorten it")]
+    LongPrompt {
+        /// Which one, counted from 0.
+        prompt: usize,
+        /// Its length.
+        len: usize,
+        /// The model's limit.
+        max: usize,
+    },
 }
 
 /// A language model with adapters, compiled for shapes of steps as they come.
@@ -48,6 +58,7 @@ pub struct Generator {
     model: Model,
     sites: Vec<Site>,
     engine: Engine,
+    start: Option<i32>,
     plans: HashMap<[usize; 4], PlanId>,
     memories: HashMap<[usize; 2], PlanId>,
 }
@@ -56,11 +67,30 @@ impl Generator {
     /// A model whose projections are as `sites` says, over an engine with their parameters.
     pub fn new(model: Model, sites: Vec<Site>, engine: Engine) -> Self {
         Self {
+            start: model.config().architecture.start_token(),
             model,
             sites,
             engine,
             plans: HashMap::new(),
             memories: HashMap::new(),
+        }
+    }
+
+    /// This generator of an encoder-decoder whose texts begin with this token, where that is another
+    /// than in training; of other models, as it was.
+    pub fn with_start(mut self, token: Option<i32>) -> Self {
+        if let (Some(start), Some(token)) = (&mut self.start, token) {
+            *start = token;
+        }
+        self
+    }
+
+    /// What each row has before its first new token: its prompt or, of an encoder-decoder, the
+    /// start token.
+    pub fn given(&self, prompts: &[Vec<i32>]) -> Vec<Vec<i32>> {
+        match self.start {
+            Some(token) => vec![vec![token]; prompts.len()],
+            None => prompts.to_vec(),
         }
     }
 
@@ -79,13 +109,15 @@ impl Generator {
         if let Some(empty) = prompts.iter().position(Vec::is_empty) {
             return Err(GenerateError::EmptyPrompt(empty));
         }
-        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let max = self.model.config().architecture.max_len();
-        if longest > max {
-            return Err(ModelError::TooLong { len: longest, max }.into());
+        let mut lengths = prompts.iter().map(Vec::len).enumerate();
+        if let Some((prompt, len)) = lengths.find(|(_, len)| *len > max) {
+            return Err(GenerateError::LongPrompt { prompt, len, max });
         }
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let len = longest.next_multiple_of(PROMPT).min(max);
-        let Some(token) = self.model.config().architecture.start_token() else {
+        let room = room.min(max);
+        let Some(token) = self.start else {
             return self.begin(prompts, len, room, Source::default());
         };
         let source = self.read(prompts, len)?;

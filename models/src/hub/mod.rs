@@ -26,8 +26,14 @@ const CONFIG: &str = "config.json";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What a model without a tokenizer lacks.
 const TOKENIZER: &str = "tokenizer.json";
-/// Files that say which token is the padding.
-const OPTIONAL: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+/// Files that say more of a tokenizer, and how to generate.
+const OPTIONAL: [&str; 5] = [
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template.jinja",
+];
 
 /// A model that cannot be found.
 #[derive(Debug, Error)]

@@ -8,6 +8,7 @@ mod json;
 mod math;
 mod mnli;
 mod mrpc;
+mod order;
 mod qnli;
 mod qqp;
 mod rte;
@@ -18,6 +19,8 @@ mod tsv;
 
 pub use error::{Place, TaskError};
 pub use json::Json;
+pub use order::OtherLabels;
+pub(crate) use order::in_task_order;
 pub use tsv::Tsv;
 
 use std::path::Path;

@@ -219,6 +219,20 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The token of an id, if there is such.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The tokenizer as a `tokenizer.json` says it.
+    ///
+    /// # Errors
+    /// It has parts that cannot be written.
+    pub fn to_json(&self) -> Result<String, TokenizerError> {
+        let text = self.inner.to_string(true);
+        text.map_err(|e| TokenizerError::Encode(e.to_string()))
+    }
+
     /// Id of the padding token.
     pub fn pad_id(&self) -> u32 {
         self.pad_id

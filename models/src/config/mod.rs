@@ -1,5 +1,11 @@
 //! `config.json`: which family a model is of, and its sizes.
 
+mod fields;
+mod labels;
+pub(crate) mod table;
+
+pub use fields::Fields;
+
 use std::{
     fmt::Display,
     path::{Path, PathBuf},
@@ -11,7 +17,7 @@ use thiserror::Error;
 
 use crate::{
     closed::{
-        Note,
+        Note, Refused,
         json::{self, JsonError},
     },
     family::{Architecture, FAMILIES, Family},
@@ -50,6 +56,9 @@ pub enum ConfigError {
     /// A GGUF file cannot be used.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// A field asks for what is not done.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// A field is missing or not what it should be.
     #[error("{}: {source}", path.display())]
     Field {
@@ -63,9 +72,6 @@ pub enum ConfigError {
 /// A field of `config.json` that is missing or not what it should be.
 #[derive(Debug, Error)]
 pub enum FieldError {
-    /// A field that is missing or of another type.
-    #[error(transparent)]
-    Json(#[from] serde_json::Error),
     /// A value out of range or not supported.
     #[error("`{field}` is {found}; expected {expected}")]
     Value {
@@ -75,6 +81,14 @@ pub enum FieldError {
         found: String,
         /// What it should be.
         expected: String,
+    },
+    /// A field of an object that is a field.
+    #[error("in `{field}`, `{}` is {}; {}", .cause.field, .cause.found, .cause.expected)]
+    Nested {
+        /// The object.
+        field: &'static str,
+        /// The field within it.
+        cause: Refused,
     },
 }
 
@@ -96,43 +110,19 @@ impl FieldError {
         })
     }
 
-    /// Checks sizes, each with the largest that is sensible.
-    pub(crate) fn unless_sizes(
-        sizes: impl IntoIterator<Item = (&'static str, usize, usize)>,
-    ) -> Result<(), Self> {
-        sizes.into_iter().try_for_each(|(field, found, most)| {
-            Self::unless((1..=most).contains(&found), field, found, || {
-                format!("a whole number from 1 to {most}")
-            })
-        })
-    }
-
-    /// Checks rates of dropout.
-    pub(crate) fn unless_rates(
-        rates: impl IntoIterator<Item = (&'static str, f64)>,
-    ) -> Result<(), Self> {
-        rates.into_iter().try_for_each(|(field, found)| {
-            Self::unless((0.0..1.0).contains(&found), field, found, || {
-                "a probability from 0 to below 1".into()
-            })
-        })
-    }
-
-    /// Checks numbers that are at most 1, such as what is added to a variance.
-    pub(crate) fn unless_fractions(
-        numbers: impl IntoIterator<Item = (&'static str, f64)>,
-    ) -> Result<(), Self> {
-        numbers.into_iter().try_for_each(|(field, found)| {
-            Self::unless((0.0..=1.0).contains(&found), field, found, || {
-                "a number from 0 to 1".into()
-            })
-        })
+    /// A field that is not there and must be.
+    pub(crate) fn missing(field: &'static str, expected: String) -> Self {
+        Self::Value {
+            field,
+            found: "missing".into(),
+            expected,
+        }
     }
 }
 
 impl Config {
     /// Reads and checks the `config.json` of a model's folder, or the metadata of its GGUF file,
-    /// whose path may stand for the folder. Unknown fields are ignored.
+    /// whose path may stand for the folder. Fields that are not known are noted.
     ///
     /// # Errors
     /// The file is missing or no JSON object, names no known family, or has fields that are
@@ -143,7 +133,7 @@ impl Config {
             true => None,
             false => gguf::find(dir)?,
         };
-        let (path, json, notes) = match gguf {
+        let (path, json, mut notes) = match gguf {
             Some(path) => {
                 let gguf = Gguf::open(&path)?;
                 (path, gguf.config()?, gguf.notes().to_vec())
@@ -153,7 +143,6 @@ impl Config {
                 (path, json, Vec::new())
             }
         };
-        let bytes = Value::from(json.clone()).to_string().into_bytes();
         let model_type = json.get("model_type").and_then(Value::as_str);
         let Some(family) = FAMILIES.iter().find(|f| Some(f.model_type) == model_type) else {
             return Err(ConfigError::Family {
@@ -167,7 +156,10 @@ impl Config {
                     .join(", "),
             });
         };
-        match (family.read)(&bytes) {
+        notes.extend(family.table.check(&path, &json)?);
+        let fields = Fields::new(&json);
+        let checked = (family.read)(fields).and_then(|read| labels::check(fields).map(|()| read));
+        match checked {
             Ok(architecture) => Ok(Self {
                 family,
                 architecture: architecture.into(),
@@ -188,11 +180,35 @@ impl Config {
         }
     }
 
-    /// How many labels the file says the model's head has; 2 where it says nothing, as in
-    /// transformers.
+    /// This configuration with a head that has a table of words of its own, if it shares one; `tensors`
+    /// are the two in the files of the folder `dir`, which differ.
+    pub(crate) fn untied(&self, dir: &Path, tensors: [&str; 2]) -> Option<Self> {
+        let mut untied = self.clone();
+        untied.architecture = self.architecture.untied()?;
+        let field = "tie_word_embeddings";
+        untied.json.insert(field.into(), false.into());
+        let [first, second] = tensors;
+        untied.notes.push(Note {
+            path: dir.join("config.json"),
+            text: format!(
+                "`{field}` is not used: `{first}` and `{second}` of the files differ, and each is \
+                 used for itself"
+            ),
+        });
+        Some(untied)
+    }
+
+    /// How many labels the file says the model's head has; where it says nothing, what
+    /// transformers takes.
     pub fn num_labels(&self) -> usize {
         let names = || Some(self.json.get("id2label")?.as_object()?.len());
         let count = || usize::try_from(self.json.get("num_labels")?.as_u64()?).ok();
-        names().or_else(count).unwrap_or(2)
+        names().or_else(count).unwrap_or(self.family.labels)
+    }
+
+    /// What the file calls the labels, in the order of the head's outputs; nothing where it gives
+    /// them no names of their own.
+    pub fn labels(&self) -> Option<Vec<&str>> {
+        labels::named(Fields::new(&self.json))
     }
 }

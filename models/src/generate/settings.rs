@@ -1,0 +1,424 @@
+//! How to generate, as a model's folder says it: `generation_config.json`, or `config.json` where
+//! that said it once.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::Rules;
+use crate::{
+    closed::{
+        Field, Note, Refused, Table, Unknown, applied, inert,
+        json::{self, JsonError},
+        only, shortened, unset,
+    },
+    config::{Config, FieldError, Fields, table},
+};
+
+const FILE: &str = "generation_config.json";
+const ENDS: &str = "eos_token_id";
+
+/// The most sequences that a beam search follows.
+pub const MOST_BEAMS: usize = 256;
+
+/// The fields of `generation_config.json`.
+pub const TABLE: Table = Table {
+    file: FILE,
+    fields: &[FIELDS],
+    unknown: Unknown::Noted,
+};
+
+const FIELDS: &[Field] = &[
+    applied("max_new_tokens", "the most new tokens"),
+    applied(
+        "max_length",
+        "the most tokens with those of the prompt; `max_new_tokens` counts before it",
+    ),
+    applied("min_new_tokens", "the fewest new tokens"),
+    applied("min_length", "the fewest tokens with those of the prompt"),
+    applied("eos_token_id", "tokens that end a text, one or several"),
+    applied(
+        "bos_token_id",
+        "where an encoder-decoder begins, if `decoder_start_token_id` is missing",
+    ),
+    applied("decoder_start_token_id", "where an encoder-decoder begins"),
+    applied("forced_bos_token_id", "the token behind the first"),
+    applied(
+        "force_bos_token_to_be_generated",
+        "an older way to force `bos_token_id`",
+    ),
+    applied(
+        "forced_eos_token_id",
+        "the last token of a text that is as long as it may be: in a beam search; elsewhere if the \
+         file itself says it and not config.json, whose default would only take the last word away",
+    ),
+    applied("num_beams", "sequences that a beam search follows"),
+    applied(
+        "length_penalty",
+        "power of its length that a sequence's log-probability is divided by",
+    ),
+    only(
+        "early_stopping",
+        &["true"],
+        "searches that go on to the longest text (\"never\") are not supported",
+    ),
+    applied(
+        "do_sample",
+        "said: tokens are drawn if `--sample` or `--temperature` asks for it",
+    ),
+    applied("temperature", "where tokens are drawn"),
+    applied("top_k", "where tokens are drawn"),
+    applied("top_p", "where tokens are drawn"),
+    applied("min_p", "where tokens are drawn"),
+    applied(
+        "repetition_penalty",
+        "makes tokens that were there less likely",
+    ),
+    applied(
+        "no_repeat_ngram_size",
+        "sequences of this length are not written twice",
+    ),
+    applied("suppress_tokens", "tokens that are never written"),
+    applied("begin_suppress_tokens", "tokens that are not written first"),
+    applied("bad_words_ids", "sequences that are never written"),
+    applied("renormalize_logits", "in a beam search"),
+    applied(
+        "_from_model_config",
+        "whether the file was made of config.json, whose fields then count too",
+    ),
+    inert("pad_token_id", "padding is masked"),
+    inert(
+        "remove_invalid_values",
+        "logits that are not finite are an error",
+    ),
+    inert("use_cache", "keys and values are always kept"),
+    inert("cache_implementation", "how keys and values are kept"),
+    inert("cache_config", "how keys and values are kept"),
+    inert("max_cache_len", "how keys and values are kept"),
+    inert("prefill_chunk_size", "the same numbers, in parts"),
+    inert("compile_config", "how transformers compiles"),
+    inert("disable_compile", "how transformers compiles"),
+    inert("continuous_batching_config", "how transformers serves"),
+    inert("low_memory", "the same numbers, in parts"),
+    inert("output_attentions", "what transformers returns"),
+    inert("output_hidden_states", "what transformers returns"),
+    inert("output_scores", "what transformers returns"),
+    inert("output_logits", "what transformers returns"),
+    inert("return_dict_in_generate", "what transformers returns"),
+    inert(
+        "is_assistant",
+        "another model guesses ahead; the text is the same",
+    ),
+    inert(
+        "num_assistant_tokens",
+        "another model guesses ahead; the text is the same",
+    ),
+    inert(
+        "num_assistant_tokens_schedule",
+        "another model guesses ahead; the text is the same",
+    ),
+    inert(
+        "assistant_confidence_threshold",
+        "another model guesses ahead; the text is the same",
+    ),
+    inert(
+        "assistant_early_exit",
+        "the model guesses ahead; the text is the same",
+    ),
+    inert(
+        "assistant_lookbehind",
+        "another model guesses ahead; the text is the same",
+    ),
+    inert(
+        "target_lookbehind",
+        "another model guesses ahead; the text is the same",
+    ),
+    inert(
+        "prompt_lookup_num_tokens",
+        "the prompt guesses ahead; the text is the same",
+    ),
+    inert(
+        "max_matching_ngram_size",
+        "the prompt guesses ahead; the text is the same",
+    ),
+    inert(
+        "speculation_type",
+        "another model guesses ahead; the text is the same",
+    ),
+    inert("use_mtp", "the model guesses ahead; the text is the same"),
+    inert("transformers_version", "who wrote the file"),
+    inert("_commit_hash", "where the model was"),
+    unset(
+        "assistant_ensemble_weight",
+        "a second model is not supported",
+    ),
+    unset("max_time", "give --max-new-tokens"),
+    unset("stop_strings", "give --stop for each"),
+    unset("token_healing", "prompts are not changed; remove it"),
+    unset("sequence_bias", "biases of sequences are not supported"),
+    unset(
+        "exponential_decay_length_penalty",
+        "penalties that grow are not supported",
+    ),
+    unset("watermarking_config", "watermarks are not supported"),
+    unset("constraints", "constraints are not supported"),
+    unset("force_words_ids", "words that are forced are not supported"),
+    unset("dola_layers", "logits of several layers are not supported"),
+    only(
+        "penalty_alpha",
+        &["0.0", "0"],
+        "contrastive search is not supported",
+    ),
+    only("guidance_scale", &["1.0", "1"], "guidance is not supported"),
+    only(
+        "encoder_repetition_penalty",
+        &["1.0", "1"],
+        "penalties on the input text are not supported",
+    ),
+    only(
+        "encoder_no_repeat_ngram_size",
+        &["0"],
+        "rules on the input text are not supported",
+    ),
+    only(
+        "num_return_sequences",
+        &["1"],
+        "give a prompt several times",
+    ),
+    only(
+        "num_beam_groups",
+        &["1"],
+        "groups of beams are not supported",
+    ),
+    only(
+        "diversity_penalty",
+        &["0.0", "0"],
+        "groups of beams are not supported",
+    ),
+    only("typical_p", &["1.0", "1"], "give --top-p"),
+    only("epsilon_cutoff", &["0.0", "0"], "give --min-p"),
+    only("eta_cutoff", &["0.0", "0"], "give --min-p"),
+    unset("top_h", "give --top-p"),
+];
+
+/// A `generation_config.json` that cannot be used.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    /// The file cannot be read as a JSON object.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// A field asks for what is not done.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// A field is not what it should be.
+    #[error("{}: {source}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: FieldError,
+    },
+}
+
+/// How a model's folder says to generate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Tokens that end a text.
+    pub ends: Vec<i32>,
+    /// Where an encoder-decoder begins.
+    pub start: Option<i32>,
+    /// The most new tokens.
+    pub max_new_tokens: Option<usize>,
+    /// The most tokens, with those that are given.
+    pub max_length: Option<usize>,
+    /// How many sequences a beam search follows; 1 for none.
+    pub beams: usize,
+    /// The power of its length that a sequence's log-probability is divided by.
+    pub length_penalty: f64,
+    /// Whether a beam search stops at as many finished sequences as there are beams.
+    pub early_stopping: bool,
+    /// Whether tokens are to be drawn.
+    pub sample: bool,
+    /// What logits are divided by where tokens are drawn.
+    pub temperature: f64,
+    /// How many tokens may be drawn; 0 for all.
+    pub top_k: usize,
+    /// How much of the probability may be drawn from.
+    pub top_p: f64,
+    /// How likely a token must be to be drawn, beside the likeliest.
+    pub min_p: f64,
+    /// What may be written next. Its last token is forced in a beam search;
+    /// [`forced_eos`](Self::forced_eos) says whether elsewhere too.
+    pub rules: Rules,
+    /// Whether a text's last token is forced without a beam search too.
+    pub forced_eos: bool,
+}
+
+impl Settings {
+    /// Reads a folder's `generation_config.json`. Where there is none, or one that was made of
+    /// `config.json`, what that says counts too. Returns what is not used beside it.
+    ///
+    /// # Errors
+    /// A file that is no JSON object, or a field that is out of range or asks for what is not done.
+    pub fn read(dir: &Path, config: &Config) -> Result<(Self, Vec<Note>), SettingsError> {
+        let path = dir.join(FILE);
+        let own = match path.is_file() {
+            true => Some(json::object(&path, json::LIMIT)?),
+            false => None,
+        };
+        let mut notes = Vec::new();
+        let legacy = legacy(config);
+        let Some(own) = own else {
+            let path = dir.join("config.json");
+            TABLE.check(&path, &legacy)?;
+            return Ok((Self::of(&path, &legacy, config, false)?, notes));
+        };
+        notes.extend(TABLE.check(&path, &own)?);
+        let derived = own.get("_from_model_config") == Some(&Value::Bool(true));
+        if derived {
+            TABLE.check(&dir.join("config.json"), &legacy)?;
+            let mut all = legacy;
+            all.extend(own.into_iter().filter(|(_, value)| !value.is_null()));
+            return Ok((Self::of(&path, &all, config, false)?, notes));
+        }
+        let differs = |name: &&str| {
+            let (value, other) = (legacy.get(*name), own.get(*name));
+            let ends = *name == ENDS && other.is_some();
+            value.is_some() && value != other && !ends
+        };
+        let names = table::GENERATION
+            .iter()
+            .map(|field| field.name)
+            .chain([ENDS]);
+        let unused: Vec<String> = names.filter(differs).map(|n| format!("`{n}`")).collect();
+        if !unused.is_empty() {
+            notes.push(Note {
+                path: dir.join("config.json"),
+                text: format!("not used beside {FILE}: {}", unused.join(", ")),
+            });
+        }
+        Ok((Self::of(&path, &own, config, true)?, notes))
+    }
+
+    fn of(
+        path: &Path,
+        json: &Map<String, Value>,
+        config: &Config,
+        forced_eos: bool,
+    ) -> Result<Self, SettingsError> {
+        let fields = Fields::new(json);
+        Self::fields(fields, config.architecture.vocab_size(), forced_eos).map_err(|source| {
+            let path = path.to_owned();
+            SettingsError::Field { path, source }
+        })
+    }
+
+    fn fields(fields: Fields<'_>, vocabulary: usize, forced_eos: bool) -> Result<Self, FieldError> {
+        const MOST: usize = 1 << 32;
+        let length = |field| fields.whole(field, 0..=MOST);
+        let id = |field| -> Result<Option<i32>, FieldError> {
+            let found = fields.whole(field, 0..=vocabulary.saturating_sub(1))?;
+            Ok(found.map(|id| id as i32))
+        };
+        let mut forced_bos = id("forced_bos_token_id")?;
+        let bos = fields
+            .integer("bos_token_id")?
+            .and_then(|id| i32::try_from(id).ok());
+        if fields.flag_or("force_bos_token_to_be_generated", false)? {
+            forced_bos = forced_bos.or(bos);
+        }
+        let positive = "repetition_penalty";
+        let rules = Rules {
+            repetition_penalty: fields.positive(positive)?.unwrap_or(1.0),
+            no_repeat_ngram_size: length("no_repeat_ngram_size")?.unwrap_or(0),
+            bad_words: sequences(fields, "bad_words_ids")?,
+            min_length: length("min_length")?.unwrap_or(0),
+            min_new_tokens: length("min_new_tokens")?.unwrap_or(0),
+            forced_bos,
+            forced_eos: ids(fields, "forced_eos_token_id")?,
+            suppressed: ids(fields, "suppress_tokens")?,
+            suppressed_at_begin: ids(fields, "begin_suppress_tokens")?,
+            renormalize: fields.flag_or("renormalize_logits", false)?,
+        };
+        let penalty = fields.number("length_penalty")?;
+        Ok(Self {
+            ends: ids(fields, ENDS)?,
+            start: id("decoder_start_token_id")?.or(bos),
+            max_new_tokens: fields.whole("max_new_tokens", 1..=MOST)?,
+            max_length: length("max_length")?,
+            beams: fields.whole("num_beams", 1..=MOST_BEAMS)?.unwrap_or(1),
+            length_penalty: penalty.unwrap_or(1.0),
+            early_stopping: fields.flag_or("early_stopping", false)?,
+            sample: fields.flag_or("do_sample", false)?,
+            temperature: fields.not_negative("temperature")?.unwrap_or(1.0),
+            top_k: length("top_k")?.unwrap_or(0),
+            top_p: fields.fraction_or("top_p", 1.0)?,
+            min_p: fields.fraction_or("min_p", 0.0)?,
+            rules,
+            forced_eos,
+        })
+    }
+
+    /// The most tokens to write behind `given` ones, of a model that has `positions`; `wanted`
+    /// where the folder does not say it. Nothing if those that are given are too many.
+    pub fn room(&self, given: usize, positions: usize, wanted: usize) -> Option<usize> {
+        let most = (positions + 1)
+            .checked_sub(given)
+            .filter(|most| *most > 0)?;
+        let said = match (self.max_new_tokens, self.max_length) {
+            (Some(new), _) => new,
+            (None, Some(all)) => all.checked_sub(given).filter(|new| *new > 0)?,
+            (None, None) => wanted,
+        };
+        Some(said.min(most))
+    }
+}
+
+/// What `config.json` says of how to generate.
+fn legacy(config: &Config) -> Map<String, Value> {
+    let known = |(name, value): &(&String, &Value)| TABLE.get(name).is_some() && !value.is_null();
+    let said = config.json.iter().filter(known);
+    said.map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// One token or several.
+fn ids(fields: Fields<'_>, field: &'static str) -> Result<Vec<i32>, FieldError> {
+    let found = match fields.value(field) {
+        None => Some(Vec::new()),
+        Some(Value::Array(ids)) => ids.iter().map(id).collect(),
+        Some(one) => id(one).map(|id| vec![id]),
+    };
+    found.ok_or_else(|| wrong(fields, field, "the id of a token, or a list of ids"))
+}
+
+fn sequences(fields: Fields<'_>, field: &'static str) -> Result<Vec<Vec<i32>>, FieldError> {
+    let list = |value: &Value| {
+        value
+            .as_array()?
+            .iter()
+            .map(id)
+            .collect::<Option<Vec<i32>>>()
+    };
+    let lists =
+        |value: &Value| -> Option<Vec<Vec<i32>>> { value.as_array()?.iter().map(list).collect() };
+    match fields.value(field) {
+        None => Ok(Vec::new()),
+        Some(value) => {
+            lists(value).ok_or_else(|| wrong(fields, field, "a list of lists of tokens' ids"))
+        }
+    }
+}
+
+fn id(value: &Value) -> Option<i32> {
+    i32::try_from(value.as_i64()?).ok()
+}
+
+fn wrong(fields: Fields<'_>, field: &'static str, expected: &str) -> FieldError {
+    FieldError::Value {
+        field,
+        found: fields.value(field).map_or_else(String::new, shortened),
+        expected: expected.into(),
+    }
+}

@@ -1,0 +1,75 @@
+//! A folder of a whole model, as transformers and this crate load it.
+
+use std::{collections::HashMap, path::Path};
+
+use ailora_models::{head::Head, task::Task};
+use ailora_runtime::store::{self, Params};
+use serde_json::{Map, Value, json};
+
+use super::{Error, Model};
+
+/// Writes a model folder: weights, configuration with the task's labels, tokenizer, and what says
+/// how to generate. Weights are float32, which loses nothing of what was trained or merged, and
+/// `config.json` says so.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn write_model(
+    model: &Model,
+    task: &Task,
+    params: &Params,
+    folder: &Path,
+) -> Result<(), Error> {
+    let companions = model.pretrained.companions(&model.tokenizer)?;
+    let metadata = HashMap::from([("format".into(), "pt".into())]);
+    store::save(&folder.join("model.safetensors"), params, metadata)?;
+    let config = format!("{:#}\n", Value::Object(config(model, task)));
+    store::write_atomically(&folder.join("config.json"), config.as_bytes())?;
+    for (name, bytes) in companions {
+        store::write_atomically(&folder.join(name), &bytes)?;
+    }
+    Ok(())
+}
+
+/// The base's `config.json`, of the model with the task's head in float32.
+fn config(model: &Model, task: &Task) -> Map<String, Value> {
+    let base = model.pretrained.model.config();
+    let mut config = base.json.clone();
+    let mut set = |field: &str, value: Value| drop(config.insert(field.into(), value));
+    if let Head::Sequence {
+        outputs,
+        regression,
+    } = task.head()
+    {
+        for (field, value) in labels(model, task, outputs) {
+            set(field, value);
+        }
+        set("num_labels", outputs.into());
+        let problem = match regression {
+            true => "regression",
+            false => "single_label_classification",
+        };
+        set("problem_type", problem.into());
+    }
+    set("architectures", vec![model.pretrained.model.class()].into());
+    set("dtype", "float32".into());
+    if base.json.contains_key("torch_dtype") {
+        set("torch_dtype", "float32".into());
+    }
+    config
+}
+
+/// `id2label` and `label2id`: the base's, where the head has the task's classes in its order.
+fn labels(model: &Model, task: &Task, outputs: usize) -> [(&'static str, Value); 2] {
+    let config = model.pretrained.model.config();
+    let own = config.labels().filter(|_| model.order.is_some());
+    let names: Vec<String> = match (own, task.label_names()) {
+        (Some(own), _) => own.into_iter().map(str::to_owned).collect(),
+        (None, []) => (0..outputs).map(|i| format!("LABEL_{i}")).collect(),
+        (None, names) => names.iter().map(|&name| name.to_owned()).collect(),
+    };
+    let numbered = || names.iter().enumerate();
+    let by_id: Map<String, Value> = numbered().map(|(i, n)| (i.to_string(), json!(n))).collect();
+    let by_name: Map<String, Value> = numbered().map(|(i, n)| (n.clone(), json!(i))).collect();
+    [("id2label", by_id.into()), ("label2id", by_name.into())]
+}

@@ -1,0 +1,216 @@
+//! What `merge` leaves: a folder that says what it holds.
+
+mod support;
+
+use std::collections::HashMap;
+
+use ailora::runtime::store::{self, Array, Params};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::{Value, json};
+use support::{Scene, TINY};
+
+/// Changes fields of a model's config.json.
+fn set(scene: &Scene, model: &str, fields: Value) {
+    let path = format!("{model}/config.json");
+    let mut config = scene.json(&path);
+    for (field, value) in fields.as_object().unwrap() {
+        config[field] = value.clone();
+    }
+    scene.write(&path, config.to_string());
+}
+
+/// Writes a model's weights anew, in bfloat16.
+fn narrow(scene: &Scene, model: &str) {
+    let path = format!("{model}/model.safetensors");
+    let bytes = scene.read(&path);
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let halves = view.data().chunks(4).flat_map(|x| x[2..].to_vec());
+            (name, view.shape().to_vec(), halves.collect())
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, data)| {
+        let view = TensorView::new(Dtype::BF16, shape.clone(), data).unwrap();
+        (name.as_str(), view)
+    });
+    scene.write(&path, safetensors::serialize(views, None).unwrap());
+}
+
+fn kinds(scene: &Scene, model: &str) -> Vec<Dtype> {
+    let bytes = scene.read(&format!("{model}/model.safetensors"));
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut kinds: Vec<Dtype> = file
+        .tensors()
+        .into_iter()
+        .map(|(_, view)| view.dtype())
+        .collect();
+    kinds.dedup();
+    kinds
+}
+
+#[test]
+fn configuration_and_tensors_agree_on_type_and_labels() {
+    let scene = Scene::new();
+    narrow(&scene, "bert");
+    set(
+        &scene,
+        "bert",
+        json!({"torch_dtype": "bfloat16", "dtype": "bfloat16", "problem_type": "regression",
+               "id2label": {"0": "GOOD", "1": "BAD", "2": "UGLY"}, "num_labels": 3}),
+    );
+    scene.finetune("out", "--epochs 1");
+    scene.ok("merge --model bert --task cola --adapter out --output merged");
+    assert_eq!(kinds(&scene, "merged"), [Dtype::F32]);
+    let config = scene.json("merged/config.json");
+    assert_eq!(
+        (&config["dtype"], &config["torch_dtype"]),
+        (&json!("float32"), &json!("float32"))
+    );
+    assert_eq!(
+        config["id2label"],
+        json!({"0": "unacceptable", "1": "acceptable"})
+    );
+    assert_eq!(
+        config["label2id"],
+        json!({"unacceptable": 0, "acceptable": 1})
+    );
+    assert_eq!(
+        (&config["num_labels"], &config["problem_type"]),
+        (&json!(2), &json!("single_label_classification"))
+    );
+    assert_eq!(
+        config["architectures"],
+        json!(["BertForSequenceClassification"])
+    );
+    let evaluate = "evaluate --task cola --data cola";
+    let beside = scene.ok(&format!("{evaluate} --model bert --adapter out"));
+    assert_eq!(scene.ok(&format!("{evaluate} --model merged")), beside);
+}
+
+#[test]
+fn a_score_has_one_label() {
+    let scene = Scene::new();
+    set(
+        &scene,
+        "roberta",
+        json!({"problem_type": "multi_label_classification",
+               "id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}),
+    );
+    let mut text = String::from("sentence1\tsentence2\tscore\n");
+    for i in 0..16 {
+        text += &format!("the cat\ta dog {}\t{}\n", ["ran", "sat"][i % 2], i % 6);
+    }
+    scene.write("stsb/train.tsv", &text);
+    scene.write("stsb/dev.tsv", &text);
+    scene.ok("finetune --model roberta --task stsb --data stsb --epochs 1 --rank 2 --output out");
+    scene.ok("merge --model roberta --task stsb --adapter out --output merged");
+    let config = scene.json("merged/config.json");
+    assert_eq!(config["id2label"], json!({"0": "LABEL_0"}));
+    assert_eq!(config["label2id"], json!({"LABEL_0": 0}));
+    assert_eq!(
+        (&config["num_labels"], &config["problem_type"]),
+        (&json!(1), &json!("regression"))
+    );
+}
+
+#[test]
+fn what_lies_beside_the_weights_is_kept() {
+    let scene = Scene::new();
+    let files = [
+        (
+            "generation_config.json",
+            r#"{"eos_token_id": [3], "max_new_tokens": 9, "top_k": 4}"#,
+        ),
+        (
+            "special_tokens_map.json",
+            r#"{"pad_token": "[PAD]", "sep_token": "[SEP]"}"#,
+        ),
+        ("added_tokens.json", "{}"),
+        (
+            "tokenizer_config.json",
+            r#"{"pad_token": "[PAD]", "model_max_length": 40}"#,
+        ),
+        ("chat_template.jinja", "{{ messages }}\n"),
+        ("additional_chat_templates/tools.jinja", "{{ tools }}\n"),
+        ("LICENSE", "as it is\n"),
+    ];
+    for (name, text) in files {
+        scene.write(&format!("bert/{name}"), text);
+    }
+    scene.ok(&format!(
+        "finetune --model bert {TINY} --epochs 1 --output out"
+    ));
+    scene.ok("merge --model bert --task cola --adapter out --output merged");
+    for (name, text) in files {
+        let found = String::from_utf8(scene.read(&format!("merged/{name}"))).unwrap();
+        assert_eq!(found, text, "{name}");
+    }
+    assert_eq!(
+        scene.read("merged/tokenizer.json"),
+        scene.read("bert/tokenizer.json")
+    );
+}
+
+#[test]
+fn a_tied_head_of_its_own_is_no_longer_tied() {
+    let scene = Scene::new();
+    let mut tokenizer = support::word_level();
+    tokenizer["post_processor"] = Value::Null;
+    scene.model("llama", "llama_gqa_tied-0", &tokenizer);
+    let weights = scene.path("llama/model.safetensors");
+    let (mut params, _) = store::load(&weights).unwrap();
+    let mut head = params["model.embed_tokens.weight"].clone();
+    head.data.reverse();
+    params.insert("lm_head.weight".into(), head.clone());
+    store::save(&weights, &params, HashMap::new()).unwrap();
+
+    let rank = 2;
+    let site = "model.layers.0.self_attn.q_proj";
+    let [out, inputs] = params[&format!("{site}.weight")].shape[..] else {
+        panic!("no matrix")
+    };
+    let factor = |name: &str, shape: [usize; 2]| {
+        let data = (0..shape[0] * shape[1]).map(|i| (i * 7 % 11) as f32 * 0.03 - 0.1);
+        let shape = shape.to_vec();
+        let data = data.collect();
+        (
+            format!("base_model.model.{site}.{name}.weight"),
+            Array { shape, data },
+        )
+    };
+    let factors: Params = [
+        factor("lora_A", [rank, inputs]),
+        factor("lora_B", [out, rank]),
+    ]
+    .into_iter()
+    .collect();
+    scene.write("adapter/x", "");
+    store::save(
+        &scene.path("adapter/adapter_model.safetensors"),
+        &factors,
+        HashMap::new(),
+    )
+    .unwrap();
+    let about = json!({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 3,
+                       "target_modules": ["q_proj"]});
+    scene.write("adapter/adapter_config.json", about.to_string());
+    let generate = "generate --max-new-tokens 6 --prompt the";
+    let ran = scene.run(&format!("{generate} --model llama --adapter adapter"));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("lm_head.weight"), "{}", ran.stderr);
+    scene.ok("merge --model llama --task math --adapter adapter --output merged");
+    assert_eq!(
+        scene.json("merged/config.json")["tie_word_embeddings"],
+        false
+    );
+    let (merged, _) = store::load(&scene.path("merged/model.safetensors")).unwrap();
+    assert_eq!(merged["lm_head.weight"], head);
+    assert_eq!(scene.ok(&format!("{generate} --model merged")), ran.stdout);
+    scene.refused(
+        "generate --model llama --prompt the --strict",
+        &["tie_word_embeddings", "--strict"],
+    );
+}

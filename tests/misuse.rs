@@ -328,7 +328,7 @@ const PLACES: &[Misuse] = &[
     (
         "finetune --model bert --task cola --data cola --output cola",
         1,
-        &["cola", "which is read"],
+        &["cola", "holds what is read"],
     ),
     (
         "predict --data cola/dev.tsv --output bert @",

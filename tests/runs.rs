@@ -424,7 +424,7 @@ fn folders_that_hold_something_are_left_alone() {
             for force in ["", "--force"] {
                 scene.refused(
                     &format!("{command} --output {spelled} {force}"),
-                    &[spelled, "which is read"],
+                    &[spelled, "holds what is read"],
                 );
             }
         }
@@ -433,7 +433,7 @@ fn folders_that_hold_something_are_left_alone() {
             let before = contents(&scene.path("out"));
             scene.refused(
                 &format!("{command} --output out --force"),
-                &["which is read"],
+                &["holds what is read"],
             );
             assert!(contents(&scene.path("out")) == before, "{command}");
         }
@@ -506,7 +506,7 @@ fn files_are_kept_and_streams_are_written_to() {
         let before = scene.read(model);
         scene.refused(
             &format!("{command} {model} --force"),
-            &[model, "which is read"],
+            &[model, "holds what is read"],
         );
         assert!(scene.read(model) == before);
     }

@@ -22,9 +22,8 @@ use super::{Error, print};
 /// What becomes of a run that the output folder holds.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct ExistingArgs {
-    /// Go on from the last checkpoint in the output folder. Settings that are not given are those of its
-    /// run.json; what may be another is where it ends (--epochs, --max-steps), --checkpoint-every and
-    /// --threads.
+    /// Go on from the last checkpoint in the output folder, with the settings in its run.json. Others may
+    /// be given for where the run ends (--epochs, --max-steps), --checkpoint-every and --threads.
     #[arg(long, conflicts_with = "force")]
     resume: bool,
     /// Replace the run that the output folder holds; other files in it stay.

@@ -23,7 +23,7 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     adapters: AdapterArgs,
-    /// Show the projection of this path, or of a path that ends so; the first adapted one if absent.
+    /// Show the projection whose path is PATH or ends with it; the first adapted one if absent.
     #[arg(long, value_name = "PATH")]
     site: Option<String>,
     /// Number of rows in a batch.

@@ -46,8 +46,8 @@ pub struct Args {
     config: Option<PathBuf>,
     #[command(flatten)]
     adapters: AdapterArgs,
-    /// Number of passes over the training data; --resume may give another, over which the schedule is
-    /// laid anew [default: 3].
+    /// Number of passes over the training data; the schedule spans them all, also where --resume changes
+    /// their number [default: 3].
     #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     epochs: Option<usize>,
     /// Number of rows in a batch [default: 32].

@@ -53,8 +53,8 @@ pub struct Args {
     /// Fraction of tokens to be guessed [default: 0.15].
     #[arg(long, value_name = "X", value_parser = args::number, allow_hyphen_values = true)]
     masked: Option<f64>,
-    /// Number of passes over the text; --resume may give another, over which the schedule is laid anew
-    /// [default: 10].
+    /// Number of passes over the text; the schedule spans them all, also where --resume changes their
+    /// number [default: 10].
     #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     epochs: Option<usize>,
     /// Number of rows in a step [default: 256].

@@ -20,7 +20,7 @@ pub struct Args {
     /// Show a pretrained model: a folder, an id of the hub, or the one that is built in.
     #[arg(long, value_name = "DIR_OR_ID", default_value = embedded::MODEL)]
     model: String,
-    /// Show the projections whose paths end so; may be repeated.
+    /// Show the projections whose paths end with NAME; may be repeated.
     #[arg(long, value_name = "NAME", default_values = ["query", "value"])]
     site: Vec<String>,
     /// Rank whose share is shown.

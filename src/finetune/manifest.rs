@@ -95,9 +95,7 @@ impl<S: Clone + Serialize> Manifest<S> {
             threads: rayon::current_num_threads(),
             fingerprint: String::new(),
         };
-        let fixed: Vec<_> = fixed(&manifest.json()).into_iter().collect();
-        let fields = serde_json::to_vec(&fixed).unwrap_or_default();
-        manifest.fingerprint = hex(&Sha256::digest(&fields)[..16]);
+        manifest.fingerprint = fingerprint(&manifest.json());
         Ok(manifest)
     }
 
@@ -138,6 +136,13 @@ fn fixed(manifest: &Map<String, Value>) -> IndexMap<String, Value> {
         !setting.is_some_and(|name| FREE.contains(&name))
     });
     fields
+}
+
+/// One hash of what has to stay as it is.
+fn fingerprint(manifest: &Map<String, Value>) -> String {
+    let fields: Vec<_> = fixed(manifest).into_iter().collect();
+    let fields = serde_json::to_vec(&fields).unwrap_or_default();
+    hex(&Sha256::digest(&fields)[..16])
 }
 
 /// The values within a value. What is null is not there, as with settings that are not written.
@@ -188,7 +193,7 @@ impl Record {
     /// Reads the record of the run in a folder, if it holds one.
     ///
     /// # Errors
-    /// It cannot be read, or is no record.
+    /// It cannot be read, is no record, or is not as the run wrote it.
     pub fn of(folder: &Path) -> Result<Option<Self>, SettingsError> {
         let path = folder.join(NAME);
         match path.exists() {
@@ -205,12 +210,18 @@ impl Record {
         let bytes = std::fs::read(path).map_err(|error| bad(format!("cannot read it: {error}")))?;
         let json: Value = serde_json::from_slice(&bytes)
             .map_err(|error| bad(format!("not the record of a run: {error}")))?;
-        Self::from_json(path, json).ok_or_else(|| {
-            bad(
-                "not the record of a run: expected an object with `settings` and `fingerprint`"
+        let record = Self::from_json(path, json);
+        let expected =
+            "not the record of a run: expected an object with `settings` and `fingerprint`";
+        let record = record.ok_or_else(|| bad(expected.into()))?;
+        match fingerprint(&record.json) == record.fingerprint {
+            true => Ok(record),
+            false => Err(bad(
+                "it was changed since the run wrote it: its `fingerprint` is of other settings or files. \
+                 Put it back, or give what is to be another as flags, or start anew with --force"
                     .into(),
-            )
-        })
+            )),
+        }
     }
 
     /// A record, if that is what an object is.
@@ -300,5 +311,29 @@ mod tests {
             "`clip` was 1.0 and is not set now",
         ];
         assert_eq!(other.changes(&record), expected);
+    }
+
+    #[test]
+    fn a_record_that_was_changed_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        let (manifest, _) = manifest(&Settings::default(), "2");
+        let text = serde_json::to_string(&manifest).unwrap();
+        for (from, to, fits) in [
+            ("", "", true),
+            ("\"epochs\":3", "\"epochs\":5", true),
+            ("\"lr\":0.0005", "\"lr\":0.0006", false),
+            ("\"config.json\":\"2\"", "\"config.json\":\"3\"", false),
+        ] {
+            assert!(text.contains(from), "{text}");
+            std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+            match Record::of(folder.path()) {
+                Ok(record) => assert!(fits && record.is_some(), "{to}"),
+                Err(error) => assert!(
+                    !fits && error.to_string().contains("changed since"),
+                    "{error}"
+                ),
+            }
+        }
     }
 }

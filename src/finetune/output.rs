@@ -154,9 +154,7 @@ impl Output {
         match (last, spare) {
             (Ok(Some(last)), spare) => {
                 if let Err(error) = spare {
-                    say(format!(
-                        "{error}; it is the one before the last, which is whole"
-                    ));
+                    say(format!("{error}; the last one is whole, and is used"));
                 }
                 Ok(Some(last))
             }

@@ -108,7 +108,10 @@ mod tests {
             for existing in [Existing::Refuse, Existing::Replace] {
                 error(name, existing);
             }
-            assert!(error(name, Existing::Replace).contains("is read"), "{name}");
+            assert!(
+                error(name, Existing::Replace).contains("what is read"),
+                "{name}"
+            );
         }
         assert!(error("model", Existing::Replace).contains("is a folder"));
         // What comes while something is computed is kept as well.

@@ -51,6 +51,8 @@ const SHOWN: usize = 3;
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    /// What is read for what is written.
+    inputs: Vec<PathBuf>,
     _lock: Lock,
 }
 
@@ -77,6 +79,7 @@ impl Folder {
         store::remove_partial(path).map_err(OutputError::io(path, "tidy it up"))?;
         Ok(Self {
             path: path.to_owned(),
+            inputs: inputs.iter().map(|input| input.to_path_buf()).collect(),
             _lock: lock,
         })
     }
@@ -111,7 +114,7 @@ impl Folder {
     /// A folder that holds a run is made empty of all that runs write. Other files stay.
     ///
     /// # Errors
-    /// Weights that stay would be read together with what is written, or a file cannot be removed.
+    /// One of them is an input, weights that stay would be read together with what is written, or a file cannot be removed.
     pub fn clear(&self, writes: &[&[&str]]) -> Result<(), OutputError> {
         let names = self.names()?;
         let held_run = names.iter().any(|name| name == "run.json");
@@ -126,8 +129,12 @@ impl Folder {
                 name: name.clone(),
             });
         }
-        for name in old {
-            let path = self.path.join(name);
+        let old: Vec<PathBuf> = old.iter().map(|name| self.path.join(name)).collect();
+        let inputs: Vec<&Path> = self.inputs.iter().map(PathBuf::as_path).collect();
+        for path in &old {
+            check_not_read(path, path, &inputs)?;
+        }
+        for path in old {
             fs::remove_file(&path).map_err(OutputError::io(&path, "replace it"))?;
         }
         if held_run {
@@ -240,6 +247,13 @@ mod tests {
         assert_eq!(names(&out), ["notes.txt", "tensorboard"]);
         let logs = names(&out.join("tensorboard"));
         assert_eq!(logs, ["events.out.tfevents.of-another"]);
+
+        // What is read stays, whatever its name.
+        let (_scene, out) = scene(&["vocab.txt", "config.json"]);
+        let error = Folder::claim(&out, &[&out.join("vocab.txt")]).unwrap();
+        let error = error.clear(&[MODEL]).unwrap_err();
+        assert!(matches!(error, OutputError::Input { .. }), "{error}");
+        assert_eq!(names(&out), ["config.json", "vocab.txt"]);
 
         let (_scene, out) = scene(&["config.json", "pytorch_model.bin"]);
         let error = Folder::claim(&out, &[]).unwrap().clear(&[MODEL]);

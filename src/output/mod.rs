@@ -36,8 +36,8 @@ pub enum Existing {
 pub enum OutputError {
     /// It is read.
     #[error(
-        "{output} is {input} or in it, which is read for what is to be written; nothing is written over \
-         that, with --force either: choose another place", output = output.display(), input = input.display()
+        "{output} already holds what is read for it ({input}), which is never written over, with \
+         --force either: choose another place", output = output.display(), input = input.display()
     )]
     Input {
         /// The place.

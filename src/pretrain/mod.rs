@@ -86,7 +86,8 @@ pub fn pretrain(
     let paths = [("train", &settings.train), ("valid", &settings.valid)];
     let paths = paths.map(|(name, path)| (name.to_owned(), path.clone()));
     let manifest = Manifest::new(settings, IndexMap::new(), paths)?;
-    let mut files = Output::open(output, existing, &manifest, &[], MODEL)?;
+    let inputs = [&*settings.train, &*settings.valid];
+    let mut files = Output::open(output, existing, &manifest, &inputs, MODEL)?;
     let mut engine = Engine::fused(backend, params);
     workload.compile(&mut engine)?;
     engine.release_unread();

@@ -165,7 +165,7 @@ fn keep(path: &Path) -> io::Result<()> {
     }
     let before = Checkpoint::before(path);
     match fs::remove_file(&before) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => fs::hard_link(path, &before).or_else(|_| fs::rename(path, &before)),
     }
 }

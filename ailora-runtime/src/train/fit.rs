@@ -273,7 +273,7 @@ pub fn fit<W: Workload, C: std::error::Error + 'static>(
         drop(batches);
         // An epoch that `max_steps` cuts short goes on where that is more: its checkpoint is of before its
         // evaluation, which a whole epoch has not.
-        let whole = trainer.steps_done() % per_epoch.max(1) == 0;
+        let whole = trainer.steps_done().is_multiple_of(per_epoch.max(1));
         if !whole {
             save(trainer, progress)?;
         }

@@ -173,10 +173,13 @@ fn a_run_goes_on_without_its_flags_and_with_more_epochs() {
         (&settings["epochs"], &settings["seed"]),
         (&4.into(), &5.into())
     );
+    let record = scene.read("parts/run.json");
     scene.refused(
         "finetune --output parts --resume --epochs 2",
         &["`epochs` is 2", "24 steps", "at least as many"],
     );
+
+    assert!(scene.read("parts/run.json") == record);
 
     // What a run left is a configuration for another.
     scene.ok("finetune --config whole/run.json --output again");
@@ -184,6 +187,21 @@ fn a_run_goes_on_without_its_flags_and_with_more_epochs() {
     scene.ok("finetune --config whole/run.json --output other --lr 1e-3");
     assert_ne!(scene.losses("other"), scene.losses("whole"));
     assert_eq!(scene.json("other/run.json")["settings"]["lr"], 1e-3);
+
+    // An epoch that is gone cannot be left.
+    let resume = "finetune --output late --resume --epochs";
+    scene.finetune("late", "--epochs 2 --keep last");
+    scene.refused(
+        &format!("{resume} 3 --keep best"),
+        &["`keep` is best", "epoch", "--keep last"],
+    );
+    scene.ok(&format!("{resume} 3"));
+    assert_eq!(scene.json("late/metrics.json")["kept"], 3);
+    scene.finetune("early", "--epochs 2 --keep best");
+    scene.ok(&resume
+        .replace("late", "early")
+        .replace("--epochs", "--epochs 3 --keep last"));
+    assert_same(&scene, "early", "late");
 
     // Where there is no run to go on with, one begins; but not among other files.
     scene.finetune("new", "--epochs 1 --resume");
@@ -292,6 +310,13 @@ fn a_damaged_checkpoint_makes_room_for_the_one_before_it() {
     scene.refused(
         &resume("both"),
         &["both/checkpoint.safetensors", "damaged", "--force"],
+    );
+    let edited = String::from_utf8(scene.read("both/run.json")).unwrap();
+    let edited = edited.replace("\"lr\": 0.005", "\"lr\": 0.006");
+    scene.write("both/run.json", edited);
+    scene.refused(
+        &resume("both"),
+        &["both/run.json", "changed since", "fingerprint"],
     );
     scene.write("both/run.json", "{}");
     scene.refused(

@@ -506,7 +506,6 @@ pub fn finetune(
         let _ = watch(Stage::Notice(&notice));
     })?;
     recipe.check_ahead(settings.epochs, &trainer)?;
-    let _ = watch(recipe.compiled(sizes, &trainer));
 
     let options = Fit {
         epochs: settings.epochs,
@@ -523,6 +522,8 @@ pub fn finetune(
     {
         return Err(Error::NotKept(best.epoch));
     }
+    files.start(&manifest, &trainer)?;
+    let _ = watch(recipe.compiled(sizes, &trainer));
     let outcome = fit(
         &mut trainer,
         &mut workload,

@@ -108,12 +108,12 @@ impl Output {
     }
 
     /// Goes on from the checkpoint, if there is one, or from the one before it where it is damaged,
-    /// which `say` is told; and opens the logs.
+    /// which `say` is told.
     ///
     /// # Errors
-    /// The checkpoints are damaged or of another run, or a log cannot be written.
+    /// The checkpoints are damaged or of another run.
     pub(crate) fn restore<S: Clone + Serialize>(
-        &mut self,
+        &self,
         manifest: &Manifest<S>,
         trainer: &mut Trainer,
         progress: &mut Progress,
@@ -124,9 +124,21 @@ impl Output {
                 trainer.restore(&checkpoint)?;
                 *progress = saved;
             }
-            // Not before all was seen to fit: a resume that is refused changes nothing.
-            self.write_json(manifest::NAME, manifest)?;
         }
+        Ok(())
+    }
+
+    /// Opens the logs, and records what the run is now. Not before all was seen to fit: a resume that
+    /// is refused changes nothing.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(crate) fn start<S: Clone + Serialize>(
+        &mut self,
+        manifest: &Manifest<S>,
+        trainer: &Trainer,
+    ) -> Result<(), Error> {
+        self.write_json(manifest::NAME, manifest)?;
         let path = self.path("train.jsonl");
         let rows = JsonLines::open(&path, trainer.steps_done());
         let rows = rows.map_err(Error::io(&path, "write it"))?;

@@ -109,7 +109,6 @@ pub fn pretrain(
     })?;
     recipe.check_ahead(settings.epochs, &trainer)?;
     write_all(output, &described)?;
-    let _ = watch(recipe.compiled(sizes, &trainer));
 
     let options = Fit {
         epochs: settings.epochs,
@@ -120,6 +119,8 @@ pub fn pretrain(
         headline: Some(HEADLINE.to_owned()),
         keep: Keep::Last,
     };
+    files.start(&manifest, &trainer)?;
+    let _ = watch(recipe.compiled(sizes, &trainer));
     let outcome = fit(
         &mut trainer,
         &mut workload,

@@ -168,6 +168,11 @@ fn a_run_goes_on_without_its_flags_and_with_more_epochs() {
         assert_eq!(scene.losses("parts").len(), steps);
     }
     assert_same(&scene, "parts", "whole");
+    scene.finetune("one", "--threads 1 --epochs 1");
+    scene.ok("finetune --output one --resume --epochs 2");
+    assert_eq!(scene.json("one/run.json")["threads"], 1);
+    scene.ok("finetune --output one --resume --epochs 2 --threads 2");
+    assert_eq!(scene.json("one/run.json")["threads"], 2);
     let settings = &scene.json("parts/run.json")["settings"];
     assert_eq!(
         (&settings["epochs"], &settings["seed"]),
@@ -614,6 +619,13 @@ fn readers_that_go_away_are_no_errors() {
             );
         }
     }
+    // A full disk is an error.
+    let mut process = scene.command("spectrum --model bert");
+    process.stdout(File::options().write(true).open("/dev/full").unwrap());
+    let output = process.stderr(Stdio::piped()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot write to standard output"), "{said}");
     assert!(scene.path("again/metrics.json").exists() && scene.path("once/metrics.json").exists());
 }
 

@@ -39,6 +39,16 @@ impl ExistingArgs {
         }
     }
 
+    /// The threads of the run that goes on, unless the environment says how many.
+    pub fn threads(self, output: &Path) -> Option<usize> {
+        if !self.resume || std::env::var_os("RAYON_NUM_THREADS").is_some() {
+            return None;
+        }
+        let record = Record::of(output).ok().flatten()?;
+        let range = 1..=limits::THREADS;
+        record.threads().filter(|threads| range.contains(threads))
+    }
+
     /// The settings that flags change: those of a file, those of the run that goes on, or the defaults.
     pub fn settings<S: Default + DeserializeOwned>(
         self,

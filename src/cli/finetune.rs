@@ -114,6 +114,11 @@ pub fn schedule(text: &str) -> Result<ScheduleKind, String> {
 }
 
 impl Args {
+    /// The threads of the run that goes on.
+    pub fn threads(&self) -> Option<usize> {
+        self.existing.threads(&self.output)
+    }
+
     fn settings(self) -> Result<(Settings, PathBuf), Error> {
         let mut settings: Settings = self
             .existing

@@ -64,6 +64,17 @@ enum Command {
 /// What is logged where `AILORA_LOG` says nothing: warnings, and how far a download is.
 const LOGGED: &str = "warn,ailora_models::hub=info";
 
+impl Command {
+    /// The threads of a run that goes on.
+    fn threads(&self) -> Option<usize> {
+        match self {
+            Self::Finetune(args) => args.threads(),
+            Self::Pretrain(args) => args.threads(),
+            _ => None,
+        }
+    }
+}
+
 /// Runs the command line.
 pub fn run() -> Result<ExitCode, Error> {
     let cli = Cli::parse();
@@ -74,7 +85,7 @@ pub fn run() -> Result<ExitCode, Error> {
         // What cannot be logged is lost: nobody reads it.
         .log_internal_errors(false)
         .init();
-    if let Some(threads) = cli.threads {
+    if let Some(threads) = cli.threads.or_else(|| cli.command.threads()) {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global()?;

@@ -90,6 +90,11 @@ pub struct Args {
 }
 
 impl Args {
+    /// The threads of the run that goes on.
+    pub fn threads(&self) -> Option<usize> {
+        self.existing.threads(&self.output)
+    }
+
     fn settings(&self) -> Result<Settings, Error> {
         let mut settings: Settings = self
             .existing

@@ -243,6 +243,12 @@ impl Record {
         &self.fingerprint
     }
 
+    /// The threads of the run.
+    pub fn threads(&self) -> Option<usize> {
+        let threads = self.json.get("threads")?.as_u64()?;
+        usize::try_from(threads).ok()
+    }
+
     /// The settings of the run.
     ///
     /// # Errors

@@ -119,11 +119,11 @@ impl Output {
         progress: &mut Progress,
         say: impl FnMut(String),
     ) -> Result<(), Error> {
-        if self.record.is_some() {
-            if let Some((checkpoint, saved)) = self.last(&self.fingerprint(manifest), say)? {
-                trainer.restore(&checkpoint)?;
-                *progress = saved;
-            }
+        if self.record.is_some()
+            && let Some((checkpoint, saved)) = self.last(&self.fingerprint(manifest), say)?
+        {
+            trainer.restore(&checkpoint)?;
+            *progress = saved;
         }
         Ok(())
     }

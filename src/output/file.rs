@@ -73,10 +73,11 @@ impl File {
             let written = out.write_all(bytes).and_then(|()| out.flush());
             return written.map_err(OutputError::io(Path::new("standard output"), "write to it"));
         }
-        Ok(match self.existing {
+        match self.existing {
             Existing::Replace => store::write_atomically(&self.path, bytes)?,
             _ => store::write_new(&self.path, bytes)?,
-        })
+        }
+        Ok(())
     }
 }
 

@@ -63,7 +63,7 @@ pub enum Error {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error(transparent)]
-    Hub(#[from] HubError),
+    Hub(Box<HubError>),
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]
@@ -127,6 +127,12 @@ pub enum Error {
          give at least as many epochs as before"
     )]
     Behind { epochs: usize, done: u64 },
+}
+
+impl From<HubError> for Error {
+    fn from(error: HubError) -> Self {
+        Self::Hub(Box::new(error))
+    }
 }
 
 impl<W> From<FitError<W, Self>> for Error

@@ -10,7 +10,11 @@ use ailora::{
     adapter::{Site, SiteOverride},
     finetune::{Model, Record, backend, read_settings, read_yaml, yaml},
     limits,
-    models::{embedded, pretrained::LoadReport, task::Task},
+    models::{
+        closed::{Note, Unused},
+        embedded,
+        task::Task,
+    },
     output::Existing,
     runtime::backend::{Backend, Device, Precision},
 };
@@ -228,14 +232,14 @@ impl StrictArgs {
         if self.strict {
             model.strict()?;
         }
-        say(&model.pretrained.report);
+        say(&model.pretrained.report.notes);
         Ok(())
     }
 }
 
-/// Says what is not used of a model's files.
-pub fn say(report: &LoadReport) {
-    for note in &report.notes {
+/// Says what is not used of files.
+pub fn say(notes: &[Note]) {
+    for note in notes {
         print::say!("note: {note}");
     }
 }
@@ -260,6 +264,15 @@ impl ModelArgs {
         let model = Model::open(&self.model, task, 0, complete)?;
         self.strict.check(&model)?;
         Ok((model, task))
+    }
+
+    /// Says what is not used of a file of rows, or refuses it.
+    pub fn say(&self, notes: &[Note]) -> Result<(), Error> {
+        if self.strict.strict && !notes.is_empty() {
+            return Err(Unused(notes.to_vec()).into());
+        }
+        say(notes);
+        Ok(())
     }
 
     /// The projections of the model with adapters.

@@ -222,7 +222,7 @@ fn spectra(model: &Model) -> Result<Spectra, Error> {
 
 /// Shows a few held-out problems, and what a model with an adapter says of them.
 fn predictions(model: Model, task: &Task, data: &Path, adapter: &Path) -> Result<(), Error> {
-    let problems = task.load_split(data, &task.dev[0])?;
+    let problems = task.load_split(data, &task.dev[0])?.examples;
     let max_len = model.max_len(usize::MAX);
     let (mut predictor, mut engine, model) = model.predictor(Some(adapter), Backend::cpu())?;
     let rows = model.encode(&problems[..SHOWN.min(problems.len())], max_len)?;

@@ -58,7 +58,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         model.predictor(args.adapter.as_deref(), args.device.open()?)?;
     let mut scores: IndexMap<&str, IndexMap<String, f64>> = IndexMap::new();
     for split in splits {
-        let rows = task.load_split(&data, split)?;
+        let file = task.load_split(&data, split)?;
+        args.model.say(&file.notes)?;
+        let rows = file.examples;
         let rows = model.encode(&rows, max_len)?;
         let labels: Vec<Label> = rows.iter().filter_map(|row| row.label).collect();
         let logits = logits(&mut predictor, &mut engine, &rows, max_len, args.batch_size)?;

@@ -54,7 +54,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let mut inputs = vec![&*model.pretrained.dir, &*args.data];
     inputs.extend(args.adapter.as_deref());
     let output = File::at(&args.output, args::existing(args.force), &inputs)?;
-    let rows = task.load(&args.data, Labels::Optional)?;
+    let file = task.load(&args.data, Labels::Optional)?;
+    args.model.say(&file.notes)?;
+    let rows = file.examples;
     let max_len = model.max_len(args.max_length);
     let (mut predictor, mut engine, model) =
         model.predictor(args.adapter.as_deref(), args.device.open()?)?;

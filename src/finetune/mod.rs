@@ -430,7 +430,11 @@ pub fn finetune(
     let sites = settings.adapters.resolve(model.pretrained.model.sites())?;
     let backend = backend(settings.device, settings.precision)?;
     let data = data(task, settings.data.as_deref())?;
-    let Splits { train, dev } = task.load_dir(&data)?;
+    let Splits { train, dev, notes } = task.load_dir(&data)?;
+    model.pretrained.report.notes.extend(notes);
+    if settings.strict {
+        model.strict()?;
+    }
     let train = subset(train, settings.rows);
     let hashed = task.files().map(|file| (file.to_owned(), data.join(file)));
     let manifest = Manifest::new(settings, manifest::base(&model.pretrained)?, hashed)?;

@@ -92,7 +92,8 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>, JsonError>
 }
 
 /// A value whose objects have each name once.
-struct Unique(Value);
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unique(pub Value);
 
 impl<'de> Deserialize<'de> for Unique {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -196,7 +196,8 @@ impl Table {
 }
 
 impl Values {
-    fn accept(self, value: &Value) -> bool {
+    /// Whether a field with this value asks for nothing that is not done.
+    pub fn accept(self, value: &Value) -> bool {
         let unset = match value {
             Value::Null => true,
             Value::Bool(set) => !set,

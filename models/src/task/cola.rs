@@ -8,6 +8,7 @@ pub(super) static COLA: Task = Task {
     labels: LabelSet::Indexed(&["unacceptable", "acceptable"]),
     format: Format::Tsv(Tsv {
         headerless: Some(&["source", "label", "mark", "sentence"]),
+        beside: &["source", "mark", "index"],
         ..Tsv::SENTENCE
     }),
     train: Split::whole("train", "train.tsv"),

@@ -8,6 +8,21 @@ pub(super) static MNLI: Task = Task {
     labels: LabelSet::Named(&["entailment", "neutral", "contradiction"]),
     format: Format::Tsv(Tsv {
         label: "gold_label",
+        beside: &[
+            "index",
+            "promptID",
+            "pairID",
+            "genre",
+            "sentence1_binary_parse",
+            "sentence2_binary_parse",
+            "sentence1_parse",
+            "sentence2_parse",
+            "label1",
+            "label2",
+            "label3",
+            "label4",
+            "label5",
+        ],
         ..Tsv::PAIR
     }),
     train: Split::whole("train", "train.tsv"),

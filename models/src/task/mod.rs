@@ -28,6 +28,7 @@ use std::path::Path;
 use indexmap::IndexMap;
 
 use crate::{
+    closed::Note,
     head::Head,
     metrics::{self, Metric, MetricError},
 };
@@ -78,6 +79,9 @@ pub enum LabelSet {
     Text {
         /// What the model is given, with `{}` for the example's text.
         prompt: &'static str,
+        /// What it is given of an example that has an input beside its text: `{}` is the text, and
+        /// `{input}` the input.
+        prompt_with_input: &'static str,
     },
 }
 
@@ -143,6 +147,27 @@ pub enum Labels {
     Optional,
 }
 
+/// What a file holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct File {
+    /// Its rows, or those of a split.
+    pub examples: Vec<Example>,
+    /// What of the rows is not used.
+    pub notes: Vec<Note>,
+}
+
+/// A note that `unused` parts of a file's rows are not used, if there are any.
+fn beside(path: &Path, parts: &str, unused: &[String]) -> Option<Note> {
+    let names: Vec<String> = unused.iter().map(|name| format!("`{name}`")).collect();
+    (!names.is_empty()).then(|| Note {
+        path: path.to_owned(),
+        text: format!(
+            "{parts} of its rows that are not known are not used: {}",
+            names.join(", ")
+        ),
+    })
+}
+
 /// The splits of a task as read from a data folder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Splits {
@@ -150,6 +175,8 @@ pub struct Splits {
     pub train: Vec<Example>,
     /// The evaluation splits by name, in the order of [`Task::dev`].
     pub dev: IndexMap<&'static str, Vec<Example>>,
+    /// What of the files is not used.
+    pub notes: Vec<Note>,
 }
 
 impl Task {
@@ -198,35 +225,35 @@ impl Task {
 
     /// What a model is given of an example's text.
     pub fn prompt(&self, text: &str) -> String {
-        self.labels.prompt(text)
+        self.labels.prompt(text, None)
     }
 
     /// Reads every row of one file.
     ///
     /// # Errors
     /// The first malformed row, by file and line: nothing is skipped. A file without examples.
-    pub fn load(&self, path: &Path, labels: Labels) -> Result<Vec<Example>, TaskError> {
+    pub fn load(&self, path: &Path, labels: Labels) -> Result<File, TaskError> {
         let bytes = std::fs::read(path).map_err(|source| TaskError::Read {
             path: path.to_owned(),
             source,
         })?;
-        let examples = match &self.format {
+        let file = match &self.format {
             Format::Tsv(tsv) => tsv.parse(&bytes, path, &self.labels, labels),
             Format::Json(json) => json.parse(&bytes, path, &self.labels, labels),
         }?;
-        if examples.is_empty() {
+        if file.examples.is_empty() {
             return Err(TaskError::Empty {
                 path: path.to_owned(),
             });
         }
-        Ok(examples)
+        Ok(file)
     }
 
     /// Reads one labelled split from a data folder.
     ///
     /// # Errors
     /// As [`Task::load`], and [`TaskError::MissingFile`] if the folder lacks the split's file.
-    pub fn load_split(&self, dir: &Path, split: &Split) -> Result<Vec<Example>, TaskError> {
+    pub fn load_split(&self, dir: &Path, split: &Split) -> Result<File, TaskError> {
         let path = dir.join(split.file);
         if !path.is_file() {
             return Err(TaskError::MissingFile {
@@ -236,17 +263,14 @@ impl Task {
                 file: split.file,
             });
         }
-        let examples: Vec<_> = self
-            .load(&path, Labels::Required)?
-            .into_iter()
-            .enumerate()
-            .filter(|(index, _)| split.rows.contains(*index))
-            .map(|(_, example)| example)
-            .collect();
-        if examples.is_empty() {
+        let mut file = self.load(&path, Labels::Required)?;
+        let mut rows = 0..;
+        file.examples
+            .retain(|_| rows.next().is_some_and(|row| split.rows.contains(row)));
+        if file.examples.is_empty() {
             return Err(TaskError::Empty { path });
         }
-        Ok(examples)
+        Ok(file)
     }
 
     /// The names of the files that the splits are read from.
@@ -259,14 +283,23 @@ impl Task {
     /// # Errors
     /// As [`Task::load_split`].
     pub fn load_dir(&self, dir: &Path) -> Result<Splits, TaskError> {
-        Ok(Splits {
-            train: self.load_split(dir, &self.train)?,
-            dev: self
-                .dev
-                .iter()
-                .map(|split| Ok((split.name, self.load_split(dir, split)?)))
-                .collect::<Result<_, TaskError>>()?,
-        })
+        let train = self.load_split(dir, &self.train)?;
+        let mut splits = Splits {
+            train: train.examples,
+            dev: IndexMap::new(),
+            notes: train.notes,
+        };
+        for split in self.dev {
+            let File { examples, notes } = self.load_split(dir, split)?;
+            splits.dev.insert(split.name, examples);
+            // Splits may be parts of one file.
+            let new = notes
+                .into_iter()
+                .filter(|note| !splits.notes.contains(note));
+            let new: Vec<Note> = new.collect();
+            splits.notes.extend(new);
+        }
+        Ok(splits)
     }
 
     /// Scores logits against labels with the task's metrics, by name in their order.
@@ -286,9 +319,19 @@ impl Task {
 }
 
 impl LabelSet {
-    fn prompt(&self, text: &str) -> String {
-        match self {
-            LabelSet::Text { prompt } => prompt.replacen("{}", text.trim(), 1),
+    fn prompt(&self, text: &str, input: Option<&str>) -> String {
+        match (self, input) {
+            (LabelSet::Text { prompt, .. }, None) => prompt.replacen("{}", text.trim(), 1),
+            (
+                LabelSet::Text {
+                    prompt_with_input, ..
+                },
+                Some(input),
+            ) => {
+                // What was put in is not looked through for places.
+                let (before, after) = prompt_with_input.split_once("{input}").unwrap_or_default();
+                before.replacen("{}", text.trim(), 1) + input.trim() + after
+            }
             _ => text.to_owned(),
         }
     }

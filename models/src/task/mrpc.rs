@@ -10,6 +10,7 @@ pub(super) static MRPC: Task = Task {
         text: "#1 String",
         pair: Some("#2 String"),
         label: "Quality",
+        beside: &["#1 ID", "#2 ID", "index"],
         ..Tsv::PAIR
     }),
     train: Split::whole("train", "train.tsv"),

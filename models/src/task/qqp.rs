@@ -12,6 +12,7 @@ pub(super) static QQP: Task = Task {
         pair: Some("question2"),
         label: "is_duplicate",
         raw_text: true,
+        beside: &["id", "qid1", "qid2"],
         ..Tsv::PAIR
     }),
     train: Split::whole("train", "train.tsv"),

@@ -8,6 +8,15 @@ pub(super) static STSB: Task = Task {
     labels: LabelSet::Scored(0.0, 5.0),
     format: Format::Tsv(Tsv {
         label: "score",
+        beside: &[
+            "index",
+            "genre",
+            "filename",
+            "year",
+            "old_index",
+            "source1",
+            "source2",
+        ],
         ..Tsv::PAIR
     }),
     train: Split::whole("train", "train.tsv"),

@@ -14,7 +14,9 @@ pub(super) static SVAMP: Task = Task {
     ]),
     format: Format::Json(Json {
         text: &["Body", "Question"],
+        input: None,
         label: "Type",
+        beside: &["ID", "Equation", "Answer"],
         misspelt: &[("Common-Divison", "Common-Division")],
     }),
     train: Split {

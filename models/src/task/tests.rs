@@ -13,7 +13,7 @@ fn load(name: &str, content: impl AsRef<[u8]>, labels: Labels) -> Result<Vec<Exa
     let path = dir.path().join("data.tsv");
     std::fs::write(&path, content).unwrap();
     let loaded = task(name).load(&path, labels);
-    loaded.map_err(|e| {
+    loaded.map(|file| file.examples).map_err(|e| {
         e.to_string()
             .replace(&path.display().to_string(), "data.tsv")
     })
@@ -381,6 +381,8 @@ fn bundled_svamp() {
     let all = task("svamp")
         .load(&svamp().join("SVAMP.json"), Labels::Required)
         .unwrap();
+    assert_eq!(all.notes, []);
+    let all = all.examples;
     let mut counts = [0; 4];
     for example in &all {
         let Some(Label::Class(class)) = example.label else {
@@ -399,9 +401,75 @@ fn bundled_svamp() {
         )
     );
     let splits = task("svamp").load_dir(&svamp()).unwrap();
+    assert_eq!(splits.notes, []);
     assert_eq!((splits.train.len(), splits.dev["dev"].len()), (800, 200));
     assert_eq!(splits.train[4..6], all[5..7]);
     assert_eq!(splits.dev["dev"][..2], [all[4].clone(), all[9].clone()]);
+}
+
+/// The notes of a file as they are printed.
+fn notes(name: &str, content: &str) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data");
+    std::fs::write(&path, content).unwrap();
+    let file = task(name).load(&path, Labels::Required).unwrap();
+    let text = |note: &Note| {
+        note.to_string()
+            .replace(&path.display().to_string(), "data")
+    };
+    file.notes.iter().map(text).collect()
+}
+
+#[test]
+fn an_input_is_part_of_the_prompt() {
+    let head = "Below is an instruction that describes a task";
+    let tail = "Write a response that appropriately completes the request.";
+    let row = |more: &str| {
+        let text = format!(r#"[{{"instruction": " Add {{input}}. ", "output": "7 "{more}}}]"#);
+        required("math", text).map(|rows| rows[0].clone())
+    };
+    let without = Example {
+        text: format!("{head}. {tail}\n\n### Instruction:\nAdd {{input}}.\n\n### Response:\n"),
+        pair: Some("7".into()),
+        label: Some(Label::Text),
+    };
+    for more in [
+        "",
+        r#", "input": null"#,
+        r#", "input": "", "answer": 7.0"#,
+        r#", "input": " ""#,
+    ] {
+        assert_eq!(row(more), Ok(without.clone()), "{more}");
+    }
+    let with = row(r#", "input": "3 {} and 4\n""#).unwrap();
+    assert_eq!(
+        with.text,
+        format!(
+            "{head}, paired with an input that provides further context. {tail}\n\n\
+             ### Instruction:\nAdd {{input}}.\n\n### Input:\n3 {{}} and 4\n\n### Response:\n"
+        )
+    );
+    assert_eq!(with.pair, without.pair);
+    let message = row(r#", "input": [3, 4]"#).unwrap_err();
+    assert_eq!(
+        message,
+        "data.tsv, record 1, column `input`: expected a text or nothing, found \"[3,4]\""
+    );
+}
+
+#[test]
+fn what_is_not_used_of_rows_is_noted_once() {
+    let rows = r#"[{"instruction": "a", "output": "b", "system": null, "answer": 1},
+        {"instruction": "a", "output": "b", "system": "c", "turns": [2]},
+        {"instruction": "a", "output": "b", "system": "d", "rank": ""}]"#;
+    let expected = "data: fields of its rows that are not known are not used: `system`, `turns`";
+    assert_eq!(notes("math", rows), [expected]);
+    let rows = "index\tsentence1\tgenre\tscore\tsentence2\n0\ta\tg\t1.5\tb\n";
+    assert_eq!(notes("stsb", rows), Vec::<String>::new());
+    let rows = "sentence2\tsentence1\tweight\tlabel\nb\ta\t3\tentailment\n";
+    let expected = "data: columns of its rows that are not known are not used: `weight`";
+    assert_eq!(notes("rte", rows), [expected]);
+    assert_eq!(notes("cola", "s\t1\t*\tA text.\n"), Vec::<String>::new());
 }
 
 #[test]
@@ -424,6 +492,14 @@ fn malformed_json() {
         (
             "[{\"Body\": ",
             "data.tsv: expected a JSON array of objects: EOF",
+        ),
+        (
+            "[{\"Body\": \"A\", \"Body\": \"B\", \"Question\": \"C?\", \"Type\": \"Addition\"}]",
+            "data.tsv: expected a JSON array of objects: `Body` is there twice",
+        ),
+        (
+            "[3]",
+            "data.tsv: expected a JSON array of objects: record 1 is \"3\"",
         ),
         ("[]", "data.tsv holds no examples"),
     ];

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use super::error::quote;
-use super::{Example, LabelSet, Labels, Place, TaskError};
+use super::{Example, File, LabelSet, Labels, Place, TaskError, beside};
 
 /// GLUE's tab-separated values: a row a line, quotes are ordinary characters, columns are found by
 /// name in the header. A byte-order mark and CRLF line ends are accepted.
@@ -14,6 +14,8 @@ pub struct Tsv {
     pub pair: Option<&'static str>,
     /// Column of the label.
     pub label: &'static str,
+    /// Columns of the published files that are not needed.
+    pub beside: &'static [&'static str],
     /// Column names of files that come without a header; files with one are accepted too.
     pub headerless: Option<&'static [&'static str]>,
     /// The texts are as their authors typed them: they may hold line feeds, so that a row goes on in
@@ -27,6 +29,7 @@ impl Tsv {
         text: "sentence",
         pair: None,
         label: "label",
+        beside: &["index", "idx"],
         headerless: None,
         raw_text: false,
     };
@@ -44,10 +47,10 @@ impl Tsv {
         path: &Path,
         label_set: &LabelSet,
         labels: Labels,
-    ) -> Result<Vec<Example>, TaskError> {
+    ) -> Result<File, TaskError> {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         if bytes.is_empty() {
-            return Ok(Vec::new());
+            return Ok(File::default());
         }
         let mut lines = Lines {
             rest: Some(bytes.strip_suffix(b"\n").unwrap_or(bytes)),
@@ -67,16 +70,22 @@ impl Tsv {
         };
         let table = Table::new(self, names, path, labels)?;
 
-        let mut examples = Vec::new();
+        let mut file = File::default();
+        let read = [Some(self.text), self.pair, Some(self.label)];
+        let knows = |name: &str| read.contains(&Some(name)) || self.beside.contains(&name);
+        let unused = table.names.iter().filter(|name| !knows(name));
+        let unused: Vec<String> = unused.map(|&name| name.to_owned()).collect();
+        file.notes.extend(beside(path, "columns", &unused));
         while let Some(line) = lines.next_line(path, &table.names)? {
             let number = lines.number;
             let row = match self.raw_text {
                 true => table.rejoin(line, &mut lines)?,
                 false => Cow::Borrowed(line),
             };
-            examples.push(table.example(&row, number, label_set, labels)?);
+            file.examples
+                .push(table.example(&row, number, label_set, labels)?);
         }
-        Ok(examples)
+        Ok(file)
     }
 }
 

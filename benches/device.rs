@@ -135,7 +135,7 @@ fn main() -> Result<(), Error> {
     steps.finish()?;
     drop(steps);
     let ms_in_a_row = milliseconds(start) / args.steps as f64;
-    let engine = trainer.engine_mut();
+    let engine = trainer.engine()?;
     let steps = &engine.plan(plan).steps;
     let flops: u64 = steps.iter().map(|step| step.kernel.gemm_flops()).sum();
     let line = serde_json::json!({

@@ -102,7 +102,7 @@ fn main() -> Result<(), Error> {
             ms: Vec::new(),
         });
     }
-    let mut products = Products::of(contenders[0].plan());
+    let mut products = Products::of(contenders[0].plan()?);
     let mut products_ms = Vec::new();
     for round in 0..steps + WARM_UP {
         // Who comes after whom matters, so that changes too.
@@ -126,10 +126,10 @@ fn main() -> Result<(), Error> {
             "rank": RANK, "ms": ms, "speedup": speedup,
             "samples_per_second": 1e3 * batch as f64 / ms,
             "faer_products_ms": products_ms,
-            "gemm_gflop": gemm_flops(contender.plan()) as f64 / 1e9,
+            "gemm_gflop": gemm_flops(contender.plan()?) as f64 / 1e9,
             "gemm_ms": kind("gemm"), "loop_ms": kind("loop"), "attention_ms": kind("attention"),
             "other_ms": kind("other"),
-            "arena_mib": contender.plan().arena_bytes() as f64 / (1 << 20) as f64,
+            "arena_mib": contender.plan()?.arena_bytes() as f64 / (1 << 20) as f64,
             "compile_ms": contender.compile_ms,
         });
         println!("{line}");
@@ -187,8 +187,8 @@ struct Contender {
 }
 
 impl Contender {
-    fn plan(&self) -> &Plan {
-        self.trainer.engine().plan(self.plan)
+    fn plan(&mut self) -> Result<&Plan, Error> {
+        Ok(self.trainer.engine()?.plan(self.plan))
     }
 
     fn step(&mut self, inputs: &Inputs<'_>, rows: usize) -> Result<(), Error> {
@@ -211,7 +211,7 @@ impl Contender {
         steps: usize,
     ) -> Result<HashMap<&'static str, f64>, Error> {
         let mut seconds = Vec::new();
-        let engine = self.trainer.engine_mut();
+        let engine = self.trainer.engine()?;
         for _ in 0..steps {
             engine.profile(self.plan, inputs, Draw::default(), &mut seconds)?;
         }

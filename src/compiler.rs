@@ -313,8 +313,8 @@ impl Operator for Adapted {
         let mut state = self.adapters.0.borrow_mut();
         let run = |engine: &mut Engine| -> Result<Vec<Tensor>, EngineError> {
             let outputs = engine.run(self.plan, &named, Draw::default())?;
-            let take = |i: usize| outputs.get(&i.to_string()).unwrap_or_default().to_vec();
-            Ok((0..self.outputs).map(|i| Tensor::new(take(i))).collect())
+            let take = |i: usize| Ok(Tensor::new(outputs.output(&i.to_string())?.to_vec()));
+            (0..self.outputs).map(take).collect()
         };
         let result = match &mut *state {
             Ok(engine) => run(engine),

@@ -114,6 +114,16 @@ impl Precision {
     }
 }
 
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Tf32 => "tf32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
 impl FromStr for Precision {
     type Err = String;
 
@@ -137,14 +147,18 @@ impl Backend {
     ///
     /// # Errors
     /// There is no such device, or what it needs is not installed; with [`Device::Auto`] neither is
-    /// an error.
+    /// an error. A precision that the processor does not compute in, where it is what is opened.
     pub fn open(
         device: Device,
         precision: Precision,
         cache: Option<PathBuf>,
     ) -> Result<Self, EngineError> {
+        let cpu = || match precision {
+            Precision::F32 => Ok(Self::cpu()),
+            _ => Err(EngineError::Precision(precision)),
+        };
         let ordinal = match device {
-            Device::Cpu => return Ok(Self::cpu()),
+            Device::Cpu => return cpu(),
             Device::Cuda(ordinal) => ordinal,
             Device::Auto => 0,
         };
@@ -152,7 +166,7 @@ impl Backend {
         match opened {
             Err(why) if device == Device::Auto => {
                 tracing::debug!(%why, "no device");
-                Ok(Self::cpu())
+                cpu()
             }
             opened => opened,
         }

@@ -9,7 +9,7 @@ use ailora_graph::{
 use thiserror::Error;
 
 use crate::{
-    backend::Backend,
+    backend::{Backend, Precision},
     cpu::Cpu,
     plan::{Plan, Step, plan, separate},
     run::{Outputs, RunError, Value},
@@ -18,7 +18,7 @@ use crate::{
 };
 #[cfg(feature = "cuda")]
 use crate::{
-    cuda::{Cuda, CudaError, Footprint},
+    cuda::{Cuda, CudaError},
     plan::lean,
 };
 
@@ -35,6 +35,12 @@ pub enum EngineError {
     #[cfg(feature = "cuda")]
     #[error(transparent)]
     Cuda(#[from] CudaError),
+    /// The processor, in another precision than its own.
+    #[error(
+        "the CPU computes in f32 only, not in {0}: leave --precision out, or take a device (--device \
+         cuda) that is there"
+    )]
+    Precision(Precision),
     /// A device was asked for of a build that knows none.
     #[cfg(not(feature = "cuda"))]
     #[error("this build has no CUDA: build with the feature `cuda`, or take the device `cpu`")]
@@ -275,7 +281,7 @@ impl Engine {
                 self.weights.bytes() + cpu.arena_bytes() + 3 * size_of::<f32>() * trained
             }
             #[cfg(feature = "cuda")]
-            Backend::Cuda(cuda) => Footprint::new(&self.plans, cuda.precision(), trained).total(),
+            Backend::Cuda(cuda) => cuda.footprint(&self.plans, trained).total(),
         }
     }
 

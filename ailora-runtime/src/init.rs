@@ -110,18 +110,22 @@ pub fn initialise(
 /// Triplets that do not fit the site.
 pub fn start(site: &Site, triplets: &Triplets, params: &mut Params) -> Result<(), InitError> {
     let k = triplets.k();
-    let (b, a) = factors(site, triplets)?;
+    let misfit = |rank, found| InitError::Triplets {
+        site: site.path.clone(),
+        rank,
+        found,
+    };
+    let (Some(rank), Some(scale)) = (site.spec.rank(), site.spec.scale()) else {
+        return Err(misfit(0, format!("{:?}", [k, site.in_features])));
+    };
+    let (b, a) = factors(site, scale, triplets)?;
     for (factor, shape, data) in [
         ([site.lora_a0(), site.lora_a()], [k, site.in_features], a),
         ([site.lora_b0(), site.lora_b()], [site.out_features, k], b),
     ] {
         let found = (shape, data.len());
-        if Some(k) != site.spec.rank() || data.len() != shape.iter().product::<usize>() {
-            return Err(InitError::Triplets {
-                site: site.path.clone(),
-                rank: site.spec.rank().unwrap_or_default(),
-                found: format!("{found:?}"),
-            });
+        if k != rank || data.len() != shape.iter().product::<usize>() {
+            return Err(misfit(rank, format!("{found:?}")));
         }
         let shape = shape.to_vec();
         let array = Array { shape, data };
@@ -158,8 +162,11 @@ pub fn matrix<'a>(site: &'a Site, params: &'a Params) -> Result<Matrix<'a>, Init
 }
 
 /// `B0` and `A0` of a site from the triplets of its weight as it lies in memory.
-fn factors(site: &Site, triplets: &Triplets) -> Result<(Vec<f32>, Vec<f32>), InitError> {
-    let scale = site.spec.scale().unwrap_or(1.0);
+fn factors(
+    site: &Site,
+    scale: f64,
+    triplets: &Triplets,
+) -> Result<(Vec<f32>, Vec<f32>), InitError> {
     let (left, right) = triplets.factors(scale)?;
     Ok(match site.layout {
         Layout::OutIn => (left, right),
@@ -177,4 +184,53 @@ fn transpose(data: &[f32], rows: usize) -> Vec<f32> {
     (0..columns)
         .flat_map(|column| (0..rows).map(move |row| data[row * columns + column]))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ailora_graph::AdapterSpec;
+
+    use super::*;
+    use crate::spectrum::Method;
+
+    fn triplets() -> Triplets {
+        Triplets {
+            u: vec![1.0, 0.0],
+            s: vec![4.0],
+            v: vec![0.0, 1.0, 0.0],
+            residual: 0.0,
+            method: Method::Exact,
+        }
+    }
+
+    fn start_of(spec: AdapterSpec) -> Result<Params, InitError> {
+        let site = Site {
+            path: "project".into(),
+            weight: "project.weight".into(),
+            bias: None,
+            in_features: 3,
+            out_features: 2,
+            layout: Layout::OutIn,
+            spec,
+        };
+        let mut params = Params::new();
+        start(&site, &triplets(), &mut params)?;
+        Ok(params)
+    }
+
+    /// Half of the scale goes to each factor, and what has no scale has no factors.
+    #[test]
+    fn only_low_rank_sites_start_from_triplets() {
+        let params = start_of(AdapterSpec::principal(1).with_alpha(4.0)).unwrap();
+        assert_eq!(params["project.lora_A.weight"].data, [0.0, 1.0, 0.0]);
+        assert_eq!(params["project.lora_B0.weight"].data, [1.0, 0.0]);
+        for spec in [
+            AdapterSpec::frozen(),
+            AdapterSpec::full(),
+            AdapterSpec::minor(2),
+        ] {
+            let error = start_of(spec).unwrap_err();
+            assert!(matches!(error, InitError::Triplets { .. }), "{error}");
+        }
+    }
 }

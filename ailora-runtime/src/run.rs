@@ -51,6 +51,9 @@ pub enum RunError {
         /// How many ids there are.
         limit: usize,
     },
+    /// A result that the program does not have.
+    #[error("the compiled program has no output `{0}`")]
+    NoOutput(String),
     /// A parameter that the store does not have, or has in another size.
     #[error("parameter `{0}` is missing from the store or has another shape there")]
     MissingParameter(Name),
@@ -93,7 +96,16 @@ impl<'a> Outputs<'a> {
         }
     }
 
-    /// The elements of an output.
+    /// The elements of an output that has to be there.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn output(&self, name: &str) -> Result<&'a [f32], RunError> {
+        self.get(name)
+            .ok_or_else(|| RunError::NoOutput(name.to_owned()))
+    }
+
+    /// The elements of an output, if there is one of this name.
     pub fn get(&self, name: &str) -> Option<&'a [f32]> {
         match self.held {
             Held::InPlace {

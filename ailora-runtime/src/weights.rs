@@ -109,6 +109,19 @@ impl Weights {
         }
     }
 
+    /// The first parameter with a value that is infinite or not a number.
+    pub fn not_finite(&self) -> Option<String> {
+        let is_odd = |data: &[f32]| data.iter().any(|x| !x.is_finite());
+        let (found, _) = self.arrays.iter().find(|(_, array)| is_odd(&array.data))?;
+        let parts = self
+            .packed
+            .iter()
+            .filter(|(_, packed)| packed.pack == *found);
+        let mut parts = parts.map(|(name, _)| name);
+        let part = parts.find(|name| self.get(name).is_some_and(|part| is_odd(&part.data)));
+        Some(part.unwrap_or(found).clone())
+    }
+
     /// Whether there is no parameter.
     pub fn is_empty(&self) -> bool {
         self.arrays.is_empty()
@@ -119,6 +132,10 @@ impl Weights {
         if !self.changed.contains(name) {
             self.changed.insert(name.to_owned());
         }
+        self.lying(name)
+    }
+
+    fn lying(&mut self, name: &str) -> Option<Vec<&mut [f32]>> {
         if self.arrays.contains_key(name) {
             return Some(vec![&mut self.arrays.get_mut(name)?.data]);
         }
@@ -136,11 +153,20 @@ impl Weights {
 
     /// Replaces the elements of a parameter; whether it is there in that size.
     pub fn set(&mut self, name: &str, data: &[f32]) -> bool {
+        let fits = self.mirror(name, data);
+        if fits && !self.changed.contains(name) {
+            self.changed.insert(name.to_owned());
+        }
+        fits
+    }
+
+    /// As [`set`](Self::set), with what a device has already.
+    pub(crate) fn mirror(&mut self, name: &str, data: &[f32]) -> bool {
         if self.len(name) != Some(data.len()) {
             return false;
         }
         let mut rest = data;
-        for row in self.rows_mut(name).into_iter().flatten() {
+        for row in self.lying(name).into_iter().flatten() {
             let (own, after) = rest.split_at(row.len());
             row.copy_from_slice(own);
             rest = after;
@@ -264,6 +290,10 @@ mod tests {
         assert!(
             weights.set("b", &[7.0, 8.0]) && !weights.set("b", &[7.0]) && !weights.set("c", &[])
         );
+        assert_eq!(weights.not_finite(), None);
+        weights.set("a", &[0.0, f32::INFINITY, 0.0]);
+        assert_eq!(weights.not_finite().as_deref(), Some("a"));
+        weights.set("a", &[30., 31., 32.]);
         for row in weights.rows_mut("a").into_iter().flatten() {
             row[1] = 0.5;
         }

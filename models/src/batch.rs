@@ -65,6 +65,11 @@ impl Encoded {
         examples.iter().map(encode).collect()
     }
 
+    /// Whether anything of the text to write is there, where one is to be written.
+    pub fn has_answer(&self) -> bool {
+        self.label != Some(Label::Text) || self.encoding.type_ids.contains(&1)
+    }
+
     /// Number of tokens, special ones included.
     pub fn tokens(&self) -> usize {
         self.encoding.ids.len()

@@ -1,7 +1,7 @@
 //! Sequence classification as a workload: rows of a task through a model, for training and for
 //! prediction.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 use ailora_graph::{
     adapter::Site,
@@ -12,6 +12,7 @@ use ailora_runtime::{
     engine::{Engine, EngineError, PlanId},
     passes::{PassError, Passes},
     train::{Batches, MicroBatch, Workload},
+    weights::Weights,
 };
 use indexmap::IndexMap;
 use thiserror::Error;
@@ -52,9 +53,45 @@ pub enum ClassificationError {
         /// Tokens of a row.
         len: usize,
     },
+    /// A logit is infinite or not a number.
+    #[error("a logit of row {row} is {value}: {cause}")]
+    NotFinite {
+        /// The row, from 0.
+        row: usize,
+        /// The logit.
+        value: f32,
+        /// Where that may come from.
+        cause: NotFinite,
+    },
     /// Predictions cannot be scored.
     #[error(transparent)]
     Metric(#[from] MetricError),
+}
+
+/// Where logits that are not finite come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotFinite(Option<String>);
+
+impl NotFinite {
+    /// In a model with these parameters.
+    pub fn of(weights: &Weights) -> Self {
+        Self(weights.not_finite())
+    }
+}
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(name) => write!(
+                f,
+                "the parameter `{name}` has values that are infinite or NaN; load other weights"
+            ),
+            None => f.write_str(
+                "all parameters are finite, so that values overflow on the way; the model or the \
+                 adapter has diverged",
+            ),
+        }
+    }
 }
 
 /// A model with adapters, compiled for shapes of input as they come.
@@ -187,11 +224,19 @@ impl Predictor {
             let plan = self.plan(engine, batch.rows, batch.len, false)?;
             let inputs = self.model.inputs(&batch);
             let results = engine.run(plan, &inputs.values(), Draw::default())?;
-            let found = results.get("logits").unwrap_or_default();
+            let found = results.output("logits").map_err(EngineError::from)?;
             let outputs = (found.len() / batch.rows.max(1)).max(1);
             for (&row, found) in batch.indices.iter().zip(found.chunks_exact(outputs)) {
                 logits[row] = found.to_vec();
             }
+        }
+        let odd = logits.iter().enumerate().find_map(|(row, logits)| {
+            let value = logits.iter().find(|x| !x.is_finite())?;
+            Some((row, *value))
+        });
+        if let Some((row, value)) = odd {
+            let cause = NotFinite::of(engine.weights());
+            return Err(ClassificationError::NotFinite { row, value, cause });
         }
         Ok(logits.concat())
     }

@@ -26,6 +26,7 @@ pub mod generate;
 pub mod gguf;
 pub mod head;
 pub mod hub;
+pub mod lengths;
 pub mod masked;
 pub mod metrics;
 pub mod model;

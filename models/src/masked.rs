@@ -3,7 +3,7 @@
 
 use ailora_graph::ir::{Draw, ops::loss::IGNORED};
 use ailora_runtime::{
-    engine::{Engine, PlanId},
+    engine::{Engine, EngineError, PlanId},
     train::{Batches, MicroBatch, Workload},
 };
 use indexmap::IndexMap;
@@ -266,7 +266,8 @@ impl Workload for MaskedLanguage {
             let Targets::Tokens(labels) = &batch.targets else {
                 continue;
             };
-            score = score.and(Score::of(results.get("logits").unwrap_or_default(), labels));
+            let logits = results.output("logits").map_err(EngineError::from)?;
+            score = score.and(Score::of(logits, labels));
         }
         let share = |sum: f64| sum / score.tokens as f64;
         Ok(IndexMap::from([

@@ -4,13 +4,13 @@ mod support;
 
 use std::path::Path;
 
-use ailora_graph::{AdapterSpec, fuse::cost::Costs};
+use ailora_graph::{AdaptConfig, AdapterSpec, Method, adapter::Site, fuse::cost::Costs, ir::Draw};
 use ailora_models::{
     generate::{Generator, Options, Rules, Strategy, search},
     head::Head,
     pretrained::Pretrained,
 };
-use ailora_runtime::engine::Fusion;
+use ailora_runtime::{engine::Fusion, init::initialise};
 use serde::{Deserialize, de::DeserializeOwned};
 use support::{File, device, fixtures};
 
@@ -234,5 +234,57 @@ fn the_real_smollm2_equals_transformers() {
         };
         let found = generate(&mut generator, std::slice::from_ref(&ids), &options);
         assert_eq!(found, [expected], "{name}");
+    }
+}
+
+/// Adapters beside the weights are adapters within them, in an encoder-decoder's two programs too, and their
+/// dropout is training's.
+#[test]
+fn adapters_generate_what_merged_weights_do() {
+    let mut config = AdaptConfig::method(Method::LoRa, 2);
+    (config.alpha, config.dropout) = (Some(5.0), Some(0.5));
+    for (name, head) in [
+        ("bart_generate-0", Head::Seq2SeqLm { smoothing: 0.0 }),
+        ("llama_mha-0", Head::CausalLm),
+    ] {
+        let base = Pretrained::open(&fixtures().join("parity").join(name), head).unwrap();
+        let sites = config.resolve(base.model.sites()).unwrap();
+        let mut params = base.weights.clone();
+        initialise(&sites, &mut params, 3, &Default::default(), |_| {}).unwrap();
+        let mut merged = base.weights.clone();
+        let mut frozen = sites.clone();
+        let adapted = sites.iter().zip(&mut frozen);
+        for (site, frozen) in adapted.filter(|(site, _)| site.spec.rank().is_some()) {
+            let key = Draw::default().key(&site.lora_b());
+            for (i, x) in (0..).zip(&mut params[&site.lora_b()].data) {
+                *x = 0.1 * key.normal(i) as f32;
+            }
+            let [a, b] = [site.lora_a(), site.lora_b()].map(|name| params[&name].data.clone());
+            let width = site.in_features;
+            for (i, x) in merged[&site.weight].data.iter_mut().enumerate() {
+                let (row, column) = (i / width, i % width);
+                *x += 2.5
+                    * (0..2)
+                        .map(|k| b[2 * row + k] * a[width * k + column])
+                        .sum::<f32>();
+            }
+            frozen.spec = AdapterSpec::frozen();
+        }
+        let prompts = [vec![5, 17, 8, 30], vec![44, 9]];
+        let logits = |sites: &[Site], params| {
+            let engine = device::engine(params, Fusion::At(Costs::default()));
+            let mut generator = Generator::new(base.model.clone(), sites.to_vec(), engine);
+            let (_, logits) = generator.start(&prompts, 4).unwrap();
+            logits.iter().map(|&x| f64::from(x)).collect::<Vec<_>>()
+        };
+        let beside = logits(&sites, params);
+        let plain = logits(&frozen, base.weights.clone());
+        let within = logits(&frozen, merged);
+        assert!(
+            support::largest_difference(&beside, &plain) > 1e-2,
+            "{name}"
+        );
+        let off = support::largest_difference(&beside, &within);
+        assert!(off <= device::tolerance(2e-5), "{name}: {off}");
     }
 }

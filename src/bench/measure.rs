@@ -4,7 +4,7 @@ use super::{BenchError, Form, Options, Pass, form::Variants};
 use crate::{
     ir::Draw,
     runtime::{
-        engine::{Engine, PlanId},
+        engine::{Engine, EngineError, PlanId},
         plan::{Kernel, Plan, Step},
         run::Value,
     },
@@ -53,10 +53,10 @@ impl Contender {
             .collect();
         let found = self.engine.run(self.plan, inputs, Draw::default())?;
         let value = |name: String| {
-            let data = found.get(&name).unwrap_or_default().to_vec();
-            (name, data)
+            let data = found.output(&name).map_err(EngineError::from)?.to_vec();
+            Ok((name, data))
         };
-        Ok(names.into_iter().map(value).collect())
+        names.into_iter().map(value).collect()
     }
 
     /// Notes what the kernels of a run take.

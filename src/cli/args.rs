@@ -13,6 +13,7 @@ use ailora::{
     models::{
         closed::{Note, Unused},
         embedded,
+        lengths::Cut,
         task::Task,
     },
     output::Existing,
@@ -129,7 +130,10 @@ impl DeviceArgs {
     /// `auto` to find out.
     pub fn on_device(&self) -> Result<Option<Precision>, Error> {
         Ok(match self.device {
-            Device::Cpu => None,
+            Device::Cpu => {
+                self.open()?;
+                None
+            }
             Device::Cuda(_) => Some(self.precision),
             Device::Auto => match self.open()? {
                 Backend::Cpu(_) => None,
@@ -234,6 +238,13 @@ impl StrictArgs {
         }
         say(&model.pretrained.report.notes);
         Ok(())
+    }
+}
+
+/// Says how many rows were too long.
+pub fn say_cut(rows: &str, cut: &Cut) {
+    if cut.is_any() {
+        print::say!("note: {rows}: {cut}");
     }
 }
 

@@ -1,9 +1,13 @@
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use ailora::{
-    finetune::data,
+    finetune::{Settings, data, trained_length},
     models::{
         batch::{Buckets, Encoded, evaluation},
+        lengths::Cut,
         task::Label,
     },
     runtime::engine::Engine,
@@ -12,7 +16,7 @@ use indexmap::IndexMap;
 
 use super::{
     Error,
-    args::{self, DeviceArgs, ModelArgs},
+    args::{self, DeviceArgs, ModelArgs, say_cut},
     print::{out, say},
     table,
 };
@@ -33,9 +37,9 @@ pub struct Args {
     /// Number of rows in a batch.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size)]
     batch_size: usize,
-    /// Truncate sequences to N tokens.
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = args::tokens)]
-    max_length: usize,
+    /// Truncate sequences to N tokens [default: as in the adapter's training, else 128].
+    #[arg(long, value_name = "N", value_parser = args::tokens)]
+    max_length: Option<usize>,
 }
 
 /// Prints one JSON object: the metrics of each held-out split by name.
@@ -53,7 +57,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     }
     let data = data(task, args.data.as_deref())?;
     let splits = task.dev;
-    let max_len = model.max_len(args.max_length);
+    let max_len = length(args.max_length, args.adapter.as_deref());
+    let max_len = model.max_len(max_len);
     let (mut predictor, mut engine, model) =
         model.predictor(args.adapter.as_deref(), args.device.open()?)?;
     let mut scores: IndexMap<&str, IndexMap<String, f64>> = IndexMap::new();
@@ -62,6 +67,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         args.model.say(&file.notes)?;
         let rows = file.examples;
         let rows = model.encode(&rows, max_len)?;
+        say_cut(split.name, &Cut::of(&rows, max_len));
         let labels: Vec<Label> = rows.iter().filter_map(|row| row.label).collect();
         let logits = logits(&mut predictor, &mut engine, &rows, max_len, args.batch_size)?;
         let metrics = task.score(&predictor.in_task_order(&logits), &labels)?;
@@ -70,6 +76,14 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     }
     out!("{}", serde_json::to_string(&scores)?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The longest sequence: as given, else as the adapter was trained.
+pub fn length(given: Option<usize>, adapter: Option<&Path>) -> usize {
+    let trained = || trained_length(adapter?);
+    given
+        .or_else(trained)
+        .unwrap_or(Settings::default().max_length)
 }
 
 /// The logits of encoded rows, in their order.

@@ -1,15 +1,15 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use ailora::{
-    models::{metrics::argmax, task::Labels},
+    models::{lengths::Cut, metrics::argmax, task::Labels},
     output::File,
 };
 use serde_json::json;
 
 use super::{
     Error,
-    args::{self, DeviceArgs, ModelArgs},
-    evaluate::logits,
+    args::{self, DeviceArgs, ModelArgs, say_cut},
+    evaluate::{length, logits},
     print::say,
 };
 
@@ -36,9 +36,9 @@ pub struct Args {
     /// Number of rows in a batch.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size)]
     batch_size: usize,
-    /// Truncate sequences to N tokens.
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = args::tokens)]
-    max_length: usize,
+    /// Truncate sequences to N tokens [default: as in the adapter's training, else 128].
+    #[arg(long, value_name = "N", value_parser = args::tokens)]
+    max_length: Option<usize>,
 }
 
 /// Predicts every row of a file, in file order.
@@ -57,10 +57,12 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let file = task.load(&args.data, Labels::Optional)?;
     args.model.say(&file.notes)?;
     let rows = file.examples;
-    let max_len = model.max_len(args.max_length);
+    let max_len = length(args.max_length, args.adapter.as_deref());
+    let max_len = model.max_len(max_len);
     let (mut predictor, mut engine, model) =
         model.predictor(args.adapter.as_deref(), args.device.open()?)?;
     let encoded = model.encode(&rows, max_len)?;
+    say_cut("data", &Cut::of(&encoded, max_len));
     let logits = logits(
         &mut predictor,
         &mut engine,

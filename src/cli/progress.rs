@@ -42,7 +42,7 @@ impl Screen {
                 rows,
             } => {
                 say!("{report}");
-                args::say(report);
+                args::say(&report.notes);
                 say!("{}", table::sites(sites));
                 say!(
                     "trained: {} of {} parameters ({:.3}%), on {} rows",

@@ -33,6 +33,7 @@ use ailora_models::{
     generate::{self, Generator},
     head::Head,
     hub::{self, HubError},
+    lengths::Cut,
     model::ModelError,
     peft::{Adapter, PeftError},
     pretrained::{LoadReport, Pretrained, PretrainedError},
@@ -97,6 +98,20 @@ pub enum Error {
         path: PathBuf,
         action: &'static str,
         source: io::Error,
+    },
+    /// Prompts that leave no room for what is to be learned.
+    #[error(
+        "none of the {rows} training rows has room for its answer: each prompt, which is the template \
+         with the row's instruction and input, alone is as long as --max-length allows, {limit} \
+         tokens; raise it (this model allows up to {longest})"
+    )]
+    NoAnswers {
+        /// Training rows.
+        rows: usize,
+        /// The longest sequence, in tokens.
+        limit: usize,
+        /// The longest that the model has positions for.
+        longest: usize,
     },
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -436,6 +451,32 @@ pub fn finetune(
         model.strict()?;
     }
     let train = subset(train, settings.rows);
+
+    let max_len = model.max_len(settings.max_length);
+    let mut cuts = Vec::new();
+    let mut encode = |split: &str, rows: &[Example]| -> Result<Vec<Encoded>, Error> {
+        let rows = model.encode(rows, max_len)?;
+        let cut = Cut::of(&rows, max_len);
+        if cut.is_any() {
+            cuts.push(format!("note: {split}: {cut}"));
+        }
+        Ok(rows)
+    };
+    let mut encoded = encode(task.train.name, &train)?;
+    // Of a prompt without any of its answer there is nothing to learn.
+    encoded.retain(Encoded::has_answer);
+    if encoded.is_empty() {
+        return Err(Error::NoAnswers {
+            rows: train.len(),
+            limit: max_len,
+            longest: model.max_len(usize::MAX),
+        });
+    }
+    let held_out = dev
+        .into_iter()
+        .map(|(name, rows)| Ok((name, encode(name, &rows)?)))
+        .collect::<Result<_, Error>>()?;
+
     let hashed = task.files().map(|file| (file.to_owned(), data.join(file)));
     let manifest = Manifest::new(settings, manifest::base(&model.pretrained)?, hashed)?;
     let writes = if everything { MODEL } else { ADAPTER };
@@ -457,12 +498,9 @@ pub fn finetune(
         rows: train.len(),
     });
 
-    let max_len = model.max_len(settings.max_length);
-    let encoded = model.encode(&train, max_len)?;
-    let held_out = dev
-        .into_iter()
-        .map(|(name, rows)| Ok((name, model.encode(&rows, max_len)?)))
-        .collect::<Result<_, Error>>()?;
+    for cut in &cuts {
+        let _ = watch(Stage::Notice(cut));
+    }
     let options = Options {
         cache: spectrum_cache(),
         solver: backend.solver(),
@@ -564,6 +602,13 @@ pub fn finetune(
         files.write_adapter(&adapter, settings, task, &sites, &heads(&sites, &model))?;
     }
     Ok(report)
+}
+
+/// The longest sequence that an adapter was trained with, if its folder says so.
+pub fn trained_length(adapter: &Path) -> Option<usize> {
+    let about = std::fs::read(adapter.join("ailora.json")).ok()?;
+    let about: serde_json::Value = serde_json::from_slice(&about).ok()?;
+    usize::try_from(about["max_length"].as_u64()?).ok()
 }
 
 /// The modules that hold what is trained in full, as PEFT saves them: a head's whole module, such as

@@ -300,6 +300,7 @@ impl Output {
             "task": settings.task,
             "labels": task.label_names(),
             "seed": settings.seed,
+            "max_length": settings.max_length,
             "sites": described,
         });
         self.write_json("ailora.json", &about)

@@ -47,8 +47,7 @@ pub(super) fn run(walk: &Loop, memory: &Memory, reads: &[View], writes: &[View],
     if rows * walk.width < SERIAL {
         task.units(0..units);
     } else {
-        // A fixed number of tasks, whatever the threads: results do not depend on it, as no value
-        // crosses rows.
+        // Four tasks a thread. Results do not depend on how many that are, as no value crosses rows.
         let step = units.div_ceil(4 * rayon::current_num_threads());
         (0..units.div_ceil(step))
             .into_par_iter()

@@ -399,7 +399,10 @@ impl Executable {
             Param::Write(i) => self.at(cuda, plan, step.writes[*i]),
             Param::Scratch(byte) => cuda.arena.at(self.places.scratch[time] + byte),
             Param::Key(stream) => {
-                let i = self.streams.get_index_of(stream).unwrap_or_default();
+                let i = self.streams.get_index_of(stream);
+                let Some(i) = i else {
+                    unreachable!("the streams are those of all kernels")
+                };
                 self.keys.at(8 * i)
             }
         }

@@ -134,6 +134,17 @@ impl Cuda {
         Ok(())
     }
 
+    /// Bytes that training takes here, of plans over one set of parameters, of whose numbers `trained`
+    /// are trained.
+    pub fn footprint<'a>(
+        &self,
+        plans: impl IntoIterator<Item = &'a Plan>,
+        trained: usize,
+    ) -> Footprint {
+        let target = self.resources.device.target();
+        Footprint::on(target, plans, self.precision(), trained)
+    }
+
     /// Bytes of the arena: activations, gradients and scratch of the largest plan.
     pub fn arena_bytes(&self) -> usize {
         self.resources.arena.bytes()
@@ -215,7 +226,7 @@ impl Cuda {
     }
 }
 
-/// Bytes that training takes on a device, a Hopper, known before there is one.
+/// Bytes that training takes on a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
     /// Of parameters.
@@ -229,8 +240,18 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Of plans over one set of parameters, of whose numbers `trained` are trained.
+    /// Of plans over one set of parameters, of whose numbers `trained` are trained, on a Hopper, which
+    /// need not be there; [`Cuda::footprint`] is about the device that is.
     pub fn new<'a>(
+        plans: impl IntoIterator<Item = &'a Plan>,
+        precision: Precision,
+        trained: usize,
+    ) -> Self {
+        Self::on(Target::HOPPER, plans, precision, trained)
+    }
+
+    fn on<'a>(
+        target: Target,
         plans: impl IntoIterator<Item = &'a Plan>,
         precision: Precision,
         trained: usize,
@@ -242,7 +263,7 @@ impl Footprint {
                 parameters.insert(name, element(precision, ty).bytes() * ty.len());
             }
             let elements = execute::elements(plan, precision);
-            let actions = execute::actions(plan, &elements, Target::HOPPER);
+            let actions = execute::actions(plan, &elements, target);
             arena = arena.max(execute::places(plan, &elements, &actions).bytes);
         }
         Self {

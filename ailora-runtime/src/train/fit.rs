@@ -277,13 +277,14 @@ pub fn fit<W: Workload, C: std::error::Error + 'static>(
         if !whole {
             save(trainer, progress)?;
         }
+        let engine = trainer.engine();
+        let engine = engine.map_err(|error| FitError::Train(error.into()))?;
+        let metrics = workload.evaluate(engine).map_err(FitError::Workload)?;
         let evaluation = Evaluation {
             epoch: epoch + 1,
             step: trainer.steps_done(),
             train_loss: progress.loss_sum / progress.targets.max(1) as f64,
-            metrics: workload
-                .evaluate(trainer.engine_mut())
-                .map_err(FitError::Workload)?,
+            metrics,
         };
         (progress.loss_sum, progress.targets) = (0.0, 0);
         progress.evaluations.push(evaluation);

@@ -77,6 +77,14 @@ fn shares(batch: &[MicroBatch<'_>]) -> Vec<f64> {
     batch.iter().map(share).collect()
 }
 
+/// The base rate `lr` at a step; none where nothing counts, so that momentum alone moves nothing.
+fn rate(lr: f64, schedule: Schedule, step: u64, batch: &[MicroBatch<'_>]) -> f64 {
+    match batch.iter().all(|micro| micro.targets == 0) {
+        true => 0.0,
+        false => lr * schedule.factor(step - 1),
+    }
+}
+
 impl StepReport {
     /// # Errors
     /// The loss or the norm is not finite.
@@ -106,6 +114,9 @@ pub struct Trainer {
     /// The gradients and the optimiser's state, where a device has them.
     #[cfg(feature = "cuda")]
     on_device: Option<cuda::Optimizer>,
+    /// The step after which the engine's weights were last fetched from there.
+    #[cfg(feature = "cuda")]
+    fetched: Option<u64>,
 }
 
 /// A step that a device makes.
@@ -153,6 +164,8 @@ impl Trainer {
             kept: None,
             #[cfg(feature = "cuda")]
             on_device: None,
+            #[cfg(feature = "cuda")]
+            fetched: None,
         }
     }
 
@@ -203,7 +216,7 @@ impl Trainer {
         let report = StepReport {
             step,
             loss,
-            lr: self.lr * self.schedule.factor(step - 1),
+            lr: rate(self.lr, self.schedule, step, batch),
             gradient_norm: global_norm(self.gradients.values().map(Vec::as_slice)),
             rows: batch.iter().map(|micro| micro.rows).sum(),
             targets: batch.iter().map(|micro| micro.targets).sum(),
@@ -245,7 +258,7 @@ impl Trainer {
         }
         let state = self.on_device.as_mut().ok_or_else(missing)?;
         let step = self.optimizer.step() + 1 + u64::from(follows);
-        let lr = self.lr * self.schedule.factor(step - 1);
+        let lr = rate(self.lr, self.schedule, step, batch);
         let config = self.optimizer.config();
         let count = batch.len();
         let on_device = cuda.update(state, config, step, lr, self.clip, count, follows)?;
@@ -295,14 +308,19 @@ impl Trainer {
         self.optimizer.step()
     }
 
-    /// The engine.
-    pub fn engine(&self) -> &Engine {
-        &self.engine
-    }
-
-    /// The engine, to be run for evaluation.
-    pub fn engine_mut(&mut self) -> &mut Engine {
-        &mut self.engine
+    /// The engine, to be run or looked at: its weights are those that were trained, wherever that was.
+    ///
+    /// # Errors
+    /// The device that has them failed.
+    pub fn engine(&mut self) -> Result<&mut Engine, EngineError> {
+        #[cfg(feature = "cuda")]
+        if self.on_device.is_some() && self.fetched != Some(self.optimizer.step()) {
+            for (name, array) in self.trained()? {
+                self.engine.weights_mut().mirror(&name, &array.data);
+            }
+            self.fetched = Some(self.optimizer.step());
+        }
+        Ok(&mut self.engine)
     }
 
     /// The trained parameters by name.
@@ -424,6 +442,7 @@ impl Trainer {
         #[cfg(feature = "cuda")]
         {
             self.on_device = None;
+            self.fetched = None;
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     batch::{Batch, Targets},
+    classification::NotFinite,
     model::{Model, ModelError},
 };
 
@@ -37,6 +38,16 @@ pub enum GenerateError {
     /// A program cannot be compiled or run.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A logit is infinite or not a number.
+    #[error("a logit behind prompt {row} is {value}: {cause}")]
+    NotFinite {
+        /// The prompt, from 0.
+        row: usize,
+        /// The logit.
+        value: f32,
+        /// Where that may come from.
+        cause: NotFinite,
+    },
     /// There is nothing to go on from.
     #[error("prompt {0} is empty; expected at least one token")]
     EmptyPrompt(usize),
@@ -279,7 +290,10 @@ impl Session<'_> {
         let entries = entries.iter();
         values.extend(entries.map(|(name, data)| (name.as_str(), Value::F32(data))));
         let outputs = self.generator.engine.run(id, &values, Draw::default())?;
-        let logits = outputs.get("logits").unwrap_or_default().to_vec();
+        let logits = outputs
+            .output("logits")
+            .map_err(EngineError::from)?
+            .to_vec();
         for i in 0.. {
             let Some(added) = outputs.get(&entry(i)) else {
                 break;
@@ -298,6 +312,14 @@ impl Session<'_> {
             row[used..used + len].copy_from_slice(&step[cached..]);
         }
         self.used += len;
+        let is_odd = |x: &f32| x.is_nan() || *x == f32::INFINITY;
+        if let Some(at) = logits.iter().position(is_odd) {
+            return Err(GenerateError::NotFinite {
+                row: at / (logits.len() / self.next.len().max(1)).max(1),
+                value: logits[at],
+                cause: NotFinite::of(self.generator.engine.weights()),
+            });
+        }
         Ok(logits)
     }
 

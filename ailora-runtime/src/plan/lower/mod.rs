@@ -149,7 +149,7 @@ impl Lowering<'_> {
                 onto,
             } => {
                 let Op::MatMul(op) = self.program[*product].op else {
-                    return;
+                    unreachable!("a product's unit is made of a product")
                 };
                 let in_place = onto.filter(|&onto| self.takes_sum(onto, *node, *product, time));
                 let view = match in_place {
@@ -204,7 +204,7 @@ impl Lowering<'_> {
         let program = self.program;
         let args = &program[members[0]].args[..];
         let Op::AttentionGrad(grad) = &program[members[0]].op else {
-            return;
+            unreachable!("its unit is made of gradients of an attention")
         };
         let of = |id: Id| match &program[id].op {
             Op::AttentionGrad(grad) => Some(grad.of),

@@ -1,0 +1,97 @@
+//! What the limit of a sequence's length did to rows, which whoever gave them is told.
+
+use std::fmt;
+
+use crate::batch::Encoded;
+
+/// How many rows were longer than sequences may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Rows in all.
+    pub rows: usize,
+    /// Rows that lost tokens.
+    pub cut: usize,
+    /// Of these, rows whose prompt alone fills a sequence, so that nothing of the answer is left.
+    pub unanswered: usize,
+    /// The longest sequence, in tokens.
+    pub limit: usize,
+}
+
+impl Cut {
+    /// What happened to rows that were encoded with this limit.
+    pub fn of(rows: &[Encoded], limit: usize) -> Self {
+        let count = |is: fn(&Encoded) -> bool| rows.iter().filter(|row| is(row)).count();
+        Self {
+            rows: rows.len(),
+            cut: count(|row| row.encoding.cut),
+            unanswered: count(|row| !row.has_answer()),
+            limit,
+        }
+    }
+
+    /// Whether anything was lost.
+    pub fn is_any(&self) -> bool {
+        self.cut > 0 || self.unanswered > 0
+    }
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            rows,
+            cut,
+            unanswered,
+            limit,
+        } = self;
+        write!(f, "{cut} of {rows} rows were cut to {limit} tokens")?;
+        if *unanswered > 0 {
+            write!(
+                f,
+                "; in {unanswered} of them the prompt alone is that long, so that no answer is left to \
+                 learn: they are left out"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{task::Label, tokenizer::Encoding};
+
+    fn row(prompt: usize, answer: usize, cut: bool, label: Label) -> Encoded {
+        let type_ids = [vec![0; prompt], vec![1; answer]].concat();
+        Encoded {
+            encoding: Encoding {
+                ids: vec![7; prompt + answer],
+                type_ids,
+                cut,
+            },
+            label: Some(label),
+        }
+    }
+
+    #[test]
+    fn what_was_cut_is_counted() {
+        let rows = [
+            row(3, 2, false, Label::Text),
+            row(3, 3, true, Label::Text),
+            row(6, 0, true, Label::Text),
+            // A class needs no second segment.
+            row(6, 0, true, Label::Class(1)),
+        ];
+        let cut = Cut::of(&rows, 6);
+        assert_eq!((cut.rows, cut.cut, cut.unanswered), (4, 3, 1));
+        let text = cut.to_string();
+        assert!(
+            text.starts_with("3 of 4 rows were cut to 6 tokens"),
+            "{text}"
+        );
+        assert!(text.contains("in 1 of them the prompt alone"), "{text}");
+        let none = Cut::of(&rows[..1], 6);
+        assert!(cut.is_any() && !none.is_any());
+        let text = Cut::of(&rows[3..], 6).to_string();
+        assert!(!text.contains("answer"), "{text}");
+    }
+}

@@ -222,11 +222,13 @@ impl Pretrained {
             let (dir, names) = (dir.to_owned(), missing);
             return Err(PretrainedError::Missing { dir, names });
         }
+        let mut notes = model.config().notes.clone();
+        notes.extend(weights::unnamed(&files));
         let report = LoadReport {
             applied: weights.keys().cloned().collect(),
             initialised: Vec::new(),
             unused,
-            notes: model.config().notes.clone(),
+            notes,
         };
         Ok(Self {
             dir: dir.to_owned(),

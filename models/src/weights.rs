@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use crate::{
     closed::{
+        Note,
         json::{self, JsonError},
         shortened,
     },
@@ -166,6 +167,34 @@ pub(crate) fn shards(index: &Path) -> Result<BTreeSet<String>, WeightsError> {
         return Err(invalid("its `weight_map` is empty".into()));
     }
     Ok(names)
+}
+
+/// Shards beside these files that no index names, which are not read.
+pub(crate) fn unnamed(files: &[PathBuf]) -> Option<Note> {
+    let first = files.first()?;
+    let dir = first.parent()?;
+    let is_shard = |path: &PathBuf| {
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let ends = stem.and_then(|stem| stem.rsplit_once("-of-"));
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let count = |start: &str| start.rsplit('-').next().is_some_and(number);
+        path.extension() == first.extension()
+            && ends.is_some_and(|(start, end)| number(end) && count(start))
+    };
+    let entries = std::fs::read_dir(dir).ok()?.filter_map(Result::ok);
+    let paths = entries.map(|entry| entry.path());
+    let mut names: Vec<String> = paths
+        .filter(|path| is_shard(path) && !files.contains(path))
+        .filter_map(|path| Some(format!("`{}`", path.file_name()?.to_str()?)))
+        .collect();
+    names.sort();
+    (!names.is_empty()).then(|| Note {
+        path: dir.to_owned(),
+        text: format!(
+            "shards that no index names are not read: {}",
+            names.join(", ")
+        ),
+    })
 }
 
 /// Whether a name is of a file in the folder where it is named.

@@ -125,3 +125,21 @@ fn a_missing_shard_is_named_before_anything_is_read() {
     let error = open(dir.path(), &index).unwrap_err();
     assert!(error.contains("part-1.safetensors is missing"), "{error}");
 }
+
+#[test]
+fn shards_that_no_index_names_are_noted() {
+    let (dir, index) = folder();
+    for name in [
+        "model-00003-of-00003.safetensors",
+        "adapter.safetensors",
+        "x-of-y.safetensors",
+    ] {
+        fs::write(dir.path().join(name), "not read").unwrap();
+    }
+    let model = open(dir.path(), &index).unwrap();
+    let [note] = &model.report.notes[..] else {
+        panic!("{:?}", model.report.notes);
+    };
+    let expected = "shards that no index names are not read: `model-00003-of-00003.safetensors`";
+    assert_eq!(note.text, expected);
+}

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tempfile::NamedTempFile;
+use tempfile::Builder;
 
 use super::client::Download;
 use crate::weights::is_file_name;
@@ -49,10 +49,8 @@ impl Repository {
         }
         let known = fs::metadata(&blob).is_ok_and(|found| found.len() == file.len);
         if !known {
-            let mut part =
-                NamedTempFile::with_prefix_in("incomplete-", &blobs).map_err(text(&blobs))?;
+            let mut part = partial().tempfile_in(&blobs).map_err(text(&blobs))?;
             file.write(name, &mut part)?;
-            readable(part.as_file());
             part.as_file().sync_all().map_err(text(&blob))?;
             part.persist(&blob)
                 .map_err(|error| text(&blob)(error.error))?;
@@ -77,16 +75,13 @@ fn text(path: &Path) -> impl FnOnce(io::Error) -> String {
     move |error| format!("cannot write {}: {error}", path.display())
 }
 
-/// Temporary files are their owner's only; those of the cache are as its other files.
-fn readable(file: &fs::File) {
+/// A file that is being written, with the mode that the umask leaves.
+fn partial() -> Builder<'static, 'static> {
+    let mut builder = Builder::new();
+    builder.prefix("incomplete-");
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Where it fails, others cannot read it, which is no error.
-        file.set_permissions(fs::Permissions::from_mode(0o644)).ok();
-    }
-    #[cfg(not(unix))]
-    let _ = file;
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder
 }
 
 /// Links `path` to a blob, or copies it where there are no links.

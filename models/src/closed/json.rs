@@ -1,6 +1,7 @@
 //! JSON files of other programs: an object, each of its names once, of a sensible size.
 
 use std::{
+    cell::Cell,
     fmt,
     fs::File,
     io::{self, Read},
@@ -9,13 +10,15 @@ use std::{
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value};
 use thiserror::Error;
 
 /// Bytes of a file of settings that are read at most.
 pub const LIMIT: u64 = 64 << 20;
+/// Values of such a file at most, each of which takes more memory than bytes of the file.
+const VALUES: usize = 1 << 20;
 
 /// A JSON file that cannot be used.
 #[derive(Debug, Error)]
@@ -84,9 +87,13 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>, JsonError>
         path: path.to_owned(),
         cause,
     };
-    match serde_json::from_slice::<Unique>(bytes) {
-        Ok(Unique(Value::Object(object))) => Ok(object),
-        Ok(Unique(other)) => Err(form(format!("found {}", super::shortened(&other)))),
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let left = Cell::new(VALUES);
+    let value = Counted(&left).deserialize(&mut json);
+    let value = value.and_then(|value| json.end().map(|()| value));
+    match value {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(other) => Err(form(format!("found {}", super::shortened(&other)))),
         Err(error) => Err(form(error.to_string())),
     }
 }
@@ -97,58 +104,76 @@ pub struct Unique(pub Value);
 
 impl<'de> Deserialize<'de> for Unique {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Values;
-        impl<'de> Visitor<'de> for Values {
-            type Value = Value;
+        let left = Cell::new(usize::MAX);
+        Counted(&left).deserialize(deserializer).map(Self)
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON value")
-            }
+/// Reads a value whose objects have each name once, and that has so many values in it at most.
+#[derive(Clone, Copy)]
+struct Counted<'a>(&'a Cell<usize>);
 
-            fn visit_unit<E>(self) -> Result<Value, E> {
-                Ok(Value::Null)
-            }
+impl<'de> DeserializeSeed<'de> for Counted<'_> {
+    type Value = Value;
 
-            fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-                Ok(value.into())
-            }
-
-            fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-                Ok(value.into())
-            }
-
-            fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-                Ok(value.into())
-            }
-
-            fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-                Ok(value.into())
-            }
-
-            fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-                Ok(value.into())
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-                let mut items = Vec::new();
-                while let Some(Unique(item)) = seq.next_element()? {
-                    items.push(item);
-                }
-                Ok(items.into())
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-                let mut object = Map::new();
-                while let Some((name, Unique(value))) = map.next_entry::<String, Unique>()? {
-                    if object.contains_key(&name) {
-                        return Err(A::Error::custom(format!("`{name}` is there twice")));
-                    }
-                    object.insert(name, value);
-                }
-                Ok(object.into())
-            }
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        match self.0.get().checked_sub(1) {
+            Some(left) => self.0.set(left),
+            None => return Err(D::Error::custom(format!("more than {VALUES} values"))),
         }
-        deserializer.deserialize_any(Values).map(Self)
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Counted<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(self)? {
+            items.push(item);
+        }
+        Ok(items.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let value = map.next_value_seed(self)?;
+            if object.contains_key(&name) {
+                return Err(A::Error::custom(format!("`{name}` is there twice")));
+            }
+            object.insert(name, value);
+        }
+        Ok(object.into())
     }
 }
 
@@ -182,6 +207,16 @@ mod tests {
         }
         let deep = format!("{{\"a\": {}", "[".repeat(100_000));
         assert!(read(&deep).unwrap_err().to_string().contains("recursion"));
+    }
+
+    #[test]
+    fn values_are_counted() {
+        let list = |len: usize| format!("{{\"a\": [0{}]}}", ",0".repeat(len - 1));
+        assert!(read(&list(VALUES - 2)).is_ok());
+        let error = read(&list(VALUES - 1)).unwrap_err().to_string();
+        assert!(error.contains("more than 1048576 values"), "{error}");
+        // Where each is read alone, as a record of many, they are not.
+        assert!(serde_json::from_str::<Unique>(&list(VALUES + 5)).is_ok());
     }
 
     #[test]

@@ -100,7 +100,8 @@ fn an_incomplete_cache_is_no_model() {
 fn paths_are_not_ids() {
     let hub = hub(Path::new("nowhere"), true);
     for model in [
-        "", ".", "./a", "../a", "/a/b", "a/b/c", "a//b", "a/..", "a b", "~/x", "C:\\m",
+        "", ".", "./a", "../a", "a.gguf", "a/b.GGUF", "/a/b", "a/b/c", "a//b", "a/..", "a b",
+        "~/x", "C:\\m",
     ] {
         let model = if Path::new(model).is_dir() {
             "./no such folder"

@@ -258,7 +258,7 @@ pub fn say(notes: &[Note]) {
 /// A model for a task.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
-    /// Use a pretrained model: a folder, an id of the hub, or the one that is built in.
+    /// Use a pretrained model: a folder, a GGUF file, an id of the hub, or the one that is built in.
     #[arg(long, value_name = "DIR_OR_ID", default_value = embedded::MODEL)]
     pub model: String,
     /// Name of the task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp or math.

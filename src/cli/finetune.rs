@@ -25,8 +25,8 @@ use super::{
 /// The settings of a run: flags win over the file of `--config`, which wins over the defaults.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Train a pretrained model: a folder, an id of the hub, or the one that is built in [default:
-    /// embedded].
+    /// Train a pretrained model: a folder, a GGUF file, an id of the hub, or the one that is
+    /// built in [default: embedded].
     #[arg(long, value_name = "DIR_OR_ID")]
     model: Option<String>,
     /// Name of the task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp or math.

@@ -22,7 +22,7 @@ use super::{
 /// What is generated, and how.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Use a causal language model or an encoder-decoder: a folder, or an id of the hub.
+    /// Use a causal language model or an encoder-decoder: a folder, a GGUF file, or an id of the hub.
     #[arg(long, value_name = "DIR_OR_ID")]
     model: String,
     #[command(flatten)]

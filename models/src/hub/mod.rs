@@ -167,7 +167,7 @@ impl Hub {
             return Ok(model.into());
         }
         let model = model.to_owned();
-        if !is_id(&model) {
+        if gguf::is_gguf(path) || !is_id(&model) {
             return Err(HubError::NotFound { model });
         }
         let Some(cache) = &self.cache else {

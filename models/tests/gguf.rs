@@ -456,6 +456,9 @@ fn a_damaged_layout_is_refused_by_its_tensor() {
 fn other_alignments_are_kept() {
     let mut file = llama();
     file.set("general.alignment", 128);
+    // Of 16 bytes, so that what follows is at another place by each.
+    file.add("rope_freqs.weight", &[4], &[1.0; 4]);
+    file.tensors.rotate_right(1);
     file.alignment = 128;
     let (_dir, path) = kept(&file);
     assert!(Pretrained::open(&path, Head::CausalLm).is_ok());

@@ -323,11 +323,18 @@ fn send(stream: &mut TcpStream, status: &str, headers: &[(&str, &str)], body: &s
 
 /// Why the model cannot be downloaded, and that nothing of it is used.
 fn fails(behave: impl Fn(&str, &mut TcpStream) + Send + 'static) -> String {
+    fails_within(Duration::from_secs(20), behave)
+}
+
+fn fails_within(
+    patience: Duration,
+    behave: impl Fn(&str, &mut TcpStream) + Send + 'static,
+) -> String {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("a/b/c/cache");
     let mut hub = hub(&cache, false);
     hub.endpoint = odd(behave);
-    hub.patience = Duration::from_millis(700);
+    hub.patience = patience;
     let message = hub.resolve("org/tiny").unwrap_err().to_string();
     assert!(
         message.contains("downloading config.json from"),
@@ -452,21 +459,22 @@ fn a_silent_hub_is_not_waited_for_without_end() {
     }
     for answers in [false, true] {
         let start = std::time::Instant::now();
-        let message = fails(move |_, stream| {
+        let patience = Duration::from_millis(1500);
+        let message = fails_within(patience, move |_, stream| {
             if answers {
                 let headers = [("content-length", "1000"), ("etag", "0a")];
                 send(stream, "200 OK", &headers, "the beginning");
             }
-            std::thread::sleep(Duration::from_secs(4));
+            std::thread::sleep(Duration::from_secs(12));
         });
         let expected = if answers {
-            "nothing more came for 0.7 s"
+            "nothing more came for 1.5 s"
         } else {
-            "no answer from 127.0.0.1 within 0.7 s"
+            "no answer from 127.0.0.1 within 1.5 s"
         };
         assert!(message.contains(expected), "{message}");
         assert!(
-            start.elapsed() < Duration::from_secs(4),
+            start.elapsed() < Duration::from_secs(12),
             "{:?}",
             start.elapsed()
         );
@@ -494,7 +502,7 @@ fn redirects_are_followed_a_few_times() {
         (
             "301 Moved Permanently",
             Some("file:///etc/passwd"),
-            "expected an address of HTTP",
+            "a redirect to \"file:",
         ),
         (
             "308 Permanent Redirect",

@@ -544,3 +544,67 @@ fn redirects_are_followed_a_few_times() {
     let blob = fs::canonicalize(dir.join("config.json")).unwrap();
     assert!(blob.ends_with("blobs/of-config.json"), "{}", blob.display());
 }
+
+/// The lines of a request, up to the empty one.
+fn request(stream: &TcpStream) -> Vec<String> {
+    let lines = BufReader::new(stream).lines().map_while(Result::ok);
+    lines.take_while(|line| !line.is_empty()).collect()
+}
+
+#[test]
+fn a_token_is_for_the_hub_alone() {
+    if behind_a_proxy() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("token"), "hf_secret\n").unwrap();
+    let [home, other] = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    let away = other.local_addr().unwrap();
+    let endpoint = format!("http://{}", home.local_addr().unwrap());
+    let (seen, requests) = std::sync::mpsc::channel();
+    for listener in [home, other] {
+        let seen = seen.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let lines = request(&stream);
+                let path = lines[0].split(' ').nth(1).unwrap().to_owned();
+                let told = lines.iter().any(|line| line.ends_with("Bearer hf_secret"));
+                seen.send((path.clone(), told)).unwrap();
+                let to = match &*path {
+                    "/org/tiny/resolve/main/config.json" => Some("/moved".to_owned()),
+                    "/moved" => Some(format!("http://{away}/away")),
+                    _ => None,
+                };
+                let length = ("content-length", "2");
+                match (to, path.starts_with("/api")) {
+                    (Some(to), _) => send(
+                        &mut stream,
+                        "302 Found",
+                        &[("location", &to), ("content-length", "0")],
+                        "",
+                    ),
+                    (None, true) => {
+                        let body =
+                            "{\"sha\": \"feed\", \"siblings\": [{\"rfilename\": \"config.json\"}]}";
+                        let length = body.len().to_string();
+                        send(&mut stream, "200 OK", &[("content-length", &length)], body);
+                    }
+                    (None, false) => send(&mut stream, "200 OK", &[length, ("etag", "0a")], "{}"),
+                }
+            }
+        });
+    }
+    let mut hub = hub(&folder.path().join("hub"), false);
+    hub.endpoint = endpoint;
+    let message = hub.resolve("org/tiny").unwrap_err().to_string();
+    assert!(message.contains("has no tokenizer.json"), "{message}");
+    let found: Vec<(String, bool)> = requests.try_iter().collect();
+    let expected = [
+        ("/api/models/org/tiny/revision/main", true),
+        ("/org/tiny/resolve/main/config.json", true),
+        ("/moved", true),
+        ("/away", false),
+    ];
+    assert_eq!(found, expected.map(|(path, told)| (path.to_owned(), told)));
+}

@@ -154,15 +154,17 @@ impl<'a> Client<'a> {
         url: &str,
         range: bool,
     ) -> Result<(Option<Response<Body>>, Response<Body>), String> {
-        let mut uri: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
+        let own: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
+        let mut uri = own.clone();
         let mut first = None;
-        for hop in 0..=REDIRECTS {
+        for _ in 0..=REDIRECTS {
             let mut request = self.agent.get(uri.clone());
             if range {
                 request = request.header(header::RANGE, "bytes=0-");
             }
-            // What a hub leads to is told nothing.
-            if let Some(token) = self.token.as_ref().filter(|_| hop == 0) {
+            // Other servers that a hub leads to are not told the token.
+            let same = uri.authority() == own.authority() && uri.scheme() == own.scheme();
+            if let Some(token) = self.token.as_ref().filter(|_| same) {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
             let answer = request.call().map_err(|error| match error {

@@ -21,7 +21,7 @@ use crate::{
     tokenizer::{Tokenizer, TokenizerError},
     weights::{self, WeightsError},
 };
-use names::Names;
+pub(crate) use names::Names;
 
 /// A pretrained model that cannot be used.
 #[derive(Debug, Error)]

@@ -8,12 +8,13 @@ use std::{
 use ailora::{
     AdaptConfig, Method, Scaling,
     adapter::{Site, SiteOverride},
-    finetune::{Model, Record, backend, read_settings, read_yaml, yaml},
+    finetune::{AdapterFolder, Model, Record, backend, read_settings, read_yaml, yaml},
     limits,
     models::{
         closed::{Note, Unused},
         embedded,
         lengths::Cut,
+        peft::Origin,
         task::Task,
     },
     output::Existing,
@@ -248,10 +249,33 @@ pub fn say_cut(rows: &str, cut: &Cut) {
     }
 }
 
+/// Says what became of an adapter's tensors.
+pub fn say_applied(folder: &Path, model: &Model) {
+    if let Some(adapter) = &model.adapter {
+        print::say!("adapter {}: {}", folder.display(), adapter.report);
+    }
+}
+
 /// Says what is not used of files.
 pub fn say(notes: &[Note]) {
     for note in notes {
         print::say!("note: {note}");
+    }
+}
+
+/// What is done with an adapter that records another base or task.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ForceArgs {
+    /// Use the adapter even if it was trained on another base or for another task.
+    #[arg(long, requires = "adapter")]
+    force_adapter: bool,
+}
+
+impl ForceArgs {
+    /// The folder of an adapter.
+    pub fn folder(self, path: &Path) -> AdapterFolder<'_> {
+        let force = self.force_adapter;
+        AdapterFolder { path, force }
     }
 }
 
@@ -261,9 +285,10 @@ pub struct ModelArgs {
     /// Use a pretrained model: a folder, a GGUF file, an id of the hub, or the one that is built in.
     #[arg(long, value_name = "DIR_OR_ID", default_value = embedded::MODEL)]
     pub model: String,
-    /// Name of the task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp or math.
+    /// Name of the task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp or math [default: the
+    /// adapter's, where it records one].
     #[arg(long)]
-    pub task: String,
+    pub task: Option<String>,
     #[command(flatten)]
     strict: StrictArgs,
 }
@@ -271,7 +296,8 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// Loads the model; if `complete`, its files must hold a head for the task.
     pub fn open(&self, complete: bool) -> Result<(Model, &'static Task), Error> {
-        let task = Task::parse(&self.task)?;
+        let task = self.task.as_deref().ok_or("--task is missing")?;
+        let task = Task::parse(task)?;
         let model = Model::open(&self.model, task, 0, complete)?;
         self.strict.check(&model)?;
         Ok((model, task))
@@ -284,6 +310,31 @@ impl ModelArgs {
         }
         say(notes);
         Ok(())
+    }
+
+    /// Loads the model with an adapter, or with its own head without one, and says what was applied.
+    pub fn open_with(
+        &self,
+        adapter: Option<AdapterFolder<'_>>,
+    ) -> Result<(Model, &'static Task), Error> {
+        let Some(folder) = adapter else {
+            return self.open(true);
+        };
+        let path = folder.path;
+        let task = match &self.task {
+            Some(task) => task.clone(),
+            None => Origin::read(path)?.task.ok_or_else(|| {
+                format!(
+                    "--task is missing, and {} does not record the adapter's",
+                    path.display()
+                )
+            })?,
+        };
+        let task = Task::parse(&task)?;
+        let model = Model::adapted(&self.model, task, folder)?;
+        self.strict.check(&model)?;
+        say_applied(path, &model);
+        Ok((model, task))
     }
 
     /// The projections of the model with adapters.

@@ -6,7 +6,7 @@ use std::{
 
 use ailora::{
     AdaptConfig, Method,
-    finetune::{Model, Settings, Stage, backend, data, finetune},
+    finetune::{AdapterFolder, Model, Settings, Stage, backend, data, finetune},
     models::{embedded, metrics::argmax, task::Task},
     output::{Existing, File, Folder},
     runtime::{
@@ -114,7 +114,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         write(&place("spectra")?, &spectra)?;
     }
     let first = output.join(adapter(METHODS[0].name(), 0));
-    predictions(model, task, &folder, &first)?;
+    let (path, force) = (first.as_path(), false);
+    let adapted = Model::adapted(embedded::MODEL, task, AdapterFolder { path, force })?;
+    predictions(adapted, task, &folder)?;
     let (output, first) = (output.display(), first.display());
     let problems = folder.join(task.train.file);
     out!(
@@ -221,10 +223,10 @@ fn spectra(model: &Model) -> Result<Spectra, Error> {
 }
 
 /// Shows a few held-out problems, and what a model with an adapter says of them.
-fn predictions(model: Model, task: &Task, data: &Path, adapter: &Path) -> Result<(), Error> {
+fn predictions(model: Model, task: &Task, data: &Path) -> Result<(), Error> {
     let problems = task.load_split(data, &task.dev[0])?.examples;
     let max_len = model.max_len(usize::MAX);
-    let (mut predictor, mut engine, model) = model.predictor(Some(adapter), Backend::cpu())?;
+    let (mut predictor, mut engine, model) = model.predictor(Backend::cpu());
     let rows = model.encode(&problems[..SHOWN.min(problems.len())], max_len)?;
     let found = logits(&mut predictor, &mut engine, &rows, max_len, SHOWN)?;
     out!("What the AILoRA adapter says of problems that were held out:")?;

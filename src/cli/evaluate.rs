@@ -7,6 +7,7 @@ use ailora::{
     finetune::{Settings, data, trained_length},
     models::{
         batch::{Buckets, Encoded, evaluation},
+        classification::Predictor,
         lengths::Cut,
         task::Label,
     },
@@ -16,7 +17,7 @@ use indexmap::IndexMap;
 
 use super::{
     Error,
-    args::{self, DeviceArgs, ModelArgs, say_cut},
+    args::{self, DeviceArgs, ForceArgs, ModelArgs, say_cut},
     print::{out, say},
     table,
 };
@@ -31,6 +32,8 @@ pub struct Args {
     /// Score the adapter in this folder; without one the model's own head is used.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    #[command(flatten)]
+    insist: ForceArgs,
     /// Read the task's files from this folder [default: those of svamp are built in].
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -44,7 +47,9 @@ pub struct Args {
 
 /// Prints one JSON object: the metrics of each held-out split by name.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let (model, task) = args.model.open(args.adapter.is_none())?;
+    let adapter = args.adapter.as_deref();
+    let adapter = adapter.map(|path| args.insist.folder(path));
+    let (model, task) = args.model.open_with(adapter)?;
     if task.label_names().is_empty() && task.metrics.is_empty() {
         return Err(format!(
             "task {} has texts for labels; use `ailora generate`",
@@ -59,8 +64,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let splits = task.dev;
     let max_len = length(args.max_length, args.adapter.as_deref());
     let max_len = model.max_len(max_len);
-    let (mut predictor, mut engine, model) =
-        model.predictor(args.adapter.as_deref(), args.device.open()?)?;
+    let (mut predictor, mut engine, model) = model.predictor(args.device.open()?);
     let mut scores: IndexMap<&str, IndexMap<String, f64>> = IndexMap::new();
     for split in splits {
         let file = task.load_split(&data, split)?;
@@ -88,7 +92,7 @@ pub fn length(given: Option<usize>, adapter: Option<&Path>) -> usize {
 
 /// The logits of encoded rows, in their order.
 pub fn logits(
-    predictor: &mut ailora::models::classification::Predictor,
+    predictor: &mut Predictor,
     engine: &mut Engine,
     rows: &[Encoded],
     max_len: usize,
@@ -97,5 +101,35 @@ pub fn logits(
     let lengths: Vec<usize> = rows.iter().map(Encoded::tokens).collect();
     let buckets = Buckets::choose(&lengths, max_len, 8)?;
     let batches = evaluation(&lengths, &buckets, batch_size)?;
-    Ok(predictor.logits(engine, rows, &batches)?)
+    let logits = predictor.logits(engine, rows, &batches)?;
+    check_finite(&logits, rows.len(), predictor, engine)?;
+    Ok(logits)
+}
+
+/// Logits that are no numbers say nothing: an error names the first, and the weight that has such
+/// numbers itself, if one has.
+fn check_finite(
+    logits: &[f32],
+    rows: usize,
+    predictor: &Predictor,
+    engine: &Engine,
+) -> Result<(), Error> {
+    let Some(at) = logits.iter().position(|x| !x.is_finite()) else {
+        return Ok(());
+    };
+    let row = at / (logits.len() / rows.max(1)).max(1);
+    let mut names = predictor.model().parameters().iter().map(|p| &p.name);
+    let broken = |name: &&String| {
+        let array = engine.weights().get(name);
+        array.is_some_and(|array| array.data.iter().any(|x| !x.is_finite()))
+    };
+    let why = match names.find(broken) {
+        Some(name) => format!("weight `{name}` has NaN or infinite numbers; get the model again"),
+        None => "the weights are finite, and what is computed of them is not".into(),
+    };
+    Err(format!(
+        "the logits of row {row} are not finite ({}): {why}",
+        logits[at]
+    )
+    .into())
 }

@@ -4,20 +4,24 @@ use std::{
 };
 
 use ailora::{
-    finetune::{Model, heads, write_model},
+    finetune::{Model, About, write_model},
     models::{
         batch::Encoded,
         classification::Predictor,
-        peft::Adapter,
+        peft::proof,
+        pretrained::Pretrained,
         task::{Example, Task},
     },
     output::{ADAPTER, Existing, Folder, MODEL},
-    runtime::engine::Engine,
+    runtime::{
+        engine::Engine,
+        store::{Array, Params},
+    },
 };
 
 use super::{
     Error,
-    args::{self, DeviceArgs, ModelArgs},
+    args::{self, DeviceArgs, ForceArgs, ModelArgs},
     evaluate::logits,
     print::out,
 };
@@ -43,6 +47,8 @@ pub struct ExportArgs {
     /// Export the adapter in this folder.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
+    #[command(flatten)]
+    insist: ForceArgs,
     /// Write to this folder.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -61,6 +67,8 @@ pub struct MergeArgs {
     /// Merge the adapter in this folder.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
+    #[command(flatten)]
+    insist: ForceArgs,
     /// Write the merged model to this folder.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -69,39 +77,58 @@ pub struct MergeArgs {
     force: bool,
 }
 
-/// Writes an adapter folder anew, loads it again, and compares logits before saying done.
+/// Writes an adapter folder anew, and compares the logits that its files make by the definition of
+/// LoRA with the adapter's before saying done.
 pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
-    let (model, _) = args.model.open(false)?;
-    let adapter = Adapter::load(&args.adapter, &model.pretrained.model.sites())?;
-    let inputs = [&*model.pretrained.dir, &*args.adapter];
-    let _folder = claim(&args.output, args.force, &inputs, ADAPTER)?;
-    adapter.save(
-        &args.output,
-        &args.model.model,
-        model.pretrained.model.head(),
-        &heads(&model.pretrained.model.sites(), &model),
-    )?;
-    let before = probe(model.predictor(Some(&args.adapter), args.device.open()?)?)?;
-    let (again, _) = args.model.open(false)?;
-    let after = probe(again.predictor(Some(&args.output), args.device.open()?)?)?;
+    let adapter = args.insist.folder(&args.adapter);
+    let (mut model, task) = args.model.open_with(Some(adapter))?;
+    let Pretrained {
+        dir,
+        model: built,
+        weights,
+        sha256,
+        ..
+    } = &model.pretrained;
+    let _folder = claim(&args.output, args.force, &[dir.as_path(), args.adapter.as_path()], ADAPTER)?;
+    if let Some(adapter) = &mut model.adapter {
+        adapter.close(built, weights)?;
+        adapter.save(&args.output, &args.model.model, built.head())?;
+    }
+    About::new(&args.model.model, task, sha256).write(&args.output)?;
+    let written = proof::weights(&args.output, weights)?;
+    let read = frozen(&model, written)?;
+    let before = probe(model.predictor(args.device.open()?))?;
+    let after = probe(read.predictor(args.device.open()?))?;
     confirm(&before, &after)?;
     out!("wrote {}", args.output.display())?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the merged model, loads it again, and compares logits before saying done.
+/// Writes the merged model, loads it again, and compares its logits with the adapter's, or with
+/// those that its files make by the definition of LoRA, before saying done.
 pub fn merge(args: &MergeArgs) -> Result<ExitCode, Error> {
-    let (mut model, task) = args.model.open(false)?;
+    let adapter = args.insist.folder(&args.adapter);
+    let (model, task) = args.model.open_with(Some(adapter))?;
     let sites = model.pretrained.model.sites();
-    let adapter = Adapter::load(&args.adapter, &sites)?;
-    let mut params = std::mem::take(&mut model.pretrained.weights);
-    adapter.merge_into(&sites, &mut params)?;
+    let mut params = model.pretrained.weights.clone();
+    if let Some(adapter) = &model.adapter {
+        adapter.merge_into(&sites, &mut params)?;
+    }
+    check_weights(&params)?;
     let inputs = [&*model.pretrained.dir, &*args.adapter];
     let _folder = claim(&args.output, args.force, &inputs, MODEL)?;
     write_model(&model, task, &params, &args.output)?;
-    let (model, _) = args.model.open(false)?;
-    let before = probe(model.predictor(Some(&args.adapter), args.device.open()?)?)?;
-    let after = probe(open_merged(args, task)?.predictor(None, args.device.open()?)?)?;
+    drop(params);
+    // Folders of others may be anything; ours are plain LoRA.
+    let model = match About::is_in(&args.adapter) {
+        true => {
+            let weights = proof::weights(&args.adapter, &model.pretrained.weights)?;
+            frozen(&model, weights)?
+        }
+        false => model,
+    };
+    let before = probe(model.predictor(args.device.open()?))?;
+    let after = probe(open_merged(args, task)?.predictor(args.device.open()?))?;
     confirm(&before, &after)?;
     out!("wrote {}", args.output.display())?;
     Ok(ExitCode::SUCCESS)
@@ -120,6 +147,39 @@ fn claim(path: &Path, force: bool, inputs: &[&Path], writes: &[&str]) -> Result<
 
 fn open_merged(args: &MergeArgs, task: &Task) -> Result<Model, Error> {
     Ok(Model::open(&args.output.to_string_lossy(), task, 0, true)?)
+}
+
+/// The model with these weights and nothing beside them.
+fn frozen(model: &Model, weights: Params) -> Result<Model, Error> {
+    let base = &model.pretrained;
+    let pretrained = Pretrained {
+        dir: base.dir.clone(),
+        model: base.model.clone(),
+        weights,
+        report: base.report.clone(),
+        sha256: base.sha256.clone(),
+    };
+    let tokenizer = pretrained.tokenizer()?;
+    pretrained.check_head()?;
+    Ok(Model {
+        pretrained,
+        tokenizer,
+        order: model.order.clone(),
+        other_labels: None,
+        adapter: None,
+    })
+}
+
+/// Merged weights are numbers.
+fn check_weights(params: &Params) -> Result<(), Error> {
+    let broken = |array: &Array| array.data.iter().any(|x| !x.is_finite());
+    match params.iter().find(|(_, array)| broken(array)) {
+        None => Ok(()),
+        Some((name, _)) => Err(format!(
+            "the merged weight `{name}` has NaN or infinite numbers; nothing was written"
+        )
+        .into()),
+    }
 }
 
 fn probe(

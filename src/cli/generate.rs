@@ -15,7 +15,7 @@ use serde_json::json;
 use self::choice::{Choice, positive};
 use super::{
     Error,
-    args::{DeviceArgs, StrictArgs},
+    args::{DeviceArgs, ForceArgs, StrictArgs, say_applied},
     print::{self, out},
 };
 
@@ -32,6 +32,8 @@ pub struct Args {
     /// Use the adapter in this folder.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    #[command(flatten)]
+    insist: ForceArgs,
     /// Merge the adapter into the weights, instead of computing it beside them.
     #[arg(long, requires = "adapter")]
     merged: bool,
@@ -92,13 +94,17 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         let task = Task::parse(task)?;
         prompts = prompts.iter().map(|text| task.prompt(text)).collect();
     }
-    let mut model = Model::generating(&args.model)?;
+    let adapter = args.adapter.as_deref();
+    let adapter = adapter.map(|path| args.insist.folder(path));
+    let mut model = Model::generating(&args.model, adapter)?;
     let settings = model.generation()?;
     args.strict.check(&model)?;
+    if let Some(path) = &args.adapter {
+        say_applied(path, &model);
+    }
     let strategy = args.choice.strategy(&settings)?;
     let positions = model.max_len(usize::MAX);
-    let (generator, tokenizer) =
-        model.generator(args.adapter.as_deref(), args.merged, args.device.open()?)?;
+    let (generator, tokenizer) = model.generator(args.merged, args.device.open()?)?;
     let mut generator = generator.with_start(settings.start);
     let encode = |prompt: &String| -> Result<Vec<i32>, Error> {
         let encoded = tokenizer.encode(prompt, None, usize::MAX)?;

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     Error,
-    args::{self, DeviceArgs, ModelArgs, say_cut},
+    args::{self, DeviceArgs, ForceArgs, ModelArgs, say_cut},
     evaluate::{length, logits},
     print::say,
 };
@@ -23,6 +23,8 @@ pub struct Args {
     /// Predict with the adapter in this folder; without one the model's own head is used.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    #[command(flatten)]
+    insist: ForceArgs,
     /// Read the rows from a file in the task's format; labels may be absent.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
@@ -43,7 +45,9 @@ pub struct Args {
 
 /// Predicts every row of a file, in file order.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let (model, task) = args.model.open(args.adapter.is_none())?;
+    let adapter = args.adapter.as_deref();
+    let adapter = adapter.map(|path| args.insist.folder(path));
+    let (model, task) = args.model.open_with(adapter)?;
     if task.label_names().is_empty() && task.metrics.is_empty() {
         return Err(format!(
             "task {} has texts for labels; use `ailora generate`",
@@ -59,8 +63,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let rows = file.examples;
     let max_len = length(args.max_length, args.adapter.as_deref());
     let max_len = model.max_len(max_len);
-    let (mut predictor, mut engine, model) =
-        model.predictor(args.adapter.as_deref(), args.device.open()?)?;
+    let (mut predictor, mut engine, model) = model.predictor(args.device.open()?);
     let encoded = model.encode(&rows, max_len)?;
     say_cut("data", &Cut::of(&encoded, max_len));
     let logits = logits(

@@ -1,5 +1,6 @@
 //! A whole fine-tuning run: from a pretrained folder and a task's files to an adapter folder.
 
+mod about;
 mod folder;
 mod manifest;
 mod output;
@@ -11,6 +12,7 @@ pub use folder::write_model;
 pub use manifest::{Manifest, Record};
 pub use output::Output;
 pub(crate) use recipe::{Recipe, groups};
+pub use about::About;
 pub(crate) use settings::Range;
 pub use settings::{Settings, SettingsError};
 pub use yaml::{read_settings, read_yaml, yaml};
@@ -21,7 +23,7 @@ use std::{
 };
 
 use ailora_graph::{
-    adapter::{AdapterError, Site, Strategy},
+    adapter::{AdapterError, Site},
     ir::Draw,
 };
 use ailora_models::{
@@ -35,7 +37,7 @@ use ailora_models::{
     hub::{self, HubError},
     lengths::Cut,
     model::ModelError,
-    peft::{Adapter, PeftError},
+    peft::{Adapter, Origin, PeftError},
     pretrained::{LoadReport, Pretrained, PretrainedError},
     task::{Example, OtherLabels, Splits, Task, TaskError},
     tokenizer::{Tokenizer, TokenizerError},
@@ -266,6 +268,17 @@ pub struct Model {
     pub order: Option<Vec<usize>>,
     /// How the labels of a complete model differ from the task's, if they do.
     pub other_labels: Option<OtherLabels>,
+    /// An adapter, whose tensors are not among the weights yet.
+    pub adapter: Option<Adapter>,
+}
+
+/// An adapter's folder.
+#[derive(Clone, Copy, Debug)]
+pub struct AdapterFolder<'a> {
+    /// The folder.
+    pub path: &'a Path,
+    /// Whether it is used for another base or another task than it was trained for.
+    pub force: bool,
 }
 
 impl Model {
@@ -283,28 +296,51 @@ impl Model {
         Ok(model)
     }
 
-    /// Reads the folder of a model, given as such or by its id on the hub, that writes text: a causal
-    /// language model, or an encoder-decoder.
+    /// Loads a folder or a hub id as a classifier for `task` with an adapter. Base and adapter
+    /// together must have the whole of the model.
     ///
     /// # Errors
-    /// As [`open`](Self::open), and a model that has no such head.
-    pub fn generating(name: &str) -> Result<Self, Error> {
+    /// As [`open`](Self::open); the folder holds no adapter for this base and this task.
+    pub fn adapted(name: &str, task: &Task, adapter: AdapterFolder<'_>) -> Result<Self, Error> {
+        let mut model = Self::bare(&hub::resolve(name)?, task.head())?;
+        model.order = task.order(model.pretrained.model.config()).ok().flatten();
+        model.adapt(name, Some(task.name), adapter)?;
+        Ok(model)
+    }
+
+    /// Reads the folder of a model, given as such or by its id on the hub, that writes text: a causal
+    /// language model, or an encoder-decoder; with an adapter, if one is given.
+    ///
+    /// # Errors
+    /// As [`adapted`](Self::adapted), and a model that has no such head.
+    pub fn generating(name: &str, adapter: Option<AdapterFolder<'_>>) -> Result<Self, Error> {
         let folder = hub::resolve(name)?;
         let config = Config::from_dir(&folder).map_err(PretrainedError::from)?;
         let head = match config.architecture.start_token() {
             Some(_) => Head::Seq2SeqLm { smoothing: 0.0 },
             None => Head::CausalLm,
         };
-        Self::read(&folder, head, 0, true)
+        let mut model = Self::bare(&folder, head)?;
+        match adapter {
+            Some(adapter) => model.adapt(name, None, adapter)?,
+            None => model.pretrained.check_head()?,
+        }
+        Ok(model)
     }
 
     fn read(folder: &Path, head: Head, seed: u64, complete: bool) -> Result<Self, Error> {
-        let mut pretrained = Pretrained::open(folder, head)?;
+        let mut model = Self::bare(folder, head)?;
         if complete {
-            pretrained.check_head()?;
+            model.pretrained.check_head()?;
         } else {
-            pretrained.initialise_head(seed);
+            model.pretrained.initialise_head(seed);
         }
+        Ok(model)
+    }
+
+    /// A model as its files have it, whose head may be missing.
+    fn bare(folder: &Path, head: Head) -> Result<Self, Error> {
+        let mut pretrained = Pretrained::open(folder, head)?;
         let tokenizer = pretrained.tokenizer()?;
         pretrained.report.notes.extend_from_slice(tokenizer.notes());
         Ok(Self {
@@ -312,6 +348,7 @@ impl Model {
             tokenizer,
             order: None,
             other_labels: None,
+            adapter: None,
         })
     }
 
@@ -324,6 +361,37 @@ impl Model {
         let (settings, notes) = generate::Settings::read(dir, model.config())?;
         self.pretrained.report.notes.extend(notes);
         Ok(settings)
+    }
+
+    /// Reads an adapter for this model, which was asked for as `name`.
+    fn adapt(
+        &mut self,
+        name: &str,
+        task: Option<&str>,
+        AdapterFolder { path, force }: AdapterFolder<'_>,
+    ) -> Result<(), Error> {
+        let base = &mut self.pretrained;
+        let origin = Origin::read(path)?;
+        let mut notes: Vec<_> = origin.note.iter().cloned().collect();
+        if !force {
+            origin.check_task(path, task, base.model.head())?;
+            notes.extend(origin.check_base(path, name, base)?);
+        }
+        let adapter = Adapter::load(path, base)?;
+        let parameters = base.model.parameters();
+        let lacking = parameters.iter().filter(|parameter| {
+            let own = adapter.tensors.contains_key(&parameter.name);
+            !own && base.weights.get(&parameter.name).map(|w| &w.shape) != Some(&parameter.shape)
+        });
+        if lacking.count() > 0 {
+            // What both together lack is the error.
+            base.weights.extend(adapter.tensors);
+            base.check_head()?;
+            return Ok(());
+        }
+        base.report.notes.extend(notes);
+        self.adapter = Some(adapter);
+        Ok(())
     }
 
     /// Nothing of the folder's files may be unused.
@@ -358,66 +426,40 @@ impl Model {
         })
     }
 
-    /// What generates, with the adapter of a folder if one is given: beside the weights, or merged
-    /// into them.
+    /// What generates; the adapter is beside the weights, or merged into them.
     ///
     /// # Errors
-    /// The folder holds no adapter of this model.
+    /// A weight is missing.
     pub fn generator(
         self,
-        adapter: Option<&Path>,
         merged: bool,
         backend: Backend,
     ) -> Result<(Generator, Tokenizer), Error> {
         let mut sites = self.pretrained.model.sites();
         let mut params = self.pretrained.weights;
-        let adapter = adapter.map(|folder| Adapter::load(folder, &sites));
-        match adapter.transpose()? {
-            Some(adapter) if !merged => {
-                sites = adapter.apply_to(sites);
-                params.extend(adapter.tensors);
-            }
-            adapter => {
-                if let Some(adapter) = adapter {
-                    adapter.merge_into(&sites, &mut params)?;
-                }
-                for site in &mut sites {
-                    site.spec = ailora_graph::AdapterSpec::frozen();
-                }
-            }
+        let mut adapter = self.adapter.unwrap_or_default();
+        if merged {
+            adapter.merge_into(&sites, &mut params)?;
+            adapter = Adapter::default();
         }
+        sites = adapter.apply_to(sites);
+        params.extend(adapter.tensors);
         let generator =
             Generator::new(self.pretrained.model, sites, Engine::fused(backend, params));
         Ok((generator, self.tokenizer))
     }
 
-    /// A predictor with the adapter of a folder, or none, and an engine with the parameters it
-    /// needs.
-    ///
-    /// # Errors
-    /// The folder holds no adapter of this model.
-    pub fn predictor(
-        mut self,
-        adapter: Option<&Path>,
-        backend: Backend,
-    ) -> Result<(Predictor, Engine, Self), Error> {
-        let mut sites = self.pretrained.model.sites();
+    /// A predictor with the adapter, if there is one, and an engine with the parameters it needs,
+    /// which the model has no longer.
+    pub fn predictor(mut self, backend: Backend) -> (Predictor, Engine, Self) {
+        let adapter = self.adapter.take().unwrap_or_default();
+        let sites = adapter.apply_to(self.pretrained.model.sites());
         let mut params = std::mem::take(&mut self.pretrained.weights);
-        if let Some(folder) = adapter {
-            let adapter = Adapter::load(folder, &sites)?;
-            sites = adapter.apply_to(sites);
-            for (name, array) in &adapter.tensors {
-                params.insert(name.clone(), array.clone());
-            }
-        } else {
-            for site in &mut sites {
-                site.spec = ailora_graph::AdapterSpec::frozen();
-            }
-        }
+        params.extend(adapter.tensors);
         let pad = self.tokenizer.pad_id();
         let predictor = Predictor::new(self.pretrained.model.clone(), sites, false, pad)
             .with_order(self.order.clone());
-        Ok((predictor, Engine::fused(backend, params), self))
+        (predictor, Engine::fused(backend, params), self)
     }
 }
 
@@ -483,7 +525,14 @@ pub fn finetune(
     let inputs = [&*model.pretrained.dir, &*data];
     let mut files = Output::open(output, existing, &manifest, &inputs, writes)?;
 
+    let drawn: Vec<String> = (model.pretrained.report.initialised.iter())
+        .map(|initialised| initialised.name.clone())
+        .collect();
     let mut params = std::mem::take(&mut model.pretrained.weights);
+    let held: Params = Adapter::held(&model.pretrained.model, &sites, &drawn)
+        .into_iter()
+        .filter_map(|name| params.get(&name).cloned().map(|array| (name, array)))
+        .collect();
     let parameters: usize = params.values().map(|array| array.data.len()).sum();
     let trainable = if everything {
         parameters
@@ -598,8 +647,11 @@ pub fn finetune(
         files.write_model(&model, task, &params)?;
     } else {
         params.extend(starts);
-        let adapter = Adapter::from_trained(&sites, &params)?;
-        files.write_adapter(&adapter, settings, task, &sites, &heads(&sites, &model))?;
+        for (name, array) in held {
+            params.entry(name).or_insert(array);
+        }
+        let adapter = Adapter::from_trained(&model.pretrained.model, &sites, &params, &drawn)?;
+        files.write_adapter(&adapter, settings, task, &sites, &model.pretrained.sha256)?;
     }
     Ok(report)
 }
@@ -609,24 +661,6 @@ pub fn trained_length(adapter: &Path) -> Option<usize> {
     let about = std::fs::read(adapter.join("ailora.json")).ok()?;
     let about: serde_json::Value = serde_json::from_slice(&about).ok()?;
     usize::try_from(about["max_length"].as_u64()?).ok()
-}
-
-/// The modules that hold what is trained in full, as PEFT saves them: a head's whole module, such as
-/// `classifier`, and single projections of the encoder.
-pub fn heads(sites: &[Site], model: &Model) -> Vec<String> {
-    let base = model.pretrained.model.config().family.base;
-    let mut heads: Vec<String> = Vec::new();
-    for site in sites
-        .iter()
-        .filter(|site| site.spec.strategy == Strategy::Full)
-    {
-        let first = site.path.split('.').next().unwrap_or(&site.path);
-        let name = if first == base { &site.path } else { first };
-        if !heads.iter().any(|head| head == name) {
-            heads.push(name.to_owned());
-        }
-    }
-    heads
 }
 
 /// The folder of a task's files: the given one or, without, what is built in.

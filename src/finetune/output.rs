@@ -12,7 +12,7 @@ use ailora_runtime::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Error, Manifest, Model, Record, Report, Settings, manifest};
+use super::{About, Error, Manifest, Model, Record, Report, Settings, manifest};
 use crate::{
     log::{JsonLines, TensorBoard},
     output::{Existing, Folder, OutputError, RUN},
@@ -277,9 +277,9 @@ impl Output {
         settings: &Settings,
         task: &Task,
         sites: &[Site],
-        heads: &[String],
+        base_sha256: &str,
     ) -> Result<(), Error> {
-        adapter.save(self.folder.path(), &settings.model, task.head(), heads)?;
+        adapter.save(self.folder.path(), &settings.model, task.head())?;
         let described: Vec<serde_json::Value> = sites
             .iter()
             .filter(|site| site.spec.trains())
@@ -295,15 +295,11 @@ impl Output {
                 })
             })
             .collect();
-        let about = json!({
-            "model": settings.model,
-            "task": settings.task,
-            "labels": task.label_names(),
-            "seed": settings.seed,
-            "max_length": settings.max_length,
-            "sites": described,
-        });
-        self.write_json("ailora.json", &about)
+        let mut about = About::new(&settings.model, task, base_sha256);
+        about.seed = Some(settings.seed);
+        about.max_length = Some(settings.max_length);
+        about.sites = described;
+        about.write(self.folder.path())
     }
 
     /// Writes a fully trained model as a folder of its own.

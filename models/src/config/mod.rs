@@ -170,6 +170,20 @@ impl Config {
         }
     }
 
+    /// This configuration with another value of a field.
+    ///
+    /// # Errors
+    /// The value does not fit the others.
+    pub(crate) fn with(&self, field: &str, value: Value) -> Result<Self, FieldError> {
+        let mut json = self.json.clone();
+        json.insert(field.to_owned(), value);
+        Ok(Self {
+            architecture: (self.family.read)(Fields::new(&json))?.into(),
+            json,
+            ..self.clone()
+        })
+    }
+
     /// The tokens that end a text: `eos_token_id`, one or several.
     pub fn ends(&self) -> Vec<i32> {
         let id = |value: &Value| i32::try_from(value.as_i64()?).ok();

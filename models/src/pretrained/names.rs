@@ -27,7 +27,7 @@ const PARTS: [&str; 2] = ["pooler.", "embeddings.position_embeddings."];
 const OTHER_HEADS: [&str; 1] = ["cls.seq_relationship."];
 
 /// The names of a model's parameters, and what files call them.
-pub(super) struct Names {
+pub(crate) struct Names {
     base: &'static str,
     /// Whether the head reads the words' table.
     reads_words: bool,
@@ -138,6 +138,12 @@ impl Names {
         let head = |name: &String| first(name) == first(origin);
         let mut modules = modules.filter(|module| *module == first(origin));
         (modules.next().is_some() && !self.known.iter().any(head)).then_some(origin)
+    }
+
+    /// The parameter of this name, or that another module shares under it.
+    pub fn find(&self, origin: &str) -> Option<String> {
+        let shared = || self.other_name(origin).map(str::to_owned);
+        self.resolve(origin).or_else(shared)
     }
 
     /// The parameter that a file's tensor is, if it is one.

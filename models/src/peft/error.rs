@@ -1,0 +1,90 @@
+use std::path::PathBuf;
+
+use ailora_runtime::{spectrum::SpectrumError, store::StoreError};
+use thiserror::Error;
+
+use super::{CONFIG, WEIGHTS};
+use crate::{
+    closed::{Refused, json::JsonError},
+    config::FieldError,
+    model::ModelError,
+    weights::WeightsError,
+};
+
+/// An adapter folder that cannot be written or read.
+#[derive(Debug, Error)]
+pub enum PeftError {
+    /// A file of the folder cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The tensors cannot be read.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A file of settings cannot be read as a JSON object.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// A field asks for something that is not done, or nobody knows it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The folder has no such file.
+    #[error("{folder}: no {file} there; an adapter folder holds {CONFIG} and {WEIGHTS}", folder = folder.display())]
+    NoFile {
+        /// The folder.
+        folder: PathBuf,
+        /// The file.
+        file: &'static str,
+    },
+    /// The configuration and the tensors are not those of one LoRA adapter.
+    #[error("{path}: {reason}", path = path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor that does not fit the model.
+    #[error("{path}: the adapter's tensor `{name}` is {found:?}; {expected}", path = path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What would fit.
+        expected: String,
+    },
+    /// A number that is none.
+    #[error(
+        "{path}: the adapter's tensor `{name}` has {found} among its numbers, so that every result \
+         would be NaN; train or save the adapter again", path = path.display()
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What it has.
+        found: f32,
+    },
+    /// What training should have left is missing.
+    #[error("the trained parameters have no `{0}`")]
+    Missing(String),
+    /// A projection whose weight is stored the other way round.
+    #[error("{0}: PEFT's linear layers store `[out, in]`; this projection stores `[in, out]`")]
+    Layout(String),
+    /// A weight has no singular value decomposition.
+    #[error(transparent)]
+    Spectrum(#[from] SpectrumError),
+    /// The model cannot be built as the adapter needs it.
+    #[error("{folder}: the base cannot be changed as this adapter needs it: {source}", folder = folder.display())]
+    Field {
+        /// The adapter's folder.
+        folder: PathBuf,
+        /// Why not.
+        source: FieldError,
+    },
+    /// The model cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}

@@ -1,0 +1,83 @@
+//! What a folder computes, by the definition of LoRA and straight from its files: what checks what
+//! was written, and shares no code with what writes and reads adapters.
+
+use std::path::Path;
+
+use ailora_runtime::store::{Array, Params};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+/// The weights `W + s B A` of a base with the plain LoRA of a folder, in float64 and rounded once,
+/// and the folder's other tensors in place of the base's. `base` has the names of PEFT's modules.
+///
+/// # Errors
+/// The text says what of the files is not as it is in a folder that
+/// [`Adapter::save`](super::Adapter::save) leaves.
+pub fn weights(folder: &Path, base: &Params) -> Result<Params, String> {
+    let bytes = |file| {
+        let path = folder.join(file);
+        std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let config: Value = serde_json::from_slice(&bytes("adapter_config.json")?)
+        .map_err(|error| format!("adapter_config.json: {error}"))?;
+    let file = bytes("adapter_model.safetensors")?;
+    let file = SafeTensors::deserialize(&file).map_err(|error| error.to_string())?;
+    let mut params = base.clone();
+    for full in file.names() {
+        let name = full.strip_prefix("base_model.model.").unwrap_or(full);
+        let numbers = floats(&file, full)?;
+        if let Some(module) = name.strip_suffix(".lora_A.weight") {
+            let b = full.replace(".lora_A.weight", ".lora_B.weight");
+            let scale = scale(&config, module)?;
+            let weight = params.get_mut(&format!("{module}.weight"));
+            let weight = weight.ok_or_else(|| format!("the base has no {module}"))?;
+            let &[out, inputs] = &weight.shape[..] else {
+                return Err(format!("{module} is no matrix"));
+            };
+            let sum = product(&floats(&file, &b)?, &numbers, [out, inputs])?;
+            for (w, x) in weight.data.iter_mut().zip(sum) {
+                *w = (f64::from(*w) + scale * x) as f32;
+            }
+        } else if !name.ends_with(".lora_B.weight") {
+            let tensor = file.tensor(full).map_err(|error| error.to_string())?;
+            let shape = tensor.shape().to_vec();
+            let data = numbers.iter().map(|&x| x as f32).collect();
+            params.insert(name.to_owned(), Array { shape, data });
+        }
+    }
+    Ok(params)
+}
+
+/// `alpha / r` of a module.
+fn scale(config: &Value, module: &str) -> Result<f64, String> {
+    let of = |pattern: &str, field: &str| {
+        let own = config[pattern].get(module).unwrap_or(&config[field]);
+        own.as_f64().ok_or_else(|| format!("{field} is {own}"))
+    };
+    Ok(of("alpha_pattern", "lora_alpha")? / of("rank_pattern", "r")?)
+}
+
+/// `B A` of `B` `[out, r]` and `A` `[r, in]`.
+fn product(b: &[f64], a: &[f64], [out, inputs]: [usize; 2]) -> Result<Vec<f64>, String> {
+    let rank = a.len() / inputs.max(1);
+    if rank == 0 || a.len() != rank * inputs || b.len() != out * rank {
+        return Err("factors of different ranks".into());
+    }
+    let mut sum = vec![0.0; out * inputs];
+    for (sum, b) in sum.chunks_exact_mut(inputs).zip(b.chunks_exact(rank)) {
+        for (b, a) in b.iter().zip(a.chunks_exact(inputs)) {
+            sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += b * a);
+        }
+    }
+    Ok(sum)
+}
+
+fn floats(file: &SafeTensors, name: &str) -> Result<Vec<f64>, String> {
+    let tensor = file.tensor(name).map_err(|error| error.to_string())?;
+    if tensor.dtype() != safetensors::Dtype::F32 {
+        return Err(format!("{name} is {:?}", tensor.dtype()));
+    }
+    let (numbers, _) = tensor.data().as_chunks::<4>();
+    let number = |&bytes: &[u8; 4]| f64::from(f32::from_le_bytes(bytes));
+    Ok(numbers.iter().map(number).collect())
+}

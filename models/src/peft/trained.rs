@@ -1,0 +1,163 @@
+//! What training leaves, as an adapter that holds the whole of the trained model.
+
+use ailora_graph::{
+    Strategy,
+    adapter::{Init, Layout, Site},
+};
+use ailora_runtime::store::Params;
+
+use super::{
+    Adapter, PeftError,
+    fold::{self, Weight},
+};
+use crate::{head::Head, model::Model};
+
+impl Adapter {
+    /// The parameters that an adapter holds whole: those of modules that train in full, that were
+    /// `drawn` at random since the base has not got them, or that PEFT saves whole for this task.
+    /// PEFT keeps modules whole or not at all.
+    pub fn kept(model: &Model, sites: &[Site], drawn: &[String]) -> Vec<String> {
+        let full = sites.iter();
+        let full = full.filter(|site| site.spec.strategy == Strategy::Full);
+        let names = full.map(|site| site.weight.as_str());
+        let names = names.chain(drawn.iter().map(String::as_str));
+        parameters_of(model, &whole_modules(model, names))
+    }
+
+    /// A trained model's adapter. `params` holds the factors and their starts, what was trained in
+    /// full, and what is [`kept`](Self::kept) besides; `drawn` as there.
+    ///
+    /// # Errors
+    /// A parameter is missing.
+    pub fn from_trained(
+        model: &Model,
+        sites: &[Site],
+        params: &Params,
+        drawn: &[String],
+    ) -> Result<Self, PeftError> {
+        let get = |name: String| match params.get(&name) {
+            Some(array) => Ok((name, array.clone())),
+            None => Err(PeftError::Missing(name)),
+        };
+        let mut adapter = Self::default();
+        for site in sites {
+            match site.spec.strategy {
+                Strategy::Frozen => {}
+                Strategy::Full => {
+                    adapter.tensors.extend([get(site.weight.clone())?]);
+                    if let Some(bias) = &site.bias {
+                        adapter.tensors.extend([get(bias.clone())?]);
+                    }
+                }
+                Strategy::LowRank { init, rank } => {
+                    if site.layout == Layout::InOut {
+                        return Err(PeftError::Layout(site.path.clone()));
+                    }
+                    let (name_a, mut a) = get(site.lora_a())?;
+                    let (name_b, mut b) = get(site.lora_b())?;
+                    let mut rank = rank;
+                    if init != Init::Random {
+                        let (_, a0) = get(site.lora_a0())?;
+                        let (_, b0) = get(site.lora_b0())?;
+                        a = fold::below(a, &a0);
+                        b = fold::beside_negative(&b, &b0, rank);
+                        rank *= 2;
+                    }
+                    let scale = site.spec.scale().unwrap_or(1.0);
+                    adapter.sites.insert(site.path.clone(), (rank, scale));
+                    adapter.tensors.extend([(name_a, a), (name_b, b)]);
+                }
+            }
+        }
+        for name in drawn {
+            adapter.tensors.extend([get(name.clone())?]);
+        }
+        adapter.close(model, params)?;
+        Ok(adapter)
+    }
+
+    /// Makes whole modules of those of which the adapter holds a parameter, and of the head that
+    /// PEFT saves whole: what it lacks of them is taken from `params`, and factors there are folded
+    /// into the weights.
+    ///
+    /// # Errors
+    /// A parameter is missing.
+    pub fn close(&mut self, model: &Model, params: &Params) -> Result<(), PeftError> {
+        let whole = self.trained_in_full().map(|(name, _)| name.as_str());
+        let modules = whole_modules(model, whole);
+        for name in parameters_of(model, &modules) {
+            if !self.tensors.contains_key(&name) {
+                let value = params.get(&name).cloned();
+                let value = value.ok_or_else(|| PeftError::Missing(name.clone()))?;
+                self.tensors.insert(name, value);
+            }
+        }
+        for site in model.sites() {
+            if !modules.iter().any(|module| is_in(&site.path, module)) {
+                continue;
+            }
+            let Some((_, scale)) = self.sites.shift_remove(&site.path) else {
+                continue;
+            };
+            let a = self.tensors.shift_remove(&site.lora_a());
+            let b = self.tensors.shift_remove(&site.lora_b());
+            if let (Some(a), Some(b), Some(array)) = (a, b, self.tensors.get_mut(&site.weight)) {
+                let layout = site.layout;
+                Weight { array, layout }.add(scale, &a, &b);
+            }
+        }
+        self.modules = modules;
+        Ok(())
+    }
+}
+
+/// The modules that PEFT saves whole if these parameters are to be saved: the head's, such as
+/// `classifier`, and single ones of the pretrained model.
+fn whole_modules<'a>(model: &Model, names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let base = format!("{}.", model.config().family.base);
+    let mut modules: Vec<String> = Vec::new();
+    let mut add = |module: &str| {
+        if !modules.iter().any(|other| is_in(module, other)) {
+            modules.retain(|other| !is_in(other, module));
+            modules.push(module.to_owned());
+        }
+    };
+    for name in names {
+        // A parameter of the model itself has no module that could be saved.
+        let Some((module, _)) = name.rsplit_once('.') else {
+            continue;
+        };
+        match module.split_once('.') {
+            Some((head, _)) if !module.starts_with(&base) => add(head),
+            _ => add(module),
+        }
+    }
+    // PEFT adds these by itself, wherever paths end so.
+    let heads: &[&str] = match model.head() {
+        Head::Sequence { .. } => &["classifier", "score"],
+        Head::QuestionAnswering => &["qa_outputs"],
+        _ => &[],
+    };
+    for parameter in model.parameters() {
+        for (at, _) in parameter.name.match_indices('.') {
+            let module = &parameter.name[..at];
+            if heads.iter().any(|head| module.ends_with(head)) {
+                add(module);
+            }
+        }
+    }
+    modules
+}
+
+/// The parameters of modules.
+fn parameters_of(model: &Model, modules: &[String]) -> Vec<String> {
+    let names = model.parameters().iter().map(|p| &p.name);
+    let kept = names.filter(|name| modules.iter().any(|module| is_in(name, module)));
+    kept.cloned().collect()
+}
+
+/// Whether a path is a module's, or inside of it.
+fn is_in(path: &str, module: &str) -> bool {
+    path.strip_prefix(module)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}

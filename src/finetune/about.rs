@@ -1,0 +1,59 @@
+use std::path::Path;
+
+use ailora_models::task::Task;
+use ailora_runtime::store;
+use serde::Serialize;
+
+use super::Error;
+
+/// `ailora.json`: what an adapter belongs to. [`Origin`](ailora_models::peft::Origin) reads it.
+#[derive(Clone, Debug, Serialize)]
+pub struct About {
+    model: String,
+    base_sha256: String,
+    task: &'static str,
+    labels: &'static [&'static str],
+    /// What the run drew from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// The longest sequence, in tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
+    /// How each projection was trained.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sites: Vec<serde_json::Value>,
+}
+
+impl About {
+    const FILE: &str = "ailora.json";
+
+    /// The record of an adapter for a task, on the base that is called `model` and whose weights
+    /// have this hash.
+    pub fn new(model: &str, task: &Task, base_sha256: &str) -> Self {
+        Self {
+            model: model.into(),
+            base_sha256: base_sha256.into(),
+            task: task.name,
+            labels: task.label_names(),
+            seed: None,
+            max_length: None,
+            sites: Vec::new(),
+        }
+    }
+
+    /// Whether a folder has a record.
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join(Self::FILE).is_file()
+    }
+
+    /// Writes the record to an adapter's folder.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<(), Error> {
+        let path = folder.join(Self::FILE);
+        let bytes = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::io(&path, "describe it")(error.into()))?;
+        Ok(store::write_atomically(&path, &bytes)?)
+    }
+}

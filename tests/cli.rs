@@ -523,6 +523,8 @@ fn folders_that_hold_no_fitting_adapter_are_refused() {
     // A head for another number of labels.
     for command in ["merge", "export"] {
         let args = format!("{command} --model bert --task mnli --adapter out --output made");
+        scene.refused(&args, &["trained for cola", "mnli"]);
+        let args = format!("{args} --force-adapter");
         scene.refused(
             &args,
             &["out/adapter_model.safetensors", "classifier", "[2]", "[3]"],

@@ -97,9 +97,8 @@ fn twenty_steps_equal_pefts() {
             Head::classification(outputs),
         )
         .unwrap();
-        let model = &pretrained.model;
-        let adapter = Adapter::load(&folder, &model.sites()).unwrap();
-        let sites = trained_sites(&adapter, model);
+        let adapter = Adapter::load(&folder, &mut pretrained).unwrap();
+        let sites = trained_sites(&adapter, &pretrained.model);
         let mut params = std::mem::take(&mut pretrained.weights);
         params.extend(adapter.tensors.clone());
 

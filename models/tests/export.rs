@@ -14,7 +14,11 @@ use ailora_graph::{
     ir::{Draw, Program},
 };
 use ailora_models::{
-    batch::Shape, head::Head, model::Model, peft::Adapter, pretrained::Pretrained,
+    batch::Shape,
+    head::Head,
+    model::Model,
+    peft::{Adapter, proof},
+    pretrained::Pretrained,
 };
 use ailora_runtime::{init::initialise, spectrum::Options, store::Params};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -105,8 +109,8 @@ fn exported_adapters_compute_what_was_trained() {
         ("qwen2", Head::CausalLm, &[]),
     ] {
         let dir = fixtures().join(format!("parity/{name}-0"));
-        let base = Pretrained::open(&dir, head).unwrap();
-        let model = &base.model;
+        let mut base = Pretrained::open(&dir, head).unwrap();
+        let model = &base.model.clone();
         let mut config = AdaptConfig::method(Method::AiLora, 4);
         config.alpha = Some(6.0);
         let sites = config.resolve(model.sites()).unwrap();
@@ -126,16 +130,16 @@ fn exported_adapters_compute_what_was_trained() {
         let kept = std::env::var_os("AILORA_EXPORT_DIR");
         let folder = kept.as_ref().map_or(scratch.path(), Path::new).join(name);
         fs::create_dir_all(&folder).unwrap();
-        let heads: Vec<String> = heads.iter().map(|&head| head.to_owned()).collect();
-        let adapter = Adapter::from_trained(&sites, &params).unwrap();
-        adapter.save(&folder, name, head, &heads).unwrap();
+        let adapter = Adapter::from_trained(model, &sites, &params, &[]).unwrap();
+        assert_eq!(adapter.modules, heads, "{name}");
+        adapter.save(&folder, name, head).unwrap();
         if kept.is_some() {
             let io = dir.join("io.safetensors");
             let path = folder.join("expected.safetensors");
             write_expected(&path, &io, &expected);
         }
 
-        let adapter = Adapter::load(&folder, &model.sites()).unwrap();
+        let adapter = Adapter::load(&folder, &mut base).unwrap();
         let mut params = base.weights.clone();
         params.extend(adapter.tensors.clone());
         let plain = logits(&adapter.apply_to(model.sites()), &params);
@@ -146,6 +150,9 @@ fn exported_adapters_compute_what_was_trained() {
         let merged = logits(&[], &params);
         let difference = apart(&merged, &expected);
         assert!(difference <= 1e-5, "{name} merged: {difference:e}");
+        let proof = proof::weights(&folder, &base.weights).unwrap();
+        let difference = apart(&logits(&[], &proof), &expected);
+        assert!(difference <= 1e-5, "{name} by definition: {difference:e}");
         let untrained = logits(&[], &base.weights);
         assert!(apart(&untrained, &expected) > 1e-2);
     }

@@ -16,7 +16,7 @@ impl Adapter {
     /// The parameters that an adapter holds whole: those of modules that train in full, that were
     /// `drawn` at random since the base has not got them, or that PEFT saves whole for this task.
     /// PEFT keeps modules whole or not at all.
-    pub fn kept(model: &Model, sites: &[Site], drawn: &[String]) -> Vec<String> {
+    pub fn held(model: &Model, sites: &[Site], drawn: &[String]) -> Vec<String> {
         let full = sites.iter();
         let full = full.filter(|site| site.spec.strategy == Strategy::Full);
         let names = full.map(|site| site.weight.as_str());
@@ -25,7 +25,7 @@ impl Adapter {
     }
 
     /// A trained model's adapter. `params` holds the factors and their starts, what was trained in
-    /// full, and what is [`kept`](Self::kept) besides; `drawn` as there.
+    /// full, and what is [`held`](Self::held) besides; `drawn` as there.
     ///
     /// # Errors
     /// A parameter is missing.

@@ -45,7 +45,7 @@ fn what_was_drawn_is_in_the_adapter_whatever_the_seed() {
         let output = format!("out-{seed}");
         scene.finetune(
             &output,
-            &format!("--epochs 2 --seed {seed} --adapt classifier={{\"init\":\"{head}\"{rank}}}"),
+            &format!("--epochs 2 --keep last --seed {seed} --adapt classifier={{\"init\":\"{head}\"{rank}}}"),
         );
         let evaluate = format!("evaluate --model bert --adapter {output} --data cola");
         assert!(near(metrics(&scene, &output, &evaluate)), "{head}");

@@ -4,7 +4,7 @@ use std::{
 };
 
 use ailora::{
-    finetune::{Model, About, write_model},
+    finetune::{About, Model, write_model},
     models::{
         batch::Encoded,
         classification::Predictor,
@@ -89,7 +89,12 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
         sha256,
         ..
     } = &model.pretrained;
-    let _folder = claim(&args.output, args.force, &[dir.as_path(), args.adapter.as_path()], ADAPTER)?;
+    let _folder = claim(
+        &args.output,
+        args.force,
+        &[dir.as_path(), args.adapter.as_path()],
+        ADAPTER,
+    )?;
     if let Some(adapter) = &mut model.adapter {
         adapter.close(built, weights)?;
         adapter.save(&args.output, &args.model.model, built.head())?;

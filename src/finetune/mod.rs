@@ -8,11 +8,11 @@ mod recipe;
 mod settings;
 mod yaml;
 
+pub use about::About;
 pub use folder::write_model;
 pub use manifest::{Manifest, Record};
 pub use output::Output;
 pub(crate) use recipe::{Recipe, groups};
-pub use about::About;
 pub(crate) use settings::Range;
 pub use settings::{Settings, SettingsError};
 pub use yaml::{read_settings, read_yaml, yaml};
@@ -375,7 +375,6 @@ impl Model {
         let mut notes: Vec<_> = origin.note.iter().cloned().collect();
         if !force {
             origin.check_task(path, task, base.model.head())?;
-            notes.extend(origin.check_base(path, name, base)?);
         }
         let adapter = Adapter::load(path, base)?;
         let parameters = base.model.parameters();
@@ -388,6 +387,9 @@ impl Model {
             base.weights.extend(adapter.tensors);
             base.check_head()?;
             return Ok(());
+        }
+        if !force {
+            notes.extend(origin.check_base(path, name, base)?);
         }
         base.report.notes.extend(notes);
         self.adapter = Some(adapter);

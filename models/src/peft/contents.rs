@@ -126,8 +126,9 @@ impl Contents {
     }
 
     /// Adds a parameter, which may be there several times if it is the same.
-    fn add_whole(&mut self, name: String, tensor: Tensor, names: &Names) -> Result<(), PeftError> {
-        let name = names.find(&name).unwrap_or(name);
+    pub fn add_whole(&mut self, name: String, tensor: Tensor, names: &Names) -> Result<(), PeftError> {
+        // Under the name of a module that shares it, it may be meant for that module alone.
+        let name = names.resolve(&name).unwrap_or(name);
         match self.whole.get(&name) {
             Some(old) if old.array != tensor.array => Err(self.twice(&old.origin, &tensor.origin)),
             Some(_) => Ok(()),

@@ -161,7 +161,9 @@ fn compile(text: &str, whole: &str) -> Result<Regex, Bad> {
             "{} cannot be used as a regular expression: {}; write it without lookaround, \
              backreferences and possessive repetition, or list the modules' paths",
             shortened(&text.into()),
-            last.strip_prefix("error: ").unwrap_or(last)
+            last.strip_prefix("error: ")
+                .unwrap_or(last)
+                .trim_end_matches('.')
         )
     };
     if let Some(found) = DIFFERENT

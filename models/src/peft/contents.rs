@@ -126,7 +126,12 @@ impl Contents {
     }
 
     /// Adds a parameter, which may be there several times if it is the same.
-    pub fn add_whole(&mut self, name: String, tensor: Tensor, names: &Names) -> Result<(), PeftError> {
+    pub fn add_whole(
+        &mut self,
+        name: String,
+        tensor: Tensor,
+        names: &Names,
+    ) -> Result<(), PeftError> {
         // Under the name of a module that shares it, it may be meant for that module alone.
         let name = names.resolve(&name).unwrap_or(name);
         match self.whole.get(&name) {

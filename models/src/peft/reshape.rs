@@ -44,6 +44,7 @@ pub(super) fn reshape(
     };
     reshaping.part_output()?;
     reshaping.check_shared()?;
+    reshaping.share()?;
     reshaping.resize()?;
     reshaping.add_biases()
 }
@@ -96,9 +97,21 @@ impl Reshaping<'_> {
             if let Some(table) = self.base.weights.get(&self.table).cloned() {
                 self.base.weights.insert(output, table);
             }
-        } else if let Some(tensor) = self.contents.whole.shift_remove(&output) {
-            let table = self.table.clone();
-            self.contents.whole.entry(table).or_insert(tensor);
+        }
+        Ok(())
+    }
+
+    /// Takes what is there under the name of a module that shares a parameter as that parameter.
+    fn share(&mut self) -> Result<(), PeftError> {
+        let names = Names::of(&self.base.model);
+        let keys = self.contents.whole.keys();
+        let shared = keys.filter(|name| names.resolve(name).is_none());
+        for other in shared.cloned().collect::<Vec<_>>() {
+            if let Some(name) = names.find(&other)
+                && let Some(tensor) = self.contents.whole.shift_remove(&other)
+            {
+                self.contents.add_whole(name, tensor, &names)?;
+            }
         }
         Ok(())
     }
@@ -121,8 +134,10 @@ impl Reshaping<'_> {
         let embeds = factors.any(|(module, factors)| {
             factors.embeds() && table(module).as_ref() == Some(&self.table)
         });
-        let copied = self.contents.whole.contains_key(&self.table)
-            && Targets::new(self.config)?.is_saved(&self.table);
+        let targets = Targets::new(self.config)?;
+        let mut whole = self.contents.whole.keys();
+        let copied = whole
+            .any(|name| names.find(name).as_ref() == Some(&self.table) && targets.is_saved(name));
         if embeds || (copied && !self.config.tie) {
             return Err(self.contents.wrong(format!(
                 "the adapter changes `{}`, which `{alias}` shares in this model: changing one and \

@@ -4,7 +4,7 @@ use std::{
 };
 
 use ailora::{
-    finetune::{About, Model, write_model},
+    finetune::{About, Model, trained_length, write_model},
     models::{
         batch::Encoded,
         classification::Predictor,
@@ -99,7 +99,9 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
         adapter.close(built, weights)?;
         adapter.save(&args.output, &args.model.model, built.head())?;
     }
-    About::new(&args.model.model, task, sha256).write(&args.output)?;
+    let mut about = About::new(&args.model.model, task, sha256);
+    about.max_length = trained_length(&args.adapter);
+    about.write(&args.output)?;
     let written = proof::weights(&args.output, weights)?;
     let read = frozen(&model, written)?;
     let before = probe(model.predictor(args.device.open()?))?;

@@ -27,7 +27,10 @@ const FIELDS: &[Field] = &[
         "task",
         "the task if --task is left out; others are refused, unless --force-adapter",
     ),
-    applied("max_length", "the longest sequence if --max-length is left out"),
+    applied(
+        "max_length",
+        "the longest sequence if --max-length is left out",
+    ),
     inert("labels", "the task has them"),
     inert("seed", "what the run drew from"),
     inert("sites", "how each projection was trained"),

@@ -1,8 +1,11 @@
 //! What `merge` leaves: a folder that says what it holds.
 
+#[path = "../models/tests/support/gguf.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod gguf;
 mod support;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use ailora::runtime::store::{self, Array, Params};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -49,6 +52,34 @@ fn kinds(scene: &Scene, model: &str) -> Vec<Dtype> {
         .collect();
     kinds.dedup();
     kinds
+}
+
+/// Writes an adapter of one projection of a causal language model with these weights.
+fn adapter(scene: &Scene, weights: &Path, site: &str) {
+    let (params, _) = store::load(weights).unwrap();
+    let rank = 2;
+    let [out, inputs] = params[&format!("{site}.weight")].shape[..] else {
+        panic!("{site} is no matrix")
+    };
+    let factor = |name: &str, shape: [usize; 2]| {
+        let data = (0..shape[0] * shape[1]).map(|i| (i * 7 % 11) as f32 * 0.03 - 0.1);
+        let (shape, data) = (shape.to_vec(), data.collect());
+        (
+            format!("base_model.model.{site}.{name}.weight"),
+            Array { shape, data },
+        )
+    };
+    let factors = [
+        factor("lora_A", [rank, inputs]),
+        factor("lora_B", [out, rank]),
+    ];
+    let factors: Params = factors.into_iter().collect();
+    scene.write("adapter/x", "");
+    let path = scene.path("adapter/adapter_model.safetensors");
+    store::save(&path, &factors, HashMap::new()).unwrap();
+    let about = json!({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 3,
+                       "target_modules": [site]});
+    scene.write("adapter/adapter_config.json", about.to_string());
 }
 
 #[test]
@@ -167,36 +198,7 @@ fn a_tied_head_of_its_own_is_no_longer_tied() {
     params.insert("lm_head.weight".into(), head.clone());
     store::save(&weights, &params, HashMap::new()).unwrap();
 
-    let rank = 2;
-    let site = "model.layers.0.self_attn.q_proj";
-    let [out, inputs] = params[&format!("{site}.weight")].shape[..] else {
-        panic!("no matrix")
-    };
-    let factor = |name: &str, shape: [usize; 2]| {
-        let data = (0..shape[0] * shape[1]).map(|i| (i * 7 % 11) as f32 * 0.03 - 0.1);
-        let shape = shape.to_vec();
-        let data = data.collect();
-        (
-            format!("base_model.model.{site}.{name}.weight"),
-            Array { shape, data },
-        )
-    };
-    let factors: Params = [
-        factor("lora_A", [rank, inputs]),
-        factor("lora_B", [out, rank]),
-    ]
-    .into_iter()
-    .collect();
-    scene.write("adapter/x", "");
-    store::save(
-        &scene.path("adapter/adapter_model.safetensors"),
-        &factors,
-        HashMap::new(),
-    )
-    .unwrap();
-    let about = json!({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 3,
-                       "target_modules": ["q_proj"]});
-    scene.write("adapter/adapter_config.json", about.to_string());
+    adapter(&scene, &weights, "model.layers.0.self_attn.q_proj");
     let generate = "generate --max-new-tokens 6 --prompt the";
     let ran = scene.run(&format!("{generate} --model llama --adapter adapter"));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -213,4 +215,44 @@ fn a_tied_head_of_its_own_is_no_longer_tied() {
         "generate --model llama --prompt the --strict",
         &["tie_word_embeddings", "--strict"],
     );
+}
+
+/// A GGUF file has one file's worth of everything; the merged folder has the files of Hugging Face.
+#[test]
+fn a_gguf_base_becomes_a_folder_with_a_tokenizer() {
+    let scene = Scene::new();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/qwen2-0");
+    scene.write("base/x", "");
+    gguf::File::of(&fixture).write(&scene.path("base/tiny.gguf"));
+    adapter(
+        &scene,
+        &fixture.join("model.safetensors"),
+        "model.layers.1.self_attn.v_proj",
+    );
+    let generate = "generate --max-new-tokens 6 --prompt the --prompt cat";
+    let beside = scene.ok(&format!("{generate} --model base --adapter adapter"));
+    for base in ["base", "base/tiny.gguf"] {
+        scene.ok(&format!(
+            "merge --model {base} --task math --adapter adapter --output merged --force"
+        ));
+        assert_eq!(scene.ok(&format!("{generate} --model merged")), beside);
+        let config = scene.json("merged/config.json");
+        assert_eq!(config["architectures"], json!(["Qwen2ForCausalLM"]));
+        assert_eq!(config["dtype"], json!("float32"));
+        let about = scene.json("merged/tokenizer_config.json");
+        for (field, token) in [
+            ("bos_token", "<s>"),
+            ("eos_token", "</s>"),
+            ("pad_token", "<pad>"),
+        ] {
+            assert_eq!(about[field], json!(token), "{field}");
+        }
+        let generation = scene.json("merged/generation_config.json");
+        assert_eq!(
+            generation,
+            json!({"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
+        );
+        let tokenizer = scene.json("merged/tokenizer.json");
+        assert_eq!(tokenizer["model"]["vocab"]["th"], json!(30));
+    }
 }

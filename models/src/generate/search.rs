@@ -346,3 +346,48 @@ fn log_softmax(row: &[f32]) -> impl Iterator<Item = f32> {
     let log = f64::from(max) + sum.ln();
     row.iter().map(move |x| (f64::from(*x) - log) as f32)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The tokens that are ever drawn, of [temperature, top_p, min_p] and `top_k`.
+    fn drawn(logits: &[f32], [temperature, top_p, min_p]: [f64; 3], top_k: usize) -> Vec<i32> {
+        let strategy = Strategy::Sample {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            seed: 3,
+        };
+        let draws = (0..4000).map(|count| choose(strategy, logits, count % 3, count));
+        draws.collect::<BTreeSet<i32>>().into_iter().collect()
+    }
+
+    /// Expected: the warpers of transformers, one after the other.
+    #[test]
+    fn tokens_are_drawn_of_those_that_transformers_keeps() {
+        let logs = |shares: &[f32]| -> Vec<f32> { shares.iter().map(|x| x.ln()).collect() };
+        let three = logs(&[0.5, 0.41, 0.09]);
+        let four = logs(&[0.3, 0.1, 0.1, 0.5]);
+        assert_eq!(drawn(&three, [1.0, 1.0, 0.0], 0), [0, 1, 2]);
+        assert_eq!(drawn(&three, [1.0, 0.9, 0.0], 0), [0, 1]);
+        assert_eq!(drawn(&three, [1.0, 0.45, 0.0], 0), [0]);
+        assert_eq!(drawn(&four, [1.0, 0.75, 0.0], 0), [0, 3]);
+        for least in [0.0, 1e-8] {
+            assert_eq!(drawn(&four, [1.0, least, 0.0], 0), [3]);
+        }
+        assert_eq!(drawn(&four, [1.0, 1.0, 0.0], 2), [0, 3]);
+        // The temperature comes first.
+        assert_eq!(drawn(&[3.0, 2.0, 1.0], [0.5, 0.8, 0.0], 0), [0]);
+        assert_eq!(drawn(&[3.0, 2.0, 1.0, 0.0], [0.5, 1.0, 0.3], 0), [0]);
+        assert_eq!(drawn(&[3.0, 2.0, 1.0, 0.0], [1.0, 1.0, 0.3], 0), [0, 1]);
+        // What is banned is never drawn.
+        assert_eq!(
+            drawn(&[0.0, f32::NEG_INFINITY, 0.0], [9.0, 1.0, 0.0], 0),
+            [0, 2]
+        );
+    }
+}

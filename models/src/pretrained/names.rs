@@ -33,13 +33,26 @@ pub(crate) struct Names {
     reads_words: bool,
     known: HashSet<String>,
     tied: HashMap<&'static str, &'static str>,
+    /// The modules of the pretrained model, and those outside of it.
+    modules: HashSet<String>,
+    heads: HashSet<String>,
 }
 
 impl Names {
     pub fn of(model: &Model) -> Self {
         let names = model.parameters().iter().map(|p| p.name.clone());
+        let base = model.config().family.base;
+        let (mut modules, mut heads) = (HashSet::new(), HashSet::new());
+        for parameter in model.parameters() {
+            match within(base, &parameter.name) {
+                Some(inner) => modules.insert(first(inner).to_owned()),
+                None => heads.insert(first(&parameter.name).to_owned()),
+            };
+        }
         Self {
-            base: model.config().family.base,
+            base,
+            modules,
+            heads,
             reads_words: matches!(
                 model.head(),
                 Head::MaskedLm | Head::CausalLm | Head::Seq2SeqLm { .. }
@@ -104,14 +117,12 @@ impl Names {
     /// The tensors that are not used though they are inside the pretrained model, or inside a head
     /// that is used.
     pub fn unknown(&self, params: &Params, unused: &[String]) -> Vec<String> {
-        let heads = || {
-            let outside = |name: &&String| self.inside(name).is_none();
-            self.known.iter().filter(outside)
-        };
-        let has_head = heads().all(|name| params.contains_key(name));
+        let outside = |name: &&String| within(self.base, name).is_none();
+        let mut heads = self.known.iter().filter(outside);
+        let has_head = heads.all(|name| params.contains_key(name));
         let of_head = |origin: &str| {
             let other = OTHER_HEADS.iter().any(|head| origin.starts_with(head));
-            has_head && !other && heads().any(|name| first(name) == first(origin))
+            has_head && !other && self.heads.contains(first(origin))
         };
         let unknown = |origin: &&String| match self.inside(origin) {
             Some(inner) => {
@@ -126,18 +137,11 @@ impl Names {
 
     /// What a tensor inside the pretrained model is called there; nothing for one that is not inside.
     fn inside<'a>(&self, origin: &'a str) -> Option<&'a str> {
-        let inner = |name: &'a str| name.strip_prefix(self.base)?.strip_prefix('.');
-        if let Some(inner) = inner(origin) {
-            return Some(inner);
-        }
+        let inner = within(self.base, origin);
         // Files of the pretrained model alone have its modules without a prefix.
-        let modules = self.known.iter().filter_map(|name| {
-            let inner = name.strip_prefix(self.base)?.strip_prefix('.')?;
-            Some(first(inner))
-        });
-        let head = |name: &String| first(name) == first(origin);
-        let mut modules = modules.filter(|module| *module == first(origin));
-        (modules.next().is_some() && !self.known.iter().any(head)).then_some(origin)
+        let module = first(origin);
+        let bare = self.modules.contains(module) && !self.heads.contains(module);
+        inner.or_else(|| bare.then_some(origin))
     }
 
     /// The parameter of this name, or that another module shares under it.
@@ -168,6 +172,11 @@ impl Names {
         let prefixed = format!("{}.{name}", self.base);
         [name, prefixed]
     }
+}
+
+/// What a tensor of the pretrained model `base` is called there.
+fn within<'a>(base: &str, name: &'a str) -> Option<&'a str> {
+    name.strip_prefix(base)?.strip_prefix('.')
 }
 
 /// The outermost module of a path.

@@ -262,8 +262,9 @@ impl Pretrained {
     /// It is missing, damaged, or gives ids that the model does not know.
     pub fn tokenizer(&self) -> Result<Tokenizer, PretrainedError> {
         let tokenizer = Tokenizer::from_dir(&self.dir)?;
-        tokenizer.check_vocab(self.model.config().architecture.vocab_size())?;
-        Ok(tokenizer)
+        let architecture = &self.model.config().architecture;
+        tokenizer.check_vocab(architecture.vocab_size())?;
+        Ok(tokenizer.for_segments(architecture.segments()))
     }
 
     /// Gives the model a head to train: what the files lack or have in another shape starts from

@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::HashSet;
 
-use ailora_models::{closed::Table, family::FAMILIES, generate};
+use ailora_models::{closed::Table, family::FAMILIES, generate, tokenizer};
 use serde::de::DeserializeOwned;
 use support::fixtures;
 
@@ -39,4 +39,10 @@ fn every_field_of_a_configuration_is_known() {
 #[test]
 fn every_field_of_a_generation_configuration_is_known() {
     complete(generate::TABLE, &names::<Vec<String>>("generation_config"));
+}
+
+#[test]
+fn every_field_of_a_tokenizer_s_configuration_is_known() {
+    let table = tokenizer::fields::CONFIG;
+    complete(table, &names::<Vec<String>>("tokenizer_config"));
 }

@@ -28,7 +28,7 @@ fn classifier(family: &str) -> Model {
 }
 
 /// Each fixture's name, how many gradients of adapted weights it holds, and its head.
-const MODELS: [(&str, usize, Head); 18] = [
+const MODELS: [(&str, usize, Head); 19] = [
     ("bart", 12, Head::Seq2SeqLm { smoothing: 0.0 }),
     ("bart_cls", 12, Head::classification(3)),
     ("bart_qa", 12, Head::QuestionAnswering),
@@ -38,6 +38,7 @@ const MODELS: [(&str, usize, Head); 18] = [
     ("roberta_cls", 4, Head::classification(3)),
     ("roberta_qa", 4, Head::QuestionAnswering),
     ("roberta_mlm", 4, Head::MaskedLm),
+    ("roberta_segments", 4, Head::classification(3)),
     // Beside queries and values, what relative positions and the convolution have.
     ("deberta_v3_cls", 5, Head::classification(2)),
     ("deberta_v3_qa", 5, Head::QuestionAnswering),

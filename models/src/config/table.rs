@@ -30,7 +30,7 @@ pub(crate) const SHARED: &[Field] = &[
     inert("name_or_path", "where the model was"),
     inert("_commit_hash", "where the model was"),
     inert("auto_map", "no code of a model is run"),
-    inert("tokenizer_class", "the tokenizer's own files say it"),
+    applied("tokenizer_class", "where tokenizer_config.json names none"),
     inert("return_dict", "how transformers returns results"),
     inert("output_hidden_states", "what transformers returns"),
     inert("output_attentions", "what transformers returns"),
@@ -174,7 +174,10 @@ pub(crate) const DECODER: &[Field] = &[
         "heads that are turned in part are not supported",
     ),
     applied("eos_token_id", "ends of a text"),
-    inert("pad_token_id", "padding is masked"),
+    applied(
+        "pad_token_id",
+        "a classifier looks at the last token that is another",
+    ),
     inert("decoder_start_token_id", "the prompt is the start"),
     unset("is_encoder_decoder", "this family is a decoder"),
     unset(

@@ -44,6 +44,10 @@ impl Architecture for Bert {
         self.0.vocab_size
     }
 
+    fn segments(&self) -> Option<usize> {
+        Some(self.0.type_vocab_size)
+    }
+
     fn max_len(&self) -> usize {
         self.0.max_position_embeddings
     }

@@ -346,6 +346,10 @@ impl Architecture for Deberta {
         self.config.vocab_size
     }
 
+    fn segments(&self) -> Option<usize> {
+        Some(self.config.type_vocab_size).filter(|&known| known > 0)
+    }
+
     fn max_len(&self) -> usize {
         self.config.max_position_embeddings
     }

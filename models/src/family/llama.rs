@@ -96,6 +96,7 @@ enum Variant {
 #[derive(Clone, Debug)]
 struct Config {
     vocab_size: usize,
+    pad_token_id: Option<i64>,
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
@@ -125,6 +126,7 @@ impl Llama {
     fn read(fields: Fields<'_>, variant: Variant) -> Result<Box<dyn Architecture>, FieldError> {
         let config = Config {
             vocab_size: fields.size("vocab_size", 1 << 24)?,
+            pad_token_id: fields.integer("pad_token_id")?,
             hidden_size: fields.size("hidden_size", 1 << 24)?,
             intermediate_size: fields.size("intermediate_size", 1 << 24)?,
             num_hidden_layers: fields.size("num_hidden_layers", 1 << 10)?,
@@ -308,8 +310,9 @@ impl Architecture for Llama {
         if !matches!(head, Head::Sequence { .. }) {
             return inputs;
         }
-        let last = rows.iter().enumerate().map(|(row, mask)| {
-            let last = mask.iter().rposition(|&m| m != 0.0).unwrap_or(0);
+        let ids = batch.ids.chunks(batch.len.max(1));
+        let last = rows.iter().zip(ids).enumerate().map(|(row, (mask, ids))| {
+            let last = last_token(mask, ids, self.config.pad_token_id);
             (row * batch.len + last) as i32
         });
         inputs.with_ids("last_tokens", last.collect())
@@ -323,6 +326,14 @@ impl Architecture for Llama {
             .with_floats("rotary_cos", cos)
             .with_floats("rotary_sin", sin)
     }
+}
+
+/// The last of a row's tokens that is not the padding token, even if a text has it, as transformers
+/// looks at it.
+fn last_token(mask: &[f32], ids: &[i32], pad: Option<i64>) -> usize {
+    let mut tokens = mask.iter().zip(ids);
+    let last = tokens.rposition(|(&m, &id)| m != 0.0 && Some(i64::from(id)) != pad);
+    last.unwrap_or(0)
 }
 
 /// Positions of a row's tokens, which count from the first that is not padding.
@@ -551,6 +562,21 @@ impl Network for LlamaForSequenceClassification {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Where `(token_indices * (ids != pad)).argmax(-1)` points, as transformers has it.
+    #[test]
+    fn a_classifier_looks_at_the_last_token_that_does_not_pad() {
+        let mask = [1.0, 1.0, 1.0, 1.0, 0.0];
+        for (ids, pad, expected) in [
+            ([5, 7, 9, 2, 2], None, 3),
+            ([5, 7, 9, 2, 2], Some(2), 2),
+            ([5, 2, 9, 8, 2], Some(2), 3),
+            ([2, 2, 2, 2, 2], Some(2), 0),
+            ([5, 7, 9, 2, 3], Some(-1), 3),
+        ] {
+            assert_eq!(last_token(&mask, &ids, pad), expected, "{ids:?} {pad:?}");
+        }
+    }
 
     fn read(variant: Variant, fields: &str) -> Result<Box<dyn Architecture>, FieldError> {
         let json = format!(

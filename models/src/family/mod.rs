@@ -64,6 +64,11 @@ pub trait Architecture: Debug + Send + Sync {
     /// How many token ids it knows.
     fn vocab_size(&self) -> usize;
 
+    /// How many segments it knows; nothing, if it reads none.
+    fn segments(&self) -> Option<usize> {
+        None
+    }
+
     /// Its longest sequence, in tokens.
     fn max_len(&self) -> usize;
 

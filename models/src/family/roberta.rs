@@ -1,4 +1,4 @@
-//! RoBERTa (Liu et al., 2019): BERT's encoder without segments, positions that skip padding, and a
+//! RoBERTa (Liu et al., 2019): BERT's encoder, mostly without segments, positions that skip padding, and a
 //! classification head of two projections.
 
 use ailora_graph::{
@@ -67,6 +67,10 @@ impl Architecture for Roberta {
         self.config.vocab_size
     }
 
+    fn segments(&self) -> Option<usize> {
+        Some(self.config.type_vocab_size)
+    }
+
     fn max_len(&self) -> usize {
         self.config.max_position_embeddings - self.pad - 1
     }
@@ -116,8 +120,11 @@ impl Architecture for Roberta {
 
     fn inputs(&self, _: Head, batch: &Batch) -> Inputs {
         let rows = batch.ids.chunks(batch.len.max(1));
-        Inputs::default()
-            .with_ids("input_ids", batch.ids.clone())
+        let mut inputs = Inputs::default().with_ids("input_ids", batch.ids.clone());
+        if self.config.type_vocab_size > 1 {
+            inputs = inputs.with_ids("token_type_ids", batch.type_ids.clone());
+        }
+        inputs
             .with_ids(
                 "position_ids",
                 rows.flat_map(|row| positions(row, self.pad)).collect(),
@@ -145,8 +152,15 @@ fn encode<'g>(roberta: &Encoder, cx: &'g Cx, shape: Shape) -> Tensor<'g> {
     let positions = cx.input("position_ids", Type::i32([rows, len]));
     let mask = cx.input("attention_mask", Type::f32([rows, len]));
     let positions = roberta.positions().forward(&positions);
-    // Every token is of segment 0.
-    let segments = cx.value(&roberta.segments().weight).slice(0, 0, 1);
+    let table = cx.value(&roberta.segments().weight);
+    let segments = match table.shape()[0] {
+        // Every token is of segment 0.
+        1 => table.slice(0, 0, 1),
+        _ => {
+            let types = cx.input("token_type_ids", Type::i32([rows, len]));
+            roberta.segments().forward(&types)
+        }
+    };
     roberta.forward(&ids, &positions, &segments, &mask)
 }
 

@@ -1,9 +1,9 @@
 //! The tokenizer of a GGUF file, as a `tokenizer.json`.
 
 use indexmap::IndexMap;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::TokenizerError;
+use super::{TokenizerError, template};
 use crate::{
     closed::{Field, Table, Unknown, applied, inert, only, unset},
     gguf::{Gguf, GgufError},
@@ -216,10 +216,18 @@ pub(super) fn tokenizer_json(file: &Gguf) -> Result<(Value, Option<u32>), Tokeni
     };
     let begin = added_role("add_bos_token", "bos_token_id", split.begins)?;
     let end = added_role("add_eos_token", "eos_token_id", false)?;
+    let special = |found: Option<(usize, &str)>| {
+        let (id, token) = found?;
+        Some((token.to_owned(), u32::try_from(id).ok()?))
+    };
+    let around = match (special(begin), special(end)) {
+        (None, None) => Value::Null,
+        (begin, end) => template::around(begin.as_ref(), end.as_ref()),
+    };
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": added.collect::<Vec<_>>(), "normalizer": split.normalizer,
-        "pre_tokenizer": split.pre_tokenizer, "post_processor": around(begin, end),
+        "pre_tokenizer": split.pre_tokenizer, "post_processor": around,
         "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
                     "use_regex": true},
         "model": {"type": "BPE", "dropout": null, "unk_token": unknown.map(|(token, _)| token),
@@ -228,10 +236,9 @@ pub(super) fn tokenizer_json(file: &Gguf) -> Result<(Value, Option<u32>), Tokeni
                   "ignore_merges": split.whole_words, "vocab": vocab,
                   "merges": file.list("tokenizer.ggml.merges")?},
     });
-    let pad = match role("padding_token_id")? {
-        Some(pad) => Some(pad),
-        None => role("eos_token_id")?,
-    };
+    role("bos_token_id")?;
+    let (pad, end) = (role("padding_token_id")?, role("eos_token_id")?);
+    let pad = pad.or(end);
     Ok((tokenizer, pad.and_then(|(id, _)| u32::try_from(id).ok())))
 }
 
@@ -270,32 +277,4 @@ fn tokens(file: &Gguf) -> Result<Vec<(String, Kind)>, GgufError> {
             _ => Err(file.damaged(format!("token {id} of `{TOKENS}` is no text"))),
         })
         .collect()
-}
-
-/// What adds a token before each text, and one behind it.
-fn around(begin: Option<(usize, &str)>, end: Option<(usize, &str)>) -> Value {
-    if begin.is_none() && end.is_none() {
-        return Value::Null;
-    }
-    let text = |name: &str, segment: u32| {
-        let token = |found: Option<(usize, &str)>| {
-            found.map(|(_, token)| json!({"SpecialToken": {"id": token, "type_id": segment}}))
-        };
-        let text = json!({"Sequence": {"id": name, "type_id": segment}});
-        [token(begin), Some(text), token(end)].into_iter().flatten()
-    };
-    let special: Map<String, Value> = [begin, end]
-        .into_iter()
-        .flatten()
-        .map(|(id, token)| {
-            let ids = json!({"id": token, "ids": [id], "tokens": [token]});
-            (token.to_owned(), ids)
-        })
-        .collect();
-    json!({
-        "type": "TemplateProcessing",
-        "single": text("A", 0).collect::<Vec<_>>(),
-        "pair": text("A", 0).chain(text("B", 1)).collect::<Vec<_>>(),
-        "special_tokens": special,
-    })
 }

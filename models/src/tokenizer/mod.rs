@@ -1,22 +1,29 @@
 //! Text to token ids with a model's own tokenizer.
 
+mod class;
 mod convert;
+mod error;
+pub mod fields;
 pub mod gguf;
+mod limits;
+mod load;
+mod reconcile;
 mod sentencepiece;
+mod settings;
+mod template;
 pub mod train;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::{
-    closed::{Note, Refused},
-    gguf::{Gguf, GgufError},
-};
-use serde_json::Value;
-use thiserror::Error;
+use rayon::prelude::*;
 use tokenizers::{
     Encoding as Tokens, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy,
     truncate_encodings,
 };
+
+pub use error::TokenizerError;
+
+use crate::closed::Note;
 
 /// Texts tokenized at a time; the tokenizer's intermediate form is many times the size of the ids.
 const CHUNK: usize = 4096;
@@ -29,10 +36,31 @@ const JSON: &str = "tokenizer.json";
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     truncation: TruncationDirection,
+    /// Whether spaces before punctuation are left out of what is decoded.
+    cleanup: bool,
+    /// Whether the model is told the segments.
+    segments: bool,
+    /// How many segments the model knows, where it reads them.
+    segment_limit: Option<usize>,
     pad_id: u32,
-    max_id: u32,
+    /// The largest id that texts can get.
+    largest: u32,
     notes: Vec<Note>,
 }
+
+/// What takes the place of what in decoded text, as in transformers' `clean_up_tokenization`.
+const CLEANED: [(&str, &str); 10] = [
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+];
 
 /// Token ids of one text or pair, special tokens included, without padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,80 +73,6 @@ pub struct Encoding {
     pub cut: bool,
 }
 
-/// Why a tokenizer could not be loaded or used.
-#[derive(Debug, Error)]
-pub enum TokenizerError {
-    /// The folder has no file of a tokenizer.
-    #[error("{} has no tokenizer.json, nor spm.model, tokenizer.model, vocab.txt, or vocab.json with merges.txt; another tokenizer is converted by transformers' `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`", dir.display())]
-    Missing {
-        /// The model's folder.
-        dir: PathBuf,
-    },
-    /// A file is there but cannot be read or understood.
-    #[error("{} is not a usable tokenizer file: {cause}", path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        cause: String,
-    },
-    /// No file names a padding token.
-    #[error("no padding token in {}; set `pad_token` in tokenizer_config.json", dir.display())]
-    NoPadding {
-        /// The model's folder.
-        dir: PathBuf,
-    },
-    /// The tokenizer belongs to another model.
-    #[error("the tokenizer has token ids up to {max_id}, the model has embeddings for {vocab_size} tokens (ids 0 to {}); use the tokenizer the model was trained with", vocab_size.saturating_sub(1))]
-    Vocabulary {
-        /// Largest id the tokenizer can produce.
-        max_id: u32,
-        /// The model's vocabulary.
-        vocab_size: usize,
-    },
-    /// The length limit leaves no room for text.
-    #[error("maximum length {max_len} is too short: the special tokens alone are {special}, so at least {} is needed", special + 1)]
-    TooShort {
-        /// The limit.
-        max_len: usize,
-        /// Number of special tokens.
-        special: usize,
-    },
-    /// A GGUF file cannot be used.
-    #[error(transparent)]
-    Gguf(#[from] GgufError),
-    /// A field asks for something that is not done.
-    #[error(transparent)]
-    Field(#[from] Refused),
-    /// Texts that make no tokenizer.
-    #[error("cannot train a tokenizer: {0}")]
-    Train(String),
-    /// A tokenizer that can hide no tokens.
-    #[error(
-        "the tokenizer has no token `{}`, which masked language modelling needs",
-        train::MASK
-    )]
-    NoMask,
-    /// Too little text for a batch.
-    #[error(
-        "the texts fill {rows} rows of {len} tokens, less than a batch of {expected}; give more text, shorter rows or smaller batches"
-    )]
-    TooFewTexts {
-        /// Rows that are filled.
-        rows: usize,
-        /// Tokens of a row.
-        len: usize,
-        /// Rows of a batch.
-        expected: usize,
-    },
-    /// The tokenizer failed on ids.
-    #[error("cannot make text of tokens: {0}")]
-    Decode(String),
-    /// The tokenizer failed on a text.
-    #[error("cannot tokenize: {0}")]
-    Encode(String),
-}
-
 /// The files that a tokenizer is made of, of those there are; nothing, if they make none.
 pub fn files(has: impl Fn(&str) -> bool) -> Option<&'static [&'static str]> {
     match has(JSON) {
@@ -129,75 +83,22 @@ pub fn files(has: impl Fn(&str) -> bool) -> Option<&'static [&'static str]> {
 
 impl Tokenizer {
     /// Loads a model folder's `tokenizer.json`, or else `spm.model` (DeBERTa), `tokenizer.model`
-    /// (LLaMA), `vocab.txt` (BERT), `vocab.json` with `merges.txt` (RoBERTa and BART) or what a GGUF
-    /// file has in their place; and the padding token from `tokenizer_config.json`,
-    /// `special_tokens_map.json` or the tokenizer itself, in that order. Padding and truncation
-    /// lengths set in the files are ignored.
+    /// (LLaMA), `vocab.txt` (BERT), `vocab.json` with `merges.txt` (RoBERTa, BART and Qwen2) or what a
+    /// GGUF file has in their place. What `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `added_tokens.json` say is done as transformers 5 does it. Padding and truncation lengths set
+    /// in the files are ignored.
     ///
     /// # Errors
-    /// Files that are missing or not what they should be, and a tokenizer without padding token.
+    /// Files that are missing or not what they should be, that contradict each other, or ask for
+    /// something that is not done; and a tokenizer without padding token.
     pub fn from_dir(dir: &Path) -> Result<Tokenizer, TokenizerError> {
-        let path = dir.join(JSON);
-        let gguf = match files(|name| dir.join(name).is_file()) {
-            Some(_) => None,
-            None => crate::gguf::find(dir)?,
-        };
-        if let Some(path) = gguf {
-            let (json, pad_id) = gguf::tokenizer_json(&Gguf::open(&path)?)?;
-            let pad_id = pad_id.ok_or_else(|| TokenizerError::NoPadding {
-                dir: dir.to_owned(),
-            })?;
-            return Self::new(&path, json.to_string().as_bytes(), |_| Ok(pad_id));
-        }
-        if !path.is_file() {
-            let (path, json) = convert::tokenizer_json(dir)?;
-            return Self::new(&path, &json, |inner| pad_id(dir, inner));
-        }
-        let bytes = std::fs::read(&path).map_err(|e| TokenizerError::Invalid {
-            path: path.clone(),
-            cause: e.to_string(),
-        })?;
-        Self::new(&path, &bytes, |inner| pad_id(dir, inner))
+        load::from_dir(dir)
     }
 
-    fn new(
-        path: &Path,
-        bytes: &[u8],
-        pad_id: impl Fn(&tokenizers::Tokenizer) -> Result<u32, TokenizerError>,
-    ) -> Result<Tokenizer, TokenizerError> {
-        let invalid = |cause: String| TokenizerError::Invalid {
-            path: path.to_owned(),
-            cause,
-        };
-        if !bytes.trim_ascii_start().starts_with(b"{") {
-            let found = convert::kind_of(bytes);
-            return Err(invalid(format!("expected JSON, found {found}")));
-        }
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| invalid(e.to_string()))?;
-
-        let pad_id = pad_id(&inner)?;
-        let truncation = inner.get_truncation().map(|t| t.direction);
-        inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|e| invalid(e.to_string()))?;
-
-        let special = inner
-            .encode_fast(("", ""), true)
-            .map_err(|e| invalid(e.to_string()))?;
-        let vocabulary = inner.get_vocab(true).into_values();
-        let max_id = vocabulary
-            .chain(special.get_ids().iter().copied())
-            .max()
-            .ok_or_else(|| invalid("its vocabulary is empty".to_owned()))?;
-        Ok(Tokenizer {
-            inner,
-            truncation: truncation.unwrap_or_default(),
-            pad_id,
-            max_id,
-            notes: Vec::new(),
-        })
+    /// A tokenizer for a model that knows so many segments; nothing, if it reads none.
+    pub(crate) fn for_segments(mut self, known: Option<usize>) -> Self {
+        self.segment_limit = known;
+        self
     }
 
     /// What of the folder's files is not used.
@@ -210,8 +111,14 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer has no text for them.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
-        let text = self.inner.decode(ids, true);
-        text.map_err(|e| TokenizerError::Decode(e.to_string()))
+        let text = limits::bounded(|| self.inner.decode(ids, true));
+        let text = text.map_err(TokenizerError::Decode)?;
+        Ok(match self.cleanup {
+            true => CLEANED
+                .iter()
+                .fold(text, |text, (from, to)| text.replace(from, to)),
+            false => text,
+        })
     }
 
     /// Id of a token, if there is such.
@@ -248,9 +155,11 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Vocabulary`] otherwise.
     pub fn check_vocab(&self, model_vocab_size: usize) -> Result<(), TokenizerError> {
-        if self.max_id as usize >= model_vocab_size {
+        let max_id = self.largest.max(self.pad_id);
+        if max_id as usize >= model_vocab_size {
             return Err(TokenizerError::Vocabulary {
-                max_id: self.max_id,
+                max_id,
+                token: self.inner.id_to_token(max_id),
                 vocab_size: model_vocab_size,
             });
         }
@@ -306,8 +215,8 @@ impl Tokenizer {
         end: Option<u32>,
     ) -> Result<Encoding, TokenizerError> {
         let encode = |text: &str, special| {
-            let tokens = self.inner.encode_fast(text, special);
-            tokens.map_err(|e| TokenizerError::Encode(e.to_string()))
+            let tokens = limits::bounded(|| self.inner.encode_fast(text, special));
+            tokens.map_err(TokenizerError::Encode)
         };
         let (prompt, answer) = (encode(prompt, true)?, encode(answer, false)?);
         let mut ids = prompt.get_ids().to_vec();
@@ -323,14 +232,16 @@ impl Tokenizer {
     }
 
     fn tokenize(&self, texts: Vec<&str>) -> Result<Vec<Tokens>, TokenizerError> {
-        self.inner
-            .encode_batch_fast(texts, false)
-            .map_err(|e| TokenizerError::Encode(e.to_string()))
+        // Each behind a wall of its own, on the thread that it runs on.
+        let tokens = texts
+            .into_par_iter()
+            .map(|text| limits::bounded(|| self.inner.encode_fast(text, false)));
+        let tokens: Result<Vec<Tokens>, String> = tokens.collect();
+        tokens.map_err(TokenizerError::Encode)
     }
 
     /// Truncates the tokens of one or two texts and puts the special tokens around them.
     fn combine(&self, mut tokens: Vec<Tokens>, max_len: usize) -> Result<Encoding, TokenizerError> {
-        let failed = |e: tokenizers::Error| TokenizerError::Encode(e.to_string());
         for (segment, tokens) in tokens.iter_mut().enumerate() {
             tokens.set_type_ids(vec![segment as u32; tokens.len()]);
         }
@@ -350,65 +261,33 @@ impl Tokenizer {
             direction: self.truncation,
             stride: 0,
         };
-        let (text, pair) = truncate_encodings(text, pair, &params).map_err(failed)?;
-        let whole = self.inner.post_process(text, pair, true).map_err(failed)?;
+        let whole = limits::bounded(|| {
+            let (text, pair) = truncate_encodings(text, pair, &params)?;
+            self.inner.post_process(text, pair, true)
+        });
+        let whole = whole.map_err(TokenizerError::Encode)?;
+        let mut type_ids = whole.get_type_ids().to_vec();
+        if !self.segments {
+            type_ids.fill(0);
+        }
+        if let Some(limit) = self.segment_limit
+            && let Some(&segment) = type_ids.iter().find(|&&segment| segment as usize >= limit)
+        {
+            return Err(TokenizerError::Segment { segment, limit });
+        }
         Ok(Encoding {
             ids: whole.get_ids().to_vec(),
-            type_ids: whole.get_type_ids().to_vec(),
+            type_ids,
             cut: length > max_len - special,
         })
     }
-}
-
-fn pad_id(dir: &Path, inner: &tokenizers::Tokenizer) -> Result<u32, TokenizerError> {
-    if let Some(id) = named(dir, inner, "pad_token")? {
-        return Ok(id);
-    }
-    let configured = inner.get_padding().map(|padding| padding.pad_id);
-    let usual = || ["[PAD]", "<pad>"].iter().find_map(|t| inner.token_to_id(t));
-    if let Some(id) = configured.or_else(usual) {
-        return Ok(id);
-    }
-    // Decoders are often published without: what is masked may as well be ends.
-    let end = named(dir, inner, "eos_token")?;
-    end.ok_or_else(|| TokenizerError::NoPadding {
-        dir: dir.to_owned(),
-    })
-}
-
-/// The token that the folder's files give a role.
-fn named(
-    dir: &Path,
-    inner: &tokenizers::Tokenizer,
-    role: &str,
-) -> Result<Option<u32>, TokenizerError> {
-    for name in ["tokenizer_config.json", "special_tokens_map.json"] {
-        let path = dir.join(name);
-        if !path.is_file() {
-            continue;
-        }
-        let invalid = |cause: String| TokenizerError::Invalid {
-            path: path.clone(),
-            cause,
-        };
-        let bytes = std::fs::read(&path).map_err(|e| invalid(e.to_string()))?;
-        let config: Value = serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))?;
-        // A token is written as its text or as an object with the text in `content`.
-        let token = &config[role];
-        if let Some(token) = token.as_str().or(token["content"].as_str()) {
-            let id = inner.token_to_id(token);
-            let cause = || format!("its {role} {token:?} is not in the vocabulary");
-            return id.map(Some).ok_or_else(|| invalid(cause()));
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     const WORDS: [&str; 10] = [
         "[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "##s", "on", "mat",
@@ -512,14 +391,18 @@ mod tests {
         );
         assert_eq!(load(&dir).unwrap().pad_id(), 5);
         write(&dir, "tokenizer_config.json", json!({"pad_token": "mat"}));
+        assert_eq!(load(&dir).unwrap().pad_id(), 5);
+        // Where this is, transformers reads no other file.
+        let config = json!({"pad_token": "mat", "added_tokens_decoder": {}});
+        write(&dir, "tokenizer_config.json", config);
         assert_eq!(load(&dir).unwrap().pad_id(), 9);
-        write(
-            &dir,
-            "tokenizer_config.json",
-            json!({"pad_token": "<none>"}),
-        );
-        let message = load(&dir).unwrap_err().to_string();
-        assert!(message.contains("tokenizer_config.json") && message.contains("<none>"));
+        // A token that is not there is added behind the vocabulary, for which the model has no row.
+        let config = json!({"pad_token": "<none>", "added_tokens_decoder": {}});
+        write(&dir, "tokenizer_config.json", config);
+        let tokenizer = load(&dir).unwrap();
+        assert_eq!(tokenizer.pad_id(), 10);
+        let message = tokenizer.check_vocab(10).unwrap_err().to_string();
+        assert!(message.contains("<none>"), "{message}");
     }
 
     #[test]

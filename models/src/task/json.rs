@@ -1,6 +1,10 @@
-use std::path::Path;
+use std::{fmt, path::Path};
 
-use serde::de::Error as _;
+use indexmap::IndexSet;
+use serde::{
+    Deserializer as _,
+    de::{Error as _, SeqAccess, Visitor},
+};
 use serde_json::{Map, Value};
 
 use super::error::quote;
@@ -38,10 +42,9 @@ impl Json {
             path: path.to_owned(),
             source,
         };
-        let records: Vec<Unique> = serde_json::from_slice(bytes).map_err(malformed)?;
         let mut file = File::default();
-        let mut unused: Vec<String> = Vec::new();
-        for (index, Unique(record)) in records.into_iter().enumerate() {
+        let mut unused: IndexSet<String> = IndexSet::new();
+        let mut read = |index, record: Value| {
             let Value::Object(record) = record else {
                 let found = quote(&record.to_string());
                 let odd = format!("record {} is {found}", index + 1);
@@ -53,12 +56,26 @@ impl Json {
                 index,
             };
             file.examples.push(self.example(&row, label_set, labels)?);
-            let unknown = record.iter().filter(|(name, value)| {
-                !self.knows(name) && !Values::Unset.accept(value) && !unused.contains(name)
-            });
-            let unknown: Vec<String> = unknown.map(|(name, _)| name.clone()).collect();
-            unused.extend(unknown);
+            let unknown = record
+                .into_iter()
+                .filter(|(name, value)| !self.knows(name) && !Values::Unset.accept(value));
+            unused.extend(unknown.map(|(name, _)| name));
+            Ok(())
+        };
+        let mut wrong = None;
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        let whole = json.deserialize_seq(Each(|index, record| {
+            read(index, record)
+                .map_err(|error| wrong = Some(error))
+                .is_ok()
+        }));
+        let whole = whole.and_then(|()| json.end());
+        match (wrong, whole) {
+            (Some(wrong), _) => return Err(wrong),
+            (None, Err(source)) => return Err(malformed(source)),
+            (None, Ok(())) => {}
         }
+        let unused: Vec<String> = unused.into_iter().collect();
         file.notes.extend(beside(path, "fields", &unused));
         Ok(file)
     }
@@ -103,6 +120,28 @@ impl Json {
             pair: answer.map(|answer| answer.trim().to_owned()),
             label,
         })
+    }
+}
+
+/// Gives the elements of an array, as they are read, to a function that says whether to go on.
+struct Each<F>(F);
+
+impl<'de, F: FnMut(usize, Value) -> bool> Visitor<'de> for Each<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of objects")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        let mut index = 0;
+        while let Some(Unique(record)) = seq.next_element()? {
+            if !(self.0)(index, record) {
+                return Err(A::Error::custom("a record cannot be used"));
+            }
+            index += 1;
+        }
+        Ok(())
     }
 }
 

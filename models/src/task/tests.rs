@@ -281,6 +281,24 @@ fn files_without_examples_or_without_a_file() {
     assert!(missing.to_string().starts_with("cannot read no/such.tsv"));
 }
 
+/// Fields that no record before had take no longer, however many there are; and what is wrong with
+/// a record is said before the next is read.
+#[test]
+fn records_are_read_one_by_one() {
+    let record = |i: usize| format!("{{\"instruction\": \"a\", \"output\": \"b\", \"x{i}\": 1}}");
+    let records: Vec<String> = (0..40_000).map(record).collect();
+    let start = std::time::Instant::now();
+    let read = required("math", format!("[{}]", records.join(","))).unwrap();
+    assert_eq!(read.len(), records.len());
+    assert!(start.elapsed() < std::time::Duration::from_secs(10));
+    let error = required("math", format!("[{}, {{}}, damaged", record(1))).unwrap_err();
+    assert!(error.contains("record 2"), "{error}");
+    let error = required("math", format!("[{}, 7]", record(1))).unwrap_err();
+    assert!(error.contains("record 2 is"), "{error}");
+    let error = required("math", format!("[{}] more", record(1))).unwrap_err();
+    assert!(error.contains("trailing"), "{error}");
+}
+
 /// Twice the lines take about twice the time: a quadratic reader would take four times.
 #[test]
 fn a_row_of_many_lines_takes_time_in_proportion() {

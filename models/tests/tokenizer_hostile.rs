@@ -55,7 +55,6 @@ fn used(dir: &Path) -> Result<Vec<u32>, TokenizerError> {
 fn the_library_s_panics_are_errors() {
     used(folder(|_| ()).path()).unwrap();
     let text = |segment: u32| json!({"Sequence": {"id": "A", "type_id": segment}});
-    let regex = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let cases = [
         ("pre_tokenizer", json!({"type": "FixedLength", "length": 0})),
         ("pre_tokenizer", split("(x")),

@@ -101,35 +101,5 @@ pub fn logits(
     let lengths: Vec<usize> = rows.iter().map(Encoded::tokens).collect();
     let buckets = Buckets::choose(&lengths, max_len, 8)?;
     let batches = evaluation(&lengths, &buckets, batch_size)?;
-    let logits = predictor.logits(engine, rows, &batches)?;
-    check_finite(&logits, rows.len(), predictor, engine)?;
-    Ok(logits)
-}
-
-/// Logits that are no numbers say nothing: an error names the first, and the weight that has such
-/// numbers itself, if one has.
-fn check_finite(
-    logits: &[f32],
-    rows: usize,
-    predictor: &Predictor,
-    engine: &Engine,
-) -> Result<(), Error> {
-    let Some(at) = logits.iter().position(|x| !x.is_finite()) else {
-        return Ok(());
-    };
-    let row = at / (logits.len() / rows.max(1)).max(1);
-    let mut names = predictor.model().parameters().iter().map(|p| &p.name);
-    let broken = |name: &&String| {
-        let array = engine.weights().get(name);
-        array.is_some_and(|array| array.data.iter().any(|x| !x.is_finite()))
-    };
-    let why = match names.find(broken) {
-        Some(name) => format!("weight `{name}` has NaN or infinite numbers; get the model again"),
-        None => "the weights are finite, and what is computed of them is not".into(),
-    };
-    Err(format!(
-        "the logits of row {row} are not finite ({}): {why}",
-        logits[at]
-    )
-    .into())
+    Ok(predictor.logits(engine, rows, &batches)?)
 }

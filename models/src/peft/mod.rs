@@ -52,6 +52,8 @@ pub struct Adapter {
     pub modules: Vec<String>,
     /// What became of the folder that it was read from.
     pub report: Applied,
+    /// Names of modules that share one of its parameters, with that: PEFT would part them.
+    shared: Vec<(String, String)>,
     /// Parameters that the base has not got.
     added: Vec<String>,
     has_tokens: bool,

@@ -83,7 +83,12 @@ impl Adapter {
         };
         let prefixed =
             |(name, array): (&String, &Array)| (format!("{PREFIX}{name}"), array.clone());
-        let tensors: Params = self.tensors.iter().map(prefixed).collect();
+        let mut tensors: Params = self.tensors.iter().map(prefixed).collect();
+        for (alias, name) in &self.shared {
+            if let Some(array) = self.tensors.get(name) {
+                tensors.insert(format!("{PREFIX}{alias}"), array.clone());
+            }
+        }
         let metadata = HashMap::from([("format".into(), "pt".into())]);
         store::save(&folder.join(WEIGHTS), &tensors, metadata)?;
         let json = serde_json::to_vec_pretty(&config).map_err(|error| PeftError::Config {

@@ -107,6 +107,17 @@ impl Adapter {
             }
         }
         self.modules = modules;
+        self.shared.clear();
+        if model.head() != Head::CausalLm {
+            return Ok(());
+        }
+        // An output that is tied to the table of tokens is saved beside it.
+        for &(alias, name) in model.config().architecture.tied() {
+            if self.tensors.contains_key(name) {
+                self.shared.push((alias.into(), name.into()));
+                self.modules.push(alias.trim_end_matches(".weight").into());
+            }
+        }
         Ok(())
     }
 }

@@ -371,6 +371,16 @@ const PLACES: &[Misuse] = &[
     ("explain --svg - --dot - @", 1, &["standard output", "name"]),
     ("explain --site zzz @", 1, &["`zzz`", "layer.0.attention"]),
     (
+        "evaluate --data cola --batch-size -4 @",
+        2,
+        &["--batch-size", "'-4'", "at least 1"],
+    ),
+    (
+        "generate --model bert --prompt x --max-new-tokens -1",
+        2,
+        &["--max-new-tokens", "'-1'", "a whole number"],
+    ),
+    (
         "spectrum --model bert --plot plot.jpg",
         1,
         &["plot.jpg", ".svg or .png"],

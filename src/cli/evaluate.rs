@@ -38,10 +38,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Number of rows in a batch.
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size)]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size, allow_negative_numbers = true)]
     batch_size: usize,
     /// Truncate sequences to N tokens [default: as in the adapter's training, else 128].
-    #[arg(long, value_name = "N", value_parser = args::tokens)]
+    #[arg(long, value_name = "N", value_parser = args::tokens, allow_negative_numbers = true)]
     max_length: Option<usize>,
 }
 

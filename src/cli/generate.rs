@@ -46,7 +46,7 @@ pub struct Args {
     task: Option<String>,
     /// Generate at most N tokens for each prompt [default: what the model's generation_config.json
     /// says, or 128].
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, allow_negative_numbers = true)]
     max_new_tokens: Option<usize>,
     #[command(flatten)]
     choice: Choice,

@@ -31,7 +31,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Number of threads; as many as cores if absent.
-    #[arg(long, global = true, value_name = "N", value_parser = args::threads)]
+    #[arg(long, global = true, value_name = "N", value_parser = args::threads, allow_negative_numbers = true)]
     threads: Option<usize>,
 }
 

@@ -32,10 +32,10 @@ pub struct Args {
     #[command(flatten)]
     device: DeviceArgs,
     /// Number of rows in a batch.
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size)]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size, allow_negative_numbers = true)]
     batch_size: usize,
     /// Number of tokens in a row.
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = args::tokens)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = args::tokens, allow_negative_numbers = true)]
     length: usize,
     /// Show the forward pass alone.
     #[arg(long)]

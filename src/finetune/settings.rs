@@ -1,7 +1,7 @@
 use std::{ops::RangeInclusive, path::PathBuf};
 
 use ailora_graph::AdaptConfig;
-use ailora_models::embedded;
+use ailora_models::{closed::brief, embedded};
 use ailora_runtime::{
     backend::{Device, Precision},
     optim::{AdamWConfig, ScheduleKind},
@@ -96,7 +96,7 @@ impl Default for Settings {
 #[derive(Debug, Error)]
 pub enum SettingsError {
     /// A file that is not settings.
-    #[error("{path}: {reason}", path = path.display())]
+    #[error("{path}: {reason}", path = path.display(), reason = brief(reason))]
     File {
         /// The file.
         path: PathBuf,

@@ -40,7 +40,7 @@ pub enum JsonError {
         limit: u64,
     },
     /// It is not JSON, or not an object, or names something twice.
-    #[error("{}: not a JSON object with each name once: {cause}", path.display())]
+    #[error("{}: not a JSON object with each name once: {}", path.display(), super::brief(cause))]
     Form {
         /// The file.
         path: PathBuf,

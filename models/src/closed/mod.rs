@@ -5,6 +5,7 @@
 //! no table lists is refused where it can change the arithmetic, and a [`Note`] elsewhere, which the
 //! command prints once and refuses under `--strict`. `docs/compatibility.md` is made of these tables.
 
+pub mod compatibility;
 pub mod json;
 pub mod wall;
 
@@ -177,22 +178,28 @@ impl Table {
 
     /// The table in Markdown, a row a field.
     pub fn markdown(&self) -> String {
-        let mut text = String::from("| field | what becomes of it |\n| --- | --- |\n");
-        for field in self.fields.iter().copied().flatten() {
-            let meaning = match field.meaning {
-                Meaning::Applied("") => "applied".into(),
-                Meaning::Applied(says) => format!("applied: {says}"),
-                Meaning::Inert(why) => format!("changes nothing here: {why}"),
-                Meaning::Only(values, advice) => format!("refused unless {values}: {advice}"),
-            };
-            text += &format!("| `{}` | {} |\n", field.name, meaning.replace('|', "\\|"));
-        }
-        text += match self.unknown {
+        let fields: Vec<Field> = self.fields.iter().copied().flatten().copied().collect();
+        let other = match self.unknown {
             Unknown::Refused => "| any other | refused, unless `null` or `false` |\n",
             Unknown::Noted => "| any other | said once, refused under `--strict` |\n",
         };
-        text
+        rows(&fields) + other
     }
+}
+
+/// Fields in Markdown, a row each.
+pub(crate) fn rows(fields: &[Field]) -> String {
+    let mut text = String::from("| field | what becomes of it |\n| --- | --- |\n");
+    for field in fields {
+        let meaning = match field.meaning {
+            Meaning::Applied("") => "applied".into(),
+            Meaning::Applied(says) => format!("applied: {says}"),
+            Meaning::Inert(why) => format!("changes nothing here: {why}"),
+            Meaning::Only(values, advice) => format!("refused unless {values}: {advice}"),
+        };
+        text += &format!("| `{}` | {} |\n", field.name, meaning.replace('|', "\\|"));
+    }
+    text
 }
 
 impl Values {
@@ -225,6 +232,19 @@ impl fmt::Display for Values {
             Self::OneOf(values) => f.write_str(&values.join(" or ")),
         }
     }
+}
+
+/// A text as an error shows it: what other libraries say may quote all of a file.
+pub fn brief(text: impl fmt::Display) -> String {
+    const START: usize = 300;
+    const END: usize = 100;
+    let text = text.to_string();
+    if text.len() <= 2 * (START + END) {
+        return text;
+    }
+    let start = &text[..text.floor_char_boundary(START)];
+    let end = &text[text.ceil_char_boundary(text.len() - END)..];
+    format!("{start} ... {end}")
 }
 
 /// A value as an error shows it: on one line, and no longer than one.
@@ -312,6 +332,14 @@ mod tests {
         ] {
             assert!(text.contains(row), "{text}");
         }
+    }
+
+    #[test]
+    fn long_texts_are_brief() {
+        assert_eq!(brief("x: 5"), "x: 5");
+        let text = brief(format!("found {} at line 3", "é".repeat(100_000)));
+        assert!(text.starts_with("found éé") && text.ends_with("éé at line 3"));
+        assert!(text.contains(" ... ") && text.len() < 500, "{text}");
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub enum FieldError {
         /// The object.
         field: &'static str,
         /// The field within it.
-        cause: Refused,
+        cause: Box<Refused>,
     },
 }
 

@@ -14,6 +14,8 @@ mod llama;
 mod roberta;
 mod rotary;
 
+pub(crate) use rotary::TABLE as ROPE;
+
 use std::{fmt::Debug, sync::Arc};
 
 use ailora_graph::{

@@ -59,7 +59,10 @@ impl Rotary {
         let rope = rope.unwrap_or(&empty);
         TABLE
             .check(Path::new(field), rope)
-            .map_err(|cause| FieldError::Nested { field, cause })?;
+            .map_err(|cause| FieldError::Nested {
+                field,
+                cause: Box::new(cause),
+            })?;
         let rope = Fields::new(rope);
         let theta = match rope.positive("rope_theta")? {
             Some(theta) => theta,

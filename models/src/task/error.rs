@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::closed::brief;
+
 /// Why a task or its data could not be had.
 #[derive(Debug, Error)]
 pub enum TaskError {
@@ -44,7 +46,7 @@ pub enum TaskError {
         path: PathBuf,
     },
     /// The header lacks a column the task needs.
-    #[error("{}, line 1: the header has no column `{column}`; found columns: {found}", path.display())]
+    #[error("{}, line 1: the header has no column `{column}`; found columns: {}", path.display(), brief(found))]
     MissingColumn {
         /// The file.
         path: PathBuf,
@@ -54,7 +56,7 @@ pub enum TaskError {
         found: String,
     },
     /// A row has too few or too many columns.
-    #[error("{}, line {line}: expected {expected} tab-separated columns ({names}), found {found}", path.display())]
+    #[error("{}, line {line}: expected {expected} tab-separated columns ({}), found {found}", path.display(), brief(names))]
     Columns {
         /// The file.
         path: PathBuf,
@@ -68,7 +70,7 @@ pub enum TaskError {
         found: usize,
     },
     /// A cell holds something else than it should.
-    #[error("{}, {place}, column `{column}`: expected {expected}, found {found}", path.display())]
+    #[error("{}, {place}, column `{column}`: expected {expected}, found {}", path.display(), brief(found))]
     Cell {
         /// The file.
         path: PathBuf,
@@ -82,7 +84,7 @@ pub enum TaskError {
         found: String,
     },
     /// The file is not the JSON it should be.
-    #[error("{}: expected a JSON array of objects: {source}", path.display())]
+    #[error("{}: expected a JSON array of objects: {}", path.display(), brief(source))]
     Json {
         /// The file.
         path: PathBuf,

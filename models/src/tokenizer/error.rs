@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::train;
 use crate::{
-    closed::{Refused, json::JsonError},
+    closed::{Refused, brief, json::JsonError},
     gguf::GgufError,
 };
 
@@ -20,7 +20,7 @@ pub enum TokenizerError {
         dir: PathBuf,
     },
     /// A file is there but cannot be read or understood.
-    #[error("{} is not a usable tokenizer file: {cause}", path.display())]
+    #[error("{} is not a usable tokenizer file: {}", path.display(), brief(cause))]
     Invalid {
         /// The file.
         path: PathBuf,

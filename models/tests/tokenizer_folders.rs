@@ -5,7 +5,7 @@ mod support;
 
 use std::{fs, path::Path};
 
-use ailora_models::tokenizer::Tokenizer;
+use ailora_models::{closed::Note, tokenizer::Tokenizer};
 use serde_json::{Map, Value, json};
 use support::fixtures;
 use tempfile::TempDir;
@@ -267,6 +267,16 @@ fn a_tokenizer_json_that_is_not_of_its_class_is_refused() {
     assert!(
         note.text.contains("`normalizer`") && note.text.contains("BertTokenizer"),
         "{note}"
+    );
+    // So it is where the folder says that all is in the file, of a type whose class is taken anyway.
+    let class = json!({"tokenizer_class": "PreTrainedTokenizerFast"});
+    let files = json!({"config.json": {"model_type": "qwen2"}, "tokenizer_config.json": class});
+    let tokenizer = Tokenizer::from_dir(folder("roberta", true, &files).path()).unwrap();
+    let said = |note: &Note| note.text.contains("is not that of Qwen2Tokenizer");
+    assert!(
+        tokenizer.notes().iter().any(said),
+        "{:?}",
+        tokenizer.notes()
     );
     let text = message(odd(json!({"do_lower_case": false})).path());
     assert!(text.contains("`normalizer`"), "{text}");

@@ -45,17 +45,26 @@ pub(super) fn load<T>(
     })
 }
 
-/// Checks the tables of characters in a `tokenizer.json`, whose readers reserve the memory that they
-/// name.
+/// How many times longer replacements may make a text, one after the other, at most.
+const GROWTH: f64 = 256.0;
+
+/// Checks what in a `tokenizer.json` would cost more memory than the file warrants: tables of
+/// characters, whose readers reserve what they name, and replacements that each make a text longer.
 ///
 /// # Errors
-/// As text: a table that names more than it has.
-pub(super) fn check_tables(json: &[u8]) -> Result<(), String> {
-    /// The part that has such tables.
+/// As text: a table that names more than it has, or replacements that grow too much.
+pub(super) fn check_costs(json: &[u8]) -> Result<(), String> {
+    /// The parts that can cost so much.
     #[derive(Deserialize)]
     struct Parts {
         #[serde(default)]
         normalizer: Value,
+        #[serde(default)]
+        pre_tokenizer: Value,
+        #[serde(default)]
+        decoder: Value,
+        #[serde(default)]
+        post_processor: Value,
     }
     fn check(part: &Value) -> Result<(), String> {
         match part {
@@ -75,8 +84,67 @@ pub(super) fn check_tables(json: &[u8]) -> Result<(), String> {
         }
     }
     match serde_json::from_slice::<Parts>(json) {
-        Ok(parts) => check(&parts.normalizer),
+        Ok(parts) => {
+            for (name, part) in [
+                ("normalizer", &parts.normalizer),
+                ("pre_tokenizer", &parts.pre_tokenizer),
+                ("decoder", &parts.decoder),
+            ] {
+                let found = growth(part);
+                if found > GROWTH {
+                    return Err(format!(
+                        "the replacements of its `{name}` make a text up to {found:.0} times longer; \
+                         expected at most {GROWTH:.0} times"
+                    ));
+                }
+            }
+            if let Some(text) = repeated(&parts.post_processor) {
+                return Err(format!(
+                    "its `post_processor` puts text {text} several times; expected once"
+                ));
+            }
+            check(&parts.normalizer)
+        }
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// How many times longer the replacements within a part may make a text: each may put its `content`
+/// in the place of one byte.
+fn growth(part: &Value) -> f64 {
+    match part {
+        Value::Array(parts) => parts.iter().map(growth).product(),
+        Value::Object(fields) => {
+            let content = fields.get("content").and_then(Value::as_str);
+            let own = match fields.get("type").and_then(Value::as_str) {
+                // A byte that is no printable ASCII becomes a character of two.
+                Some("ByteLevel") => 2,
+                _ => content.map_or(1, |content| content.len().max(1)),
+            } as f64;
+            let inner = fields
+                .values()
+                .filter(|value| value.is_array() || value.is_object());
+            own * inner.map(growth).product::<f64>()
+        }
+        _ => 1.0,
+    }
+}
+
+/// A text that a template puts several times, if there is one.
+fn repeated(part: &Value) -> Option<&str> {
+    match part {
+        Value::Array(parts) => {
+            let mut texts: Vec<&str> = parts
+                .iter()
+                .filter_map(|part| part.get("Sequence")?.get("id")?.as_str())
+                .collect();
+            texts.sort_unstable();
+            let twice = texts.windows(2).find(|pair| pair[0] == pair[1]);
+            let twice = twice.map(|pair| pair[0]);
+            twice.or_else(|| parts.iter().find_map(repeated))
+        }
+        Value::Object(fields) => fields.values().find_map(repeated),
+        _ => None,
     }
 }
 
@@ -135,10 +203,53 @@ mod tests {
             let parts = serde_json::json!({"normalizer": {"normalizers": [{}, table]}, "model": 3});
             parts.to_string()
         };
-        check_tables(json("BAAAAAECAwQ=").as_bytes()).unwrap();
-        check_tables(b"{\"normalizer\": null}").unwrap();
-        let message = check_tables(json("AAAAQAECAwQ=").as_bytes()).unwrap_err();
+        check_costs(json("BAAAAAECAwQ=").as_bytes()).unwrap();
+        check_costs(b"{\"normalizer\": null}").unwrap();
+        let message = check_costs(json("AAAAQAECAwQ=").as_bytes()).unwrap_err();
         assert!(message.contains("1073741824 bytes"), "{message}");
+    }
+
+    #[test]
+    fn replacements_that_multiply_a_text_are_refused() {
+        let replace = |len: usize| {
+            let pattern = serde_json::json!({"Regex": "."});
+            serde_json::json!({"type": "Replace", "pattern": pattern, "content": "b".repeat(len)})
+        };
+        for part in ["normalizer", "decoder"] {
+            let json = |lens: &[usize]| {
+                let parts: Vec<Value> = lens.iter().map(|&len| replace(len)).collect();
+                serde_json::json!({part: {"type": "Sequence", "parts": parts}}).to_string()
+            };
+            check_costs(json(&[3, 0, 1, 3, 16]).as_bytes()).unwrap();
+            let message = check_costs(json(&[17, 17]).as_bytes()).unwrap_err();
+            assert!(
+                message.contains(part) && message.contains("289 times"),
+                "{message}"
+            );
+            assert!(check_costs(json(&[40_000; 90]).as_bytes()).is_err());
+        }
+        let bytes = |count: usize| {
+            let parts = vec![serde_json::json!({"type": "ByteLevel", "use_regex": false}); count];
+            serde_json::json!({"pre_tokenizer": {"pretokenizers": parts}}).to_string()
+        };
+        check_costs(bytes(2).as_bytes()).unwrap();
+        let message = check_costs(bytes(9).as_bytes()).unwrap_err();
+        assert!(
+            message.contains("`pre_tokenizer`") && message.contains("512 times"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn templates_that_repeat_a_text_are_refused() {
+        let text = |id: &str| serde_json::json!({"Sequence": {"id": id, "type_id": 0}});
+        let json = |pair: &[Value]| {
+            let template = serde_json::json!({"type": "TemplateProcessing", "pair": pair});
+            serde_json::json!({"post_processor": {"processors": [template]}}).to_string()
+        };
+        check_costs(json(&[text("A"), text("B")]).as_bytes()).unwrap();
+        let message = check_costs(json(&[text("A"), text("B"), text("A")]).as_bytes());
+        assert!(message.unwrap_err().contains("puts text A several times"));
     }
 
     #[test]

@@ -38,7 +38,9 @@ pub(super) fn from_dir(dir: &Path) -> Result<Tokenizer, TokenizerError> {
     let class = Class::of(field("model_type"), named);
     let path = dir.join(JSON);
     if path.is_file() {
-        let explicit = named.is_some() || settings.say_how_to_split();
+        // Who says that all of it is in the file means the file.
+        let file = Class::of(None, named) == Some(Class::File);
+        let explicit = named.is_some() && !file || settings.say_how_to_split();
         return Loader::of_json(dir, path, settings, class, explicit)?.finish();
     }
     let gguf = match files(|name| dir.join(name).is_file()) {
@@ -77,7 +79,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Inner, TokenizerError> 
         return Err(TokenizerError::Invalid { path, cause });
     }
     limits::load(path, || {
-        limits::check_tables(bytes)?;
+        limits::check_costs(bytes)?;
         Inner::from_bytes(bytes)
     })
 }

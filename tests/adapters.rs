@@ -96,7 +96,15 @@ fn another_base_is_refused_and_the_same_one_elsewhere_is_not() {
     change(&scene, "other/model.safetensors", |tensors| {
         tensors[0].data[0] += 1.0;
     });
+    // The same weights, rounded.
+    for file in ["config.json", "tokenizer.json"] {
+        let bytes = scene.read(&format!("bert/{file}"));
+        scene.write(&format!("half/{file}"), &bytes);
+    }
+    let (tensors, metadata) = store::load(&scene.path("bert/model.safetensors")).unwrap();
+    store::save_half(&scene.path("half/model.safetensors"), &tensors, metadata).unwrap();
     let data = "--data cola/dev.tsv --output p.jsonl --force";
+    scene.ok(&format!("predict --adapter out {data} --model half"));
     for command in [
         format!("predict --adapter out {data} --model"),
         "evaluate --adapter out --data cola --model".into(),
@@ -117,6 +125,7 @@ fn another_base_is_refused_and_the_same_one_elsewhere_is_not() {
     fs::remove_file(scene.path("out/ailora.json")).unwrap();
     let predict = format!("predict --task cola --adapter out {data} --model");
     scene.ok(&format!("{predict} moved"));
+    scene.ok(&format!("{predict} half"));
     scene.refused(&format!("{predict} other"), &["trained on bert"]);
     fs::rename(scene.path("bert"), scene.path("gone")).unwrap();
     let ran = scene.run(&format!("{predict} moved"));

@@ -132,7 +132,14 @@ impl Origin {
     ) -> Result<Option<Note>, PeftError> {
         let recorded = self.model.as_deref();
         let same = match &self.base_sha256 {
-            Some(hash) => Some(*hash == base.sha256),
+            Some(hash) => Some(
+                *hash == base.sha256 || {
+                    let there = recorded.map(Path::new).filter(|there| there.is_dir());
+                    there.is_some_and(|there| {
+                        sha256(there).as_ref() == Some(hash) && is_rounded(there, base)
+                    })
+                },
+            ),
             None => recorded.map_or(Some(true), |recorded| is_base(recorded, given, base)),
         };
         let recorded = recorded.unwrap_or("a base of another hash");
@@ -168,8 +175,7 @@ fn is_base(recorded: &str, given: &str, base: &Pretrained) -> Option<bool> {
         if same(there).is_some() && same(there) == same(&base.dir) {
             return Some(true);
         }
-        let files = weights::files(there).ok()?;
-        return Some(weights::sha256(&files).ok()? == base.sha256);
+        return Some(sha256(there)? == base.sha256 || is_rounded(there, base));
     }
     // A folder of the hub's cache: models--ORG--NAME/snapshots/COMMIT.
     let cached = format!("models--{}", recorded.replace('/', "--"));
@@ -185,6 +191,30 @@ fn is_base(recorded: &str, given: &str, base: &Pretrained) -> Option<bool> {
     let on_hub = |name: &str| clean(name).split('/').count() <= 2 && !name.starts_with(['/', '.']);
     let hub = on_hub(recorded) && on_hub(given) && !Path::new(given).is_dir();
     (hub && last(recorded) != last(given)).then_some(false)
+}
+
+fn sha256(folder: &Path) -> Option<String> {
+    weights::sha256(&weights::files(folder).ok()?).ok()
+}
+
+/// Whether the weights of a folder are those of a base but for their precision: rounded to bfloat16
+/// or float16, on one side or on both.
+fn is_rounded(there: &Path, base: &Pretrained) -> bool {
+    // Rounding to 8 bits of mantissa; below float16's normal numbers, to multiples of 6e-8.
+    let near = |(a, b): (&f32, &f32)| {
+        let most = a.abs().max(b.abs());
+        (a - b).abs() <= (most / 128.0).max(1e-7)
+    };
+    let open = |folder| Pretrained::open(folder, base.model.head());
+    let (Ok(there), Ok(here)) = (open(there), open(&base.dir)) else {
+        return false;
+    };
+    here.weights.len() == there.weights.len()
+        && here.weights.iter().all(|(name, array)| {
+            there.weights.get(name).is_some_and(|other| {
+                other.shape == array.shape && array.data.iter().zip(&other.data).all(near)
+            })
+        })
 }
 
 fn text(path: &Path, about: &Map<String, Value>, field: &str) -> Result<Option<String>, PeftError> {

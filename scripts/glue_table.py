@@ -19,6 +19,7 @@ def collect(out):
     for path in sorted(Path(out).glob("*/metrics.json")):
         run = json.loads(path.read_text())
         if run["finished"]:
+            run["last"] = run["epochs"][-1]
             print(json.dumps({name: run[name] for name in ("task", "method", "seed", "best", "last")}))
 
 

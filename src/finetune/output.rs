@@ -25,7 +25,7 @@ use ailora_runtime::store::Params;
 /// | --- | --- |
 /// | `adapter_config.json`, `adapter_model.safetensors` | the adapter of the epoch that is kept, as PEFT loads it |
 /// | `ailora.json` | the adapters' specification, and what they belong to |
-/// | `metrics.json` | the task's metrics: every epoch, the best, the last, and which one is left |
+/// | `metrics.json` | the task's metrics: every epoch, the best, and `last`, those of what is left |
 /// | `train.jsonl`, `tensorboard/` | loss, rate, norm, rows a second of every step |
 /// | `run.json` | hashes of base, data and settings; seeds; versions |
 /// | `checkpoint.safetensors` | where to go on: the last step, and the best epoch's parameters |
@@ -260,7 +260,9 @@ impl Output {
         metrics["finished"] = json!(report.outcome == Outcome::Finished);
         metrics["headline"] = json!(report.headline);
         metrics["best"] = json!(report.best);
-        metrics["last"] = json!(report.evaluations.last());
+        // What the run says last is of what it leaves.
+        let last = report.kept.as_ref().or(report.evaluations.last());
+        metrics["last"] = json!(last);
         metrics["keep"] = json!(report.keep);
         metrics["kept"] = json!(report.kept.as_ref().map(|kept| kept.epoch));
         metrics["epochs"] = json!(report.evaluations);

@@ -6,6 +6,8 @@
 
 mod adapter;
 mod attr;
+#[cfg(test)]
+mod campaign;
 mod check;
 mod entry;
 mod expand;

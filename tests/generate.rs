@@ -264,7 +264,7 @@ fn an_adapter_beside_an_encoder_decoder_writes_what_a_merged_one_does() {
         };
         for (name, shape) in [("lora_A", vec![3, inputs]), ("lora_B", vec![out, 3])] {
             let count: usize = shape.iter().product();
-            let data = (0..count).map(|i| ((i * 31 + site.len()) % 17) as f32 * 0.05 - 0.4);
+            let data = (0..count).map(|i| ((i * 31 + site.len()) % 17) as f32 * 0.25 - 2.0);
             let data = data.collect();
             factors.insert(
                 format!("base_model.model.{site}.{name}.weight"),

@@ -42,7 +42,7 @@ fn pairs(labels: &[String]) -> String {
 
 fn predicted(scene: &Scene, task: &str, data: &str) -> Vec<(Vec<f64>, String)> {
     scene.ok(&format!(
-        "predict --model roberta --task {task} --data {data} --output out.jsonl"
+        "predict --model roberta --task {task} --data {data} --output out.jsonl --force"
     ));
     let row = |row: Value| {
         let logits = row["logits"].as_array().unwrap();

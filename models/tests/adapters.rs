@@ -467,7 +467,7 @@ fn an_adapter_holds_what_was_drawn_and_what_its_head_became() {
         let mut sites = config.resolve(base.model.sites()).unwrap();
         for (path, spec) in &specs {
             let site = sites.iter_mut().find(|site| site.path == *path).unwrap();
-            site.spec = spec.clone();
+            site.spec = *spec;
         }
         let mut params = base.weights.clone();
         initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();

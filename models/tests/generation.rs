@@ -98,7 +98,7 @@ fn tokens_equal_those_of_transformers() {
             rules: settings.rules,
         };
         let (mut session, logits) = generator
-            .start(&[prompt.clone()], options.max_new_tokens)
+            .start(std::slice::from_ref(&prompt), options.max_new_tokens)
             .unwrap();
         let (never, ignored) = (|_: usize, _: &[i32]| false, |_, _| {});
         let found = search(&mut session, logits, &given, &options, never, ignored).unwrap();

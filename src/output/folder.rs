@@ -250,8 +250,9 @@ mod tests {
 
         // What is read stays, whatever its name.
         let (_scene, out) = scene(&["vocab.txt", "config.json"]);
-        let error = Folder::claim(&out, &[&out.join("vocab.txt")]).unwrap();
-        let error = error.clear(&[MODEL]).unwrap_err();
+        let folder = Folder::claim(&out, &[&out.join("vocab.txt")]).unwrap();
+        let error = folder.clear(&[MODEL]).unwrap_err();
+        drop(folder);
         assert!(matches!(error, OutputError::Input { .. }), "{error}");
         assert_eq!(names(&out), ["config.json", "vocab.txt"]);
 

@@ -8,14 +8,15 @@ use super::{
     support::{Scene, TINY},
 };
 
-/// The notes that a command prints.
+/// The notes that a command prints, but for those of the model's files.
 fn notes(scene: &Scene, args: &str) -> Vec<String> {
     let ran = scene.run(args);
     assert_eq!(ran.code, Some(0), "{args}\n{}", ran.stderr);
     let lines = ran
         .stderr
         .lines()
-        .filter_map(|line| line.strip_prefix("note: "));
+        .filter_map(|line| line.strip_prefix("note: "))
+        .filter(|note| !note.contains("tokenizer.json"));
     lines.map(str::to_owned).collect()
 }
 

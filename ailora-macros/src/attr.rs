@@ -1,6 +1,6 @@
 //! The two entry points, on token streams that tests can make too.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::quote;
 use syn::{
     Attribute, Data, DeriveInput, Error, Fields, Path, Result, Token, punctuated::Punctuated,
@@ -13,12 +13,17 @@ use crate::{
     part::{self, Part},
 };
 
+/// How deep tokens may be nested: what reads them needs a part of the stack for each level.
+const DEEPEST: usize = 64;
+
 /// `#[adapt(args)] item`
 pub fn adapt(args: TokenStream, item: TokenStream) -> TokenStream {
     try_adapt(args, item.clone()).unwrap_or_else(|error| with_errors(item, &[error]))
 }
 
 fn try_adapt(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    check_depth(&args)?;
+    check_depth(&item)?;
     let mut input: DeriveInput = syn::parse2(item)?;
     if let Some(derive) = input.attrs.iter().find_map(derived_module) {
         let message = "`#[adapt]` implements `Module` already: remove it from `derive`";
@@ -49,6 +54,7 @@ pub fn derive_module(item: TokenStream) -> TokenStream {
 }
 
 fn try_derive(item: TokenStream) -> Result<TokenStream> {
+    check_depth(&item)?;
     let input: DeriveInput = syn::parse2(item)?;
     if let Some(adapt) = input
         .attrs
@@ -110,6 +116,52 @@ fn ends_with(path: &Path, name: &str) -> bool {
     path.segments.last().is_some_and(|last| last.ident == name)
 }
 
+/// Refuses tokens that are nested so deep that reading them would overflow the stack.
+fn check_depth(tokens: &TokenStream) -> Result<()> {
+    match too_deep(tokens.clone(), 0) {
+        Some(span) => Err(Error::new(
+            span,
+            format!("nested more than {DEEPEST} deep: give a part of it a name of its own"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The first token below [`DEEPEST`], where groups, angle brackets and signs in a row are levels.
+fn too_deep(tokens: TokenStream, depth: usize) -> Option<Span> {
+    let (mut angles, mut signs) = (0, 0);
+    for token in tokens {
+        let span = token.span();
+        match token {
+            TokenTree::Punct(punct) => {
+                signs += 1;
+                match punct.as_char() {
+                    '<' => angles += 1,
+                    '>' => angles = usize::saturating_sub(angles, 1),
+                    _ => {}
+                }
+            }
+            TokenTree::Group(group) => {
+                signs = 0;
+                let inner = depth + angles + 1;
+                if inner <= DEEPEST
+                    && let Some(span) = too_deep(group.stream(), inner)
+                {
+                    return Some(span);
+                }
+                if inner > DEEPEST {
+                    return Some(span);
+                }
+            }
+            _ => signs = 0,
+        }
+        if depth + angles + signs > DEEPEST {
+            return Some(span);
+        }
+    }
+    None
+}
+
 fn with_errors(item: TokenStream, errors: &[Error]) -> TokenStream {
     let errors = errors.iter().map(Error::to_compile_error);
     quote!(#item #(#errors)*)
@@ -121,6 +173,33 @@ mod tests {
 
     fn assert_same(found: &TokenStream, expected: &TokenStream) {
         assert_eq!(found.to_string(), expected.to_string());
+    }
+
+    #[test]
+    fn what_is_nested_too_deep_is_refused() {
+        use std::str::FromStr;
+        let nested = |n: usize| {
+            let [open, close, refs] = ["Box<[", "]>", "&"].map(|part| part.repeat(n));
+            let text = format!("struct A<'a> {{ a: {open}B{close}, b: {refs}B }}");
+            derive_module(TokenStream::from_str(&text).unwrap()).to_string()
+        };
+        let shallow = nested(20);
+        assert!(!shallow.contains("compile_error"), "{shallow}");
+        for n in [40, 5000] {
+            assert!(nested(n).contains("nested more than 64 deep"));
+        }
+        let args = format!("q = {}1{}", "(".repeat(5000), ")".repeat(5000));
+        let args = TokenStream::from_str(&args).unwrap();
+        let refused = adapt(
+            args,
+            quote!(
+                struct A {
+                    q: B,
+                }
+            ),
+        )
+        .to_string();
+        assert!(refused.contains("nested more than 64 deep"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use ailora_graph::{adapter::Site, ir::Program};
 use ailora_runtime::{
     backend::Backend,
+    cpu::Cpu,
     engine::{Engine, EngineError, PlanId},
     init::{InitError, initialise},
     optim::{AdamW, AdamWConfig, Schedule, ScheduleKind},
@@ -72,7 +73,7 @@ impl Tuner {
         params: Params,
         lr: f64,
     ) -> Result<Self, TunerError> {
-        Self::on(Backend::cpu(), program, sites, params, lr, 0)
+        Self::on(Box::new(Cpu::new()), program, sites, params, lr, 0)
     }
 
     /// Adapts a program, whose frozen parameters `params` has by name, differentiates it and compiles
@@ -84,7 +85,7 @@ impl Tuner {
     /// Sites that the program does not have, a program without a `loss`, a parameter that is missing
     /// or of another shape.
     pub fn on(
-        backend: Backend,
+        backend: Box<dyn Backend>,
         program: &Program,
         sites: &[Site],
         mut params: Params,

@@ -17,6 +17,7 @@
 //! initialised. How to add a family is in this crate's `README.md`.
 
 pub mod batch;
+pub mod cache;
 pub mod classification;
 pub mod closed;
 pub mod config;

@@ -5,7 +5,7 @@ use ailora::{
     explain::{Explained, explain},
     fuse::cost::Costs,
     hoist::hoist,
-    models::{classification::Predictor, embedded::cache_folder},
+    models::{cache, classification::Predictor},
     output::File,
     runtime::{backend::Precision, costs::cached},
 };
@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let text = print::Text::beside([&dot, &svg])?;
     let site = find(&sites, args.site.as_deref())?.clone();
     let costs = if args.measure {
-        let folder = cache_folder().ok_or(
+        let folder = cache::folder().ok_or(
             "--measure keeps its numbers in the cache, and there is none; set AILORA_CACHE to a \
              folder of your own",
         )?;

@@ -28,10 +28,11 @@ use ailora_graph::{
 };
 use ailora_models::{
     batch::Encoded,
+    cache,
     classification::{Batching, Classification, ClassificationError, Predictor},
     closed::Unused,
     config::Config,
-    embedded::{self, cache_folder},
+    embedded,
     generate::{self, Generator},
     head::Head,
     hub::{self, HubError},
@@ -682,13 +683,13 @@ pub fn data(task: &Task, given: Option<&Path>) -> Result<PathBuf, Error> {
 /// # Errors
 /// There is no such device, or what it needs is not installed.
 pub fn backend(device: Device, precision: Precision) -> Result<Backend, EngineError> {
-    let cache = cache_folder().map(|folder| folder.join("cuda"));
+    let cache = cache::folder().map(|folder| folder.join("cuda"));
     Backend::open(device, precision, cache)
 }
 
 /// The cache of spectra.
 pub fn spectrum_cache() -> Option<SpectrumCache> {
-    Some(SpectrumCache::open(cache_folder()?.join("spectrum")))
+    Some(SpectrumCache::open(cache::folder()?.join("spectrum")))
 }
 
 /// Some of the rows, always the same ones, in file order.

@@ -9,26 +9,12 @@ use safetensors::Dtype;
 
 use super::{
     PROGRAM, PickleError, format,
+    storage::Storage,
     view::{RANK, View},
 };
 
 /// How deep tuples may be in each other; PyTorch's are two deep.
 const DEPTH: usize = 32;
-
-/// A stretch of numbers in the file.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Storage {
-    pub dtype: Dtype,
-    pub key: String,
-    pub len: usize,
-}
-
-impl Storage {
-    pub fn bytes(&self) -> Result<usize, PickleError> {
-        let bytes = self.len.checked_mul(self.dtype.bitsize() / 8);
-        bytes.ok_or_else(|| PickleError::Format(format!("storage {} is too long", self.key)))
-    }
-}
 
 /// A view of a storage, both numbers of the machine's.
 #[derive(Debug)]

@@ -29,6 +29,6 @@ pub mod module;
 pub mod narrow;
 pub mod nn;
 
-pub use adapter::{AdaptConfig, AdapterSpec, Init, Method, Scaling, Strategy};
+pub use adapter::{AdaptConfig, AdapterSpec, Init, Method, Scaling, Strategy, Trainable};
 pub use ailora_macros::{Module, adapt};
 pub use module::{Module, Projection, Visitor};

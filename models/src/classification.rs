@@ -4,7 +4,7 @@
 use std::{collections::HashMap, fmt};
 
 use ailora_graph::{
-    adapter::Site,
+    adapter::{Site, Trainable},
     ir::{Draw, Program},
 };
 use ailora_runtime::{
@@ -99,20 +99,20 @@ impl fmt::Display for NotFinite {
 pub struct Predictor {
     model: Model,
     sites: Vec<Site>,
-    everything: bool,
+    trainable: Trainable,
     pad_id: u32,
     order: Option<Vec<usize>>,
     plans: HashMap<(usize, usize, bool), PlanId>,
 }
 
 impl Predictor {
-    /// A model whose projections are as `sites` says; with `everything`, all of its parameters
-    /// train. Sequences are padded with `pad_id`.
-    pub fn new(model: Model, sites: Vec<Site>, everything: bool, pad_id: u32) -> Self {
+    /// A model whose projections are as `sites` says, and of which `trainable` trains. Sequences are
+    /// padded with `pad_id`.
+    pub fn new(model: Model, sites: Vec<Site>, trainable: Trainable, pad_id: u32) -> Self {
         Self {
             model,
             sites,
-            everything,
+            trainable,
             pad_id,
             order: None,
             plans: HashMap::new(),
@@ -177,7 +177,7 @@ impl Predictor {
             .program(Shape::new(rows, len), training, training)?;
         let passes = Passes {
             sites: &self.sites,
-            everything: self.everything,
+            trainable: &self.trainable,
             precision,
         };
         Ok(match training {

@@ -52,7 +52,7 @@ pub struct Args {
 
 /// Prints what fusion does with the products around a projection.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let (model, sites, config) = args.model.adapted(&args.adapters)?;
+    let (model, sites, trainable) = args.model.adapted(&args.adapters)?;
     let place = |path: &Option<PathBuf>| {
         let at = |path| File::at(path, args::existing(args.force), &[&model.pretrained.dir]);
         path.as_deref().map(at).transpose()
@@ -69,9 +69,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     } else {
         Costs::default()
     };
-    let everything = config.trains_everything();
     let pad = model.tokenizer.pad_id();
-    let predictor = Predictor::new(model.pretrained.model, sites, everything, pad);
+    let predictor = Predictor::new(model.pretrained.model, sites, trainable, pad);
     let program = predictor.program(args.batch_size, args.length, !args.forward, Precision::F32)?;
     let explained = explain(&hoist(&program)?.step, &site, &costs)?;
     let explained = explained.ok_or_else(|| format!("the model does not use {}", site.path))?;

@@ -50,20 +50,20 @@ pub struct Args {
 
 /// Prints what a step is made of.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let (model, sites, config) = args.model.adapted(&args.adapters)?;
-    let trainable: usize = sites.iter().map(|site| site.trainable()).sum();
+    let (model, sites, trainable) = args.model.adapted(&args.adapters)?;
     out!("{}", table::sites(&sites))?;
-    let everything = config.trains_everything();
     let pad = model.tokenizer.pad_id();
     let device = args.device.on_device()?;
     let start = Instant::now();
-    let predictor = Predictor::new(model.pretrained.model, sites, everything, pad);
+    let predictor = Predictor::new(model.pretrained.model, sites, trainable, pad);
     let program = predictor.program(
         args.batch_size,
         args.length,
         !args.inference,
         device.unwrap_or_default(),
     )?;
+    let trained = program.trained_parameters();
+    let trained: usize = trained.map(|leaf| leaf.ty.len()).sum();
     let mut step = fuse(&hoist(&program)?.step, &costs(device), &[], |_| true)?.program;
     if args.gradient_checkpointing {
         step = checkpoint(&step, "loss")?;
@@ -99,11 +99,6 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         ]);
     }
     out!("{kernels}")?;
-    let trained: usize = if everything {
-        plan.parameter_bytes() / size_of::<f32>()
-    } else {
-        trainable
-    };
     let trained = if args.inference { 0 } else { trained };
     out!("compiled in {:.1} ms", 1e3 * seconds)?;
     out!("{}", memory(&plan, device, trained))?;

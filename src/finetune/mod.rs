@@ -23,7 +23,7 @@ use std::{
 };
 
 use ailora_graph::{
-    adapter::{AdapterError, Site},
+    adapter::{AdapterError, Site, Trainable},
     ir::Draw,
 };
 use ailora_models::{
@@ -460,8 +460,13 @@ impl Model {
         let mut params = std::mem::take(&mut self.pretrained.weights);
         params.extend(adapter.tensors);
         let pad = self.tokenizer.pad_id();
-        let predictor = Predictor::new(self.pretrained.model.clone(), sites, false, pad)
-            .with_order(self.order.clone());
+        let predictor = Predictor::new(
+            self.pretrained.model.clone(),
+            sites,
+            Trainable::Adapters,
+            pad,
+        )
+        .with_order(self.order.clone());
         (predictor, Engine::fused(backend, params), self)
     }
 }
@@ -486,8 +491,9 @@ pub fn finetune(
     if settings.strict {
         model.strict()?;
     }
-    let everything = settings.adapters.trains_everything();
     let sites = settings.adapters.resolve(model.pretrained.model.sites())?;
+    let all = model.pretrained.model.parameters();
+    let trainable = settings.adapters.resolve_trainable(&sites, all)?;
     let backend = backend(settings.device, settings.precision)?;
     let data = data(task, settings.data.as_deref())?;
     let Splits { train, dev, notes } = task.load_dir(&data)?;
@@ -524,7 +530,10 @@ pub fn finetune(
 
     let hashed = task.files().map(|file| (file.to_owned(), data.join(file)));
     let manifest = Manifest::new(settings, manifest::base(&model.pretrained)?, hashed)?;
-    let writes = if everything { MODEL } else { ADAPTER };
+    let writes = match trainable {
+        Trainable::All => MODEL,
+        _ => ADAPTER,
+    };
     let inputs = [&*model.pretrained.dir, &*data];
     let mut files = Output::open(output, existing, &manifest, &inputs, writes)?;
 
@@ -532,21 +541,16 @@ pub fn finetune(
         .map(|initialised| initialised.name.clone())
         .collect();
     let mut params = std::mem::take(&mut model.pretrained.weights);
-    let held: Params = Adapter::held(&model.pretrained.model, &sites, &drawn)
+    let held: Params = Adapter::held(&model.pretrained.model, &sites, &trainable, &drawn)
         .into_iter()
         .filter_map(|name| params.get(&name).cloned().map(|array| (name, array)))
         .collect();
     let parameters: usize = params.values().map(|array| array.data.len()).sum();
-    let trainable = if everything {
-        parameters
-    } else {
-        sites.iter().map(Site::trainable).sum()
-    };
     let _ = watch(Stage::Loaded {
         report: &model.pretrained.report,
         sites: &sites,
         parameters,
-        trainable,
+        trainable: trainable.count(&sites, model.pretrained.model.parameters()),
         rows: train.len(),
     });
 
@@ -572,7 +576,7 @@ pub fn finetune(
     let predictor = Predictor::new(
         model.pretrained.model.clone(),
         sites.clone(),
-        everything,
+        trainable.clone(),
         pad,
     )
     .with_order(model.order.clone());
@@ -600,7 +604,7 @@ pub fn finetune(
         max_steps: settings.max_steps,
     };
     let parameters = model.pretrained.model.parameters();
-    let (mut trainer, sizes) = recipe.trainer(engine, &sites, parameters, everything);
+    let (mut trainer, sizes) = recipe.trainer(engine, &trainable, &sites, parameters);
     let mut progress = Progress::default();
     files.restore(&manifest, &mut trainer, &mut progress, |notice| {
         let _ = watch(Stage::Notice(&notice));
@@ -645,15 +649,15 @@ pub fn finetune(
         Keep::Best => trainer.kept()?,
         Keep::Last => trainer.trained()?,
     };
-    if everything {
-        params.retain(|name, _| !name.contains(".lora_"));
+    if trainable == Trainable::All {
         files.write_model(&model, task, &params)?;
     } else {
         params.extend(starts);
         for (name, array) in held {
             params.entry(name).or_insert(array);
         }
-        let adapter = Adapter::from_trained(&model.pretrained.model, &sites, &params, &drawn)?;
+        let adapter =
+            Adapter::from_trained(&model.pretrained.model, &sites, &params, &trainable, &drawn)?;
         files.write_adapter(&adapter, settings, task, &sites, &model.pretrained.sha256)?;
     }
     Ok(report)

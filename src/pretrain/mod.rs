@@ -6,7 +6,7 @@ pub use settings::Settings;
 
 use std::path::{Path, PathBuf};
 
-use ailora_graph::{AdaptConfig, Method};
+use ailora_graph::{AdaptConfig, Trainable};
 use ailora_models::{
     classification::Predictor,
     head::Head,
@@ -59,11 +59,11 @@ pub fn pretrain(
     let held_out = Blocks::new(&valid, &tokenizer, length)?;
     let held_out = held_out.first(HELD_OUT.max(settings.batch_size));
 
-    let everything = AdaptConfig {
-        method: Some(Method::Full),
+    let config = AdaptConfig {
+        trainable: Some(Trainable::All),
         ..AdaptConfig::default()
     };
-    let sites = everything.resolve(base.model.sites())?;
+    let sites = config.resolve(base.model.sites())?;
     let params = std::mem::take(&mut base.weights);
     let parameters: usize = params.values().map(|array| array.data.len()).sum();
     let _ = watch(Stage::Loaded {
@@ -74,7 +74,8 @@ pub fn pretrain(
         rows: train.rows(),
     });
 
-    let predictor = Predictor::new(base.model.clone(), sites.clone(), true, tokenizer.pad_id());
+    let (model, trainable) = (base.model.clone(), Trainable::All);
+    let predictor = Predictor::new(model, sites.clone(), trainable, tokenizer.pad_id());
     let mut workload = MaskedLanguage::new(
         predictor,
         &tokenizer,
@@ -102,7 +103,8 @@ pub fn pretrain(
         total,
         max_steps: settings.max_steps,
     };
-    let (mut trainer, sizes) = recipe.trainer(engine, &sites, base.model.parameters(), true);
+    let (mut trainer, sizes) =
+        recipe.trainer(engine, &Trainable::All, &sites, base.model.parameters());
     let mut progress = Progress::default();
     files.restore(&manifest, &mut trainer, &mut progress, |notice| {
         let _ = watch(Stage::Notice(&notice));

@@ -7,7 +7,10 @@ use ailora::{
     fuse::{cost::Costs, fuse},
     hoist::hoist,
     ir::Program,
-    models::classification::Predictor,
+    models::{
+        batch::Shape,
+        objective::{Pass, Predictor},
+    },
     runtime::{
         backend::Precision,
         plan::{Kernel, Plan, plan},
@@ -57,13 +60,14 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let pad = model.tokenizer.pad_id();
     let device = args.device.on_device()?;
     let start = Instant::now();
-    let predictor = Predictor::new(model.pretrained.model, sites, everything, pad);
-    let program = predictor.program(
-        args.batch_size,
-        args.length,
-        !args.inference,
-        device.unwrap_or_default(),
-    )?;
+    let objective = model.objective;
+    let predictor = Predictor::new(model.pretrained.model, objective, sites, everything, pad);
+    let shape = Shape::new(args.batch_size, args.length);
+    let pass = match args.inference {
+        true => Pass::Predict,
+        false => Pass::Train,
+    };
+    let program = predictor.program(shape, pass, device.unwrap_or_default())?;
     let mut step = fuse(&hoist(&program)?.step, &costs(device), &[], |_| true)?.program;
     if args.gradient_checkpointing {
         step = checkpoint(&step, "loss")?;

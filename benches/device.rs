@@ -10,9 +10,8 @@ use ailora::{
     finetune::backend,
     ir::Draw,
     models::{
-        batch::{Batch, Shape, Targets},
+        batch::{Batch, Inputs, Shape, Targets},
         config::Config,
-        family::Inputs,
         head::Head,
         model::Model,
     },
@@ -291,8 +290,8 @@ fn tokens(rows: usize, len: usize, causal: bool) -> Batch {
     };
     let ids = draw(rows * len, 30_000.0);
     let targets = match causal {
-        true => Targets::Tokens(ids.clone()),
-        false => Targets::Classes(draw(rows, 2.0)),
+        true => Targets::next_tokens(&ids, len),
+        false => Targets::classes(draw(rows, 2.0)),
     };
     Batch {
         rows,

@@ -302,10 +302,10 @@ pub struct ModelArgs {
 
 impl ModelArgs {
     /// Loads the model; if `complete`, its files must hold a head for the task.
-    pub fn open(&self, complete: bool) -> Result<(Model, &'static Task), Error> {
+    pub fn open(&self, complete: bool) -> Result<(Model, Task), Error> {
         let task = self.task.as_deref().ok_or("--task is missing")?;
         let task = Task::parse(task)?;
-        let model = Model::open(&self.model, task, 0, complete)?;
+        let model = Model::open(&self.model, &task, 0, complete)?;
         self.strict.check(&model)?;
         Ok((model, task))
     }
@@ -320,10 +320,7 @@ impl ModelArgs {
     }
 
     /// Loads the model with an adapter, or with its own head without one, and says what was applied.
-    pub fn open_with(
-        &self,
-        adapter: Option<AdapterFolder<'_>>,
-    ) -> Result<(Model, &'static Task), Error> {
+    pub fn open_with(&self, adapter: Option<AdapterFolder<'_>>) -> Result<(Model, Task), Error> {
         let Some(folder) = adapter else {
             return self.open(true);
         };
@@ -338,7 +335,7 @@ impl ModelArgs {
             })?,
         };
         let task = Task::parse(&task)?;
-        let model = Model::adapted(&self.model, task, folder)?;
+        let model = Model::adapted(&self.model, &task, folder)?;
         self.strict.check(&model)?;
         say_applied(path, &model);
         Ok((model, task))

@@ -4,7 +4,10 @@ use ailora::{
     checkpoint::checkpoint,
     fuse::fuse,
     hoist::hoist,
-    models::classification::Predictor,
+    models::{
+        batch::Shape,
+        objective::{Pass, Predictor},
+    },
     runtime::{backend::Footprint, plan::Kernel},
 };
 use indexmap::IndexMap;
@@ -49,13 +52,14 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let pad = model.tokenizer.pad_id();
     let platform = args.device.platform()?;
     let start = Instant::now();
-    let predictor = Predictor::new(model.pretrained.model, sites, trainable, pad);
-    let program = predictor.program(
-        args.batch_size,
-        args.length,
-        !args.inference,
-        platform.precision(),
-    )?;
+    let objective = model.objective;
+    let predictor = Predictor::new(model.pretrained.model, objective, sites, trainable, pad);
+    let shape = Shape::new(args.batch_size, args.length);
+    let pass = match args.inference {
+        true => Pass::Predict,
+        false => Pass::Train,
+    };
+    let program = predictor.program(shape, pass, platform.precision())?;
     let trained = program.trained_parameters();
     let trained: usize = trained.map(|leaf| leaf.ty.len()).sum();
     let mut step = fuse(&hoist(&program)?.step, &platform.costs(), &[], |_| true)?.program;

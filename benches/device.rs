@@ -6,13 +6,12 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use ailora::{
-    AdaptConfig, Method,
+    AdaptConfig, Method, Trainable,
     finetune::backend,
     ir::Draw,
     models::{
-        batch::{Batch, Shape, Targets},
+        batch::{Batch, Inputs, Shape, Targets},
         config::Config,
-        family::Inputs,
         head::Head,
         model::Model,
     },
@@ -85,7 +84,7 @@ fn main() -> Result<(), Error> {
     let program = model.program(Shape::new(batch, length), true, true)?;
     let passes = Passes {
         sites: &sites,
-        everything: false,
+        trainable: &Trainable::Adapters,
         precision,
     };
     let program = passes.step(&program)?;
@@ -291,8 +290,8 @@ fn tokens(rows: usize, len: usize, causal: bool) -> Batch {
     };
     let ids = draw(rows * len, 30_000.0);
     let targets = match causal {
-        true => Targets::Tokens(ids.clone()),
-        false => Targets::Classes(draw(rows, 2.0)),
+        true => Targets::next_tokens(&ids, len),
+        false => Targets::classes(draw(rows, 2.0)),
     };
     Batch {
         rows,

@@ -3,7 +3,7 @@
 mod support;
 
 use ailora_graph::{
-    AdaptConfig, Method,
+    AdaptConfig, Method, Trainable,
     adapt::{Mode, adapt},
     fuse::cost::Costs,
     grad::gradient_name,
@@ -29,14 +29,15 @@ fn ten_fused_steps_equal_the_interpreters() {
         let dir = fixtures().join(format!("parity/{family}_cls-0"));
         let base = Pretrained::open(&dir, labels(&dir)).unwrap();
         let model = &base.model;
-        let batch = File::open(&dir.join("io.safetensors")).batch();
+        let batch = File::open(&dir.join("io.safetensors")).batch(model.head());
         let mut config = AdaptConfig::method(Method::AiLora, 4);
         config.alpha = Some(6.0);
         let sites = config.resolve(model.sites()).unwrap();
         let mut params = base.weights.clone();
         initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
         let program = model.program(batch.shape(), false, true).unwrap();
-        let adapted = narrow(&adapt(&program, &sites, false, Mode::Train).unwrap()).unwrap();
+        let adapted =
+            narrow(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap()).unwrap();
         let step = gradients(&adapted, "loss").unwrap();
         let inputs = model.inputs(&batch);
 

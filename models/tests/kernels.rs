@@ -5,7 +5,7 @@ mod support;
 use std::path::PathBuf;
 
 use ailora_graph::{
-    AdaptConfig, Method,
+    AdaptConfig, Method, Trainable,
     adapt::{Mode, adapt},
     fuse::cost::Costs,
     grad::gradients,
@@ -26,14 +26,15 @@ use support::{File, fixtures, full_step};
 fn plans(name: &str, head: Head) -> Vec<Plan> {
     let dir = fixtures().join(format!("parity/{name}-0"));
     let base = Pretrained::open(&dir, head).unwrap();
-    let batch = File::open(&dir.join("io.safetensors")).batch();
+    let batch = File::open(&dir.join("io.safetensors")).batch(head);
     let full = full_step(&base.model, &batch);
     let config = AdaptConfig::method(Method::AiLora, 4);
     let sites = config.resolve(base.model.sites()).unwrap();
     let mut params = base.weights;
     initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
     let program = base.model.program(batch.shape(), true, true).unwrap();
-    let adapted = narrow(&adapt(&program, &sites, false, Mode::Train).unwrap()).unwrap();
+    let adapted =
+        narrow(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap()).unwrap();
     let step = gradients(&adapted, "loss").unwrap();
     let mut engine = Engine::with_fusion(params, Fusion::At(Costs::default()));
     let id = engine.compile(&step).unwrap();

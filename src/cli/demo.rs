@@ -7,7 +7,7 @@ use std::{
 use ailora::{
     AdaptConfig, Method,
     finetune::{AdapterFolder, Model, Settings, Stage, backend, data, finetune},
-    models::{embedded, metrics::argmax, task::Task},
+    models::{embedded, task::Task},
     output::{Existing, File, Folder},
     runtime::{
         backend::{Device, Precision},
@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let claimed = Folder::claim(&output, &[])?;
     claimed.check_empty()?;
     let task = Task::parse(TASK)?;
-    let folder = data(task, None)?;
+    let folder = data(&task, None)?;
     out!(
         "Which operation solves a word problem: addition, subtraction, multiplication or division?\n\
          A small RoBERTa, pretrained on books and sums, learns it from 800 problems of SVAMP by {} methods of \
@@ -103,7 +103,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         }
     )?;
 
-    let model = Model::open(embedded::MODEL, task, 0, false)?;
+    let model = Model::open(embedded::MODEL, &task, 0, false)?;
     let spectra = spectra(&model)?;
     for extension in ["png", "svg"] {
         let place = |name: &str| {
@@ -116,10 +116,10 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     }
     let first = output.join(adapter(METHODS[0].name(), 0));
     let (path, force) = (first.as_path(), false);
-    let adapted = Model::adapted(embedded::MODEL, task, AdapterFolder { path, force })?;
-    predictions(adapted, task, &folder)?;
+    let adapted = Model::adapted(embedded::MODEL, &task, AdapterFolder { path, force })?;
+    predictions(adapted, &task, &folder)?;
     let (output, first) = (output.display(), first.display());
-    let problems = folder.join(task.train.file);
+    let problems = folder.join(&task.train.file);
     out!(
         "\nFigures: {output}/losses.png and {output}/spectra.png, and the same as .svg.\n\
          The AILoRA adapter is in {first}, as PEFT loads it. Next:\n\n  \
@@ -181,7 +181,7 @@ impl Run {
                 last.train_loss
             );
         }
-        let accuracy = last.and_then(|last| last.metrics.get(report.headline.as_ref()?));
+        let accuracy = last.and_then(|last| last.metrics.get(&report.headline.as_ref()?.name));
         Ok(Self {
             accuracy: accuracy.copied().unwrap_or(f64::NAN),
             loss: last.map_or(f64::NAN, |last| last.train_loss),
@@ -231,9 +231,11 @@ fn predictions(model: Model, task: &Task, data: &Path) -> Result<(), Error> {
     let rows = model.encode(&problems[..SHOWN.min(problems.len())], max_len)?;
     let found = logits(&mut predictor, &mut engine, &rows, max_len, SHOWN)?;
     out!("What the AILoRA adapter says of problems that were held out:")?;
-    for (problem, logits) in problems.iter().zip(found.chunks_exact(task.outputs())) {
+    let objective = &model.objective;
+    for (problem, logits) in problems.iter().zip(found) {
+        let answer = objective.describe(&objective.predict(&logits));
         out!("  {}", problem.text)?;
-        out!("    -> {}", task.label_names()[argmax(logits)])?;
+        out!("    -> {}", answer.as_str().unwrap_or_default())?;
     }
     Ok(())
 }

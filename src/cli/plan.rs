@@ -1,7 +1,13 @@
 use std::{process::ExitCode, time::Instant};
 
 use ailora::{
-    checkpoint::checkpoint, fuse::fuse, hoist::hoist, models::classification::Predictor,
+    checkpoint::checkpoint,
+    fuse::fuse,
+    hoist::hoist,
+    models::{
+        batch::Shape,
+        objective::{Pass, Predictor},
+    },
     runtime::backend::Footprint,
 };
 use indexmap::IndexMap;
@@ -41,20 +47,21 @@ pub struct Args {
 
 /// Prints what a step is made of.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let (model, sites, config) = args.model.adapted(&args.adapters)?;
-    let trainable: usize = sites.iter().map(|site| site.trainable()).sum();
+    let (model, sites, trainable) = args.model.adapted(&args.adapters)?;
     out!("{}", table::sites(&sites))?;
-    let everything = config.trains_everything();
     let pad = model.tokenizer.pad_id();
     let platform = args.device.platform()?;
     let start = Instant::now();
-    let predictor = Predictor::new(model.pretrained.model, sites, everything, pad);
-    let program = predictor.program(
-        args.batch_size,
-        args.length,
-        !args.inference,
-        platform.precision(),
-    )?;
+    let objective = model.objective;
+    let predictor = Predictor::new(model.pretrained.model, objective, sites, trainable, pad);
+    let shape = Shape::new(args.batch_size, args.length);
+    let pass = match args.inference {
+        true => Pass::Predict,
+        false => Pass::Train,
+    };
+    let program = predictor.program(shape, pass, platform.precision())?;
+    let trained = program.trained_parameters();
+    let trained: usize = trained.map(|leaf| leaf.ty.len()).sum();
     let mut step = fuse(&hoist(&program)?.step, &platform.costs(), &[], |_| true)?.program;
     if args.gradient_checkpointing {
         step = checkpoint(&step, "loss")?;
@@ -79,11 +86,6 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         ]);
     }
     out!("{kernels}")?;
-    let trained: usize = if everything {
-        plan.parameter_bytes() / size_of::<f32>()
-    } else {
-        trainable
-    };
     let trained = if args.inference { 0 } else { trained };
     out!("compiled in {:.1} ms", 1e3 * seconds)?;
     let footprint = platform.footprint(std::slice::from_ref(&plan), trained);

@@ -11,8 +11,8 @@ use super::Error;
 pub struct About {
     model: String,
     base_sha256: String,
-    task: &'static str,
-    labels: &'static [&'static str],
+    task: String,
+    labels: Vec<String>,
     /// What the run drew from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -33,8 +33,8 @@ impl About {
         Self {
             model: model.into(),
             base_sha256: base_sha256.into(),
-            task: task.name,
-            labels: task.label_names(),
+            task: task.name.clone(),
+            labels: task.label_names().to_vec(),
             seed: None,
             max_length: None,
             sites: Vec::new(),

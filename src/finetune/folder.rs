@@ -41,7 +41,7 @@ fn config(model: &Model, task: &Task) -> Map<String, Value> {
         regression,
     } = task.head()
     {
-        for (field, value) in labels(model, task, outputs) {
+        for (field, value) in labels(model, outputs) {
             set(field, value);
         }
         set("num_labels", outputs.into());
@@ -59,14 +59,11 @@ fn config(model: &Model, task: &Task) -> Map<String, Value> {
     config
 }
 
-/// `id2label` and `label2id`: the base's, where the head has the task's classes in its order.
-fn labels(model: &Model, task: &Task, outputs: usize) -> [(&'static str, Value); 2] {
-    let config = model.pretrained.model.config();
-    let own = config.labels().filter(|_| model.order.is_some());
-    let names: Vec<String> = match (own, task.label_names()) {
-        (Some(own), _) => own.into_iter().map(str::to_owned).collect(),
-        (None, []) => (0..outputs).map(|i| format!("LABEL_{i}")).collect(),
-        (None, names) => names.iter().map(|&name| name.to_owned()).collect(),
+/// `id2label` and `label2id`: the names of the head's outputs in their order.
+fn labels(model: &Model, outputs: usize) -> [(&'static str, Value); 2] {
+    let names: Vec<String> = match model.objective.output_names() {
+        [] => (0..outputs).map(|i| format!("LABEL_{i}")).collect(),
+        names => names.to_vec(),
     };
     let numbered = || names.iter().enumerate();
     let by_id: Map<String, Value> = numbered().map(|(i, n)| (i.to_string(), json!(n))).collect();

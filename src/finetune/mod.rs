@@ -20,26 +20,30 @@ pub use yaml::{read_settings, read_yaml, yaml};
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use ailora_graph::{
-    adapter::{AdapterError, Site},
+    adapter::{AdapterError, Site, Trainable},
     ir::Draw,
 };
 use ailora_models::{
     batch::Encoded,
-    classification::{Batching, Classification, ClassificationError, Predictor},
+    cache,
     closed::Unused,
     config::Config,
-    embedded::{self, cache_folder},
+    data::Example,
+    embedded,
     generate::{self, Generator},
     head::Head,
     hub::{self, HubError},
     lengths::Cut,
     model::ModelError,
+    objective::{Causal, Objective, ObjectiveError, Predictor},
     peft::{Adapter, Origin, PeftError},
     pretrained::{LoadReport, Pretrained, PretrainedError},
-    task::{Example, OtherLabels, Splits, Task, TaskError},
+    supervised::{Batching, Supervised},
+    task::{OtherLabels, Splits, Task, TaskError},
     tokenizer::{Tokenizer, TokenizerError},
 };
 use ailora_runtime::{
@@ -49,8 +53,8 @@ use ailora_runtime::{
     spectrum::{Options, SpectrumCache},
     store::{Params, StoreError},
     train::{
-        CheckpointError, Control, Evaluation, Event, Fit, FitError, Keep, Outcome, Progress,
-        TrainError, Workload, fit,
+        CheckpointError, Control, Evaluation, Event, Fit, FitError, Headline, Keep, Outcome,
+        Progress, TrainError, Workload, fit,
     },
     weights::Weights,
 };
@@ -84,7 +88,7 @@ pub enum Error {
     #[error(transparent)]
     Init(#[from] InitError),
     #[error(transparent)]
-    Classification(#[from] ClassificationError),
+    Objective(#[from] ObjectiveError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -225,10 +229,10 @@ pub struct Report {
     pub outcome: Outcome,
     /// The epochs' figures.
     pub evaluations: Vec<Evaluation>,
-    /// The epoch with the largest headline metric, if that was measured.
+    /// The epoch with the best headline score, if that was measured.
     pub best: Option<Evaluation>,
-    /// The headline metric, if the task has one.
-    pub headline: Option<String>,
+    /// The headline score, if anything is held out to measure.
+    pub headline: Option<Headline>,
     /// Which epoch was to be left.
     pub keep: Keep,
     /// The epoch whose parameters were left; none if they are of no epoch's end.
@@ -239,7 +243,7 @@ pub struct Report {
 
 impl Report {
     pub(crate) fn new(outcome: Outcome, progress: Progress, fit: &Fit, steps: u64) -> Self {
-        let best = progress.best(fit.headline.as_deref()).cloned();
+        let best = progress.best(fit.headline.as_ref()).cloned();
         let last = progress.evaluations.last();
         let last = last.filter(|last| last.step == steps).cloned();
         Self {
@@ -264,8 +268,9 @@ pub struct Model {
     pub pretrained: Pretrained,
     /// The model's own tokenizer.
     pub tokenizer: Tokenizer,
-    /// For each class of the task, which output of the head it is; in the same order if absent.
-    pub order: Option<Vec<usize>>,
+    /// What it is for: the task's objective, bound to this model; to go on with texts, if it was
+    /// opened for that.
+    pub objective: Arc<dyn Objective>,
     /// How the labels of a complete model differ from the task's, if they do.
     pub other_labels: Option<OtherLabels>,
     /// An adapter, whose tensors are not among the weights yet.
@@ -288,11 +293,14 @@ impl Model {
     /// # Errors
     /// The files are missing, malformed, or of a model that is not supported.
     pub fn open(name: &str, task: &Task, seed: u64, complete: bool) -> Result<Self, Error> {
-        let mut model = Self::read(&hub::resolve(name)?, task.head(), seed, complete)?;
-        match task.order(model.pretrained.model.config()) {
-            Ok(order) => model.order = order,
-            Err(other) => model.other_labels = complete.then_some(other),
+        let mut model = Self::bare(&hub::resolve(name)?, &task.objective, task.head())?;
+        if complete {
+            model.pretrained.check_head()?;
+        } else {
+            model.pretrained.initialise_head(seed);
         }
+        let other = model.bind(task)?;
+        model.other_labels = other.filter(|_| complete);
         Ok(model)
     }
 
@@ -302,9 +310,9 @@ impl Model {
     /// # Errors
     /// As [`open`](Self::open); the folder holds no adapter for this base and this task.
     pub fn adapted(name: &str, task: &Task, adapter: AdapterFolder<'_>) -> Result<Self, Error> {
-        let mut model = Self::bare(&hub::resolve(name)?, task.head())?;
-        model.order = task.order(model.pretrained.model.config()).ok().flatten();
-        model.adapt(name, Some(task.name), adapter)?;
+        let mut model = Self::bare(&hub::resolve(name)?, &task.objective, task.head())?;
+        model.bind(task)?;
+        model.adapt(name, Some(&task.name), adapter)?;
         Ok(model)
     }
 
@@ -320,7 +328,8 @@ impl Model {
             Some(_) => Head::Seq2SeqLm { smoothing: 0.0 },
             None => Head::CausalLm,
         };
-        let mut model = Self::bare(&folder, head)?;
+        let objective: Arc<dyn Objective> = Arc::new(Causal::new("text"));
+        let mut model = Self::bare(&folder, &objective, head)?;
         match adapter {
             Some(adapter) => model.adapt(name, None, adapter)?,
             None => model.pretrained.check_head()?,
@@ -328,28 +337,26 @@ impl Model {
         Ok(model)
     }
 
-    fn read(folder: &Path, head: Head, seed: u64, complete: bool) -> Result<Self, Error> {
-        let mut model = Self::bare(folder, head)?;
-        if complete {
-            model.pretrained.check_head()?;
-        } else {
-            model.pretrained.initialise_head(seed);
-        }
-        Ok(model)
-    }
-
     /// A model as its files have it, whose head may be missing.
-    fn bare(folder: &Path, head: Head) -> Result<Self, Error> {
+    fn bare(folder: &Path, objective: &Arc<dyn Objective>, head: Head) -> Result<Self, Error> {
         let mut pretrained = Pretrained::open(folder, head)?;
         let tokenizer = pretrained.tokenizer()?;
         pretrained.report.notes.extend_from_slice(tokenizer.notes());
         Ok(Self {
             pretrained,
             tokenizer,
-            order: None,
+            objective: objective.clone(),
             other_labels: None,
             adapter: None,
         })
+    }
+
+    /// Binds the task's objective to the model. Gives the model's labels where they are others.
+    fn bind(&mut self, task: &Task) -> Result<Option<OtherLabels>, TokenizerError> {
+        let config = self.pretrained.model.config();
+        let (objective, other) = task.bind(config, &self.tokenizer)?;
+        self.objective = objective;
+        Ok(other)
     }
 
     /// How the folder says to generate. What of that is not used is added to the report.
@@ -417,15 +424,7 @@ impl Model {
     /// # Errors
     /// The tokenizer fails on a row.
     pub fn encode(&self, rows: &[Example], max_len: usize) -> Result<Vec<Encoded>, Error> {
-        let tokenizer = &self.tokenizer;
-        Ok(match self.pretrained.model.head() {
-            Head::CausalLm => {
-                let end = self.pretrained.model.config().ends().first().copied();
-                let end = end.and_then(|end| u32::try_from(end).ok());
-                Encoded::from_answers(rows, tokenizer, end, max_len)?
-            }
-            _ => Encoded::from_examples(rows, tokenizer, max_len)?,
-        })
+        Ok(self.objective.encode(rows, &self.tokenizer, max_len)?)
     }
 
     /// What generates; the adapter is beside the weights, or merged into them.
@@ -459,8 +458,13 @@ impl Model {
         let mut params = std::mem::take(&mut self.pretrained.weights);
         params.extend(adapter.tensors);
         let pad = self.tokenizer.pad_id();
-        let predictor = Predictor::new(self.pretrained.model.clone(), sites, false, pad)
-            .with_order(self.order.clone());
+        let predictor = Predictor::new(
+            self.pretrained.model.clone(),
+            self.objective.clone(),
+            sites,
+            Trainable::Adapters,
+            pad,
+        );
         (predictor, Engine::fused(backend, params), self)
     }
 }
@@ -474,19 +478,41 @@ pub fn finetune(
     settings: &Settings,
     output: &Path,
     existing: Existing,
+    watch: impl FnMut(Stage<'_>) -> Control + Send,
+) -> Result<Report, Error> {
+    settings.check()?;
+    finetune_task(
+        &Task::parse(&settings.task)?,
+        settings,
+        output,
+        existing,
+        watch,
+    )
+}
+
+/// As [`finetune`], for a task of one's own; the settings have its name.
+///
+/// # Errors
+/// As [`finetune`].
+pub fn finetune_task(
+    task: &Task,
+    settings: &Settings,
+    output: &Path,
+    existing: Existing,
     mut watch: impl FnMut(Stage<'_>) -> Control + Send,
 ) -> Result<Report, Error> {
     settings.check()?;
-    let task = Task::parse(&settings.task)?;
-    if settings.keep == Some(Keep::Best) && (task.headline().is_none() || task.dev.is_empty()) {
-        return Err(SettingsError::NothingHeldOut { task: task.name }.into());
+    if settings.keep == Some(Keep::Best) && task.dev.is_empty() {
+        let task = task.name.clone();
+        return Err(SettingsError::NothingHeldOut { task }.into());
     }
     let mut model = Model::open(&settings.model, task, settings.seed, false)?;
     if settings.strict {
         model.strict()?;
     }
-    let everything = settings.adapters.trains_everything();
     let sites = settings.adapters.resolve(model.pretrained.model.sites())?;
+    let all = model.pretrained.model.parameters();
+    let trainable = settings.adapters.resolve_trainable(&sites, all)?;
     let backend = backend(settings.device, settings.precision)?;
     let data = data(task, settings.data.as_deref())?;
     let Splits { train, dev, notes } = task.load_dir(&data)?;
@@ -500,15 +526,15 @@ pub fn finetune(
     let mut cuts = Vec::new();
     let mut encode = |split: &str, rows: &[Example]| -> Result<Vec<Encoded>, Error> {
         let rows = model.encode(rows, max_len)?;
-        let cut = Cut::of(&rows, max_len);
+        let cut = Cut::of(&*model.objective, &rows, max_len);
         if cut.is_any() {
             cuts.push(format!("note: {split}: {cut}"));
         }
         Ok(rows)
     };
-    let mut encoded = encode(task.train.name, &train)?;
+    let mut encoded = encode(&task.train.name, &train)?;
     // Of a prompt without any of its answer there is nothing to learn.
-    encoded.retain(Encoded::has_answer);
+    encoded.retain(|row| model.objective.has_targets(row));
     if encoded.is_empty() {
         return Err(Error::NoAnswers {
             rows: train.len(),
@@ -518,12 +544,18 @@ pub fn finetune(
     }
     let held_out = dev
         .into_iter()
-        .map(|(name, rows)| Ok((name, encode(name, &rows)?)))
+        .map(|(name, rows)| {
+            let rows = encode(&name, &rows)?;
+            Ok((name, rows))
+        })
         .collect::<Result<_, Error>>()?;
 
     let hashed = task.files().map(|file| (file.to_owned(), data.join(file)));
     let manifest = Manifest::new(settings, manifest::base(&model.pretrained)?, hashed)?;
-    let writes = if everything { MODEL } else { ADAPTER };
+    let writes = match trainable {
+        Trainable::All => MODEL,
+        _ => ADAPTER,
+    };
     let inputs = [&*model.pretrained.dir, &*data];
     let mut files = Output::open(output, existing, &manifest, &inputs, writes)?;
 
@@ -531,21 +563,16 @@ pub fn finetune(
         .map(|initialised| initialised.name.clone())
         .collect();
     let mut params = std::mem::take(&mut model.pretrained.weights);
-    let held: Params = Adapter::held(&model.pretrained.model, &sites, &drawn)
+    let held: Params = Adapter::held(&model.pretrained.model, &sites, &trainable, &drawn)
         .into_iter()
         .filter_map(|name| params.get(&name).cloned().map(|array| (name, array)))
         .collect();
     let parameters: usize = params.values().map(|array| array.data.len()).sum();
-    let trainable = if everything {
-        parameters
-    } else {
-        sites.iter().map(Site::trainable).sum()
-    };
     let _ = watch(Stage::Loaded {
         report: &model.pretrained.report,
         sites: &sites,
         parameters,
-        trainable,
+        trainable: trainable.count(&sites, model.pretrained.model.parameters()),
         rows: train.len(),
     });
 
@@ -570,18 +597,18 @@ pub fn finetune(
     let pad = model.tokenizer.pad_id();
     let predictor = Predictor::new(
         model.pretrained.model.clone(),
+        model.objective.clone(),
         sites.clone(),
-        everything,
+        trainable.clone(),
         pad,
-    )
-    .with_order(model.order.clone());
+    );
     let batching = Batching {
         batch_size: settings.batch_size,
         accumulate: settings.accumulate,
         max_len,
         seed: settings.seed,
     };
-    let mut workload = Classification::new(task, predictor, encoded, held_out, batching)?;
+    let mut workload = Supervised::new(predictor, encoded, held_out, batching)?;
     let headline = workload.headline();
     let mut engine = Engine::fused(backend, params).checkpointing(settings.gradient_checkpointing);
     workload.compile(&mut engine, settings.epochs)?;
@@ -599,7 +626,7 @@ pub fn finetune(
         max_steps: settings.max_steps,
     };
     let parameters = model.pretrained.model.parameters();
-    let (mut trainer, sizes) = recipe.trainer(engine, &sites, parameters, everything);
+    let (mut trainer, sizes) = recipe.trainer(engine, &trainable, &sites, parameters);
     let mut progress = Progress::default();
     files.restore(&manifest, &mut trainer, &mut progress, |notice| {
         let _ = watch(Stage::Notice(&notice));
@@ -615,7 +642,7 @@ pub fn finetune(
         keep: settings.keep(headline.is_some()),
         headline,
     };
-    if let Some(best) = progress.best(options.headline.as_deref())
+    if let Some(best) = progress.best(options.headline.as_ref())
         && options.keep == Keep::Best
         && progress.kept != Some(best.epoch)
     {
@@ -644,15 +671,15 @@ pub fn finetune(
         Keep::Best => trainer.kept()?,
         Keep::Last => trainer.trained()?,
     };
-    if everything {
-        params.retain(|name, _| !name.contains(".lora_"));
+    if trainable == Trainable::All {
         files.write_model(&model, task, &params)?;
     } else {
         params.extend(starts);
         for (name, array) in held {
             params.entry(name).or_insert(array);
         }
-        let adapter = Adapter::from_trained(&model.pretrained.model, &sites, &params, &drawn)?;
+        let adapter =
+            Adapter::from_trained(&model.pretrained.model, &sites, &params, &trainable, &drawn)?;
         files.write_adapter(&adapter, settings, task, &sites, &model.pretrained.sha256)?;
     }
     Ok(report)
@@ -673,7 +700,7 @@ pub fn data(task: &Task, given: Option<&Path>) -> Result<PathBuf, Error> {
     if let Some(given) = given {
         return Ok(given.to_owned());
     }
-    let built_in = embedded::data(task.name)?;
+    let built_in = embedded::data(&task.name)?;
     Ok(built_in.ok_or(SettingsError::Missing("data"))?)
 }
 
@@ -682,13 +709,13 @@ pub fn data(task: &Task, given: Option<&Path>) -> Result<PathBuf, Error> {
 /// # Errors
 /// There is no such device, or what it needs is not installed.
 pub fn backend(device: Device, precision: Precision) -> Result<Box<dyn Backend>, EngineError> {
-    let cache = cache_folder().map(|folder| folder.join("cuda"));
+    let cache = cache::folder().map(|folder| folder.join("cuda"));
     Ok(device.open(precision, cache)?)
 }
 
 /// The cache of spectra.
 pub fn spectrum_cache() -> Option<SpectrumCache> {
-    Some(SpectrumCache::open(cache_folder()?.join("spectrum")))
+    Some(SpectrumCache::open(cache::folder()?.join("spectrum")))
 }
 
 /// Some of the rows, always the same ones, in file order.

@@ -258,7 +258,7 @@ impl Output {
     ) -> Result<(), Error> {
         let mut metrics = about;
         metrics["finished"] = json!(report.outcome == Outcome::Finished);
-        metrics["headline"] = json!(report.headline);
+        metrics["headline"] = json!(report.headline.as_ref().map(|headline| &headline.name));
         metrics["best"] = json!(report.best);
         // What the run says last is of what it leaves.
         let last = report.kept.as_ref().or(report.evaluations.last());

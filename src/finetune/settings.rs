@@ -113,7 +113,7 @@ pub enum SettingsError {
     )]
     NothingHeldOut {
         /// The task.
-        task: &'static str,
+        task: String,
     },
     /// A model that does not fit.
     #[error(

@@ -4,14 +4,18 @@ mod settings;
 
 pub use settings::Settings;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use ailora_graph::{AdaptConfig, Method};
+use ailora_graph::{AdaptConfig, Trainable};
 use ailora_models::{
-    classification::Predictor,
-    head::Head,
-    masked::{Blocks, HEADLINE, MaskedLanguage},
+    batch::Encoded,
+    data::Example,
+    objective::{Masked, Objective, Predictor},
     pretrained::Pretrained,
+    supervised::{Batching, Supervised},
     tokenizer,
 };
 use ailora_runtime::{
@@ -52,18 +56,23 @@ pub fn pretrain(
     let described = [json, about, ("config.json", config)];
     let draft = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir(), "write to it"))?;
     write_all(draft.path(), &described)?;
-    let mut base = Pretrained::random(draft.path(), Head::MaskedLm, settings.seed)?;
+    let objective = Masked::new(settings.masked);
+    let mut base = Pretrained::random(draft.path(), objective.head(), settings.seed)?;
     let tokenizer = base.tokenizer()?;
     let length = settings.length;
-    let train = Blocks::new(&train, &tokenizer, length)?;
-    let held_out = Blocks::new(&valid, &tokenizer, length)?;
-    let held_out = held_out.first(HELD_OUT.max(settings.batch_size));
+    let rows = |texts: Vec<String>| -> Result<Vec<Encoded>, Error> {
+        let texts: Vec<Example> = texts.into_iter().map(Example::of).collect();
+        Ok(objective.encode(&texts, &tokenizer, length)?)
+    };
+    let train = rows(train)?;
+    let mut held_out = rows(valid)?;
+    held_out.truncate(HELD_OUT.max(settings.batch_size));
 
-    let everything = AdaptConfig {
-        method: Some(Method::Full),
+    let config = AdaptConfig {
+        trainable: Some(Trainable::All),
         ..AdaptConfig::default()
     };
-    let sites = everything.resolve(base.model.sites())?;
+    let sites = config.resolve(base.model.sites())?;
     let params = std::mem::take(&mut base.weights);
     let parameters: usize = params.values().map(|array| array.data.len()).sum();
     let _ = watch(Stage::Loaded {
@@ -71,25 +80,32 @@ pub fn pretrain(
         sites: &sites,
         parameters,
         trainable: parameters,
-        rows: train.rows(),
+        rows: train.len(),
     });
 
-    let predictor = Predictor::new(base.model.clone(), sites.clone(), true, tokenizer.pad_id());
-    let mut workload = MaskedLanguage::new(
-        predictor,
-        &tokenizer,
-        [train, held_out],
-        settings.batch_size,
-        settings.masked,
-        settings.seed,
-    )?;
+    let objective = objective.bound(&tokenizer)?;
+    let predictor = Predictor::new(
+        base.model.clone(),
+        Arc::new(objective),
+        sites.clone(),
+        Trainable::All,
+        tokenizer.pad_id(),
+    );
+    let batching = Batching {
+        batch_size: settings.batch_size,
+        accumulate: 1,
+        max_len: length,
+        seed: settings.seed,
+    };
+    let held_out = [("valid".to_owned(), held_out)].into();
+    let mut workload = Supervised::new(predictor, train, held_out, batching)?;
     let paths = [("train", &settings.train), ("valid", &settings.valid)];
     let paths = paths.map(|(name, path)| (name.to_owned(), path.clone()));
     let manifest = Manifest::new(settings, IndexMap::new(), paths)?;
     let inputs = [&*settings.train, &*settings.valid];
     let mut files = Output::open(output, existing, &manifest, &inputs, MODEL)?;
     let mut engine = Engine::fused(backend, params);
-    workload.compile(&mut engine)?;
+    workload.compile(&mut engine, settings.epochs)?;
     engine.release_unread();
     let total = workload.steps_per_epoch() * settings.epochs as u64;
     let recipe = Recipe {
@@ -102,7 +118,8 @@ pub fn pretrain(
         total,
         max_steps: settings.max_steps,
     };
-    let (mut trainer, sizes) = recipe.trainer(engine, &sites, base.model.parameters(), true);
+    let (mut trainer, sizes) =
+        recipe.trainer(engine, &Trainable::All, &sites, base.model.parameters());
     let mut progress = Progress::default();
     files.restore(&manifest, &mut trainer, &mut progress, |notice| {
         let _ = watch(Stage::Notice(&notice));
@@ -116,7 +133,7 @@ pub fn pretrain(
         checkpoint: files.checkpoint_path(),
         checkpoint_every: settings.checkpoint_every,
         fingerprint: files.fingerprint(&manifest),
-        headline: Some(HEADLINE.to_owned()),
+        headline: workload.headline(),
         keep: Keep::Last,
     };
     files.start(&manifest, &trainer)?;

@@ -93,7 +93,7 @@ fn run(folder: &Path) -> Read {
         ids: vec![1, 2, 0],
         type_ids: vec![0; 3],
         mask: vec![1.0; 3],
-        targets: Targets::Unlabelled,
+        targets: Targets::default(),
         indices: vec![0],
     };
     let inputs = model.inputs(&batch);

@@ -53,10 +53,46 @@ pub struct Fit {
     pub checkpoint_every: u64,
     /// What stands for everything that fixes the run.
     pub fingerprint: String,
-    /// The metric whose largest value makes the best epoch; none if nothing is held out to measure.
-    pub headline: Option<String>,
+    /// The score that makes the best epoch; none if nothing is held out to measure.
+    pub headline: Option<Headline>,
     /// Which epoch's parameters the trainer keeps.
     pub keep: Keep,
+}
+
+/// Which values of a score are better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    /// Larger ones, as of an accuracy.
+    Higher,
+    /// Smaller ones, as of a loss.
+    Lower,
+}
+
+/// The score by which one epoch is better than another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Headline {
+    /// Its name among the metrics.
+    pub name: String,
+    /// Which values are better.
+    pub better: Better,
+}
+
+impl Headline {
+    /// A score that is better when it is larger.
+    pub fn higher(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            better: Better::Higher,
+        }
+    }
+
+    /// A score that is better when it is smaller.
+    pub fn lower(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            better: Better::Lower,
+        }
+    }
 }
 
 /// Which epoch's parameters a run leaves.
@@ -124,12 +160,16 @@ impl Progress {
             .is_some_and(|last| last.step >= step)
     }
 
-    /// The evaluation with the largest headline metric, the first of equals; none where that was never
+    /// The evaluation with the best headline score, the first of equals; none where that was never
     /// measured or never a number.
-    pub fn best(&self, headline: Option<&str>) -> Option<&Evaluation> {
+    pub fn best(&self, headline: Option<&Headline>) -> Option<&Evaluation> {
+        let Headline { name, better } = headline?;
         let measured = |evaluation: &'_ Evaluation| -> Option<f64> {
-            let value = *evaluation.metrics.get(headline?)?;
-            (!value.is_nan()).then_some(value)
+            let value = *evaluation.metrics.get(name)?;
+            (!value.is_nan()).then_some(match better {
+                Better::Higher => value,
+                Better::Lower => -value,
+            })
         };
         let values = self
             .evaluations
@@ -288,7 +328,7 @@ pub fn fit<W: Workload, C: std::error::Error + 'static>(
         };
         (progress.loss_sum, progress.targets) = (0.0, 0);
         progress.evaluations.push(evaluation);
-        let best = progress.best(options.headline.as_deref());
+        let best = progress.best(options.headline.as_ref());
         let best = best.is_some_and(|best| best.epoch == epoch + 1);
         if best && options.keep == Keep::Best {
             trainer

@@ -1,7 +1,7 @@
 use std::collections::{HashMap, HashSet};
 
 use ailora_graph::{
-    adapter::Site,
+    adapter::{Site, Trainable},
     ir::{Draw, Program},
 };
 use ailora_runtime::{
@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     batch::{Batch, Targets},
-    classification::NotFinite,
     model::{Model, ModelError},
+    objective::NotFinite,
 };
 
 /// Prompts of nearly one length share a program: their lengths are padded to a multiple of this.
@@ -150,7 +150,7 @@ impl Generator {
             ids: texts.iter().flat_map(padded).collect(),
             type_ids: vec![0; rows * len],
             mask: texts.iter().flat_map(present).collect(),
-            targets: Targets::Unlabelled,
+            targets: Targets::default(),
             indices: (0..rows).collect(),
         };
         let id = match self.memories.get(&[rows, len]) {
@@ -235,7 +235,7 @@ impl Generator {
         let sites: Vec<Site> = sites.cloned().collect();
         let passes = Passes {
             sites: &sites,
-            everything: false,
+            trainable: &Trainable::Adapters,
             precision: self.engine.backend().precision(),
         };
         Ok(self.engine.compile(&passes.inference(program)?)?)

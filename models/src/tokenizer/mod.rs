@@ -7,6 +7,7 @@ pub mod fields;
 pub mod gguf;
 mod limits;
 mod load;
+mod places;
 mod reconcile;
 mod sentencepiece;
 mod settings;
@@ -241,7 +242,17 @@ impl Tokenizer {
     }
 
     /// Truncates the tokens of one or two texts and puts the special tokens around them.
-    fn combine(&self, mut tokens: Vec<Tokens>, max_len: usize) -> Result<Encoding, TokenizerError> {
+    fn combine(&self, tokens: Vec<Tokens>, max_len: usize) -> Result<Encoding, TokenizerError> {
+        self.encoding(self.join(tokens, max_len)?)
+    }
+
+    /// The tokens of one or two texts, truncated and with the special tokens around them; and whether
+    /// any were cut.
+    fn join(
+        &self,
+        mut tokens: Vec<Tokens>,
+        max_len: usize,
+    ) -> Result<(Tokens, bool), TokenizerError> {
         for (segment, tokens) in tokens.iter_mut().enumerate() {
             tokens.set_type_ids(vec![segment as u32; tokens.len()]);
         }
@@ -266,6 +277,11 @@ impl Tokenizer {
             self.inner.post_process(text, pair, true)
         });
         let whole = whole.map_err(TokenizerError::Encode)?;
+        Ok((whole, length > max_len - special))
+    }
+
+    /// What the model reads of tokens.
+    fn encoding(&self, (whole, cut): (Tokens, bool)) -> Result<Encoding, TokenizerError> {
         let mut type_ids = whole.get_type_ids().to_vec();
         if !self.segments {
             type_ids.fill(0);
@@ -278,7 +294,7 @@ impl Tokenizer {
         Ok(Encoding {
             ids: whole.get_ids().to_vec(),
             type_ids,
-            cut: length > max_len - special,
+            cut,
         })
     }
 }
@@ -294,7 +310,7 @@ mod tests {
     ];
 
     /// A folder with a WordPiece tokenizer that pads and truncates to 7 if left to itself.
-    fn dir() -> tempfile::TempDir {
+    pub(super) fn dir() -> tempfile::TempDir {
         let vocab: Value = (WORDS.iter().zip(0..))
             .map(|(w, i)| (*w, json!(i)))
             .collect();
@@ -332,7 +348,7 @@ mod tests {
         std::fs::write(dir.path().join(name), value.to_string()).unwrap();
     }
 
-    fn load(dir: &tempfile::TempDir) -> Result<Tokenizer, TokenizerError> {
+    pub(super) fn load(dir: &tempfile::TempDir) -> Result<Tokenizer, TokenizerError> {
         Tokenizer::from_dir(dir.path())
     }
 

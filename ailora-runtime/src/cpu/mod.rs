@@ -263,14 +263,4 @@ impl Call<'_> {
     pub fn target(&self, i: usize) -> Region {
         self.memory.region(self.writes[i])
     }
-
-    /// The elements of a write.
-    ///
-    /// # Safety
-    /// Nothing else uses them while the slice is used. The plan keeps what a step writes apart from what
-    /// it reads, other than element for element.
-    pub unsafe fn write(&self, i: usize) -> &mut [f32] {
-        // SAFETY: by the caller's promise.
-        unsafe { self.target(i).write_all() }
-    }
 }

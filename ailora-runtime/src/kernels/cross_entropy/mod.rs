@@ -60,7 +60,7 @@ impl Operation for CrossEntropy {
 
     fn run(&self, call: &Call<'_>) {
         // SAFETY: nothing else uses the result meanwhile.
-        let to = unsafe { call.write(0) };
+        let to = unsafe { call.target(0).write_all() };
         to[0] = cpu::cross_entropy(*self, call.read(0), call.ids(1));
     }
 
@@ -99,10 +99,10 @@ impl Operation for CrossEntropyGrad {
     fn run(&self, call: &Call<'_>) {
         if call.reads[0] != call.writes[0] {
             // SAFETY: the plan keeps the result apart from what is read, if it is not in its place.
-            unsafe { call.write(0) }.copy_from_slice(call.read(0));
+            unsafe { call.target(0).write_all() }.copy_from_slice(call.read(0));
         }
         // SAFETY: nothing else uses the result meanwhile.
-        let to = unsafe { call.write(0) };
+        let to = unsafe { call.target(0).write_all() };
         cpu::cross_entropy_grad(*self, call.ids(1), to);
     }
 

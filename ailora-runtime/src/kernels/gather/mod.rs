@@ -35,7 +35,7 @@ impl Operation for Gather {
 
     fn run(&self, call: &Call<'_>) {
         // SAFETY: nothing else uses the result meanwhile.
-        let to = unsafe { call.write(0) };
+        let to = unsafe { call.target(0).write_all() };
         cpu::gather(self.width, call.read(0), call.ids(1), to);
     }
 

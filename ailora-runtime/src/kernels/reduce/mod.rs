@@ -44,7 +44,7 @@ impl Operation for Reduce {
 
     fn run(&self, call: &Call<'_>) {
         // SAFETY: nothing else uses the result meanwhile.
-        let to = unsafe { call.write(0) };
+        let to = unsafe { call.target(0).write_all() };
         cpu::reduce(self, call.source(0), to);
     }
 

@@ -38,7 +38,7 @@ impl Operation for ScatterAdd {
 
     fn run(&self, call: &Call<'_>) {
         // SAFETY: nothing else uses the result meanwhile.
-        let to = unsafe { call.write(0) };
+        let to = unsafe { call.target(0).write_all() };
         cpu::scatter_add(self.width, call.ids(0), call.read(1), to);
     }
 

@@ -63,7 +63,7 @@ impl Operation for TakeAlong {
 
     fn run(&self, call: &Call<'_>) {
         // SAFETY: nothing else uses the result meanwhile.
-        let to = unsafe { call.write(0) };
+        let to = unsafe { call.target(0).write_all() };
         cpu::Places::new(self.op, self.widths, call.ids(1)).take(call.read(0), to);
     }
 
@@ -96,7 +96,7 @@ impl Operation for TakeAlongGrad {
 
     fn run(&self, call: &Call<'_>) {
         // SAFETY: nothing else uses the result meanwhile.
-        let to = unsafe { call.write(0) };
+        let to = unsafe { call.target(0).write_all() };
         cpu::Places::new(self.op, self.widths, call.ids(0)).add(call.read(1), to);
     }
 

@@ -10,7 +10,9 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{CudaError, kept, library};
-use crate::kernels::device::PRELUDE;
+
+/// What every kernel's text begins with: element types, random bits, reductions over a block.
+pub(super) const PRELUDE: &str = include_str!("../kernels/device/prelude.cuh");
 
 /// The compiler for one architecture.
 #[derive(Clone, Debug)]

@@ -18,6 +18,21 @@ use crate::{
 /// Buffers of at most this many elements are kept in float32: losses, norms, counts.
 const FEW: usize = 16;
 
+impl Target {
+    /// A large device of compute capability 9.0.
+    pub const HOPPER: Self = Self {
+        shared: 227 << 10,
+        processors: 132,
+        warpgroups: true,
+    };
+    /// A large device of compute capability 8.0.
+    pub const AMPERE: Self = Self {
+        shared: 160 << 10,
+        processors: 108,
+        warpgroups: false,
+    };
+}
+
 /// A device as planning knows it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Planner {

@@ -5,7 +5,7 @@ use std::{ffi::c_void, process::Command};
 use libloading::{Library, Symbol};
 use tempfile::TempDir;
 
-use crate::kernels::device::{PRELUDE, Source};
+use crate::{cuda::compile::PRELUDE, kernels::device::Source};
 
 /// What a device gives to kernels.
 const DEVICE: &str = include_str!("device.h");

@@ -5,8 +5,8 @@ use std::ffi::CString;
 use cudarc::nvrtc::result;
 
 use crate::{
-    cuda::library::load_compiler,
-    kernels::device::{PRELUDE, Source, Target},
+    cuda::{compile::PRELUDE, library::load_compiler},
+    kernels::device::{Source, Target},
 };
 
 /// Compiles each kernel for the generations of devices that may be the target, if there is a compiler.

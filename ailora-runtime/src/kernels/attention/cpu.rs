@@ -4,6 +4,8 @@
 //!
 //! Probabilities stay exponentials, and what would divide each of their rows goes into the far
 //! narrower matrix beside them.
+//!
+//! Both passes are in this one file, as they share tiles, scratch memory and the probabilities.
 
 use std::cell::Cell;
 

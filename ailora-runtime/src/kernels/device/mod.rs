@@ -7,9 +7,6 @@ use ailora_graph::ir::{Name, ops::matmul::MatMul};
 
 use crate::plan::View;
 
-/// What every kernel's text begins with: element types, random bits, reductions over a block.
-pub(crate) const PRELUDE: &str = include_str!("prelude.cuh");
-
 /// What kernels need that multiply by tensor cores.
 pub(crate) const TENSOR_CORES: &str = include_str!("tensor_cores.cuh");
 
@@ -43,21 +40,6 @@ pub(crate) struct Target {
     pub processors: usize,
     /// Whether warpgroups multiply matrices straight from shared memory.
     pub warpgroups: bool,
-}
-
-impl Target {
-    /// A large device of compute capability 9.0.
-    pub const HOPPER: Self = Self {
-        shared: 227 << 10,
-        processors: 132,
-        warpgroups: true,
-    };
-    /// A large device of compute capability 8.0.
-    pub const AMPERE: Self = Self {
-        shared: 160 << 10,
-        processors: 108,
-        warpgroups: false,
-    };
 }
 
 /// An argument of a plan's kernel in device memory.

@@ -3,6 +3,8 @@
 //! Where rows may be split, a thread handles a few vectors of neighbouring elements that are a block
 //! apart, and loads all of them before it computes. Where an instruction needs whole rows, a part of
 //! a warp, a warp or a block handles a row.
+//!
+//! One writer with its state writes all of a kernel, which is why this file is long.
 
 use std::fmt::Write;
 

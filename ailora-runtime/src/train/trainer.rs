@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use ailora_graph::ir::Draw;
 use crc32c::crc32c_append;
@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::{Checkpoint, CheckpointError};
 use crate::{
     backend::BackendError,
-    collective::CollectiveError,
+    collective::{Collective, CollectiveError},
     engine::{Engine, EngineError, PlanId},
     optim::{AdamW, Moments, Schedule, Share, Update},
     run::Value,
@@ -247,6 +247,11 @@ impl Trainer {
             self.optimizer.advance();
         }
         Ok(report)
+    }
+
+    /// The ranks that this trainer is one of.
+    pub fn ranks(&self) -> &Arc<dyn Collective> {
+        self.engine.ranks()
     }
 
     /// Checks that all ranks have the same values of what is trained, by a checksum.

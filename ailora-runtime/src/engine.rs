@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::{
     backend::{Backend, BackendError},
-    collective::{Collective, Single},
+    collective::{Collective, CollectiveError, Single},
     cpu::Cpu,
     plan::{Plan, Step, plan, separate},
     run::{Outputs, Run, RunError, Value},
@@ -29,6 +29,9 @@ pub enum EngineError {
     /// An input or a parameter does not fit.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The ranks cannot go on together.
+    #[error(transparent)]
+    Ranks(#[from] CollectiveError),
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] BackendError),

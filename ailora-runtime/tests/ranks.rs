@@ -130,7 +130,12 @@ impl Workload for Rows {
 type Ran = Result<(Outcome, Vec<StepReport>, Checkpoint), FitError<Broken, Infallible>>;
 
 /// One rank's run of two epochs. `stop` is the step behind which it is told to stop.
-fn run(ranks: Arc<dyn Collective>, checkpoint: &Path, stop: Option<u64>, broken: Option<usize>) -> Ran {
+fn run(
+    ranks: Arc<dyn Collective>,
+    checkpoint: &Path,
+    stop: Option<u64>,
+    broken: Option<usize>,
+) -> Ran {
     let (mut trainer, plan) = trainer(ranks, 0.05);
     let options = Fit {
         epochs: 2,
@@ -144,16 +149,22 @@ fn run(ranks: Arc<dyn Collective>, checkpoint: &Path, stop: Option<u64>, broken:
     let mut reports = Vec::new();
     let mut workload = Rows { plan, broken };
     let mut progress = Progress::default();
-    let outcome = fit(&mut trainer, &mut workload, &options, &mut progress, |event| {
-        let Event::Step { report, .. } = event else {
-            return Ok(Control::Continue);
-        };
-        reports.push(*report);
-        Ok(match Some(report.step) == stop {
-            true => Control::Stop,
-            false => Control::Continue,
-        })
-    })?;
+    let outcome = fit(
+        &mut trainer,
+        &mut workload,
+        &options,
+        &mut progress,
+        |event| {
+            let Event::Step { report, .. } = event else {
+                return Ok(Control::Continue);
+            };
+            reports.push(*report);
+            Ok(match Some(report.step) == stop {
+                true => Control::Stop,
+                false => Control::Continue,
+            })
+        },
+    )?;
     Ok((outcome, reports, trainer.checkpoint().unwrap()))
 }
 
@@ -181,10 +192,18 @@ fn close(one: f64, other: f64) -> bool {
 #[test]
 fn two_ranks_come_to_what_one_does() {
     let folder = tempfile::tempdir().unwrap();
-    let alone = run(Arc::new(Single), &folder.path().join("alone.safetensors"), None, None);
+    let alone = run(
+        Arc::new(Single),
+        &folder.path().join("alone.safetensors"),
+        None,
+        None,
+    );
     let (_, expected, state) = alone.unwrap();
     assert_eq!(expected.len(), 8);
-    assert!(expected.iter().all(|report| report.gradient_norm > 0.3), "nothing was clipped");
+    assert!(
+        expected.iter().all(|report| report.gradient_norm > 0.3),
+        "nothing was clipped"
+    );
     let ranks = on_all(2, |rank, path| {
         let ran = run(rank.clone(), path, None, None).unwrap();
         // The first rank's checkpoint is there when all are through.
@@ -198,7 +217,10 @@ fn two_ranks_come_to_what_one_does() {
     for (found, expected) in ranks[0].1.iter().zip(&expected) {
         assert!(close(found.loss, expected.loss), "{found:?} {expected:?}");
         assert!(close(found.gradient_norm, expected.gradient_norm));
-        assert_eq!((found.rows, found.targets), (expected.rows, expected.targets));
+        assert_eq!(
+            (found.rows, found.targets),
+            (expected.rows, expected.targets)
+        );
     }
     for (name, array) in &state.tensors {
         for (found, expected) in ranks[0].2.tensors[name].data.iter().zip(&array.data) {
@@ -215,7 +237,10 @@ fn all_stop_where_one_is_told_to() {
     });
     for rank in ranks {
         let (outcome, reports, state) = rank.unwrap();
-        assert_eq!((outcome, reports.len(), state.step), (Outcome::Stopped, 5, 5));
+        assert_eq!(
+            (outcome, reports.len(), state.step),
+            (Outcome::Stopped, 5, 5)
+        );
     }
 }
 
@@ -225,7 +250,10 @@ fn all_end_where_one_fails() {
         let broken = (rank.rank() == 1).then_some(2);
         run(rank, path, None, broken)
     });
-    let errors: Vec<_> = ranks.into_iter().map(|rank| rank.unwrap().unwrap_err()).collect();
+    let errors: Vec<_> = ranks
+        .into_iter()
+        .map(|rank| rank.unwrap().unwrap_err())
+        .collect();
     assert!(matches!(&errors[1], FitError::Workload(_)), "{}", errors[1]);
     match &errors[0] {
         FitError::Train(error) => assert_eq!(error.to_string(), "rank 1 failed: the disk is gone"),
@@ -268,6 +296,9 @@ fn ranks_that_differ_in_their_settings_do_not_hang() {
         rank.sum_f32(&mut vec![1.0; count])
     });
     for error in ranks {
-        assert!(matches!(error.unwrap(), Err(CollectiveError::Mismatch { .. })));
+        assert!(matches!(
+            error.unwrap(),
+            Err(CollectiveError::Mismatch { .. })
+        ));
     }
 }

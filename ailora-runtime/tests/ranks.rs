@@ -15,8 +15,8 @@ use ailora_runtime::{
     run::Value,
     store::{Array, Params},
     train::{
-        Batches, Checkpoint, Control, Event, Fit, FitError, Keep, MicroBatch, Outcome, Progress,
-        StepReport, TrainError, Trainer, Workload, fit,
+        Batches, Checkpoint, Control, Event, Fit, FitError, Headline, Keep, MicroBatch, Outcome,
+        Progress, StepReport, TrainError, Trainer, Workload, fit,
     },
 };
 use indexmap::IndexMap;
@@ -87,6 +87,14 @@ struct Broken(&'static str);
 impl Workload for Rows {
     type Batch = Step;
     type Error = Broken;
+
+    fn compile(&mut self, _: &mut Engine, _: usize) -> Result<(), Broken> {
+        Ok(())
+    }
+
+    fn headline(&self) -> Option<Headline> {
+        None
+    }
 
     fn steps_per_epoch(&self) -> u64 {
         BATCHES.div_ceil(STEP) as u64

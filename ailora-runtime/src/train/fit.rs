@@ -17,6 +17,16 @@ pub trait Workload {
     /// Why a batch or an evaluation failed.
     type Error: std::error::Error + Send + Sync + 'static;
 
+    /// Compiles every program that so many epochs and their evaluations need. Programs of training come
+    /// first: what they read is laid out for them.
+    ///
+    /// # Errors
+    /// A program cannot be built.
+    fn compile(&mut self, engine: &mut Engine, epochs: usize) -> Result<(), Self::Error>;
+
+    /// The score by which one epoch is better than another; none if nothing is held out.
+    fn headline(&self) -> Option<Headline>;
+
     /// How many steps an epoch has.
     fn steps_per_epoch(&self) -> u64;
 

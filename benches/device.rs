@@ -19,9 +19,9 @@ use ailora::{
         backend::{Device, Precision},
         engine::{Engine, Fusion, PlanId},
         init::initialise,
+        kernels::{Kernel, gemm::Gemm, outer::Outer},
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
         passes::Passes,
-        plan::Kernel,
         spectrum::Options,
         store::{Array, Params},
         train::{MicroBatch, Trainer},
@@ -177,13 +177,13 @@ fn profile(
             views.iter().map(ailora::runtime::plan::View::len).collect()
         };
         let name = match &step.kernel {
-            Kernel::Gemm {
+            Kernel::Gemm(Gemm {
                 op,
                 dims,
                 accumulate,
                 ..
-            } => format!("{op} {}x{}x{} {accumulate}", dims.m, dims.n, dims.k),
-            Kernel::Outer { depth, products } => {
+            }) => format!("{op} {}x{}x{} {accumulate}", dims.m, dims.n, dims.k),
+            Kernel::Outer(Outer { depth, products }) => {
                 let shapes: Vec<_> = products.iter().map(|p| p.shape).collect();
                 format!("outer {depth} rows {shapes:?}")
             }

@@ -12,6 +12,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod engine;
 pub mod init;
+pub mod kernels;
 pub mod optim;
 pub mod passes;
 pub mod plan;

@@ -8,7 +8,7 @@ use ailora::{
         batch::Shape,
         objective::{Pass, Predictor},
     },
-    runtime::{backend::Footprint, plan::Kernel},
+    runtime::backend::Footprint,
 };
 use indexmap::IndexMap;
 
@@ -73,18 +73,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     }
     let mut kinds: IndexMap<&str, (usize, u64)> = IndexMap::new();
     for step in &plan.steps {
-        let name = match step.kernel {
-            Kernel::Gemm { .. } | Kernel::Outer { .. } | Kernel::Merge { .. } => "matrix product",
-            Kernel::Loop(_) => "fused loop",
-            Kernel::Attention { .. } | Kernel::AttentionGrad { .. } => "attention",
-            Kernel::Gather { .. } | Kernel::ScatterAdd { .. } => "embedding",
-            Kernel::TakeAlong { .. } | Kernel::TakeAlongGrad { .. } => "relative positions",
-            Kernel::Rotary { .. } => "rotary positions",
-            Kernel::Reduce { .. } => "reduction",
-            Kernel::Copy(_) => "copy",
-            Kernel::CrossEntropy { .. } | Kernel::CrossEntropyGrad { .. } => "loss",
-        };
-        let entry = kinds.entry(name).or_default();
+        let entry = kinds.entry(step.kernel.label()).or_default();
         entry.0 += 1;
         entry.1 += step.kernel.gemm_flops();
     }

@@ -8,7 +8,7 @@ use crate::plan::{Buffer, Plan, View};
 /// The plan gives buffers that are alive together disjoint places, and each step writes views that
 /// it does not read other than element for element. That is what makes handing out shared and
 /// exclusive slices of the one arena sound.
-pub(super) struct Memory<'a> {
+pub(crate) struct Memory<'a> {
     arena: *mut f32,
     buffers: Vec<Place<'a>>,
     len: usize,
@@ -80,7 +80,7 @@ impl<'a> Memory<'a> {
 
 /// Elements that the threads of one step read and, unless they are a parameter's, write in parts.
 #[derive(Clone, Copy)]
-pub(super) struct Region {
+pub(crate) struct Region {
     start: *mut f32,
     /// From the first element to behind the last.
     len: usize,

@@ -2,31 +2,23 @@
 //! fused loops for the rest. Float32. The same inputs give the same bits, whatever else the machine
 //! does.
 
-mod attention;
-mod gemm;
-mod loops;
-mod loss;
-mod math;
+pub(crate) mod math;
 mod memory;
-mod rows;
+pub(crate) mod rows;
 mod stepper;
-mod take_along;
-mod tensors;
-mod thin;
+
+pub(crate) use memory::Region;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use ailora_graph::{
     fuse::{cost::Costs, layout::Pack},
-    ir::{
-        Draw, Program,
-        ops::matmul::{Dims, MatMul},
-    },
+    ir::{Draw, Program},
 };
 
 use crate::{
     backend::{Backend, BackendError, Footprint, MemoryUse, Platform, Precision},
-    plan::{Input, Kernel, Plan, Step, plan},
+    plan::{Input, Plan, Step, View, plan},
     run::{Outputs, Run, RunError, Value, bound},
     spectrum::Solver,
     store::Params,
@@ -34,7 +26,6 @@ use crate::{
 };
 use memory::Memory;
 use stepper::Training;
-use take_along::Places;
 
 /// Bytes of each number that is trained: gradient and two moments, float32.
 const STATE: usize = 3 * size_of::<f32>();
@@ -49,7 +40,7 @@ pub struct Cpu {
 /// A cache line: the arena's alignment.
 #[derive(Clone, Copy, Debug, Default, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+pub(crate) struct Line([f32; 16]);
 
 impl Cpu {
     /// A backend whose arena grows to the plans that it runs.
@@ -235,95 +226,41 @@ fn fill(input: &Input, value: Value<'_>, memory: &Memory) {
 }
 
 fn execute(step: &Step, memory: &Memory, draw: Draw) {
-    let read = |i: usize| memory.read(step.reads[i]);
-    let ids = |i: usize| -> &[i32] { bytemuck::cast_slice(read(i)) };
-    let region = || memory.region(step.writes[0]);
-    let source = |i: usize| memory.region(step.reads[i]);
-    // What an attention reads, with the biases that are at `first` and behind.
-    let operands = |biases: [bool; 3], first: usize| {
-        let mut next = first..;
-        [0, 1, 2].map(|i| attention::Operand {
-            values: source(i),
-            bias: biases[i].then(|| next.next()).flatten().map(read),
-        })
-    };
-    // SAFETY: these kernels run on this thread, and the plan keeps what they write apart from what
-    // they read.
-    let write = || unsafe { region().write_all() };
-    match &step.kernel {
-        Kernel::Gemm {
-            op,
-            dims,
-            alpha,
-            accumulate,
-        } => {
-            if step.reads.len() > 2 {
-                gemm::copy(*dims, source(2), region());
-            }
-            let operands = [source(0), source(1), region()];
-            gemm::run(*op, *dims, *alpha, *accumulate, operands);
-        }
-        Kernel::Outer { depth, products } => {
-            let op = MatMul {
-                trans_a: true,
-                trans_b: false,
-            };
-            let operands = step.reads.chunks_exact(2).zip(&step.writes);
-            for (product, (factors, &to)) in products.iter().zip(operands) {
-                let [m, n] = product.shape;
-                let dims = Dims {
-                    batch: 1,
-                    m,
-                    n,
-                    k: *depth,
-                    batched_b: false,
-                };
-                let operands = [factors[0], factors[1], to].map(|view| memory.region(view));
-                gemm::run(op, dims, product.alpha, false, operands);
-            }
-        }
-        Kernel::Merge { op, shape } => gemm::merge(op, *shape, source(0), region()),
-        Kernel::Loop(walk) => loops::run(walk, memory, &step.reads, &step.writes, draw),
-        Kernel::Attention { op, dims, biases } => {
-            let operands = operands(*biases, 4);
-            attention::forward(op, *dims, operands, read(3), region(), draw);
-        }
-        Kernel::AttentionGrad {
-            op,
-            dims,
-            biases,
-            wants,
-        } => {
-            let mut writes = step.writes.iter().map(|&view| memory.region(view));
-            let gradients = wants.map(|wanted| wanted.then(|| writes.next()).flatten());
-            let operands = operands(*biases, 5);
-            attention::backward(op, *dims, operands, read(3), source(4), gradients, draw);
-        }
-        Kernel::Rotary { width, half } => {
-            tensors::rotary(*width, *half, source(0), [read(1), read(2)], region());
-        }
-        Kernel::Gather { width } => tensors::gather(*width, read(0), ids(1), write()),
-        Kernel::ScatterAdd { width } => tensors::scatter_add(*width, ids(0), read(1), write()),
-        Kernel::TakeAlong { op, widths } => {
-            Places::new(*op, *widths, ids(1)).take(read(0), write());
-        }
-        Kernel::TakeAlongGrad { op, widths } => {
-            Places::new(*op, *widths, ids(0)).add(read(1), write());
-        }
-        Kernel::Reduce {
-            combine,
-            shape,
-            strides,
-        } => tensors::reduce(*combine, shape, strides, source(0), write()),
-        Kernel::Copy(moved) => tensors::copy(moved, source(0), region()),
-        Kernel::CrossEntropy { classes, smoothing } => {
-            write()[0] = loss::cross_entropy(*classes, *smoothing, read(0), ids(1));
-        }
-        Kernel::CrossEntropyGrad { classes, smoothing } => {
-            if step.reads[0] != step.writes[0] {
-                write().copy_from_slice(read(0));
-            }
-            loss::cross_entropy_grad(*classes, *smoothing, ids(1), write());
-        }
+    step.kernel.operation().run(&Call {
+        memory,
+        reads: &step.reads,
+        writes: &step.writes,
+        draw,
+    });
+}
+
+/// A step that is executed, with its operands in memory.
+pub(crate) struct Call<'a> {
+    memory: &'a Memory<'a>,
+    pub reads: &'a [View],
+    pub writes: &'a [View],
+    /// What fixes its random numbers.
+    pub draw: Draw,
+}
+
+impl Call<'_> {
+    /// The elements of a read without gaps.
+    pub fn read(&self, i: usize) -> &[f32] {
+        self.memory.read(self.reads[i])
+    }
+
+    /// The ids of a read without gaps.
+    pub fn ids(&self, i: usize) -> &[i32] {
+        bytemuck::cast_slice(self.read(i))
+    }
+
+    /// A read, for threads that share it.
+    pub fn source(&self, i: usize) -> Region {
+        self.memory.region(self.reads[i])
+    }
+
+    /// A write, for threads that share it.
+    pub fn target(&self, i: usize) -> Region {
+        self.memory.region(self.writes[i])
     }
 }

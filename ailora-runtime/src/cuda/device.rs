@@ -18,7 +18,8 @@ use cudarc::{
     },
 };
 
-use super::{CudaError, error::During, library, source::Target};
+use super::{CudaError, error::During, library};
+use crate::kernels::device::Target;
 
 const MIB: usize = 1 << 20;
 

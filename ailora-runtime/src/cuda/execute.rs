@@ -1,6 +1,6 @@
 //! A plan on a device.
 
-use ailora_graph::ir::{DType, Draw, Name};
+use ailora_graph::ir::{Draw, Name};
 use bytemuck::Pod;
 use cudarc::driver::{
     CudaFunction, CudaGraph,
@@ -10,20 +10,18 @@ use half::{bf16, slice::HalfFloatSliceExt};
 use indexmap::{IndexMap, IndexSet};
 
 use super::{
-    CudaError, Element, Resources,
+    CudaError, Resources,
     device::{Buffer, Device, no_other_captures},
     error::During,
     gemm,
-    source::{self, Action, Actions, Param, Target},
+    planner::{actions, elements, kernels, places},
 };
 use crate::{
-    backend::Precision,
-    plan::{self, Input, Kernel, Places, Plan, View},
+    kernels::device::{Action, Actions, Element, Param},
+    plan::{self, Input, Places, Plan, View},
     run::Value,
 };
 
-/// Buffers of at most this many elements are kept in float32: losses, norms, counts.
-const FEW: usize = 16;
 /// Runs of a plan that try to capture it.
 const TRIES: usize = 3;
 
@@ -66,84 +64,6 @@ pub(super) enum Launch {
         arguments: Vec<CUdeviceptr>,
     },
     Product(gemm::Launch),
-}
-
-/// The types of a plan's buffers on a device.
-///
-/// In bf16, activations and matrices are bf16; ids, vectors (biases, gains), what is small, what the
-/// plan is given as floats, and what it puts out are as they are.
-pub(super) fn elements(plan: &Plan, precision: Precision) -> Vec<Element> {
-    let mut elements = vec![
-        match precision {
-            Precision::Bf16 => Element::Bf16,
-            Precision::F32 | Precision::Tf32 => Element::F32,
-        };
-        plan.buffers.len()
-    ];
-    for (i, buffer) in plan.buffers.iter().enumerate() {
-        let is_vector = match buffer {
-            plan::Buffer::Arena { len, .. } => *len <= FEW,
-            plan::Buffer::Parameter { name, .. } => plan
-                .parameters
-                .iter()
-                .any(|(known, ty)| known == name && ty.rank() < 2),
-        };
-        if is_vector {
-            elements[i] = Element::F32;
-        }
-    }
-    for (view, _) in plan.outputs.values() {
-        if let plan::Buffer::Arena { .. } = plan.buffers[view.buffer] {
-            elements[view.buffer] = Element::F32;
-        }
-    }
-    for input in &plan.inputs {
-        elements[input.view.buffer] = match input.ty.dtype {
-            DType::I32 => Element::I32,
-            DType::F32 => Element::F32,
-        };
-    }
-    for step in &plan.steps {
-        match step.kernel {
-            // Moved ids stay ids.
-            Kernel::Copy(_) if elements[step.reads[0].buffer] == Element::I32 => {
-                elements[step.writes[0].buffer] = Element::I32;
-            }
-            Kernel::CrossEntropy { .. } => elements[step.writes[0].buffer] = Element::F32,
-            _ => {}
-        }
-    }
-    elements
-}
-
-/// What each step of a plan becomes on a device, over buffers of these types.
-pub(super) fn actions(plan: &Plan, elements: &[Element], target: Target) -> Vec<Actions> {
-    let steps = plan.steps.iter();
-    steps
-        .map(|step| source::actions(step, elements, target))
-        .collect()
-}
-
-/// Where a plan's buffers and what its steps work in lie.
-pub(super) fn places(plan: &Plan, elements: &[Element], actions: &[Actions]) -> Places {
-    let buffers = plan.buffers.iter().zip(elements);
-    let bytes: Vec<usize> = buffers
-        .map(|(buffer, element)| match buffer {
-            plan::Buffer::Arena { len, .. } => aligned(len * element.bytes()),
-            plan::Buffer::Parameter { .. } => 0,
-        })
-        .collect();
-    let scratch: Vec<usize> = actions.iter().map(|a| aligned(a.scratch)).collect();
-    plan.places(&bytes, &scratch)
-}
-
-/// The generated kernels among actions.
-pub(super) fn kernels(actions: &[Actions]) -> impl Iterator<Item = &source::Source> {
-    let actions = actions.iter().flat_map(|actions| &actions.list);
-    actions.filter_map(|action| match action {
-        Action::Kernel(kernel) => Some(kernel),
-        Action::Product(_) => None,
-    })
 }
 
 impl Executable {
@@ -484,10 +404,6 @@ pub(super) fn read(
     }
 }
 
-fn aligned(bytes: usize) -> usize {
-    bytes.next_multiple_of(256)
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -498,7 +414,9 @@ mod tests {
     use ailora_graph::ir::{Program, Type};
 
     use super::*;
-    use crate::{cuda::Cuda, plan::plan, run::Run, store::Params, weights::Weights};
+    use crate::{
+        backend::Precision, cuda::Cuda, plan::plan, run::Run, store::Params, weights::Weights,
+    };
 
     const DRAW: Draw = Draw { seed: 3, step: 5 };
 

@@ -11,30 +11,30 @@ mod gemm;
 mod kept;
 mod library;
 mod optimizer;
-mod source;
+mod planner;
 mod spectrum;
 mod staging;
+#[cfg(test)]
+mod tests;
 
 pub use device::Device;
 pub use error::CudaError;
-pub use source::Element;
+pub use planner::compile;
 pub use spectrum::CudaSolver;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use ailora_graph::{
-    fuse::{
-        cost::{Costs, ProductCost},
-        layout::Pack,
-    },
-    ir::{Name, Program, Type},
+    fuse::{cost::Costs, layout::Pack},
+    ir::{Name, Program},
 };
 use cudarc::{driver::CudaFunction, nvrtc::Ptx};
 use indexmap::IndexMap;
 
 use crate::{
     backend::{Backend, BackendError, Footprint, MemoryUse, Platform, Precision},
-    plan::{Plan, rematerialising},
+    kernels::device::{Element, Target},
+    plan::Plan,
     run::{Outputs, Run, RunError, bound},
     spectrum::Solver,
     weights::Weights,
@@ -45,7 +45,7 @@ use error::During;
 use execute::{Executable, Launch};
 use gemm::Products;
 use optimizer::Training;
-use source::Target;
+use planner::{Planner, element};
 use staging::Staging;
 
 /// The device of a number, from 0, as a backend. Machine code and chosen algorithms are kept in `cache`.
@@ -67,13 +67,6 @@ pub fn open(
 pub fn platform(precision: Precision) -> Result<Box<dyn Platform>, CudaError> {
     let target = Target::HOPPER;
     Ok(Box::new(Planner { target, precision }))
-}
-
-/// A device as planning knows it.
-#[derive(Clone, Copy, Debug)]
-struct Planner {
-    target: Target,
-    precision: Precision,
 }
 
 /// A device with parameters and compiled plans on it.
@@ -244,106 +237,6 @@ impl Backend for Cuda {
             peak: self.resources.device.peak_bytes(),
         })
     }
-}
-
-impl Platform for Planner {
-    fn precision(&self) -> Precision {
-        self.precision
-    }
-
-    /// From a Hopper's rates.
-    fn costs(&self) -> Costs {
-        costs(self.precision)
-    }
-
-    /// Rematerialising, as arithmetic costs a device less than memory.
-    fn plan(&self, program: &Program) -> Plan {
-        rematerialising(program)
-    }
-
-    fn footprint(&self, plans: &[Plan], trained: usize) -> Footprint {
-        let mut parameters: HashMap<&str, usize> = HashMap::new();
-        let mut arena = 0;
-        for plan in plans {
-            for (name, ty) in &plan.parameters {
-                parameters.insert(name, element(self.precision, ty).bytes() * ty.len());
-            }
-            let elements = execute::elements(plan, self.precision);
-            let actions = execute::actions(plan, &elements, self.target);
-            arena = arena.max(execute::places(plan, &elements, &actions).bytes);
-        }
-        Footprint {
-            parameters: parameters.values().sum(),
-            arena,
-            state: optimizer::BYTES * trained,
-            workspace: Device::PRODUCT_WORKSPACE,
-        }
-    }
-}
-
-/// The type of a parameter's elements: matrices are as narrow as what is computed in.
-fn element(precision: Precision, ty: &Type) -> Element {
-    match precision {
-        Precision::Bf16 if ty.rank() >= 2 => Element::Bf16,
-        _ => Element::F32,
-    }
-}
-
-fn costs(precision: Precision) -> Costs {
-    const START: f64 = 3e-6;
-    const BYTE: f64 = 1.0 / 2.5e12;
-    let (flops, bytes) = match precision {
-        Precision::F32 => (45e12, 4.0),
-        Precision::Tf32 => (350e12, 4.0),
-        Precision::Bf16 => (700e12, 2.0),
-    };
-    let element = bytes * BYTE;
-    let product = ProductCost {
-        flop: 1.0 / flops,
-        left: element,
-        right: element,
-        result: element,
-        start: START,
-    };
-    Costs {
-        product,
-        outer: product,
-        // Read twice and written.
-        element: 3.0 * element,
-        merges: precision != Precision::Bf16,
-        vector: 16 / bytes as usize,
-    }
-}
-
-/// Compiles all kernels of plans for an architecture such as `sm_80` or `sm_90a`, and the optimiser's
-/// and the decompositions', which needs the compiler but no device; how many there are.
-///
-/// # Errors
-/// The compiler is missing, or a kernel does not compile.
-pub fn compile(
-    plans: &[Plan],
-    precision: Precision,
-    arch: &str,
-    cache: Option<PathBuf>,
-) -> Result<usize, CudaError> {
-    let compiler = Compiler::new(arch.to_owned(), cache)?;
-    let target = match arch {
-        "sm_90a" => Target::HOPPER,
-        _ => Target::AMPERE,
-    };
-    let actions: Vec<source::Actions> = plans
-        .iter()
-        .flat_map(|plan| execute::actions(plan, &execute::elements(plan, precision), target))
-        .collect();
-    let optimizer = optimizer::source();
-    let mut codes: Vec<&str> = execute::kernels(&actions)
-        .map(|kernel| kernel.code.as_str())
-        .chain([optimizer.as_str()])
-        .chain(spectrum::KERNELS)
-        .collect();
-    codes.sort_unstable();
-    codes.dedup();
-    compiler.compile(&codes).map(|binaries| binaries.len())
 }
 
 impl Resources {

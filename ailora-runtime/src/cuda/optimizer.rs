@@ -8,13 +8,14 @@ use cudarc::driver::{CudaFunction, sys::CUdeviceptr};
 use indexmap::IndexMap;
 
 use super::{
-    Cuda, CudaError, Device, Element, Resources,
+    Cuda, CudaError, Device, Resources,
     device::{Buffer, Rectangle},
     staging::Locked,
 };
 use crate::{
     backend::BackendError,
     collective::Collective,
+    kernels::device::Element,
     optim::{AdamW, AdamWConfig, Moments, Share, Stepper, Update, Updated},
     plan::Plan,
     run::Run,

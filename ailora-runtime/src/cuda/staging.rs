@@ -11,11 +11,11 @@ use half::{bf16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 
 use super::{
-    CudaError, Device, Element,
+    CudaError, Device,
     device::{Buffer, Rectangle},
     error::During,
 };
-use crate::weights::Place;
+use crate::{kernels::device::Element, weights::Place};
 
 /// Bytes of a part.
 const PART: usize = 32 << 20;

@@ -5,21 +5,21 @@
 //! value lies in one arena. A backend then only executes; a step allocates nothing.
 
 mod allocate;
-mod distant;
-mod kernel;
 mod lower;
+mod non_temporal;
 mod outer;
 mod recompute;
 mod units;
 mod view;
 
 pub use allocate::Places;
-pub use kernel::{Instruction, Kernel, Loop, LoopOp, Operand, Outer, Source, Stored, Strided};
 use units::Form;
 pub use view::View;
 
 use ailora_graph::ir::{Name, Program, Type};
 use indexmap::IndexMap;
+
+use crate::kernels::Kernel;
 
 /// Where a buffer lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +71,16 @@ pub struct IdRange {
     pub limit: usize,
     /// Whether an id may be [`IGNORED`](ailora_graph::ir::ops::loss::IGNORED) instead, as a label.
     pub ignorable: bool,
+}
+
+impl IdRange {
+    /// Of so many rows.
+    pub(crate) fn below(limit: usize) -> Self {
+        Self {
+            limit,
+            ignorable: false,
+        }
+    }
 }
 
 /// A program compiled to kernels over an arena.
@@ -128,6 +138,6 @@ pub fn rematerialising(program: &Program) -> Plan {
 fn compile(program: &Program, form: Form) -> Plan {
     let schedule = units::schedule(program, form);
     let mut plan = allocate::allocate(lower::lower(program, &schedule));
-    distant::mark(&mut plan);
+    non_temporal::mark(&mut plan);
     plan
 }

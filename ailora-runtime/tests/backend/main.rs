@@ -30,7 +30,8 @@ use ailora_graph::{
 };
 use ailora_runtime::{
     backend::BackendError,
-    plan::{Kernel, Plan, plan, rematerialising},
+    kernels::{Kernel, gemm::Gemm},
+    plan::{Plan, plan, rematerialising},
     run::Value,
     store::{Array, Params},
 };
@@ -269,9 +270,9 @@ fn chains_run_as_one_loop_and_sums_in_place() {
         .steps
         .iter()
         .filter_map(|step| match &step.kernel {
-            Kernel::Gemm {
+            Kernel::Gemm(Gemm {
                 accumulate, alpha, ..
-            } => Some((*accumulate, *alpha)),
+            }) => Some((*accumulate, *alpha)),
             _ => None,
         })
         .collect();

@@ -4,7 +4,7 @@ use ailora_graph::ir::Draw;
 use half::bf16;
 
 use super::*;
-use crate::cuda::source::{Source, tests::emulate::Kernels};
+use crate::{cuda::tests::emulate::Kernels, kernels::device::Source};
 
 const RATES: [f64; 2] = [1.0, 2.0];
 /// Rows, width and stride of a parameter in float32, and of one in bfloat16.

@@ -40,6 +40,8 @@ pub struct Pretraining {
     base: Pretrained,
     tokenizer: Tokenizer,
     objective: Masked,
+    /// Training rows.
+    rows: usize,
     train: Vec<Encoded>,
     held_out: Vec<Encoded>,
     /// The files of the model beside its weights.
@@ -75,6 +77,7 @@ impl Settings {
             objective: objective.bound(&tokenizer)?,
             base,
             tokenizer,
+            rows: train.len(),
             train,
             held_out,
             described,
@@ -103,7 +106,7 @@ impl Learner for Pretraining {
     }
 
     fn rows(&self) -> usize {
-        self.train.len()
+        self.rows
     }
 
     fn report(&self) -> Option<&LoadReport> {

@@ -57,6 +57,11 @@ impl<L: Learner> Run<L> {
         let backend = recipe.backend()?;
         let identity = learner.identity(&adapters, &recipe)?;
         let manifest = Manifest::new(&identity);
+        let together = Recipe {
+            accumulate: recipe.accumulate * ranks.world(),
+            ..recipe.clone()
+        };
+        let mut workload = learner.workload(&adapted, &together)?;
         let writes = learner.writes(&adapted);
         let open = || Output::open(folder, existing, &manifest, &identity.inputs, writes);
         let mut files = ranks.leads().then(open).transpose()?;
@@ -68,11 +73,6 @@ impl<L: Learner> Run<L> {
         announce(&learner, &adapted, &params, &mut watch);
         start(&adapted.sites, &mut params, &recipe, &*backend, &mut watch)?;
 
-        let together = Recipe {
-            accumulate: recipe.accumulate * ranks.world(),
-            ..recipe.clone()
-        };
-        let mut workload = learner.workload(&adapted, &together)?;
         let engine = Engine::fused(backend, params).among(ranks.clone());
         let mut engine = engine.checkpointing(recipe.gradient_checkpointing);
         let compiled = workload.compile(&mut engine, recipe.epochs);

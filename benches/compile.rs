@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use ailora::{
+    Trainable,
     adapt::{Mode, adapt},
     fuse::{cost::Costs, fuse},
     grad::gradients,
@@ -144,7 +145,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let program = cx.program(&model, &[("loss", &loss)])?;
         lap("lift");
         let (_, sites) = Visitor::inventory(&model);
-        let program = narrow(&adapt(&program, &sites, false, Mode::Train)?)?;
+        let program = narrow(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train)?)?;
         lap("adapt");
         let program = gradients(&program, "loss")?;
         lap("differentiate");

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use ailora::{
-    AdaptConfig, Method,
+    AdaptConfig, Method, Trainable,
     finetune::backend,
     ir::Draw,
     models::{
@@ -84,7 +84,7 @@ fn main() -> Result<(), Error> {
     let program = model.program(Shape::new(batch, length), true, true)?;
     let passes = Passes {
         sites: &sites,
-        everything: false,
+        trainable: &Trainable::Adapters,
         precision,
     };
     let program = passes.step(&program)?;

@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Instant};
 
 use ailora::{
     AdaptConfig, Method,
-    adapter::Site,
+    adapter::{Site, Trainable},
     fuse::cost::Costs,
     ir::{Draw, Program},
     models::{batch::Shape, config::Config, head::Head, model::Model},
@@ -71,7 +71,7 @@ fn main() -> Result<(), Error> {
         let program = model.program(Shape::new(batch, length), true, true)?;
         let passes = Passes {
             sites: &sites,
-            everything: false,
+            trainable: &Trainable::Adapters,
             precision: Precision::F32,
         };
         Ok(passes.step(&program)?)

@@ -2,7 +2,7 @@
 //! input, become two. The picture is written as SVG if a file is named.
 
 use ailora::{
-    AdaptConfig, Method,
+    AdaptConfig, Method, Trainable,
     adapt::{Mode, adapt},
     explain::explain,
     fuse::cost::Costs,
@@ -16,7 +16,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = Model::new(config, Head::classification(4))?;
     let sites = AdaptConfig::method(Method::AiLora, 8).resolve(model.sites())?;
     let program = model.program(Shape::new(32, 128), true, true)?;
-    let program = gradients(&adapt(&program, &sites, false, Mode::Train)?, "loss")?;
+    let program = gradients(
+        &adapt(&program, &sites, &Trainable::Adapters, Mode::Train)?,
+        "loss",
+    )?;
     let query = sites
         .iter()
         .find(|site| site.path.ends_with("layer.1.attention.self.query"));

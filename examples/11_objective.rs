@@ -42,8 +42,15 @@ impl Objective for Tags {
     fn target(&self, record: &Record<'_>) -> Result<Value, DataError> {
         let written = record.written("tags").unwrap_or_default();
         let found: Vec<&str> = written.split_terminator(',').map(str::trim).collect();
-        match found.iter().all(|tag| self.0.iter().any(|name| name == tag)) {
-            true => Ok(self.0.iter().map(|name| u8::from(found.contains(&&**name))).collect()),
+        match found
+            .iter()
+            .all(|tag| self.0.iter().any(|name| name == tag))
+        {
+            true => Ok(self
+                .0
+                .iter()
+                .map(|name| u8::from(found.contains(&&**name)))
+                .collect()),
             false => Err(record.wrong("tags", &format!("some of {}", self.0.join(", ")))),
         }
     }
@@ -71,7 +78,9 @@ impl Objective for Tags {
     fn describe(&self, prediction: &Value) -> Value {
         let flags = flags(prediction).unwrap_or_default();
         let names = self.0.iter().zip(flags);
-        names.filter_map(|(name, flag)| (flag == 1).then(|| name.as_str())).collect()
+        names
+            .filter_map(|(name, flag)| (flag == 1).then(|| name.as_str()))
+            .collect()
     }
 
     fn metrics(&self) -> &[Metric] {
@@ -85,7 +94,11 @@ const MICRO_F1: Metric = Metric {
     better: Better::Higher,
     measure: |found, expected| -> Result<f64, MetricError> {
         let [found, expected] = [found, expected].map(|rows| all(rows, "a list of tags", flags));
-        let pairs: Vec<(i32, i32)> = found?.concat().into_iter().zip(expected?.concat()).collect();
+        let pairs: Vec<(i32, i32)> = found?
+            .concat()
+            .into_iter()
+            .zip(expected?.concat())
+            .collect();
         let marked: i32 = pairs.iter().map(|(found, expected)| found + expected).sum();
         let both: i32 = pairs.iter().map(|(found, expected)| found * expected).sum();
         Ok(f64::from(2 * both) / f64::from(marked.max(1)))
@@ -94,7 +107,9 @@ const MICRO_F1: Metric = Metric {
 
 fn flags(list: &Value) -> Option<Vec<i32>> {
     let flags = list.as_array()?.iter();
-    flags.map(|flag| i32::try_from(flag.as_i64()?).ok()).collect()
+    flags
+        .map(|flag| i32::try_from(flag.as_i64()?).ok())
+        .collect()
 }
 
 /// Records of `name: value` lines, with empty lines between them.
@@ -121,7 +136,9 @@ impl Format for Blocks {
                 first = line + 1;
                 continue;
             }
-            let field = text.split_once(": ").or(text.strip_suffix(':').map(|name| (name, "")));
+            let field = text
+                .split_once(": ")
+                .or(text.strip_suffix(':').map(|name| (name, "")));
             let (name, value) = field.ok_or_else(|| malformed(line, format!("found {text:?}")))?;
             fields.push((name.into(), value.into()));
         }
@@ -140,7 +157,9 @@ pub fn fruits() -> Result<Task, Error> {
         name: "fruits".to_owned(),
         aliases: Vec::new(),
         about: "which fruits does the text mention?".to_owned(),
-        objective: Arc::new(Tags(["apples", "pears", "plums"].map(str::to_owned).to_vec())),
+        objective: Arc::new(Tags(
+            ["apples", "pears", "plums"].map(str::to_owned).to_vec(),
+        )),
         format: Arc::new(Blocks),
         text: Text::parse("{text}")?,
         pair: None,
@@ -162,7 +181,11 @@ fn texts(count: usize) -> String {
         let (a, b) = (fruits[pick(0, 5)], fruits[pick(1, 5)]);
         let name = ["Ann", "Ben", "Tom"][pick(2, 3)];
         let (n, m) = (2 + pick(3, 20), 2 + pick(4, 20));
-        let tags: Vec<&str> = fruits[..3].iter().copied().filter(|tag| [a, b].contains(tag)).collect();
+        let tags: Vec<&str> = fruits[..3]
+            .iter()
+            .copied()
+            .filter(|tag| [a, b].contains(tag))
+            .collect();
         let _ = write!(
             text,
             "text: {name} has {n} {a} and buys {m} {b}.\ntags: {}\n\n",
@@ -186,7 +209,13 @@ pub fn train(folder: &Path, epochs: usize) -> Result<Report, Error> {
         ..Settings::default()
     };
     let output = folder.join("out");
-    Ok(finetune_task(&task, &settings, &output, Existing::Refuse, |_| Control::Continue)?)
+    Ok(finetune_task(
+        &task,
+        &settings,
+        &output,
+        Existing::Refuse,
+        |_| Control::Continue,
+    )?)
 }
 
 /// What the adapter of a folder says of a text.

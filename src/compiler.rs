@@ -8,7 +8,7 @@ use std::{
 
 use ailora_graph::{
     AdaptConfig, Module, Visitor,
-    adapter::{AdapterError, Site},
+    adapter::{AdapterError, Site, Trainable},
     ir::Draw,
     lift::{Leaves, LiftError, Output, lift},
     module::Parameter,
@@ -85,7 +85,7 @@ pub struct Compiler {
     parameters: Vec<Parameter>,
     leaves: Leaves,
     sites: Vec<Site>,
-    everything: bool,
+    trainable: Trainable,
     seed: u64,
     adapters: Adapters,
 }
@@ -124,11 +124,13 @@ impl Compiler {
     /// The configuration does not fit the model.
     pub fn new<M: Module + ?Sized>(model: &M, config: &AdaptConfig) -> Result<Self, AdapterError> {
         let (parameters, sites) = Visitor::inventory(model);
+        let sites = config.resolve(sites)?;
+        let trainable = config.resolve_trainable(&sites, &parameters)?;
         Ok(Self {
             parameters,
             leaves: Leaves::of(model),
-            sites: config.resolve(sites)?,
-            everything: config.trains_everything(),
+            sites,
+            trainable,
             seed: 0,
             adapters: Adapters(Rc::new(RefCell::new(Err(CompileError::NotRun)))),
         })
@@ -158,7 +160,7 @@ impl Compiler {
         let program = lift(graph, &self.leaves, &wanted)?;
         let passes = Passes {
             sites: &self.sites,
-            everything: self.everything,
+            trainable: &self.trainable,
             precision: Precision::F32,
         };
         let adapted = passes.inference(&program)?;

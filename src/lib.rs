@@ -16,8 +16,8 @@ pub mod pretrain;
 mod tuner;
 
 pub use ailora_graph::{
-    AdaptConfig, AdapterSpec, Init, Method, Module, Projection, Scaling, Strategy, Visitor, adapt,
-    adapter, checkpoint, explain, fuse, grad, hoist, ir, lift, module, narrow, nn,
+    AdaptConfig, AdapterSpec, Init, Method, Module, Projection, Scaling, Strategy, Trainable,
+    Visitor, adapt, adapter, checkpoint, explain, fuse, grad, hoist, ir, lift, module, narrow, nn,
 };
 pub use ailora_models as models;
 pub use ailora_runtime as runtime;

@@ -1,6 +1,9 @@
 //! Training any adapted program, a step at a time.
 
-use ailora_graph::{adapter::Site, ir::Program};
+use ailora_graph::{
+    adapter::{AdapterError, Site, Trainable},
+    ir::Program,
+};
 use ailora_runtime::{
     backend::Backend,
     engine::{Engine, EngineError, PlanId},
@@ -20,6 +23,8 @@ use crate::finetune::groups;
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is the error it wraps")]
 pub enum TunerError {
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
     #[error(transparent)]
     Pass(#[from] PassError),
     #[error(transparent)]
@@ -72,30 +77,42 @@ impl Tuner {
         params: Params,
         lr: f64,
     ) -> Result<Self, TunerError> {
-        Self::on(Backend::cpu(), program, sites, params, lr, 0)
+        Self::on(
+            Backend::cpu(),
+            program,
+            sites,
+            &Trainable::Adapters,
+            params,
+            lr,
+            0,
+        )
     }
 
     /// Adapts a program, whose frozen parameters `params` has by name, differentiates it and compiles
-    /// it for a backend. Adapters that `params` does not have start as their sites say. AdamW moves
+    /// it for a backend. `trainable` trains. Adapters that `params` does not have start as their sites say. AdamW moves
     /// them at the constant rate `lr`, each times its own factor; `seed` fixes random starts and
     /// dropout.
     ///
     /// # Errors
-    /// Sites that the program does not have, a program without a `loss`, a parameter that is missing
+    /// Sites or patterns that the program does not have, a program without a `loss`, a parameter that is missing
     /// or of another shape.
     pub fn on(
         backend: Backend,
         program: &Program,
         sites: &[Site],
+        trainable: &Trainable,
         mut params: Params,
         lr: f64,
         seed: u64,
     ) -> Result<Self, TunerError> {
         let passes = Passes {
             sites,
-            everything: false,
+            trainable,
             precision: backend.precision(),
         };
+        let names = || program.frozen_parameters().map(|leaf| &*leaf.name);
+        trainable.check(sites, names())?;
+        let rates = trainable.rates(sites, names());
         let program = passes.step(program)?;
         let to_start = sites
             .iter()
@@ -108,7 +125,7 @@ impl Tuner {
         initialise(&to_start, &mut params, seed, &options, |_| {})?;
         let mut engine = Engine::fused(backend, params);
         let plan = engine.compile(&program)?;
-        let (groups, _) = groups(sites, &[], false, engine.weights());
+        let (groups, _) = groups(rates, engine.weights());
         let optimizer = AdamW::new(AdamWConfig::default(), groups, engine.weights());
         let schedule = Schedule {
             kind: ScheduleKind::Constant,
@@ -133,7 +150,8 @@ impl Tuner {
         Ok(self.trainer.step(&[batch])?)
     }
 
-    /// What is trained, by name: `PATH.lora_A.weight` and `PATH.lora_B.weight` of each site.
+    /// What is trained, by name: `PATH.lora_A.weight` and `PATH.lora_B.weight` of each site, and the
+    /// program's own parameters.
     ///
     /// # Errors
     /// The device that has it failed.

@@ -184,3 +184,74 @@ fn numbers_that_are_none_are_said_by_name() {
         &["a logit of row 0", weight],
     );
 }
+
+#[test]
+fn parameters_train_beside_adapters_and_are_in_the_adapter() {
+    let scene = Scene::new();
+    let flags = "--epochs 2 --keep last --trainable *LayerNorm*";
+    let shown = scene.finetune("whole", flags);
+    assert!(!shown.is_empty());
+    let base = store::load(&scene.path("bert/model.safetensors"))
+        .unwrap()
+        .0;
+    let (adapter, _) = store::load(&scene.path("whole/adapter_model.safetensors")).unwrap();
+    for (name, array) in &adapter {
+        let name = name.strip_prefix("base_model.model.").unwrap();
+        let trained =
+            name.contains("lora_") || name.contains("LayerNorm") || name.starts_with("classifier.");
+        assert!(trained, "{name}");
+        assert!(
+            base.get(name)
+                .is_none_or(|before| before.data != array.data),
+            "{name} did not move"
+        );
+    }
+    let norms = adapter.keys().filter(|name| name.contains("LayerNorm"));
+    let all = base.keys().filter(|name| name.contains("LayerNorm"));
+    assert_eq!(norms.count(), all.count());
+
+    // As trained, and merged.
+    let evaluate = "evaluate --model bert --adapter whole --data cola";
+    assert!(near(metrics(&scene, "whole", evaluate)));
+    scene.ok("merge --model bert --adapter whole --output merged");
+    let evaluate = "evaluate --model merged --task cola --data cola";
+    assert!(near(metrics(&scene, "whole", evaluate)));
+
+    // It is part of what a run is.
+    let run = scene.json("whole/run.json");
+    assert_eq!(
+        run["settings"]["adapters"]["trainable"],
+        json!(["*LayerNorm*"])
+    );
+    scene.finetune("parts", &format!("{flags} --max-steps 7"));
+    scene.refused(
+        &format!("finetune --output parts --resume --trainable *.bias"),
+        &["`adapters.trainable` was [\"*LayerNorm*\"] and is [\"*.bias\"] now"],
+    );
+    scene.ok("finetune --output parts --resume --max-steps 12");
+    assert_eq!(scene.losses("parts"), scene.losses("whole"));
+    let file = "adapter_model.safetensors";
+    assert!(scene.read(&format!("parts/{file}")) == scene.read(&format!("whole/{file}")));
+
+    // BitFit, and what cannot be.
+    scene.finetune(
+        "bitfit",
+        "--epochs 2 --keep last --adapt *={\"init\":\"frozen\"} --trainable *.bias",
+    );
+    let evaluate = "evaluate --model bert --adapter bitfit --data cola";
+    assert!(near(metrics(&scene, "bitfit", evaluate)));
+    let finetune = "finetune --model bert --task cola --data cola --output none";
+    scene.refused(
+        &format!("{finetune} --trainable *LayerNrom.bias"),
+        &["did you mean `LayerNorm.bias`?"],
+    );
+    scene.refused(
+        &format!("{finetune} --trainable query.weight"),
+        &["carries an adapter"],
+    );
+    scene.refused(
+        &format!("{finetune} --method full --trainable *.bias"),
+        &["leave out `trainable`"],
+    );
+    assert!(!scene.path("none").exists());
+}

@@ -27,25 +27,40 @@ fn the_loss_is_the_binary_cross_entropy() {
     let linear = Linear::new(&cx, width, width, false);
     let logits = linear.forward(&cx.input("x", Type::f32([rows, width])));
     let loss = tags.loss(&logits, Shape::new(rows, 1));
-    let program = cx.program(&linear, &[("loss", &loss), ("logits", &logits)]).unwrap();
+    let program = cx
+        .program(&linear, &[("loss", &loss), ("logits", &logits)])
+        .unwrap();
     let x = numbers("x", 15);
     let weight = numbers("weight", 9);
-    let flags: Vec<f64> = numbers("flags", 15).iter().map(|&x| f64::from(u8::from(x > 0.0))).collect();
+    let flags: Vec<f64> = numbers("flags", 15)
+        .iter()
+        .map(|&x| f64::from(u8::from(x > 0.0)))
+        .collect();
     let bindings: HashMap<_, _> = [
         ("x".to_owned(), Value64::new(&[rows, width][..], x)),
-        ("weight".to_owned(), Value64::new(&[width, width][..], weight)),
-        ("tags".to_owned(), Value64::new(&[rows * width][..], flags.clone())),
+        (
+            "weight".to_owned(),
+            Value64::new(&[width, width][..], weight),
+        ),
+        (
+            "tags".to_owned(),
+            Value64::new(&[rows * width][..], flags.clone()),
+        ),
     ]
     .into();
     let found = program.eval(&bindings, Draw::default()).unwrap();
     let logits = &found["logits"].data;
     assert!(logits.iter().any(|x| x.abs() > 3.0));
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
-    let each = logits.iter().zip(&flags).map(|(&x, &flag)| {
-        -(flag * sigmoid(x).ln() + (1.0 - flag) * (1.0 - sigmoid(x)).ln())
-    });
+    let each = logits
+        .iter()
+        .zip(&flags)
+        .map(|(&x, &flag)| -(flag * sigmoid(x).ln() + (1.0 - flag) * (1.0 - sigmoid(x)).ln()));
     let expected = each.sum::<f64>() / 15.0;
-    assert!((found["loss"].data[0] - expected).abs() <= 1e-10, "{expected}");
+    assert!(
+        (found["loss"].data[0] - expected).abs() <= 1e-10,
+        "{expected}"
+    );
 }
 
 #[test]
@@ -56,7 +71,10 @@ fn an_objective_and_a_format_of_ones_own_are_trained_and_read_again() {
     assert_eq!(headline.name, "micro_f1");
     let last = report.evaluations.last().unwrap();
     let first = &report.evaluations[0];
-    assert!(last.train_loss < 0.6 * first.train_loss, "{first:?} {last:?}");
+    assert!(
+        last.train_loss < 0.6 * first.train_loss,
+        "{first:?} {last:?}"
+    );
     let best = report.best.as_ref().unwrap();
     assert!(best.metrics["micro_f1"] > 0.85, "{best:?}");
     let found = ask(folder.path(), "Tom has 3 plums and buys 4 apples.").unwrap();
@@ -70,18 +88,36 @@ fn what_is_malformed_is_named() {
     let load = |text: &str| {
         fs::write(&path, text).unwrap();
         let file = fruits().unwrap().load(&path, Labels::Required);
-        file.map_err(|error| error.to_string().replace(&path.display().to_string(), "FILE"))
+        file.map_err(|error| {
+            error
+                .to_string()
+                .replace(&path.display().to_string(), "FILE")
+        })
     };
     let file = load("text: a\ntags: pears, apples\n\n\ntext: b\ntags:\nid: 7\n").unwrap();
-    let targets: Vec<_> = file.examples.iter().map(|row| row.target.clone().unwrap()).collect();
-    assert_eq!(serde_json::json!(targets), serde_json::json!([[1, 1, 0], [0, 0, 0]]));
-    assert!(file.notes[0].text.ends_with("are not used: `id`"), "{:?}", file.notes);
+    let targets: Vec<_> = file
+        .examples
+        .iter()
+        .map(|row| row.target.clone().unwrap())
+        .collect();
+    assert_eq!(
+        serde_json::json!(targets),
+        serde_json::json!([[1, 1, 0], [0, 0, 0]])
+    );
+    assert!(
+        file.notes[0].text.ends_with("are not used: `id`"),
+        "{:?}",
+        file.notes
+    );
     for (text, expected) in [
         (
             "text: a\ntags: pears\n\ntext: b\ntags: nuts\n",
             "FILE, line 4, column `tags`: expected some of apples, pears, plums, found \"nuts\"",
         ),
-        ("text: a\ntags\n", "FILE: expected `name: value` on line 2: found \"tags\""),
+        (
+            "text: a\ntags\n",
+            "FILE: expected `name: value` on line 2: found \"tags\"",
+        ),
         (
             "tags: pears\n",
             "FILE, line 1, column `text`: expected a sentence, found no such field",

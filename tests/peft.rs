@@ -6,7 +6,7 @@ mod device;
 use std::path::PathBuf;
 
 use ailora::{
-    AdapterSpec, Strategy,
+    AdapterSpec, Strategy, Trainable,
     adapt::{Mode, adapt},
     adapter::Site,
     fuse::cost::Costs,
@@ -110,7 +110,7 @@ fn twenty_steps_equal_pefts() {
             .program(Shape::new(rows, length), false, true)
             .unwrap();
         let program = gradients(
-            &adapt(&program, &sites, false, Mode::Train).unwrap(),
+            &adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap(),
             "loss",
         )
         .unwrap();

@@ -192,7 +192,7 @@ fn a_lifted_transformer_trains() {
         .collect();
     initialise(&sites, &mut params, 0, &Options::default(), |_| {}).unwrap();
     let program = gradients(
-        &adapt_program(&program, &sites, false, Mode::Train).unwrap(),
+        &adapt_program(&program, &sites, &ailora::Trainable::Adapters, Mode::Train).unwrap(),
         "loss",
     )
     .unwrap();

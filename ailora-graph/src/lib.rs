@@ -18,6 +18,7 @@ extern crate self as ailora_graph;
 pub mod adapt;
 pub mod adapter;
 pub mod checkpoint;
+pub mod dialect;
 pub mod explain;
 pub mod fuse;
 pub mod grad;
@@ -28,6 +29,6 @@ pub mod module;
 pub mod narrow;
 pub mod nn;
 
-pub use adapter::{AdaptConfig, AdapterSpec, Init, Method, Scaling, Strategy};
+pub use adapter::{AdaptConfig, AdapterSpec, Init, Method, Scaling, Strategy, Trainable};
 pub use ailora_macros::{Module, adapt};
 pub use module::{Module, Projection, Visitor};

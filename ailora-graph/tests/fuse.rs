@@ -9,6 +9,7 @@ mod support;
 use std::collections::HashMap;
 
 use ailora_graph::{
+    Trainable,
     adapt::{Mode, adapt, distribute},
     adapter::Layout,
     fuse::{
@@ -104,7 +105,7 @@ fn an_adapted_encoder_is_fused() {
         ),
     ] {
         let (program, sites) = encoder(2, 0.1, config);
-        let adapted = adapt(&program, &sites, false, Mode::Train).unwrap();
+        let adapted = adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap();
         let steps = [
             (adapted.clone(), forward),
             (gradients(&adapted, "loss").unwrap(), training),
@@ -326,7 +327,7 @@ proptest! {
         let program = programs::program(&recipe);
         let program = programs::with_loss(program);
         let sites = programs::sites(&program, &bytes);
-        let Ok(mut step) = adapt(&program, &sites, false, Mode::Train) else { return Ok(()) };
+        let Ok(mut step) = adapt(&program, &sites, &Trainable::Adapters, Mode::Train) else { return Ok(()) };
         if training && programs::is_smooth(&step) {
             let Ok(with_gradients) = gradients(&step, "loss") else { return Ok(()) };
             step = with_gradients;
@@ -444,7 +445,11 @@ fn zeros_are_where_the_layout_has_them_only() {
         .unwrap();
     // 4 + 4 + 2 rows of 4 + 2 columns, filled up to whole vectors.
     assert_eq!(layout.packs[pack].shape, [16, 8]);
-    let block = |at, shape| layout::Block { pack, at, shape };
+    let of = layout::Matrix {
+        merged: false,
+        pack,
+    };
+    let block = |at, shape| layout::Block { of, at, shape };
     // Beside the second weight there are zeros; beside the first, its adapter.
     let second = block([4, 0], [4, 4]);
     assert_eq!(
@@ -522,7 +527,7 @@ fn a_region_is_solved_once_for_all_layers() {
     let regions_of = |layers| {
         let (program, sites) = encoder(layers, 0.0, config);
         let step = gradients(
-            &adapt(&program, &sites, false, Mode::Train).unwrap(),
+            &adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap(),
             "loss",
         )
         .unwrap();
@@ -543,7 +548,7 @@ fn a_residual_that_is_not_formed_costs_no_product_more() {
     let config = r#"{"sites": {"query": {"init": "principal", "rank": 2, "alpha": 3.0},
         "value": {"init": "minor", "rank": 2, "alpha": 3.0}}}"#;
     let (program, sites) = encoder(2, 0.0, config);
-    let adapted = adapt(&program, &sites, false, Mode::Train).unwrap();
+    let adapted = adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap();
     let step = |adapted: &Program| hoist(&gradients(adapted, "loss").unwrap()).unwrap();
     let [formed, apart] = [step(&adapted), step(&distribute(&adapted).unwrap())];
     let mut bindings = encoder_inputs();

@@ -3,6 +3,7 @@
 mod support;
 
 use ailora_graph::{
+    Trainable,
     adapt::{Mode, adapt},
     grad::{gradient_name, gradients},
     ir::{
@@ -288,7 +289,62 @@ fn a_whole_adapted_model() {
         "classifier": {"init": "full"}}}"#;
     for dropout in [0.0, 0.2] {
         let (program, sites) = encoder(2, dropout, config);
-        let program = adapt(&program, &sites, false, Mode::Train).unwrap();
+        let program = adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap();
+        let mut bindings = encoder_inputs();
+        bind(&program, &mut bindings);
+        check(&program, &bindings);
+    }
+}
+
+#[test]
+fn parameters_that_train_beside_adapters() {
+    let config = r#"{"sites": {
+        "query": {"init": "principal", "rank": 2, "alpha": 3.0},
+        "value": {"init": "frozen"},
+        "classifier": {"init": "frozen"}}}"#;
+    let (program, sites) = encoder(1, 0.1, config);
+    for (patterns, trained) in [
+        (
+            vec!["*norm*", "tokens.weight"],
+            vec![
+                "tokens.weight",
+                "layers.0.norm.weight",
+                "layers.0.norm.bias",
+                "layers.0.last_norm.weight",
+                "layers.0.last_norm.bias",
+            ],
+        ),
+        (
+            vec!["*.bias", "value.weight"],
+            vec![
+                "layers.0.query.bias",
+                "layers.0.key.bias",
+                "layers.0.value.weight",
+                "layers.0.value.bias",
+                "layers.0.output.bias",
+                "layers.0.up.bias",
+                "layers.0.down.bias",
+                "layers.0.norm.bias",
+                "layers.0.last_norm.bias",
+                "classifier.bias",
+            ],
+        ),
+    ] {
+        let patterns = patterns.into_iter().map(str::to_owned);
+        let trainable = Trainable::Parameters(patterns.collect());
+        let program = adapt(&program, &sites, &trainable, Mode::Train).unwrap();
+        let mut found: Vec<&str> = program
+            .trained_parameters()
+            .map(|leaf| &*leaf.name)
+            .collect();
+        let factors = [
+            "layers.0.query.lora_A.weight",
+            "layers.0.query.lora_B.weight",
+        ];
+        let mut expected = [&trained[..], &factors].concat();
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
         let mut bindings = encoder_inputs();
         bind(&program, &mut bindings);
         check(&program, &bindings);
@@ -298,7 +354,7 @@ fn a_whole_adapted_model() {
 #[test]
 fn a_whole_model_trained_in_full() {
     let (program, sites) = encoder(1, 0.0, r#"{"method": "full"}"#);
-    let program = adapt(&program, &sites, true, Mode::Train).unwrap();
+    let program = adapt(&program, &sites, &Trainable::All, Mode::Train).unwrap();
     assert_eq!(program.frozen_parameters().count(), 0);
     let mut bindings = encoder_inputs();
     bind(&program, &mut bindings);
@@ -309,7 +365,7 @@ fn a_whole_model_trained_in_full() {
 fn nothing_is_computed_for_what_is_frozen_or_below_the_lowest_adapter() {
     let config = r#"{"sites": {"layers.1.query": {"init": "minor", "rank": 2}}}"#;
     let (program, sites) = encoder(3, 0.0, config);
-    let program = adapt(&program, &sites, false, Mode::Train).unwrap();
+    let program = adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap();
     let backward = gradients(&program, "loss").unwrap();
     let added: Vec<String> = backward
         .outputs()
@@ -391,7 +447,7 @@ fn only_the_first_token_goes_through_the_last_layer() {
     let config = r#"{"sites": {"query": {"init": "minor", "rank": 2},
                                "value": {"init": "random", "rank": 2}}}"#;
     let (program, sites) = encoder(2, 0.0, config);
-    let program = adapt(&program, &sites, false, Mode::Train).unwrap();
+    let program = adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap();
     let narrowed = narrow(&program).unwrap();
     let mut bindings = encoder_inputs();
     bind(&program, &mut bindings);

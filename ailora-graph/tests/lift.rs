@@ -3,7 +3,7 @@
 mod support;
 
 use ailora_graph::{
-    AdaptConfig, Module, Visitor,
+    AdaptConfig, Module, Trainable, Visitor,
     adapt::{Mode, adapt},
     grad::{gradient_name, gradients},
     ir::{
@@ -864,7 +864,7 @@ fn a_transformer_in_luminals_own_api_adapts_and_trains() {
         "0.up": {"init": "random", "rank": 3, "alpha": 2.0}}}"#;
     let config: AdaptConfig = serde_json::from_str(config).unwrap();
     let sites = config.resolve(sites).unwrap();
-    let mut adapted = adapt(&program, &sites, false, Mode::Train).unwrap();
+    let mut adapted = adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap();
     let y = adapted.outputs()["y"];
     let weights = adapted.input("weights", Type::f32([2, 3, 8])).unwrap();
     let product = adapted.product(y, weights).unwrap();

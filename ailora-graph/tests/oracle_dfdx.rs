@@ -3,7 +3,7 @@
 mod support;
 
 use ailora_graph::{
-    AdaptConfig, Visitor,
+    AdaptConfig, Trainable, Visitor,
     adapt::{Mode, adapt},
     adapter::Site,
     grad::{gradient_name, gradients},
@@ -72,7 +72,10 @@ fn block(config: &str) -> (Program, Vec<Site>) {
     let (_, sites) = Visitor::inventory(&model);
     let config: AdaptConfig = serde_json::from_str(config).unwrap();
     let sites = config.resolve(sites).unwrap();
-    (adapt(&program, &sites, false, Mode::Train).unwrap(), sites)
+    (
+        adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap(),
+        sites,
+    )
 }
 
 /// Orthonormal columns.

@@ -5,7 +5,7 @@ mod programs;
 mod support;
 
 use ailora_graph::{
-    Init,
+    Init, Trainable,
     adapt::{Mode, adapt},
     adapter::{self, Layout, Site},
     grad::{gradient_name, gradients},
@@ -149,7 +149,7 @@ proptest! {
     ) {
         let program = program(&recipe);
         let sites = sites(&program, &bytes);
-        let adapted = adapt(&program, &sites, false, Mode::Train).unwrap();
+        let adapted = adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap();
         let original = bound(&program);
         let start = started(&adapted, &sites, original.clone());
         same(&adapted, &program, &[&start, &original])?;
@@ -201,7 +201,7 @@ proptest! {
     #[test]
     fn what_is_hoisted_keeps_its_value(recipe in recipes(), bytes in site_bytes()) {
         let program = program(&recipe);
-        let adapted = adapt(&program, &sites(&program, &bytes), false, Mode::Train).unwrap();
+        let adapted = adapt(&program, &sites(&program, &bytes), &Trainable::Adapters, Mode::Train).unwrap();
         let step = gradients(&with_loss(adapted), "loss").unwrap();
         let bindings = bound(&step);
         let hoisted = hoist(&step).unwrap();
@@ -227,7 +227,7 @@ proptest! {
         if !is_smooth(&program) {
             return Ok(());
         }
-        let adapted = adapt(&program, &sites(&program, &bytes), false, Mode::Train).unwrap();
+        let adapted = adapt(&program, &sites(&program, &bytes), &Trainable::Adapters, Mode::Train).unwrap();
         let forward = with_loss(adapted);
         let backward = gradients(&forward, "loss").unwrap();
         let bindings = bound(&backward);

@@ -5,6 +5,7 @@
 //! [`init`] gives adapters their start from the [`spectrum`] of the weights; [`train`] moves them.
 
 pub mod backend;
+pub mod collective;
 pub mod costs;
 pub mod cpu;
 #[cfg(feature = "cuda")]

@@ -3,7 +3,7 @@
 
 use ailora_graph::{
     adapt::{AdaptError, Mode, adapt},
-    adapter::Site,
+    adapter::{Site, Trainable},
     grad::{self, GradError},
     ir::{Program, ProgramError},
     narrow::narrow,
@@ -34,8 +34,8 @@ pub enum PassError {
 pub struct Passes<'a> {
     /// The projections and what happens to them.
     pub sites: &'a [Site],
-    /// Whether every parameter trains, whatever the sites say.
-    pub everything: bool,
+    /// What trains beside the adapters, or instead of them.
+    pub trainable: &'a Trainable,
     /// What matrices are kept in where the program is executed.
     pub precision: Precision,
 }
@@ -63,7 +63,7 @@ impl Passes<'_> {
     /// # Errors
     /// The adapters do not fit it.
     pub fn adapted(&self, program: &Program, mode: Mode) -> Result<Program, PassError> {
-        let adapted = adapt(program, self.sites, self.everything, mode)?;
+        let adapted = adapt(program, self.sites, self.trainable, mode)?;
         Ok(self.precision.lossless(adapted)?)
     }
 }

@@ -8,6 +8,7 @@ mod programs;
 mod support;
 
 use ailora_graph::{
+    Trainable,
     adapt::{Mode, adapt},
     fuse::{cost::Costs, fuse},
     grad::gradients,
@@ -187,7 +188,13 @@ fn training_step(recipe: &[[u8; 8]], bytes: &[[u8; 5]]) -> Program {
     if !is_smooth(&program) {
         return program;
     }
-    let adapted = adapt(&program, &sites(&program, bytes), false, Mode::Train).unwrap();
+    let adapted = adapt(
+        &program,
+        &sites(&program, bytes),
+        &Trainable::Adapters,
+        Mode::Train,
+    )
+    .unwrap();
     gradients(&with_loss(adapted), "loss").unwrap()
 }
 

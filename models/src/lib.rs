@@ -16,9 +16,10 @@
 //!
 //! Nothing but [`family`] asks what family a model is of: weights are matched to parameters by name,
 //! what the hidden states need must be in the files, and what only the head needs may be
-//! initialised. How to add a family is in this crate's `README.md`.
+//! initialised. How to add a family is in `docs/add-a-family.md`.
 
 pub mod batch;
+pub mod cache;
 pub mod choice;
 pub mod closed;
 pub mod config;

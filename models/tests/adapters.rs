@@ -5,7 +5,9 @@ mod support;
 
 use std::{collections::HashMap, fs, path::Path};
 
-use ailora_graph::{AdaptConfig, AdapterSpec, Strategy, adapt::Mode, adapt::adapt, adapter::Site};
+use ailora_graph::{
+    AdaptConfig, AdapterSpec, Strategy, Trainable, adapt::Mode, adapt::adapt, adapter::Site,
+};
 use ailora_models::{
     closed::Meaning,
     head::Head,
@@ -60,7 +62,7 @@ fn logits(base: &Pretrained, fixture: &str, sites: &[Site], params: &Params) -> 
         .join("io.safetensors");
     let batch = File::open(&io).batch(base.model.head());
     let program = base.model.program(batch.shape(), false, false).unwrap();
-    let program = adapt(&program, sites, false, Mode::Infer).unwrap();
+    let program = adapt(&program, sites, &Trainable::Adapters, Mode::Infer).unwrap();
     let mut outputs = run(&program, params, &base.model.inputs(&batch));
     outputs.retain(|(name, _)| name == "logits");
     outputs.remove(0).1
@@ -474,8 +476,10 @@ fn an_adapter_holds_what_was_drawn_and_what_its_head_became() {
         train(&sites, &mut params);
         let expected = logits(&base, fixture, &sites, &params);
 
-        let held = Adapter::held(&base.model, &sites, &drawn);
-        let adapter = Adapter::from_trained(&base.model, &sites, &params, &drawn).unwrap();
+        let held = Adapter::held(&base.model, &sites, &Trainable::Adapters, &drawn);
+        let trainable = Trainable::Adapters;
+        let adapter =
+            Adapter::from_trained(&base.model, &sites, &params, &trainable, &drawn).unwrap();
         let (mut found, mut wanted) = (adapter.modules.clone(), modules.clone());
         found.sort();
         wanted.sort_unstable();

@@ -8,7 +8,7 @@ mod support;
 use std::{collections::HashMap, fs, path::Path};
 
 use ailora_graph::{
-    AdaptConfig, Method, Strategy,
+    AdaptConfig, Method, Strategy, Trainable,
     adapt::{Mode, adapt},
     adapter::Site,
     ir::{Draw, Program},
@@ -27,7 +27,7 @@ use support::{File, fixtures, largest_difference, run};
 /// The model, adapted.
 fn program(model: &Model, shape: Shape, sites: &[Site]) -> Program {
     let program = model.program(shape, false, false).unwrap();
-    adapt(&program, sites, false, Mode::Infer).unwrap()
+    adapt(&program, sites, &Trainable::Adapters, Mode::Infer).unwrap()
 }
 
 /// As if trained: everything that trains is somewhere else than it started.
@@ -130,7 +130,8 @@ fn exported_adapters_compute_what_was_trained() {
         let kept = std::env::var_os("AILORA_EXPORT_DIR");
         let folder = kept.as_ref().map_or(scratch.path(), Path::new).join(name);
         fs::create_dir_all(&folder).unwrap();
-        let adapter = Adapter::from_trained(model, &sites, &params, &[]).unwrap();
+        let adapter =
+            Adapter::from_trained(model, &sites, &params, &Trainable::Adapters, &[]).unwrap();
         assert_eq!(adapter.modules, heads, "{name}");
         adapter.save(&folder, name, head).unwrap();
         if kept.is_some() {

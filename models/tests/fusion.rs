@@ -3,7 +3,7 @@
 mod support;
 
 use ailora_graph::{
-    AdaptConfig, Method,
+    AdaptConfig, Method, Trainable,
     adapt::{Mode, adapt},
     fuse::cost::Costs,
     grad::gradient_name,
@@ -36,7 +36,8 @@ fn ten_fused_steps_equal_the_interpreters() {
         let mut params = base.weights.clone();
         initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
         let program = model.program(batch.shape(), false, true).unwrap();
-        let adapted = narrow(&adapt(&program, &sites, false, Mode::Train).unwrap()).unwrap();
+        let adapted =
+            narrow(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap()).unwrap();
         let step = gradients(&adapted, "loss").unwrap();
         let inputs = model.inputs(&batch);
 

@@ -5,7 +5,7 @@ mod support;
 use std::path::PathBuf;
 
 use ailora_graph::{
-    AdaptConfig, Method,
+    AdaptConfig, Method, Trainable,
     adapt::{Mode, adapt},
     fuse::cost::Costs,
     grad::gradients,
@@ -33,7 +33,8 @@ fn plans(name: &str, head: Head) -> Vec<Plan> {
     let mut params = base.weights;
     initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
     let program = base.model.program(batch.shape(), true, true).unwrap();
-    let adapted = narrow(&adapt(&program, &sites, false, Mode::Train).unwrap()).unwrap();
+    let adapted =
+        narrow(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap()).unwrap();
     let step = gradients(&adapted, "loss").unwrap();
     let mut engine = Engine::with_fusion(params, Fusion::At(Costs::default()));
     let id = engine.compile(&step).unwrap();

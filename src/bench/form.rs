@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{BenchError, Options, Subject};
 use crate::{
     adapt::Mode,
-    adapter::{Site, Strategy},
+    adapter::{Site, Strategy, Trainable},
     finetune::backend,
     grad::gradients,
     ir::{
@@ -103,7 +103,7 @@ impl<'a> Variants<'a> {
         };
         let passes = Passes {
             sites: subject.sites,
-            everything: false,
+            trainable: &Trainable::Adapters,
             precision: options.precision,
         };
         // Nothing trains: what is compared with other forms drops nothing.
@@ -188,7 +188,7 @@ impl<'a> Variants<'a> {
         }
         let passes = Passes {
             sites: self.sites,
-            everything: false,
+            trainable: &Trainable::Adapters,
             precision: Precision::F32,
         };
         let program = passes.adapted(&weights, Mode::Infer)?;

@@ -7,7 +7,7 @@ use std::{
 
 use ailora::{
     AdaptConfig, Method, Scaling,
-    adapter::{Site, SiteOverride},
+    adapter::{Site, SiteOverride, Trainable},
     finetune::{AdapterFolder, Model, Record, backend, read_settings, read_yaml, yaml},
     limits,
     models::{
@@ -169,6 +169,10 @@ pub struct AdapterArgs {
     /// How alpha becomes the scale: classic (alpha/r) or rank_stabilized (alpha/sqrt r).
     #[arg(long, value_parser = scaling)]
     scaling: Option<Scaling>,
+    /// Train these parameters beside the adapters: names or patterns, such as `*LayerNorm*` or `*.bias`,
+    /// separated by commas; or `adapters`, or `all` instead of adapters [default: adapters].
+    #[arg(long, value_name = "PATTERNS", value_parser = trainable)]
+    trainable: Option<Trainable>,
     /// Read any of these from a YAML or JSON file, and `sites` by name or pattern.
     #[arg(long, value_name = "FILE")]
     adapter_config: Option<PathBuf>,
@@ -189,6 +193,7 @@ impl AdapterArgs {
         config.alpha = self.alpha.or(config.alpha);
         config.dropout = self.dropout.or(config.dropout);
         config.scaling = self.scaling.or(config.scaling);
+        config.trainable = self.trainable.clone().or(config.trainable);
         config.sites.extend(self.sites.iter().cloned());
         Ok(config)
     }
@@ -200,6 +205,19 @@ fn method(text: &str) -> Result<Method, String> {
         .into_iter()
         .find(|method| method.name() == text.to_lowercase())
         .ok_or_else(|| format!("expected one of {}", names()))
+}
+
+fn trainable(text: &str) -> Result<Trainable, String> {
+    let patterns: Vec<&str> = text.split(',').map(str::trim).collect();
+    match patterns[..] {
+        ["adapters"] => Ok(Trainable::Adapters),
+        ["all"] => Ok(Trainable::All),
+        _ if patterns.contains(&"") => Err("expected names or patterns, such as `*.bias`".into()),
+        _ => {
+            let patterns = patterns.into_iter().map(str::to_owned);
+            Ok(Trainable::Parameters(patterns.collect()))
+        }
+    }
 }
 
 fn scaling(text: &str) -> Result<Scaling, String> {
@@ -335,13 +353,12 @@ impl ModelArgs {
     }
 
     /// The projections of the model with adapters.
-    pub fn adapted(
-        &self,
-        adapters: &AdapterArgs,
-    ) -> Result<(Model, Vec<Site>, AdaptConfig), Error> {
+    pub fn adapted(&self, adapters: &AdapterArgs) -> Result<(Model, Vec<Site>, Trainable), Error> {
         let (model, _) = self.open(false)?;
         let config = adapters.config(AdaptConfig::default())?;
-        let sites = config.resolve(model.pretrained.model.sites())?;
-        Ok((model, sites, config))
+        let base = &model.pretrained.model;
+        let sites = config.resolve(base.sites())?;
+        let trainable = config.resolve_trainable(&sites, base.parameters())?;
+        Ok((model, sites, trainable))
     }
 }

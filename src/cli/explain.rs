@@ -7,7 +7,7 @@ use ailora::{
     hoist::hoist,
     models::{
         batch::Shape,
-        embedded::cache_folder,
+        cache,
         objective::{Pass, Predictor},
     },
     output::File,
@@ -56,7 +56,7 @@ pub struct Args {
 
 /// Prints what fusion does with the products around a projection.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let (model, sites, config) = args.model.adapted(&args.adapters)?;
+    let (model, sites, trainable) = args.model.adapted(&args.adapters)?;
     let place = |path: &Option<PathBuf>| {
         let at = |path| File::at(path, args::existing(args.force), &[&model.pretrained.dir]);
         path.as_deref().map(at).transpose()
@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let text = print::Text::beside([&dot, &svg])?;
     let site = find(&sites, args.site.as_deref())?.clone();
     let costs = if args.measure {
-        let folder = cache_folder().ok_or(
+        let folder = cache::folder().ok_or(
             "--measure keeps its numbers in the cache, and there is none; set AILORA_CACHE to a \
              folder of your own",
         )?;
@@ -73,10 +73,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     } else {
         Costs::default()
     };
-    let everything = config.trains_everything();
     let pad = model.tokenizer.pad_id();
     let objective = model.objective;
-    let predictor = Predictor::new(model.pretrained.model, objective, sites, everything, pad);
+    let predictor = Predictor::new(model.pretrained.model, objective, sites, trainable, pad);
     let shape = Shape::new(args.batch_size, args.length);
     let pass = if args.forward {
         Pass::Predict

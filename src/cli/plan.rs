@@ -53,21 +53,21 @@ pub struct Args {
 
 /// Prints what a step is made of.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let (model, sites, config) = args.model.adapted(&args.adapters)?;
-    let trainable: usize = sites.iter().map(|site| site.trainable()).sum();
+    let (model, sites, trainable) = args.model.adapted(&args.adapters)?;
     out!("{}", table::sites(&sites))?;
-    let everything = config.trains_everything();
     let pad = model.tokenizer.pad_id();
     let device = args.device.on_device()?;
     let start = Instant::now();
     let objective = model.objective;
-    let predictor = Predictor::new(model.pretrained.model, objective, sites, everything, pad);
+    let predictor = Predictor::new(model.pretrained.model, objective, sites, trainable, pad);
     let shape = Shape::new(args.batch_size, args.length);
     let pass = match args.inference {
         true => Pass::Predict,
         false => Pass::Train,
     };
     let program = predictor.program(shape, pass, device.unwrap_or_default())?;
+    let trained = program.trained_parameters();
+    let trained: usize = trained.map(|leaf| leaf.ty.len()).sum();
     let mut step = fuse(&hoist(&program)?.step, &costs(device), &[], |_| true)?.program;
     if args.gradient_checkpointing {
         step = checkpoint(&step, "loss")?;
@@ -103,11 +103,6 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         ]);
     }
     out!("{kernels}")?;
-    let trained: usize = if everything {
-        plan.parameter_bytes() / size_of::<f32>()
-    } else {
-        trainable
-    };
     let trained = if args.inference { 0 } else { trained };
     out!("compiled in {:.1} ms", 1e3 * seconds)?;
     out!("{}", memory(&plan, device, trained))?;

@@ -24,15 +24,16 @@ use std::{
 };
 
 use ailora_graph::{
-    adapter::{AdapterError, Site},
+    adapter::{AdapterError, Site, Trainable},
     ir::Draw,
 };
 use ailora_models::{
     batch::Encoded,
+    cache,
     closed::Unused,
     config::Config,
     data::Example,
-    embedded::{self, cache_folder},
+    embedded,
     generate::{self, Generator},
     head::Head,
     hub::{self, HubError},
@@ -461,7 +462,7 @@ impl Model {
             self.pretrained.model.clone(),
             self.objective.clone(),
             sites,
-            false,
+            Trainable::Adapters,
             pad,
         );
         (predictor, Engine::fused(backend, params), self)
@@ -480,7 +481,13 @@ pub fn finetune(
     watch: impl FnMut(Stage<'_>) -> Control + Send,
 ) -> Result<Report, Error> {
     settings.check()?;
-    finetune_task(&Task::parse(&settings.task)?, settings, output, existing, watch)
+    finetune_task(
+        &Task::parse(&settings.task)?,
+        settings,
+        output,
+        existing,
+        watch,
+    )
 }
 
 /// As [`finetune`], for a task of one's own; the settings have its name.
@@ -503,8 +510,9 @@ pub fn finetune_task(
     if settings.strict {
         model.strict()?;
     }
-    let everything = settings.adapters.trains_everything();
     let sites = settings.adapters.resolve(model.pretrained.model.sites())?;
+    let all = model.pretrained.model.parameters();
+    let trainable = settings.adapters.resolve_trainable(&sites, all)?;
     let backend = backend(settings.device, settings.precision)?;
     let data = data(task, settings.data.as_deref())?;
     let Splits { train, dev, notes } = task.load_dir(&data)?;
@@ -544,7 +552,10 @@ pub fn finetune_task(
 
     let hashed = task.files().map(|file| (file.to_owned(), data.join(file)));
     let manifest = Manifest::new(settings, manifest::base(&model.pretrained)?, hashed)?;
-    let writes = if everything { MODEL } else { ADAPTER };
+    let writes = match trainable {
+        Trainable::All => MODEL,
+        _ => ADAPTER,
+    };
     let inputs = [&*model.pretrained.dir, &*data];
     let mut files = Output::open(output, existing, &manifest, &inputs, writes)?;
 
@@ -552,21 +563,16 @@ pub fn finetune_task(
         .map(|initialised| initialised.name.clone())
         .collect();
     let mut params = std::mem::take(&mut model.pretrained.weights);
-    let held: Params = Adapter::held(&model.pretrained.model, &sites, &drawn)
+    let held: Params = Adapter::held(&model.pretrained.model, &sites, &trainable, &drawn)
         .into_iter()
         .filter_map(|name| params.get(&name).cloned().map(|array| (name, array)))
         .collect();
     let parameters: usize = params.values().map(|array| array.data.len()).sum();
-    let trainable = if everything {
-        parameters
-    } else {
-        sites.iter().map(Site::trainable).sum()
-    };
     let _ = watch(Stage::Loaded {
         report: &model.pretrained.report,
         sites: &sites,
         parameters,
-        trainable,
+        trainable: trainable.count(&sites, model.pretrained.model.parameters()),
         rows: train.len(),
     });
 
@@ -593,7 +599,7 @@ pub fn finetune_task(
         model.pretrained.model.clone(),
         model.objective.clone(),
         sites.clone(),
-        everything,
+        trainable.clone(),
         pad,
     );
     let batching = Batching {
@@ -620,7 +626,7 @@ pub fn finetune_task(
         max_steps: settings.max_steps,
     };
     let parameters = model.pretrained.model.parameters();
-    let (mut trainer, sizes) = recipe.trainer(engine, &sites, parameters, everything);
+    let (mut trainer, sizes) = recipe.trainer(engine, &trainable, &sites, parameters);
     let mut progress = Progress::default();
     files.restore(&manifest, &mut trainer, &mut progress, |notice| {
         let _ = watch(Stage::Notice(&notice));
@@ -665,15 +671,15 @@ pub fn finetune_task(
         Keep::Best => trainer.kept()?,
         Keep::Last => trainer.trained()?,
     };
-    if everything {
-        params.retain(|name, _| !name.contains(".lora_"));
+    if trainable == Trainable::All {
         files.write_model(&model, task, &params)?;
     } else {
         params.extend(starts);
         for (name, array) in held {
             params.entry(name).or_insert(array);
         }
-        let adapter = Adapter::from_trained(&model.pretrained.model, &sites, &params, &drawn)?;
+        let adapter =
+            Adapter::from_trained(&model.pretrained.model, &sites, &params, &trainable, &drawn)?;
         files.write_adapter(&adapter, settings, task, &sites, &model.pretrained.sha256)?;
     }
     Ok(report)
@@ -703,13 +709,13 @@ pub fn data(task: &Task, given: Option<&Path>) -> Result<PathBuf, Error> {
 /// # Errors
 /// There is no such device, or what it needs is not installed.
 pub fn backend(device: Device, precision: Precision) -> Result<Backend, EngineError> {
-    let cache = cache_folder().map(|folder| folder.join("cuda"));
+    let cache = cache::folder().map(|folder| folder.join("cuda"));
     Backend::open(device, precision, cache)
 }
 
 /// The cache of spectra.
 pub fn spectrum_cache() -> Option<SpectrumCache> {
-    Some(SpectrumCache::open(cache_folder()?.join("spectrum")))
+    Some(SpectrumCache::open(cache::folder()?.join("spectrum")))
 }
 
 /// Some of the rows, always the same ones, in file order.

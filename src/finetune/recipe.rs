@@ -1,4 +1,7 @@
-use ailora_graph::{adapter::Site, module::Parameter};
+use ailora_graph::{
+    adapter::{Site, Trainable},
+    module::Parameter,
+};
 use ailora_runtime::{
     engine::Engine,
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
@@ -31,15 +34,16 @@ pub(crate) struct Sizes {
 }
 
 impl Recipe {
-    /// A trainer of what `sites` train, or of all `parameters` if `everything`.
+    /// A trainer of what is `trainable` of a model with these sites and parameters.
     pub fn trainer(
         &self,
         engine: Engine,
+        trainable: &Trainable,
         sites: &[Site],
         parameters: &[Parameter],
-        everything: bool,
     ) -> (Trainer, Sizes) {
-        let (groups, trained) = groups(sites, parameters, everything, engine.weights());
+        let names = parameters.iter().map(|parameter| &*parameter.name);
+        let (groups, trained) = groups(trainable.rates(sites, names), engine.weights());
         let optimizer = AdamW::new(self.optimizer, groups, engine.weights());
         let sizes = Sizes {
             programs: engine.programs(),
@@ -73,27 +77,9 @@ impl Recipe {
     }
 }
 
-/// The optimiser's groups: trained parameters by their multiple of the base rate. And how many
-/// numbers are trained.
-pub(crate) fn groups(
-    sites: &[Site],
-    parameters: &[Parameter],
-    everything: bool,
-    weights: &Weights,
-) -> (Vec<Group>, usize) {
-    let mut rates: Vec<(String, f64)> = Vec::new();
-    if everything {
-        rates.extend(
-            parameters
-                .iter()
-                .map(|parameter| (parameter.name.clone(), 1.0)),
-        );
-    } else {
-        for site in sites {
-            let names = site.trained().into_iter();
-            rates.extend(names.map(|name| (name, site.spec.lr)));
-        }
-    }
+/// The optimiser's groups: trained parameters by their multiple of the base rate, but for those that
+/// no program reads. And how many numbers are trained.
+pub(crate) fn groups(mut rates: Vec<(String, f64)>, weights: &Weights) -> (Vec<Group>, usize) {
     rates.retain(|(name, _)| weights.len(name).is_some());
     let trained = rates.iter().filter_map(|(name, _)| weights.len(name)).sum();
     let mut groups: Vec<Group> = Vec::new();

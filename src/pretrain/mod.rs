@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use ailora_graph::{AdaptConfig, Method};
+use ailora_graph::{AdaptConfig, Trainable};
 use ailora_models::{
     batch::Encoded,
     data::Example,
@@ -68,11 +68,11 @@ pub fn pretrain(
     let mut held_out = rows(valid)?;
     held_out.truncate(HELD_OUT.max(settings.batch_size));
 
-    let everything = AdaptConfig {
-        method: Some(Method::Full),
+    let config = AdaptConfig {
+        trainable: Some(Trainable::All),
         ..AdaptConfig::default()
     };
-    let sites = everything.resolve(base.model.sites())?;
+    let sites = config.resolve(base.model.sites())?;
     let params = std::mem::take(&mut base.weights);
     let parameters: usize = params.values().map(|array| array.data.len()).sum();
     let _ = watch(Stage::Loaded {
@@ -88,7 +88,7 @@ pub fn pretrain(
         base.model.clone(),
         Arc::new(objective),
         sites.clone(),
-        true,
+        Trainable::All,
         tokenizer.pad_id(),
     );
     let batching = Batching {
@@ -118,7 +118,8 @@ pub fn pretrain(
         total,
         max_steps: settings.max_steps,
     };
-    let (mut trainer, sizes) = recipe.trainer(engine, &sites, base.model.parameters(), true);
+    let (mut trainer, sizes) =
+        recipe.trainer(engine, &Trainable::All, &sites, base.model.parameters());
     let mut progress = Progress::default();
     files.restore(&manifest, &mut trainer, &mut progress, |notice| {
         let _ = watch(Stage::Notice(&notice));

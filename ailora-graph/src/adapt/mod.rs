@@ -11,7 +11,7 @@ use low_rank::LowRank;
 use thiserror::Error;
 
 use crate::{
-    adapter::{Site, Strategy},
+    adapter::{Site, Strategy, Trainable},
     ir::{Op, Program, ProgramError},
 };
 
@@ -43,9 +43,9 @@ pub enum AdaptError {
     Program(#[from] ProgramError),
 }
 
-/// Replaces each projection that `sites` adapts, and lets what it trains fully train; with
-/// `everything`, every parameter of the program trains. What the adapters' dropout does is up to
-/// `mode`.
+/// Replaces each projection that `sites` adapts, and lets the parameters train that `trainable` and
+/// the sites' strategies name; with [`Trainable::All`] every parameter trains, and nothing is
+/// replaced. `mode` says what the adapters' dropout does.
 ///
 /// At the start of training the result computes what `program` does, whatever the scale.
 ///
@@ -54,7 +54,7 @@ pub enum AdaptError {
 pub fn adapt(
     program: &Program,
     sites: &[Site],
-    everything: bool,
+    trainable: &Trainable,
     mode: Mode,
 ) -> Result<Program, AdaptError> {
     let mut low_rank: HashMap<&str, LowRank<'_>> = HashMap::new();
@@ -65,13 +65,13 @@ pub fn adapt(
             low_rank.insert(&site.weight, adapter);
         }
         match site.spec.strategy {
-            Strategy::Frozen => {
+            Strategy::Frozen if !trainable.names(&site.weight) => {
                 frozen.insert(&site.weight, site);
             }
             Strategy::Full => {
                 full.extend(std::iter::once(&*site.weight).chain(site.bias.as_deref()))
             }
-            Strategy::LowRank { .. } => {}
+            Strategy::Frozen | Strategy::LowRank { .. } => {}
         }
     }
     let parameters: Vec<&str> = program
@@ -86,13 +86,14 @@ pub fn adapt(
             });
         }
     }
+    let adapts = *trainable != Trainable::All;
     let adapter_of = |op: &Op| match op {
-        Op::Frozen(leaf) if !everything => low_rank.get(&*leaf.name).copied(),
+        Op::Frozen(leaf) if adapts => low_rank.get(&*leaf.name).copied(),
         _ => None,
     };
     // Beside adapters, frozen weights lie as theirs do, so that they can be fused.
     let frozen_site_of = |op: &Op| match op {
-        Op::Frozen(leaf) if !everything && !low_rank.is_empty() => frozen.get(&*leaf.name),
+        Op::Frozen(leaf) if adapts && !low_rank.is_empty() => frozen.get(&*leaf.name),
         _ => None,
     };
     program.rewrite(|new, _, node, args| match &node.op {
@@ -110,7 +111,7 @@ pub fn adapt(
             let weight = new.frozen(&adapter.site.weight, weight)?;
             Ok(adapter.project(new, *product, args[0], weight, mode)?)
         }
-        Op::Frozen(leaf) if everything || full.contains(&&*leaf.name) => {
+        Op::Frozen(leaf) if full.contains(&&*leaf.name) || trainable.names(&leaf.name) => {
             Ok(new.trained(&leaf.name, leaf.ty.clone())?)
         }
         // Any other use of an adapted weight, as in tied embeddings, sees the merged weight.

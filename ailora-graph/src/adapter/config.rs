@@ -1,7 +1,8 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{AdapterError, Init, Scaling, Site, Strategy};
+use super::{AdapterError, Init, Scaling, Site, Strategy, Trainable, pattern};
+use crate::module::Parameter;
 
 /// A way of starting all adapters of a model, as the literature names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -128,6 +129,7 @@ impl StrategyName {
 /// ```yaml
 /// method: ailora          # or lora, pissa, milora, reailora, rslora, full
 /// rank: 16                # for every annotated low-rank adapter
+/// trainable: ["*LayerNorm*"]  # beside the adapters; or `adapters`, or `all`
 /// sites:                  # then by name or pattern, in order; the later wins
 ///   key: { init: random, rank: 4 }
 ///   encoder.layer.0.*: { init: frozen }
@@ -152,6 +154,9 @@ pub struct AdaptConfig {
     /// Scaling of all annotated adapters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Scaling>,
+    /// What trains: `adapters`, `all`, or patterns of parameters that train beside the adapters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trainable: Option<Trainable>,
     /// Changes by pattern, applied in order.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub sites: IndexMap<String, SiteOverride>,
@@ -167,9 +172,31 @@ impl AdaptConfig {
         }
     }
 
-    /// Whether every parameter of the model is trained, not only its projections.
-    pub fn trains_everything(&self) -> bool {
-        self.method == Some(Method::Full)
+    /// What trains: what `trainable` says, else what the method does.
+    fn trains(&self) -> Trainable {
+        let by_method = match self.method {
+            Some(Method::Full) => Trainable::All,
+            _ => Trainable::Adapters,
+        };
+        self.trainable.clone().unwrap_or(by_method)
+    }
+
+    /// What trains of a model whose projections are as [`resolve`](Self::resolve) makes them.
+    ///
+    /// # Errors
+    /// As [`Trainable::check`], or a method that trains everything beside a `trainable` that does not.
+    pub fn resolve_trainable(
+        &self,
+        sites: &[Site],
+        parameters: &[Parameter],
+    ) -> Result<Trainable, AdapterError> {
+        let trainable = self.trains();
+        if self.method == Some(Method::Full) && trainable != Trainable::All {
+            return Err(AdapterError::TrainsAll);
+        }
+        let names = parameters.iter().map(|parameter| parameter.name.as_str());
+        trainable.check(sites, names)?;
+        Ok(trainable)
     }
 
     /// The projections of a model with this configuration applied and checked.
@@ -185,7 +212,7 @@ impl AdaptConfig {
         for (pattern, change) in &self.sites {
             let mut matched = false;
             for site in &mut sites {
-                if matches(pattern, &site.path) {
+                if pattern::matches(pattern, &site.path) {
                     matched = true;
                     change.apply(pattern, site)?;
                 }
@@ -193,12 +220,13 @@ impl AdaptConfig {
             if !matched {
                 return Err(AdapterError::NoMatch {
                     pattern: pattern.clone(),
-                    hint: suggest(pattern, &sites),
+                    hint: pattern::suggest(pattern, sites.iter().map(|site| &*site.path), 1),
                 });
             }
         }
         sites.iter().try_for_each(Site::check)?;
-        if !self.trains_everything() && !sites.iter().any(|site| site.spec.trains()) {
+        let by_sites = sites.iter().any(|site| site.spec.trains());
+        if !by_sites && self.trains() == Trainable::Adapters {
             return Err(AdapterError::NothingTrains);
         }
         Ok(sites)
@@ -208,7 +236,7 @@ impl AdaptConfig {
         if let Some(method) = self.method {
             method.apply(site);
         }
-        if self.trains_everything() {
+        if self.trains() == Trainable::All {
             site.spec.strategy = Strategy::Full;
         }
         let Strategy::LowRank { rank, .. } = &mut site.spec.strategy else {
@@ -260,46 +288,6 @@ impl SiteOverride {
         site.spec.dropout = self.dropout.unwrap_or(site.spec.dropout);
         site.spec.scaling = self.scaling.unwrap_or(site.spec.scaling);
         Ok(())
-    }
-}
-
-/// Whether `pattern` names `path`: the whole of it, or its last segments.
-fn matches(pattern: &str, path: &str) -> bool {
-    let suffixes = path.match_indices('.').map(|(i, _)| &path[i + 1..]);
-    std::iter::once(path)
-        .chain(suffixes)
-        .any(|suffix| glob(pattern, suffix))
-}
-
-/// Whether `text` is `pattern` with each `*` replaced by some characters.
-fn glob(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((head, tail)) => text.strip_prefix(head).is_some_and(|rest| {
-            (0..=rest.len())
-                .filter(|&i| rest.is_char_boundary(i))
-                .any(|i| glob(tail, &rest[i..]))
-        }),
-    }
-}
-
-fn suggest(pattern: &str, sites: &[Site]) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for site in sites {
-        let last = site.path.rsplit('.').next().unwrap_or(&site.path);
-        if !names.contains(&last) {
-            names.push(last);
-        }
-    }
-    let wanted = pattern.rsplit('.').next().unwrap_or(pattern);
-    let closest = names
-        .iter()
-        .map(|name| (strsim::jaro_winkler(wanted, name), *name))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match closest {
-        Some((score, name)) if score > 0.8 => format!("; did you mean `{name}`?"),
-        _ if names.is_empty() => "; it has none".to_owned(),
-        _ => format!("; their names end in: {}", names.join(", ")),
     }
 }
 
@@ -364,15 +352,6 @@ mod tests {
         assert_eq!(init(Method::RsLora, 0), (low(Init::Random), 1.0, Some(2.0)));
         assert_eq!(init(Method::LoRa, 1).0, Strategy::Frozen);
         assert_eq!(init(Method::Full, 1).0, Strategy::Full);
-    }
-
-    #[test]
-    fn patterns_name_paths_and_their_ends() {
-        assert!(matches("query", "encoder.layer.10.query"));
-        assert!(matches("layer.1*.query", "encoder.layer.10.query"));
-        assert!(matches("*", "anything"));
-        assert!(!matches("uery", "encoder.query"));
-        assert!(!matches("layer.1", "encoder.layer.1.query"));
     }
 
     #[test]

@@ -69,10 +69,35 @@ pub enum AdapterError {
         /// What the projection is instead.
         strategy: &'static str,
     },
+    /// A pattern that names no parameter of the model.
+    #[error("`trainable`: pattern `{pattern}` names no parameter of the model{hint}")]
+    NoParameter {
+        /// The pattern.
+        pattern: String,
+        /// A suggestion, or the names there are.
+        hint: String,
+    },
+    /// A pattern that names the weight of a projection with an adapter.
+    #[error(
+        "`trainable`: pattern `{pattern}` names `{weight}`, but {site} carries an adapter, beside \
+         which its weight stays as it is; give {site} `init: full` or `init: frozen`, or a pattern \
+         that does not name it"
+    )]
+    AdaptedWeight {
+        /// The pattern.
+        pattern: String,
+        /// Module path of the projection.
+        site: String,
+        /// Its weight.
+        weight: String,
+    },
+    /// Something else is to train than the method trains.
+    #[error("method `full` trains all parameters; leave out `trainable`, or choose another method")]
+    TrainsAll,
     /// Nothing would train.
     #[error(
         "nothing would be trained: no projection of the model carries an adapter; \
-         annotate one or give `sites` in the adapter configuration"
+         annotate one, or give `sites` or `trainable` in the adapter configuration"
     )]
     NothingTrains,
 }

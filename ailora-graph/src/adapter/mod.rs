@@ -2,11 +2,14 @@
 
 mod config;
 mod error;
+mod pattern;
 mod site;
+mod trainable;
 
 pub use config::{AdaptConfig, Method, SiteOverride};
 pub use error::AdapterError;
 pub use site::{Layout, Site};
+pub use trainable::Trainable;
 
 use serde::{Deserialize, Serialize};
 

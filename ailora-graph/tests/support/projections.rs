@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use ailora_graph::{
-    AdapterSpec, Init, Scaling,
+    AdapterSpec, Init, Scaling, Trainable,
     adapt::{Mode, adapt},
     adapter::{Layout, Site, Strategy},
     grad::gradients,
@@ -112,7 +112,7 @@ pub fn program(
         });
     }
     p.set_output("loss", loss);
-    let adapted = adapt(&p, &sites, false, Mode::Train).unwrap();
+    let adapted = adapt(&p, &sites, &Trainable::Adapters, Mode::Train).unwrap();
     let step = if training {
         gradients(&adapted, "loss").unwrap()
     } else {

@@ -405,8 +405,19 @@ impl Trainer {
     /// Goes on from a checkpoint.
     ///
     /// # Errors
-    /// The checkpoint lacks a parameter, or has it in another shape.
+    /// The checkpoint lacks a parameter, has it in another shape, or has one more.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+        let trained = |name: &str| {
+            let prefixes = ["adam.first.", "adam.second.", "param.", "kept."];
+            let mut found = prefixes
+                .iter()
+                .filter_map(|prefix| name.strip_prefix(prefix));
+            found.any(|name| self.gradients.contains_key(name))
+        };
+        if let Some(name) = checkpoint.tensors.keys().find(|name| !trained(name)) {
+            let name = name.clone();
+            return Err(CheckpointError::Unknown { name });
+        }
         let mut moments = IndexMap::new();
         let mut values = Vec::new();
         let mut kept = Params::new();

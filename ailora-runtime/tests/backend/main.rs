@@ -8,6 +8,7 @@ mod support;
 mod triplets;
 
 use ailora_graph::{
+    Trainable,
     adapt::{Mode, adapt},
     checkpoint::checkpoint,
     grad::gradients,
@@ -148,7 +149,11 @@ const CONFIG: &str = r#"{"sites": {
 fn a_training_step_equals_the_interpreter() {
     for (config, dropout) in [(CONFIG, 0.0), (CONFIG, 0.2), (r#"{"method": "full"}"#, 0.1)] {
         let (program, sites) = encoder(2, dropout, config);
-        let adapted = adapt(&program, &sites, config.contains("full\"}"), Mode::Train).unwrap();
+        let trainable = match config {
+            CONFIG => Trainable::Adapters,
+            _ => Trainable::All,
+        };
+        let adapted = adapt(&program, &sites, &trainable, Mode::Train).unwrap();
         let step = gradients(&adapted, "loss").unwrap();
         let mut bindings = encoder_inputs();
         bind(&step, &mut bindings);
@@ -161,7 +166,7 @@ fn what_is_computed_again_is_the_same_and_not_kept() {
     let arenas = [4, 8].map(|layers| {
         let (program, sites) = encoder(layers, 0.2, CONFIG);
         let step = gradients(
-            &adapt(&program, &sites, false, Mode::Train).unwrap(),
+            &adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap(),
             "loss",
         )
         .unwrap();
@@ -216,7 +221,7 @@ fn losses_over_a_vocabulary() {
 fn hoisting_changes_nothing() {
     let (program, sites) = encoder(2, 0.0, CONFIG);
     let step = gradients(
-        &adapt(&program, &sites, false, Mode::Train).unwrap(),
+        &adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap(),
         "loss",
     )
     .unwrap();
@@ -250,7 +255,7 @@ fn hoisting_changes_nothing() {
 #[test]
 fn chains_run_as_one_loop_and_sums_in_place() {
     let (program, sites) = encoder(1, 0.1, CONFIG.replace("layers.1.up", "up").as_str());
-    let adapted = adapt(&program, &sites, false, Mode::Train).unwrap();
+    let adapted = adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap();
     let forward = plan(&hoist(&adapted).unwrap().step);
     let loops = forward
         .steps
@@ -535,7 +540,7 @@ fn packs_are_merged_block_by_block() {
 #[test]
 fn inputs_that_do_not_fit_are_named() {
     let (program, sites) = encoder(1, 0.0, r#"{"method": "full"}"#);
-    let adapted = adapt(&program, &sites, true, Mode::Train).unwrap();
+    let adapted = adapt(&program, &sites, &Trainable::All, Mode::Train).unwrap();
     let mut bindings = encoder_inputs();
     bind(&adapted, &mut bindings);
     let params = params(&adapted, &bindings);

@@ -64,6 +64,7 @@ impl Format for Csv {
                 });
             }
             let fields = names.iter().zip(cells);
+            let fields = fields.filter(|(name, _)| source.reads(name));
             let fields =
                 fields.map(|(name, cell)| (Cow::Borrowed(*name), cell.into_owned().into()));
             sink.record(Record::new(path, Place::Line(line), fields.collect()))?;

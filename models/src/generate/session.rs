@@ -1,7 +1,7 @@
 use std::collections::{HashMap, HashSet};
 
 use ailora_graph::{
-    adapter::Site,
+    adapter::{Site, Trainable},
     ir::{Draw, Program},
 };
 use ailora_runtime::{
@@ -235,7 +235,7 @@ impl Generator {
         let sites: Vec<Site> = sites.cloned().collect();
         let passes = Passes {
             sites: &sites,
-            everything: false,
+            trainable: &Trainable::Adapters,
             precision: self.engine.backend().precision(),
         };
         Ok(self.engine.compile(&passes.inference(program)?)?)

@@ -17,7 +17,8 @@ use crate::{
 ///
 /// A target is the answer with the character it starts at, or null where there is none; of an encoded
 /// row, the answer's first and last token. A question without an answer has the first token of the
-/// row for both, as in SQuAD 2.0. There is no metric: the score is the mean loss.
+/// row for both, as in SQuAD 2.0. Padding is among the places that may be chosen, as in transformers.
+/// There is no metric: the score is the mean loss.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Extractive {
@@ -44,9 +45,12 @@ impl Extractive {
         let last = places.iter().rposition(overlaps)?;
         // Where the text goes on before and behind the answer, nothing of that was cut.
         let is_there = |places: &[Option<Range<usize>>]| places.iter().any(Option::is_some);
-        let starts = places[first].as_ref().is_some_and(|place| place.start <= start);
+        let starts = places[first]
+            .as_ref()
+            .is_some_and(|place| place.start <= start);
         let ends = places[last].as_ref().is_some_and(|place| place.end >= end);
-        let whole = (starts || is_there(&places[..first])) && (ends || is_there(&places[last + 1..]));
+        let whole =
+            (starts || is_there(&places[..first])) && (ends || is_there(&places[last + 1..]));
         whole.then_some([first, last])
     }
 }
@@ -112,9 +116,12 @@ impl Objective for Extractive {
         // Without an answer, past the end, which does not count.
         let token = |row: &&Encoded, i: usize| -> i32 {
             let token = row.target.as_ref().and_then(|tokens| tokens[i].as_i64());
-            token.and_then(|token| i32::try_from(token).ok()).unwrap_or(i32::MAX)
+            token
+                .and_then(|token| i32::try_from(token).ok())
+                .unwrap_or(i32::MAX)
         };
-        let [starts, ends] = [0, 1].map(|i| rows.iter().map(|row| token(row, i)).collect::<Vec<_>>());
+        let [starts, ends] =
+            [0, 1].map(|i| rows.iter().map(|row| token(row, i)).collect::<Vec<_>>());
         batch.targets = Targets::spans(&starts, &ends, batch.len);
         Ok(())
     }
@@ -137,19 +144,30 @@ mod tests {
     fn target(answers: Value, starts: Value) -> Result<Value, String> {
         let fields = vec![("answers".into(), answers), ("starts".into(), starts)];
         let record = Record::new(Path::new("f"), Place::Record(1), fields);
-        extractive().target(&record).map_err(|error| error.to_string())
+        extractive()
+            .target(&record)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn the_first_answer_is_learned_and_none_is_one_too() {
         let expected = json!({"text": "forty two", "start": 32});
-        assert_eq!(target(json!(["forty two", "42"]), json!([32, 5])), Ok(expected.clone()));
+        assert_eq!(
+            target(json!(["forty two", "42"]), json!([32, 5])),
+            Ok(expected.clone())
+        );
         assert_eq!(target(json!("forty two"), json!("32")), Ok(expected));
         assert_eq!(target(json!([]), json!([])), Ok(Value::Null));
         let error = target(json!(["a"]), json!([-1])).unwrap_err();
-        assert!(error.contains("record 1, column `starts`: expected the number"), "{error}");
+        assert!(
+            error.contains("record 1, column `starts`: expected the number"),
+            "{error}"
+        );
         let error = target(json!([3]), json!([1])).unwrap_err();
-        assert!(error.contains("column `answers`: expected a text or a list"), "{error}");
+        assert!(
+            error.contains("column `answers`: expected a text or a list"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -185,7 +203,9 @@ mod tests {
         };
         let mut batch = Batch::new(&plan, &rows, 0).unwrap();
         let refs: Vec<&Encoded> = rows.iter().collect();
-        extractive().prepare(&mut batch, &refs, Draw::default()).unwrap();
+        extractive()
+            .prepare(&mut batch, &refs, Draw::default())
+            .unwrap();
         assert_eq!(batch.targets, Targets::spans(&[1, 4], &[3, 4], 4));
         assert_eq!(batch.targets.count, 1);
         assert!(!extractive().has_targets(&rows[1]));

@@ -1,7 +1,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use ailora_graph::{
-    adapter::Site,
+    adapter::{Site, Trainable},
     ir::{Draw, Program},
 };
 use ailora_runtime::{
@@ -34,26 +34,26 @@ pub struct Predictor {
     model: Model,
     objective: Arc<dyn Objective>,
     sites: Vec<Site>,
-    everything: bool,
+    trainable: Trainable,
     pad_id: u32,
     plans: HashMap<(Shape, Pass), PlanId>,
 }
 
 impl Predictor {
-    /// A model whose projections are as `sites` says; with `everything`, all of its parameters
-    /// train. Sequences are padded with `pad_id`.
+    /// A model whose projections are as `sites` says, and of which `trainable` trains. Sequences are
+    /// padded with `pad_id`.
     pub fn new(
         model: Model,
         objective: Arc<dyn Objective>,
         sites: Vec<Site>,
-        everything: bool,
+        trainable: Trainable,
         pad_id: u32,
     ) -> Self {
         Self {
             model,
             objective,
             sites,
-            everything,
+            trainable,
             pad_id,
             plans: HashMap::new(),
         }
@@ -90,7 +90,7 @@ impl Predictor {
         let mut program = self.model.program_with(shape, training, loss)?;
         let passes = Passes {
             sites: &self.sites,
-            everything: self.everything,
+            trainable: &self.trainable,
             precision,
         };
         if pass == Pass::Loss {

@@ -174,14 +174,26 @@ pub enum Targeted {
 }
 
 /// Which of the base's biases were trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Biases {
     /// None.
+    #[default]
     None,
     /// Those of modules with factors.
     Adapted,
     /// All.
     All,
+}
+
+impl Biases {
+    /// The value of the field `bias`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Adapted => "lora_only",
+            Self::All => "all",
+        }
+    }
 }
 
 /// What PEFT takes from the base when it loads an adapter.

@@ -33,6 +33,7 @@ use ailora_graph::{AdapterSpec, adapter::Site};
 use ailora_runtime::store::{Array, Params};
 use indexmap::IndexMap;
 
+use config::Biases;
 use fold::Weight;
 
 const CONFIG: &str = "adapter_config.json";
@@ -54,6 +55,8 @@ pub struct Adapter {
     pub report: Applied,
     /// Names of modules that share one of its parameters, with that: PEFT would part them.
     shared: Vec<(String, String)>,
+    /// Which biases it holds, beside those of modules that it holds whole.
+    biases: Biases,
     /// Parameters that the base has not got.
     added: Vec<String>,
     has_tokens: bool,

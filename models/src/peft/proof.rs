@@ -42,7 +42,9 @@ pub fn weights(folder: &Path, base: &Params) -> Result<Params, String> {
             let tensor = file.tensor(full).map_err(|error| error.to_string())?;
             let shape = tensor.shape().to_vec();
             let data = numbers.iter().map(|&x| x as f32).collect();
-            params.insert(name.to_owned(), Array { shape, data });
+            // A bias in PEFT's layer around a module.
+            let name = name.replace(".base_layer.", ".");
+            params.insert(name, Array { shape, data });
         }
     }
     Ok(params)

@@ -25,11 +25,22 @@ struct Written {
     /// The values are in the file: loading must not decompose the weight again.
     init_lora_weights: bool,
     inference_mode: bool,
-    target_modules: Vec<String>,
+    target_modules: Targeted,
     modules_to_save: Vec<String>,
     rank_pattern: IndexMap<String, usize>,
     alpha_pattern: IndexMap<String, f64>,
 }
+
+/// The modules with factors.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Targeted {
+    Nothing(&'static str),
+    Modules(Vec<String>),
+}
+
+/// What PEFT wants of an adapter without factors in place of modules' names.
+const NOTHING: &str = "dummy-target-modules";
 
 impl Adapter {
     /// Writes the folder's two files, each whole or not at all. `base` is what the base model is
@@ -67,10 +78,13 @@ impl Adapter {
             use_rslora: false,
             use_dora: false,
             fan_in_fan_out: false,
-            bias: "none",
+            bias: self.biases.name(),
             init_lora_weights: true,
             inference_mode: true,
-            target_modules: self.sites.keys().cloned().collect(),
+            target_modules: match self.sites.is_empty() {
+                true => Targeted::Nothing(NOTHING),
+                false => Targeted::Modules(self.sites.keys().cloned().collect()),
+            },
             modules_to_save: self.modules.clone(),
             rank_pattern: others
                 .iter()
@@ -81,8 +95,15 @@ impl Adapter {
                 .map(|(path, _, alpha)| (path.clone(), *alpha))
                 .collect(),
         };
+        // PEFT puts a layer of its own around a module with factors.
+        let inside = |name: &str| match name.rsplit_once('.') {
+            Some((module, bias @ "bias")) if self.sites.contains_key(module) => {
+                format!("{module}.base_layer.{bias}")
+            }
+            _ => name.to_owned(),
+        };
         let prefixed =
-            |(name, array): (&String, &Array)| (format!("{PREFIX}{name}"), array.clone());
+            |(name, array): (&String, &Array)| (format!("{PREFIX}{}", inside(name)), array.clone());
         let mut tensors: Params = self.tensors.iter().map(prefixed).collect();
         for (alias, name) in &self.shared {
             if let Some(array) = self.tensors.get(name) {

@@ -2,30 +2,42 @@
 
 use ailora_graph::{
     Strategy,
-    adapter::{Init, Layout, Site},
+    adapter::{Init, Layout, Site, Trainable},
+    module::Parameter,
 };
 use ailora_runtime::store::Params;
 
 use super::{
     Adapter, PeftError,
+    config::Biases,
     fold::{self, Weight},
 };
 use crate::{head::Head, model::Model};
 
 impl Adapter {
-    /// The parameters that an adapter holds whole: those of modules that train in full, that were
-    /// `drawn` at random since the base has not got them, or that PEFT saves whole for this task.
-    /// PEFT keeps modules whole or not at all.
-    pub fn held(model: &Model, sites: &[Site], drawn: &[String]) -> Vec<String> {
-        let full = sites.iter();
-        let full = full.filter(|site| site.spec.strategy == Strategy::Full);
-        let names = full.map(|site| site.weight.as_str());
-        let names = names.chain(drawn.iter().map(String::as_str));
-        parameters_of(model, &whole_modules(model, names))
+    /// The parameters that an adapter holds whole: those of modules of which a parameter trains, that
+    /// were `drawn` at random since the base has not got them, or that PEFT saves whole for this task.
+    /// PEFT keeps modules whole or not at all, but for biases: where ones of other modules train, all
+    /// are held, or those of the projections with factors.
+    pub fn held(
+        model: &Model,
+        sites: &[Site],
+        trainable: &Trainable,
+        drawn: &[String],
+    ) -> Vec<String> {
+        let (modules, biases) = held_modules(model, sites, trainable, drawn);
+        let adapted = adapted_biases(sites);
+        let mut held = parameters_of(model, &modules);
+        for Parameter { name, .. } in model.parameters() {
+            if is_held_bias(biases, &adapted, name) && !held.contains(name) {
+                held.push(name.clone());
+            }
+        }
+        held
     }
 
     /// A trained model's adapter. `params` holds the factors and their starts, what was trained in
-    /// full, and what is [`held`](Self::held) besides; `drawn` as there.
+    /// full, and what is [`held`](Self::held) besides; `trainable` and `drawn` as there.
     ///
     /// # Errors
     /// A parameter is missing.
@@ -33,6 +45,7 @@ impl Adapter {
         model: &Model,
         sites: &[Site],
         params: &Params,
+        trainable: &Trainable,
         drawn: &[String],
     ) -> Result<Self, PeftError> {
         let get = |name: String| match params.get(&name) {
@@ -72,6 +85,13 @@ impl Adapter {
         for name in drawn {
             adapter.tensors.extend([get(name.clone())?]);
         }
+        (_, adapter.biases) = held_modules(model, sites, trainable, drawn);
+        let adapted = adapted_biases(sites);
+        for Parameter { name, .. } in model.parameters() {
+            if trainable.names(name) || is_held_bias(adapter.biases, &adapted, name) {
+                adapter.tensors.extend([get(name.clone())?]);
+            }
+        }
         adapter.close(model, params)?;
         Ok(adapter)
     }
@@ -83,7 +103,12 @@ impl Adapter {
     /// # Errors
     /// A parameter is missing.
     pub fn close(&mut self, model: &Model, params: &Params) -> Result<(), PeftError> {
+        let sites = model.sites();
+        let adapted = sites.iter();
+        let adapted = adapted.filter(|site| self.sites.contains_key(&site.path));
+        let adapted: Vec<&str> = adapted.filter_map(|site| site.bias.as_deref()).collect();
         let whole = self.trained_in_full().map(|(name, _)| name.as_str());
+        let whole = whole.filter(|name| !is_held_bias(self.biases, &adapted, name));
         let modules = whole_modules(model, whole);
         for name in parameters_of(model, &modules) {
             if !self.tensors.contains_key(&name) {
@@ -92,7 +117,7 @@ impl Adapter {
                 self.tensors.insert(name, value);
             }
         }
-        for site in model.sites() {
+        for site in &sites {
             if !modules.iter().any(|module| is_in(&site.path, module)) {
                 continue;
             }
@@ -119,6 +144,54 @@ impl Adapter {
             }
         }
         Ok(())
+    }
+}
+
+/// The modules that an adapter holds whole, and which biases of other modules it holds.
+fn held_modules(
+    model: &Model,
+    sites: &[Site],
+    trainable: &Trainable,
+    drawn: &[String],
+) -> (Vec<String>, Biases) {
+    let full = sites.iter();
+    let full = full.filter(|site| site.spec.strategy == Strategy::Full);
+    let full = full.map(|site| site.weight.as_str());
+    let names = model.parameters().iter().map(|p| p.name.as_str());
+    let (biases, named): (Vec<&str>, Vec<&str>) = names
+        .filter(|name| trainable.names(name))
+        .partition(|name| name.ends_with(BIAS));
+    let whole = full.chain(drawn.iter().map(String::as_str)).chain(named);
+    let modules = whole_modules(model, whole);
+    let adapted = adapted_biases(sites);
+    let others = biases
+        .into_iter()
+        .filter(|bias| !modules.iter().any(|module| is_in(bias, module)));
+    let others: Vec<&str> = others.collect();
+    let biases = match others.iter().all(|bias| adapted.contains(bias)) {
+        true if others.is_empty() => Biases::None,
+        true => Biases::Adapted,
+        false => Biases::All,
+    };
+    (modules, biases)
+}
+
+/// How the names of biases end.
+const BIAS: &str = ".bias";
+
+/// The biases of projections with factors.
+fn adapted_biases(sites: &[Site]) -> Vec<&str> {
+    let adapted = sites.iter().filter(|site| site.spec.rank().is_some());
+    adapted.filter_map(|site| site.bias.as_deref()).collect()
+}
+
+/// Whether a parameter is one of the biases that are held, where `adapted` are those of projections
+/// with factors.
+fn is_held_bias(biases: Biases, adapted: &[&str], name: &str) -> bool {
+    match biases {
+        Biases::None => false,
+        Biases::Adapted => adapted.contains(&name),
+        Biases::All => name.ends_with(BIAS),
     }
 }
 

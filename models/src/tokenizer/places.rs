@@ -40,8 +40,15 @@ mod tests {
     #[test]
     fn tokens_of_a_pair_know_their_characters() {
         let tokenizer = load(&dir()).unwrap();
-        let (encoding, places) = tokenizer.encode_with_places("the", "\u{e9}\u{1f642} the cats", 16).unwrap();
-        assert_eq!(encoding, tokenizer.encode("the", Some("\u{e9}\u{1f642} the cats"), 16).unwrap());
+        let (encoding, places) = tokenizer
+            .encode_with_places("the", "\u{e9}\u{1f642} the cats", 16)
+            .unwrap();
+        assert_eq!(
+            encoding,
+            tokenizer
+                .encode("the", Some("\u{e9}\u{1f642} the cats"), 16)
+                .unwrap()
+        );
         let last: Vec<_> = places.iter().rev().take(4).cloned().collect();
         assert_eq!(last, [None, Some(10..11), Some(7..10), Some(3..6)]);
         assert_eq!(places[..3], [None, None, None]);

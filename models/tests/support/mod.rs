@@ -7,7 +7,7 @@ pub mod device;
 use std::path::{Path, PathBuf};
 
 use ailora_graph::{
-    AdaptConfig, Method,
+    AdaptConfig, Method, Trainable,
     adapt::{Mode, adapt},
     grad::gradients,
     ir::{Bindings, Draw, Program, Tensor},
@@ -120,7 +120,7 @@ pub fn full_step(model: &Model, batch: &Batch) -> Program {
     let program = model.program(batch.shape(), false, true).unwrap();
     let config = AdaptConfig::method(Method::Full, 1);
     let sites = config.resolve(model.sites()).unwrap();
-    let adapted = adapt(&program, &sites, config.trains_everything(), Mode::Train).unwrap();
+    let adapted = adapt(&program, &sites, &Trainable::All, Mode::Train).unwrap();
     gradients(&adapted, "loss").unwrap()
 }
 

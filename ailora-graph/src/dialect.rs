@@ -1,3 +1,6 @@
+//! The tensor program's operations as nodes of a luminal graph: [`nn`](crate::nn) adds them,
+//! [`lift`](crate::lift) reads them.
+
 use luminal::{
     op::{InputTensor, Operator},
     prelude::{Graph, NodeIndex, ShapeTracker, Tensor as Data},
@@ -45,7 +48,7 @@ impl Operator for Dialect {
 }
 
 /// Adds `op` to the graph on contiguous inputs of these types.
-pub(super) fn add(
+pub(crate) fn add(
     graph: &mut Graph,
     op: Op,
     args: &[NodeIndex],

@@ -69,9 +69,8 @@ impl Format for Tsv {
                 });
             }
             let cells = names.iter().zip(row.split('\t')).zip(&read);
-            let fields = cells.filter_map(|((name, cell), read)| {
-                read.then(|| (Cow::Borrowed(*name), cell.into()))
-            });
+            let cells = cells.filter(|(_, read)| **read);
+            let fields = cells.map(|((name, cell), _)| (Cow::Borrowed(*name), cell.into()));
             sink.record(Record::new(path, Place::Line(number), fields.collect()))?;
         }
         Ok(())

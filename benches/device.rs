@@ -16,7 +16,7 @@ use ailora::{
         model::Model,
     },
     runtime::{
-        backend::{Backend, Device, Precision},
+        backend::{Device, Precision},
         engine::{Engine, Fusion, PlanId},
         init::initialise,
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
@@ -137,6 +137,9 @@ fn main() -> Result<(), Error> {
     let engine = trainer.engine()?;
     let steps = &engine.plan(plan).steps;
     let flops: u64 = steps.iter().map(|step| step.kernel.gemm_flops()).sum();
+    // What was allocated at a time is counted as `torch.cuda.max_memory_allocated` does; in use are the
+    // driver's own bytes, too.
+    let memory = engine.backend().memory()?;
     let line = serde_json::json!({
         "model": args.model, "batch": batch.rows, "length": length, "rank": rank,
         "precision": precision, "unfused": args.unfused,
@@ -146,34 +149,15 @@ fn main() -> Result<(), Error> {
         "tflop": flops as f64 / 1e12, "tflop_per_second": flops as f64 / 1e9 / ms,
         "kernels": steps.len(), "compile_ms": compile_ms, "first_step_ms": first_ms,
         "arena_gib": engine.backend().arena_bytes() as f64 / (1_u64 << 30) as f64,
-        "peak_gib": peak(engine.backend()) as f64 / (1_u64 << 30) as f64,
+        "peak_gib": memory.peak as f64 / (1_u64 << 30) as f64,
         "predicted_gib": predicted as f64 / (1_u64 << 30) as f64,
-        "device_gib": used(engine.backend())? as f64 / (1_u64 << 30) as f64,
+        "device_gib": memory.used as f64 / (1_u64 << 30) as f64,
     });
     println!("{line}");
     if args.profile {
         profile(engine, plan, &inputs.values(), args.steps)?;
     }
     Ok(())
-}
-
-/// The most bytes that were allocated at a time, as `torch.cuda.max_memory_allocated` counts them.
-fn peak(backend: &Backend) -> usize {
-    match backend {
-        Backend::Cuda(cuda) => cuda.device().peak_bytes(),
-        Backend::Cpu(_) => backend.arena_bytes(),
-    }
-}
-
-/// Bytes of the device that are in use, with the driver's own.
-fn used(backend: &Backend) -> Result<usize, Error> {
-    match backend {
-        Backend::Cuda(cuda) => {
-            let (free, total) = cuda.device().memory()?;
-            Ok(total - free)
-        }
-        Backend::Cpu(_) => Ok(backend.arena_bytes()),
-    }
 }
 
 /// Prints what kernels of one kind and size take in a step.

@@ -8,7 +8,7 @@ pub mod backend;
 pub mod collective;
 pub mod costs;
 pub mod cpu;
-#[cfg(feature = "cuda")]
+#[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
 pub mod cuda;
 pub mod engine;
 pub mod init;

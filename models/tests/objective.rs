@@ -36,10 +36,7 @@ fn scores(
 ) -> Vec<(String, f64)> {
     let (model, sites) = (base.model.clone(), Vec::new());
     let mut predictor = Predictor::new(model, objective.clone(), sites, Trainable::Adapters, 0);
-    let mut engine = Engine::fused(
-        ailora_runtime::backend::Backend::cpu(),
-        base.weights.clone(),
-    );
+    let mut engine = Engine::new(base.weights.clone());
     let lengths: Vec<usize> = rows.iter().map(Encoded::tokens).collect();
     let buckets = Buckets::choose(&lengths, 32, 2).unwrap();
     let split = HeldOut::new("dev", rows.to_vec(), &**objective, &buckets, 2, 0).unwrap();

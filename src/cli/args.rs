@@ -18,7 +18,7 @@ use ailora::{
         task::Task,
     },
     output::Existing,
-    runtime::backend::{Backend, Device, Precision},
+    runtime::backend::{Backend, Device, Platform, Precision},
 };
 use clap::Args;
 use serde::de::DeserializeOwned;
@@ -127,25 +127,14 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    /// What a device computes in, if the flags name one; it need not be there, unless it is for
-    /// `auto` to find out.
-    pub fn on_device(&self) -> Result<Option<Precision>, Error> {
-        Ok(match self.device {
-            Device::Cpu => {
-                self.open()?;
-                None
-            }
-            Device::Cuda(_) => Some(self.precision),
-            Device::Auto => match self.open()? {
-                Backend::Cpu(_) => None,
-                #[cfg(feature = "cuda")]
-                Backend::Cuda(cuda) => Some(cuda.precision()),
-            },
-        })
+    /// What planning has to know of the backend that the flags name; a device need not be there, unless
+    /// it is for `auto` to find out.
+    pub fn platform(&self) -> Result<Box<dyn Platform>, Error> {
+        Ok(self.device.platform(self.precision)?)
     }
 
     /// The backend that the flags name.
-    pub fn open(&self) -> Result<Backend, Error> {
+    pub fn open(&self) -> Result<Box<dyn Backend>, Error> {
         Ok(backend(self.device, self.precision)?)
     }
 }

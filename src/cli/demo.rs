@@ -10,7 +10,8 @@ use ailora::{
     models::{embedded, task::Task},
     output::{Existing, File, Folder},
     runtime::{
-        backend::{Backend, Device, Precision},
+        backend::{Device, Precision},
+        cpu::Cpu,
         init::matrix,
         spectrum::spectrum,
         train::{Control, Event, Keep},
@@ -226,7 +227,7 @@ fn spectra(model: &Model) -> Result<Spectra, Error> {
 fn predictions(model: Model, task: &Task, data: &Path) -> Result<(), Error> {
     let problems = task.load_split(data, &task.dev[0])?.examples;
     let max_len = model.max_len(usize::MAX);
-    let (mut predictor, mut engine, model) = model.predictor(Backend::cpu());
+    let (mut predictor, mut engine, model) = model.predictor(Box::new(Cpu::new()));
     let rows = model.encode(&problems[..SHOWN.min(problems.len())], max_len)?;
     let found = logits(&mut predictor, &mut engine, &rows, max_len, SHOWN)?;
     out!("What the AILoRA adapter says of problems that were held out:")?;

@@ -434,7 +434,7 @@ impl Model {
     pub fn generator(
         self,
         merged: bool,
-        backend: Backend,
+        backend: Box<dyn Backend>,
     ) -> Result<(Generator, Tokenizer), Error> {
         let mut sites = self.pretrained.model.sites();
         let mut params = self.pretrained.weights;
@@ -452,7 +452,7 @@ impl Model {
 
     /// A predictor with the adapter, if there is one, and an engine with the parameters it needs,
     /// which the model has no longer.
-    pub fn predictor(mut self, backend: Backend) -> (Predictor, Engine, Self) {
+    pub fn predictor(mut self, backend: Box<dyn Backend>) -> (Predictor, Engine, Self) {
         let adapter = self.adapter.take().unwrap_or_default();
         let sites = adapter.apply_to(self.pretrained.model.sites());
         let mut params = std::mem::take(&mut self.pretrained.weights);
@@ -708,9 +708,9 @@ pub fn data(task: &Task, given: Option<&Path>) -> Result<PathBuf, Error> {
 ///
 /// # Errors
 /// There is no such device, or what it needs is not installed.
-pub fn backend(device: Device, precision: Precision) -> Result<Backend, EngineError> {
+pub fn backend(device: Device, precision: Precision) -> Result<Box<dyn Backend>, EngineError> {
     let cache = cache::folder().map(|folder| folder.join("cuda"));
-    Backend::open(device, precision, cache)
+    Ok(device.open(precision, cache)?)
 }
 
 /// The cache of spectra.

@@ -27,7 +27,6 @@ use ailora::{
         tokenizer::Tokenizer,
     },
     runtime::{
-        backend::Backend,
         engine::Engine,
         init::initialise,
         spectrum::{self, SpectrumCache},
@@ -86,7 +85,7 @@ fn run(folder: &Path) -> Read {
     let model = pretrained.model;
     let shape = Shape::new(1, 3);
     let program = model.program(shape, false, false)?;
-    let mut engine = Engine::fused(Backend::cpu(), pretrained.weights);
+    let mut engine = Engine::new(pretrained.weights);
     let plan = engine.compile(&program)?;
     let batch = Batch {
         rows: 1,
@@ -234,7 +233,7 @@ fn campaign_of_generation_configurations() {
         for site in &mut sites {
             site.spec = ailora::AdapterSpec::frozen();
         }
-        let engine = Engine::fused(Backend::cpu(), pretrained.weights);
+        let engine = Engine::new(pretrained.weights);
         let mut generator = Generator::new(pretrained.model, sites, engine);
         let given = [vec![3, 4]];
         let options = Options {

@@ -9,29 +9,41 @@ mod loss;
 mod math;
 mod memory;
 mod rows;
+mod stepper;
 mod take_along;
 mod tensors;
 mod thin;
 
-use std::time::Instant;
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use ailora_graph::ir::{
-    Draw,
-    ops::matmul::{Dims, MatMul},
+use ailora_graph::{
+    fuse::{cost::Costs, layout::Pack},
+    ir::{
+        Draw, Program,
+        ops::matmul::{Dims, MatMul},
+    },
 };
 
 use crate::{
-    plan::{Input, Kernel, Plan, Step},
-    run::{Outputs, RunError, Value, bound},
+    backend::{Backend, BackendError, Footprint, MemoryUse, Platform, Precision},
+    plan::{Input, Kernel, Plan, Step, plan},
+    run::{Outputs, Run, RunError, Value, bound},
+    spectrum::Solver,
     store::Params,
+    weights::Weights,
 };
 use memory::Memory;
+use stepper::Training;
 use take_along::Places;
+
+/// Bytes of each number that is trained: gradient and two moments, float32.
+const STATE: usize = 3 * size_of::<f32>();
 
 /// Memory and threads of the CPU. One arena serves every plan that is run in it.
 #[derive(Debug, Default)]
 pub struct Cpu {
     arena: Vec<Line>,
+    training: Option<Training>,
 }
 
 /// A cache line: the arena's alignment.
@@ -45,25 +57,6 @@ impl Cpu {
         Self::default()
     }
 
-    /// Makes the arena large enough for `plan`, so that running it allocates nothing.
-    ///
-    /// # Errors
-    /// There is not as much memory.
-    pub fn reserve(&mut self, plan: &Plan) -> Result<(), RunError> {
-        let lines = plan.arena_len.div_ceil(16);
-        if let Some(more) = lines.checked_sub(self.arena.len()) {
-            let reserved = self.arena.try_reserve_exact(more);
-            reserved.map_err(|_| RunError::NoMemory(plan.arena_bytes()))?;
-            self.arena.resize(lines, Line::default());
-        }
-        Ok(())
-    }
-
-    /// Bytes of the arena.
-    pub fn arena_bytes(&self) -> usize {
-        size_of_val(&*self.arena)
-    }
-
     /// Executes a plan.
     ///
     /// # Errors
@@ -75,7 +68,7 @@ impl Cpu {
         inputs: &[(&str, Value<'_>)],
         draw: Draw,
     ) -> Result<Outputs<'a>, RunError> {
-        self.run_observed(plan, params, inputs, |step, memory| {
+        run_in(&mut self.arena, plan, params, inputs, |step, memory| {
             execute(step, memory, draw);
         })
     }
@@ -94,7 +87,7 @@ impl Cpu {
     ) -> Result<Outputs<'a>, RunError> {
         seconds.resize(plan.steps.len(), 0.0);
         let mut seconds = seconds.iter_mut();
-        self.run_observed(plan, params, inputs, |step, memory| {
+        run_in(&mut self.arena, plan, params, inputs, |step, memory| {
             let start = Instant::now();
             execute(step, memory, draw);
             if let Some(total) = seconds.next() {
@@ -102,34 +95,129 @@ impl Cpu {
             }
         })
     }
+}
 
-    fn run_observed<'a>(
-        &'a mut self,
-        plan: &'a Plan,
-        params: &'a Params,
-        inputs: &[(&str, Value<'_>)],
-        mut run_step: impl FnMut(&Step, &Memory),
-    ) -> Result<Outputs<'a>, RunError> {
-        self.reserve(plan)?;
-        let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
-        let sizes = |name: &str, data: &[f32]| {
-            let known = plan.parameters.iter().find(|(other, _)| &**other == name);
-            known.is_none_or(|(_, ty)| ty.len() == data.len())
-        };
-        let memory = Memory::new(plan, arena, |name| {
-            let data = params.get(name)?.data.as_slice();
-            sizes(name, data).then_some(data)
-        });
-        let memory = memory.map_err(RunError::MissingParameter)?;
-        for (input, value) in bound(&plan.inputs, inputs)? {
-            fill(input, value, &memory);
-        }
-        for step in &plan.steps {
-            run_step(step, &memory);
-        }
-        let arena: &[f32] = bytemuck::cast_slice(&self.arena);
-        Ok(Outputs::in_place(plan, arena, params))
+impl Platform for Cpu {
+    fn precision(&self) -> Precision {
+        Precision::F32
     }
+
+    fn costs(&self) -> Costs {
+        Costs::default()
+    }
+
+    fn plan(&self, program: &Program) -> Plan {
+        plan(program)
+    }
+
+    fn footprint(&self, plans: &[Plan], trained: usize) -> Footprint {
+        let read = plans.iter().flat_map(|plan| &plan.parameters);
+        let parameters: HashMap<_, usize> = read
+            .map(|(name, ty)| (name, size_of::<f32>() * ty.len()))
+            .collect();
+        Footprint {
+            parameters: parameters.values().sum(),
+            arena: plans.iter().map(Plan::arena_bytes).max().unwrap_or(0),
+            state: STATE * trained,
+            workspace: 0,
+        }
+    }
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> String {
+        format!("CPU, {} threads", rayon::current_num_threads())
+    }
+
+    fn solver(&self) -> Option<Arc<dyn Solver>> {
+        None
+    }
+
+    fn pack(&self, weights: &mut Weights, pack: &Pack) {
+        weights.pack(pack);
+    }
+
+    fn add(&mut self, plan: &Plan) -> Result<(), BackendError> {
+        Ok(reserve(&mut self.arena, plan)?)
+    }
+
+    fn run<'a>(&'a mut self, run: Run<'a, '_>) -> Result<Outputs<'a>, BackendError> {
+        let params = run.weights.arrays();
+        Ok(Self::run(self, run.plan, params, run.inputs, run.draw)?)
+    }
+
+    fn profile<'a>(
+        &'a mut self,
+        run: Run<'a, '_>,
+        seconds: &mut Vec<f64>,
+    ) -> Result<Outputs<'a>, BackendError> {
+        let params = run.weights.arrays();
+        let outputs = Self::profile(self, run.plan, params, run.inputs, run.draw, seconds);
+        Ok(outputs?)
+    }
+
+    fn time(&mut self, run: Run<'_, '_>, timed: &[bool]) -> Result<f64, BackendError> {
+        let mut seconds = Vec::new();
+        Backend::profile(self, run, &mut seconds)?;
+        let own = seconds.iter().zip(timed).filter(|(_, timed)| **timed);
+        Ok(own.map(|(seconds, _)| seconds).sum())
+    }
+
+    fn arena_bytes(&self) -> usize {
+        size_of_val(&*self.arena)
+    }
+
+    fn peak_bytes(&self, _: &[Plan], weights: &Weights, trained: usize) -> usize {
+        weights.bytes() + self.arena_bytes() + STATE * trained
+    }
+
+    fn memory(&self) -> Result<MemoryUse, BackendError> {
+        let bytes = self.arena_bytes();
+        Ok(MemoryUse {
+            used: bytes,
+            peak: bytes,
+        })
+    }
+}
+
+/// Makes the arena large enough for a plan, so that running it allocates nothing.
+fn reserve(arena: &mut Vec<Line>, plan: &Plan) -> Result<(), RunError> {
+    let lines = plan.arena_len.div_ceil(16);
+    if let Some(more) = lines.checked_sub(arena.len()) {
+        let reserved = arena.try_reserve_exact(more);
+        reserved.map_err(|_| RunError::NoMemory(plan.arena_bytes()))?;
+        arena.resize(lines, Line::default());
+    }
+    Ok(())
+}
+
+/// Executes a plan in an arena, each step by `run_step`.
+fn run_in<'a>(
+    arena: &'a mut Vec<Line>,
+    plan: &'a Plan,
+    params: &'a Params,
+    inputs: &[(&str, Value<'_>)],
+    mut run_step: impl FnMut(&Step, &Memory),
+) -> Result<Outputs<'a>, RunError> {
+    reserve(arena, plan)?;
+    let elements: &mut [f32] = bytemuck::cast_slice_mut(arena);
+    let sizes = |name: &str, data: &[f32]| {
+        let known = plan.parameters.iter().find(|(other, _)| &**other == name);
+        known.is_none_or(|(_, ty)| ty.len() == data.len())
+    };
+    let memory = Memory::new(plan, elements, |name| {
+        let data = params.get(name)?.data.as_slice();
+        sizes(name, data).then_some(data)
+    });
+    let memory = memory.map_err(RunError::MissingParameter)?;
+    for (input, value) in bound(&plan.inputs, inputs)? {
+        fill(input, value, &memory);
+    }
+    for step in &plan.steps {
+        run_step(step, &memory);
+    }
+    let elements: &[f32] = bytemuck::cast_slice(arena);
+    Ok(Outputs::in_place(plan, elements, params))
 }
 
 /// Puts a value where the plan reads it.

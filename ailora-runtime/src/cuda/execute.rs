@@ -152,8 +152,8 @@ impl Executable {
     /// # Errors
     /// A kernel does not compile.
     pub fn new(cuda: &mut Resources, plan: &Plan) -> Result<Self, CudaError> {
-        let elements = elements(plan, cuda.precision);
-        let actions = actions(plan, &elements, cuda.device.target());
+        let elements = elements(plan, cuda.planner.precision);
+        let actions = actions(plan, &elements, cuda.planner.target);
         cuda.compile(kernels(&actions).map(|kernel| kernel.code.as_str()))?;
         let params = kernels(&actions).flat_map(|kernel| &kernel.params);
         let streams: IndexSet<Name> = params
@@ -199,7 +199,7 @@ impl Executable {
             return graph.launch().during("launching a plan");
         }
         for launches in &self.launches {
-            launches.iter().try_for_each(|launch| cuda.launch(launch))?;
+            launch(cuda, launches)?;
         }
         if self.tries == 0 {
             return Ok(());
@@ -227,8 +227,8 @@ impl Executable {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).during("capturing a plan")?;
         let steps = self.launches.iter().enumerate();
-        let mut launches = steps.filter(|(i, _)| which(*i)).flat_map(|(_, all)| all);
-        let launched = launches.try_for_each(|launch| cuda.launch(launch));
+        let mut steps = steps.filter(|(i, _)| which(*i));
+        let launched = steps.try_for_each(|(_, launches)| launch(cuda, launches));
         let flags = sys::CUgraphInstantiate_flags(0);
         let graph = stream.end_capture(flags).during("capturing a plan");
         launched.and(graph)
@@ -255,8 +255,9 @@ impl Executable {
             stream.record_event(Some(flags)).during("timing a plan")
         };
         // Kernels are loaded by their first launch.
-        let mut launches = self.launches.iter().flatten();
-        launches.try_for_each(|launch| cuda.launch(launch))?;
+        self.launches
+            .iter()
+            .try_for_each(|launches| launch(cuda, launches))?;
         let mut seconds = [0.0; 2];
         for (total, others) in seconds.iter_mut().zip([false, true]) {
             let Some(graph) = self.capture(cuda, |i| !(others && timed[i]))? else {
@@ -294,7 +295,7 @@ impl Executable {
         };
         let mut marks = vec![mark()?];
         for launches in &self.launches {
-            launches.iter().try_for_each(|launch| cuda.launch(launch))?;
+            launch(cuda, launches)?;
             marks.push(mark()?);
         }
         for (total, pair) in seconds.iter_mut().zip(marks.windows(2)) {
@@ -379,8 +380,9 @@ impl Executable {
                         let Resources {
                             device, products, ..
                         } = cuda;
-                        products
-                            .prepare(device, product, addresses)?
+                        // SAFETY: they lie where the plan has them, in the arena and the parameters,
+                        // whose contents are the plan's own to write.
+                        unsafe { products.prepare(device, product, addresses)? }
                             .map(Launch::Product)
                     }
                 };
@@ -443,6 +445,15 @@ impl Executable {
     }
 }
 
+/// Queues what a step launches.
+fn launch(cuda: &Resources, launches: &[Launch]) -> Result<(), CudaError> {
+    launches.iter().try_for_each(|launch| {
+        // SAFETY: launches are resolved again when the arena moves, parameters stay where they are, and
+        // the plan gives kernels views that are in bounds and apart.
+        unsafe { cuda.launch(launch) }
+    })
+}
+
 /// Lets a kernel's blocks have that many bytes of shared memory, which is asked for beyond 48 KiB.
 fn allow_shared(function: &CudaFunction, bytes: usize) -> Result<(), CudaError> {
     let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -487,12 +498,7 @@ mod tests {
     use ailora_graph::ir::{Program, Type};
 
     use super::*;
-    use crate::{
-        cuda::{Cuda, Options},
-        plan::plan,
-        store::Params,
-        weights::Weights,
-    };
+    use crate::{cuda::Cuda, plan::plan, run::Run, store::Params, weights::Weights};
 
     const DRAW: Draw = Draw { seed: 3, step: 5 };
 
@@ -500,8 +506,8 @@ mod tests {
     #[test]
     fn plans_are_captured_while_other_threads_open_and_close_the_device() {
         const OTHERS: usize = 30;
-        let options = Options::default();
-        let Ok(mut cuda) = Cuda::open(&options) else {
+        let open = || Cuda::open(0, Precision::F32, None);
+        let Ok(mut cuda) = open() else {
             println!("skipped: there is no device");
             return;
         };
@@ -516,15 +522,20 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| {
                 while closed.load(Ordering::Relaxed) < OTHERS {
-                    drop(Cuda::open(&options));
+                    drop(open());
                     closed.fetch_add(1, Ordering::Relaxed);
                 }
             });
             while closed.load(Ordering::Relaxed) < OTHERS {
                 let inputs = [("x", Value::F32(&data))];
-                let ran = cuda
-                    .add(&plan)
-                    .and_then(|()| cuda.execute(runs, &plan, &mut weights, &inputs, DRAW));
+                let run = Run {
+                    id: runs,
+                    plan: &plan,
+                    weights: &mut weights,
+                    inputs: &inputs,
+                    draw: DRAW,
+                };
+                let ran = cuda.compile(&plan).and_then(|()| cuda.execute(run));
                 runs += 1;
                 captured += usize::from(ran.is_ok() && cuda.programs[runs - 1].graph.is_some());
             }

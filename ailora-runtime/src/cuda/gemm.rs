@@ -81,7 +81,11 @@ impl Products {
     ///
     /// # Errors
     /// The library has none for it, or the device fails.
-    pub fn prepare(
+    ///
+    /// # Safety
+    /// At the addresses are the product's operands, in memory of the device that is not freed until this
+    /// returns, and is the result's to be written.
+    pub unsafe fn prepare(
         &mut self,
         device: &Device,
         product: &Product,
@@ -100,7 +104,8 @@ impl Products {
         };
         if let Some(batch) = one_level.filter(|_| product.sizes[2] > 0) {
             let mut matmul = Matmul::new(product, self.precision, addresses, batch)?;
-            if self.choose(device, &mut matmul)? {
+            // SAFETY: by the caller's promise.
+            if unsafe { self.choose(device, &mut matmul)? } {
                 return Ok(Some(Launch::Matmul(Box::new(matmul))));
             }
         }
@@ -112,10 +117,17 @@ impl Products {
     ///
     /// # Errors
     /// The library refuses it.
-    pub fn run(&self, device: &Device, launch: &Launch) -> Result<(), CudaError> {
-        match launch {
-            Launch::Matmul(matmul) => Ok(matmul.run(self.handle, device, &matmul.algorithm)?),
-            Launch::Pointers(pointers) => pointers.run(device),
+    ///
+    /// # Safety
+    /// The operands are still at the addresses that it was prepared with, and are not freed until it is
+    /// done.
+    pub unsafe fn run(&self, device: &Device, launch: &Launch) -> Result<(), CudaError> {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            match launch {
+                Launch::Matmul(matmul) => Ok(matmul.run(self.handle, device, &matmul.algorithm)?),
+                Launch::Pointers(pointers) => pointers.run(device),
+            }
         }
     }
 
@@ -138,7 +150,10 @@ impl Products {
 
     /// Gives a product the fastest algorithm; whether there is one, which depends on the alignment of
     /// its operands.
-    fn choose(&mut self, device: &Device, matmul: &mut Matmul) -> Result<bool, CudaError> {
+    ///
+    /// # Safety
+    /// As [`Matmul::run`].
+    unsafe fn choose(&mut self, device: &Device, matmul: &mut Matmul) -> Result<bool, CudaError> {
         if let Some(&data) = self.chosen.get(&matmul.key) {
             matmul.algorithm.data = data;
             return Ok(true);
@@ -148,14 +163,16 @@ impl Products {
         let mut best = (f32::INFINITY, None);
         for candidate in &candidates {
             // The first run may load code.
-            if matmul.run(self.handle, device, candidate).is_err() {
+            // SAFETY: by the caller's promise.
+            if unsafe { matmul.run(self.handle, device, candidate) }.is_err() {
                 continue;
             }
             // What is shorter than its launch would hide behind it.
-            let once = self.time(device, matmul, candidate, 1)?;
+            // SAFETY: by the caller's promise, here and below.
+            let once = unsafe { self.time(device, matmul, candidate, 1)? };
             let runs = (LONG / once.max(f32::MIN_POSITIVE)).clamp(1.0, MOST_RUNS) as u32;
             for _ in 0..TIMES {
-                let took = self.time(device, matmul, candidate, runs)?;
+                let took = unsafe { self.time(device, matmul, candidate, runs)? };
                 if took < best.0 {
                     best = (took, Some(*candidate));
                 }
@@ -174,7 +191,10 @@ impl Products {
 
 impl Products {
     /// Milliseconds of a product, as the mean of some runs.
-    fn time(
+    ///
+    /// # Safety
+    /// As [`Matmul::run`].
+    unsafe fn time(
         &self,
         device: &Device,
         matmul: &Matmul,
@@ -191,7 +211,8 @@ impl Products {
         let (start, end) = (event()?, event()?);
         start.record(device.stream()).during("timing")?;
         for _ in 0..runs {
-            matmul.run(self.handle, device, algorithm)?;
+            // SAFETY: by the caller's promise.
+            unsafe { matmul.run(self.handle, device, algorithm)? };
         }
         end.record(device.stream()).during("timing")?;
         let took = start.elapsed_ms(&end).during("timing a product")?;
@@ -418,7 +439,11 @@ impl Matmul {
             .collect())
     }
 
-    fn run(
+    /// Queues the product.
+    ///
+    /// # Safety
+    /// At the pointers are operands of these layouts, which are not freed until it is done.
+    unsafe fn run(
         &self,
         handle: sys::cublasLtHandle_t,
         device: &Device,
@@ -426,7 +451,7 @@ impl Matmul {
     ) -> Result<(), CublasError> {
         let [a, b, c, d] = self.pointers.map(|pointer| pointer as *mut c_void);
         let [alpha, beta] = &self.factors;
-        // SAFETY: the plan gives operands of these layouts, and everything is alive.
+        // SAFETY: by the caller's promise, and everything else is alive.
         unsafe {
             lt::matmul(
                 handle,
@@ -535,9 +560,14 @@ impl Pointers {
         })
     }
 
-    fn run(&self, device: &Device) -> Result<(), CudaError> {
+    /// Queues the products.
+    ///
+    /// # Safety
+    /// At the addresses are operands of these layouts, which are not freed until they are done.
+    unsafe fn run(&self, device: &Device) -> Result<(), CudaError> {
         for copy in &self.copies {
-            device.copy(copy)?;
+            // SAFETY: by the caller's promise.
+            unsafe { device.copy(copy)? };
         }
         use blas::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
         let turn = |turned| if turned { CUBLAS_OP_T } else { CUBLAS_OP_N };
@@ -548,7 +578,7 @@ impl Pointers {
         let at = |i: usize| self.list.at(8 * i * self.count);
         let [m, n, k] = self.sizes;
         let [alpha, beta] = &self.factors;
-        // SAFETY: the plan gives operands of these layouts; the lists are on the device.
+        // SAFETY: by the caller's promise; the lists are on the device.
         unsafe {
             blas::cublasGemmBatchedEx(
                 device.blas(),

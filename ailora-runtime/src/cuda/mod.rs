@@ -17,23 +17,26 @@ mod staging;
 
 pub use device::Device;
 pub use error::CudaError;
-pub(crate) use optimizer::{Optimizer, Queued, Share};
 pub use source::Element;
 pub use spectrum::CudaSolver;
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use ailora_graph::{
-    fuse::cost::{Costs, ProductCost},
-    ir::{Draw, Name, Type},
+    fuse::{
+        cost::{Costs, ProductCost},
+        layout::Pack,
+    },
+    ir::{Name, Program, Type},
 };
 use cudarc::{driver::CudaFunction, nvrtc::Ptx};
 use indexmap::IndexMap;
 
 use crate::{
-    backend::Precision,
-    plan::Plan,
-    run::{Outputs, RunError, Value, bound},
+    backend::{Backend, BackendError, Footprint, MemoryUse, Platform, Precision},
+    plan::{Plan, rematerialising},
+    run::{Outputs, Run, RunError, bound},
+    spectrum::Solver,
     weights::Weights,
 };
 use compile::Compiler;
@@ -41,18 +44,36 @@ use device::Buffer;
 use error::During;
 use execute::{Executable, Launch};
 use gemm::Products;
+use optimizer::Training;
 use source::Target;
 use staging::Staging;
 
-/// Which device, and how it computes.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// The device's number, from 0.
-    pub ordinal: usize,
-    /// What it computes in.
-    pub precision: Precision,
-    /// Where machine code and chosen algorithms are kept.
-    pub cache: Option<PathBuf>,
+/// The device of a number, from 0, as a backend. Machine code and chosen algorithms are kept in `cache`.
+///
+/// # Errors
+/// A library is missing, or there is no such device.
+pub fn open(
+    ordinal: usize,
+    precision: Precision,
+    cache: Option<PathBuf>,
+) -> Result<Box<dyn Backend>, CudaError> {
+    Ok(Box::new(Cuda::open(ordinal, precision, cache)?))
+}
+
+/// A Hopper, which need not be there, for planning.
+///
+/// # Errors
+/// None; a build without CUDA has none.
+pub fn platform(precision: Precision) -> Result<Box<dyn Platform>, CudaError> {
+    let target = Target::HOPPER;
+    Ok(Box::new(Planner { target, precision }))
+}
+
+/// A device as planning knows it.
+#[derive(Clone, Copy, Debug)]
+struct Planner {
+    target: Target,
+    precision: Precision,
 }
 
 /// A device with parameters and compiled plans on it.
@@ -61,13 +82,14 @@ pub struct Cuda {
     resources: Resources,
     programs: Vec<Executable>,
     outputs: IndexMap<Name, Vec<f32>>,
+    training: Training,
 }
 
 /// What all plans share.
 #[derive(Debug)]
 struct Resources {
     device: Device,
-    precision: Precision,
+    planner: Planner,
     compiler: Compiler,
     products: Products,
     functions: HashMap<String, CudaFunction>,
@@ -84,17 +106,21 @@ struct Parameter {
 }
 
 impl Cuda {
-    /// Opens a device.
+    /// Opens the device of a number, from 0. Machine code and chosen algorithms are kept in `cache`.
     ///
     /// # Errors
     /// A library is missing, or there is no such device.
-    pub fn open(options: &Options) -> Result<Self, CudaError> {
-        let device = Device::open(options.ordinal)?;
-        let folder = options.cache.clone();
+    pub fn open(
+        ordinal: usize,
+        precision: Precision,
+        cache: Option<PathBuf>,
+    ) -> Result<Self, CudaError> {
+        let device = Device::open(ordinal)?;
+        let target = device.target();
         let resources = Resources {
-            precision: options.precision,
-            compiler: Compiler::new(device.arch(), folder.clone())?,
-            products: Products::new(&device, options.precision, folder.as_ref())?,
+            planner: Planner { target, precision },
+            compiler: Compiler::new(device.arch(), cache.clone())?,
+            products: Products::new(&device, precision, cache.as_ref())?,
             functions: HashMap::new(),
             parameters: HashMap::new(),
             arena: device.allocate(0, "activations")?,
@@ -105,24 +131,12 @@ impl Cuda {
             resources,
             programs: Vec::new(),
             outputs: IndexMap::new(),
+            training: Training::default(),
         })
     }
 
-    /// The device.
-    pub fn device(&self) -> &Device {
-        &self.resources.device
-    }
-
-    /// What it computes in.
-    pub fn precision(&self) -> Precision {
-        self.resources.precision
-    }
-
     /// Compiles a plan, the next in order, and makes the arena large enough for it.
-    ///
-    /// # Errors
-    /// A kernel does not compile, or memory does not suffice.
-    pub fn add(&mut self, plan: &Plan) -> Result<(), CudaError> {
+    fn compile(&mut self, plan: &Plan) -> Result<(), CudaError> {
         let program = Executable::new(&mut self.resources, plan)?;
         let needed = program.bytes();
         if self.resources.arena.bytes() < needed {
@@ -134,149 +148,136 @@ impl Cuda {
         Ok(())
     }
 
-    /// Bytes that training takes here, of plans over one set of parameters, of whose numbers `trained`
-    /// are trained.
-    pub fn footprint<'a>(
-        &self,
-        plans: impl IntoIterator<Item = &'a Plan>,
-        trained: usize,
-    ) -> Footprint {
-        let target = self.resources.device.target();
-        Footprint::on(target, plans, self.precision(), trained)
-    }
-
-    /// Bytes of the arena: activations, gradients and scratch of the largest plan.
-    pub fn arena_bytes(&self) -> usize {
-        self.resources.arena.bytes()
-    }
-
-    /// Executes plan number `id`, which is `plan`, and copies its results.
-    ///
-    /// # Errors
-    /// An input or a parameter that is missing or does not fit; the device failed.
-    pub fn run(
-        &mut self,
-        id: usize,
-        plan: &Plan,
-        weights: &mut Weights,
-        inputs: &[(&str, Value<'_>)],
-        draw: Draw,
-    ) -> Result<Outputs<'_>, CudaError> {
-        self.execute(id, plan, weights, inputs, draw)?;
-        self.results(id, plan)
-    }
-
-    /// Executes plan number `id` and leaves its results on the device.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    fn execute(
-        &mut self,
-        id: usize,
-        plan: &Plan,
-        weights: &mut Weights,
-        inputs: &[(&str, Value<'_>)],
-        draw: Draw,
-    ) -> Result<(), CudaError> {
-        let inputs = bound(&plan.inputs, inputs)?;
-        self.resources.provide(plan, weights)?;
-        self.programs[id].run(&mut self.resources, plan, &inputs, draw)
+    /// Executes a plan and leaves its results on the device.
+    fn execute(&mut self, run: Run<'_, '_>) -> Result<(), CudaError> {
+        let inputs = bound(&run.plan.inputs, run.inputs)?;
+        self.resources.provide(run.plan, run.weights)?;
+        self.programs[run.id].run(&mut self.resources, run.plan, &inputs, run.draw)
     }
 
     fn results(&mut self, id: usize, plan: &Plan) -> Result<Outputs<'_>, CudaError> {
         self.programs[id].outputs(&self.resources, plan, &mut self.outputs)?;
         Ok(Outputs::copied(&self.outputs))
     }
+}
 
-    /// Seconds of a run of the steps that are `timed`, without moving inputs or results.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run); a product that cannot be captured.
-    pub fn time(
-        &mut self,
-        id: usize,
-        plan: &Plan,
-        weights: &mut Weights,
-        inputs: &[(&str, Value<'_>)],
-        draw: Draw,
-        timed: &[bool],
-    ) -> Result<f64, CudaError> {
-        let inputs = bound(&plan.inputs, inputs)?;
-        self.resources.provide(plan, weights)?;
-        self.programs[id].time(&mut self.resources, plan, &inputs, draw, timed)
+impl Platform for Cuda {
+    fn precision(&self) -> Precision {
+        self.resources.planner.precision()
     }
 
-    /// As [`run`](Self::run); adds to `seconds` what each step of the plan took on the device.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    pub fn profile(
-        &mut self,
-        id: usize,
-        plan: &Plan,
-        weights: &mut Weights,
-        inputs: &[(&str, Value<'_>)],
-        draw: Draw,
+    fn costs(&self) -> Costs {
+        self.resources.planner.costs()
+    }
+
+    fn plan(&self, program: &Program) -> Plan {
+        self.resources.planner.plan(program)
+    }
+
+    fn footprint(&self, plans: &[Plan], trained: usize) -> Footprint {
+        self.resources.planner.footprint(plans, trained)
+    }
+}
+
+impl Backend for Cuda {
+    fn name(&self) -> String {
+        self.resources.device.name().to_owned()
+    }
+
+    fn solver(&self) -> Option<Arc<dyn Solver>> {
+        match CudaSolver::open(self.resources.device.ordinal()) {
+            Ok(solver) => Some(Arc::new(solver)),
+            Err(why) => {
+                tracing::warn!(%why, "weights are decomposed by the processor");
+                None
+            }
+        }
+    }
+
+    fn pack(&self, weights: &mut Weights, pack: &Pack) {
+        weights.pack_elsewhere(pack);
+    }
+
+    fn add(&mut self, plan: &Plan) -> Result<(), BackendError> {
+        Ok(self.compile(plan)?)
+    }
+
+    fn run<'a>(&'a mut self, run: Run<'a, '_>) -> Result<Outputs<'a>, BackendError> {
+        let Run { id, plan, .. } = run;
+        self.execute(run)?;
+        Ok(self.results(id, plan)?)
+    }
+
+    /// Seconds are those on the device.
+    fn profile<'a>(
+        &'a mut self,
+        run: Run<'a, '_>,
         seconds: &mut Vec<f64>,
-    ) -> Result<Outputs<'_>, CudaError> {
-        let inputs = bound(&plan.inputs, inputs)?;
-        self.resources.provide(plan, weights)?;
-        self.programs[id].profile(&mut self.resources, plan, &inputs, draw, seconds)?;
-        self.results(id, plan)
+    ) -> Result<Outputs<'a>, BackendError> {
+        let Run { id, plan, .. } = run;
+        let inputs = bound(&plan.inputs, run.inputs)?;
+        self.resources.provide(plan, run.weights)?;
+        self.programs[id].profile(&mut self.resources, plan, &inputs, run.draw, seconds)?;
+        Ok(self.results(id, plan)?)
+    }
+
+    /// Without moving inputs or results. A product that cannot be captured is an error.
+    fn time(&mut self, run: Run<'_, '_>, timed: &[bool]) -> Result<f64, BackendError> {
+        let inputs = bound(&run.plan.inputs, run.inputs)?;
+        self.resources.provide(run.plan, run.weights)?;
+        let program = &mut self.programs[run.id];
+        Ok(program.time(&mut self.resources, run.plan, &inputs, run.draw, timed)?)
+    }
+
+    fn arena_bytes(&self) -> usize {
+        self.resources.arena.bytes()
+    }
+
+    fn peak_bytes(&self, plans: &[Plan], _: &Weights, trained: usize) -> usize {
+        self.footprint(plans, trained).total()
+    }
+
+    fn memory(&self) -> Result<MemoryUse, BackendError> {
+        let (free, total) = self.resources.device.memory()?;
+        Ok(MemoryUse {
+            used: total - free,
+            peak: self.resources.device.peak_bytes(),
+        })
     }
 }
 
-/// Bytes that training takes on a device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Footprint {
-    /// Of parameters.
-    pub parameters: usize,
-    /// Of activations, gradients on the way and scratch.
-    pub arena: usize,
-    /// Of gradients, float32 values and the optimiser's moments of what is trained.
-    pub state: usize,
-    /// What products may work in.
-    pub workspace: usize,
-}
-
-impl Footprint {
-    /// Of plans over one set of parameters, of whose numbers `trained` are trained, on a Hopper, which
-    /// need not be there; [`Cuda::footprint`] is about the device that is.
-    pub fn new<'a>(
-        plans: impl IntoIterator<Item = &'a Plan>,
-        precision: Precision,
-        trained: usize,
-    ) -> Self {
-        Self::on(Target::HOPPER, plans, precision, trained)
+impl Platform for Planner {
+    fn precision(&self) -> Precision {
+        self.precision
     }
 
-    fn on<'a>(
-        target: Target,
-        plans: impl IntoIterator<Item = &'a Plan>,
-        precision: Precision,
-        trained: usize,
-    ) -> Self {
+    /// From a Hopper's rates.
+    fn costs(&self) -> Costs {
+        costs(self.precision)
+    }
+
+    /// Rematerialising, as arithmetic costs a device less than memory.
+    fn plan(&self, program: &Program) -> Plan {
+        rematerialising(program)
+    }
+
+    fn footprint(&self, plans: &[Plan], trained: usize) -> Footprint {
         let mut parameters: HashMap<&str, usize> = HashMap::new();
         let mut arena = 0;
         for plan in plans {
             for (name, ty) in &plan.parameters {
-                parameters.insert(name, element(precision, ty).bytes() * ty.len());
+                parameters.insert(name, element(self.precision, ty).bytes() * ty.len());
             }
-            let elements = execute::elements(plan, precision);
-            let actions = execute::actions(plan, &elements, target);
+            let elements = execute::elements(plan, self.precision);
+            let actions = execute::actions(plan, &elements, self.target);
             arena = arena.max(execute::places(plan, &elements, &actions).bytes);
         }
-        Self {
+        Footprint {
             parameters: parameters.values().sum(),
             arena,
             state: optimizer::BYTES * trained,
             workspace: Device::PRODUCT_WORKSPACE,
         }
-    }
-
-    /// All together.
-    pub fn total(&self) -> usize {
-        self.parameters + self.arena + self.state + self.workspace
     }
 }
 
@@ -288,8 +289,7 @@ fn element(precision: Precision, ty: &Type) -> Element {
     }
 }
 
-/// What products and sums take on a device, from a Hopper's rates.
-pub fn costs(precision: Precision) -> Costs {
+fn costs(precision: Precision) -> Costs {
     const START: f64 = 3e-6;
     const BYTE: f64 = 1.0 / 2.5e12;
     let (flops, bytes) = match precision {
@@ -335,9 +335,10 @@ pub fn compile(
         .iter()
         .flat_map(|plan| execute::actions(plan, &execute::elements(plan, precision), target))
         .collect();
+    let optimizer = optimizer::source();
     let mut codes: Vec<&str> = execute::kernels(&actions)
         .map(|kernel| kernel.code.as_str())
-        .chain([optimizer::SOURCE])
+        .chain([optimizer.as_str()])
         .chain(spectrum::KERNELS)
         .collect();
     codes.sort_unstable();
@@ -382,7 +383,12 @@ impl Resources {
         Ok(std::array::from_fn(|i| functions[i].clone()))
     }
 
-    fn launch(&self, launch: &Launch) -> Result<(), CudaError> {
+    /// Queues a launch.
+    ///
+    /// # Safety
+    /// What lies at its addresses is what the kernel or the product takes there, and stays until it is
+    /// done.
+    unsafe fn launch(&self, launch: &Launch) -> Result<(), CudaError> {
         match launch {
             Launch::Kernel {
                 function,
@@ -390,10 +396,13 @@ impl Resources {
                 block,
                 shared,
                 arguments,
-            } => self
-                .device
-                .launch(function, *grid, (*block, *shared), arguments),
-            Launch::Product(product) => self.products.run(&self.device, product),
+            } => {
+                let block = (*block, *shared);
+                // SAFETY: by the caller's promise.
+                unsafe { self.device.launch(function, *grid, block, arguments) }
+            }
+            // SAFETY: by the caller's promise.
+            Launch::Product(product) => unsafe { self.products.run(&self.device, product) },
         }
     }
 
@@ -411,7 +420,7 @@ impl Resources {
             if self.parameters.contains_key(&**name) {
                 continue;
             }
-            let element = element(self.precision, ty);
+            let element = element(self.planner.precision, ty);
             let bytes = element.bytes() * ty.len();
             // Zero where no parameter lies.
             let buffer = self

@@ -13,8 +13,7 @@ mod recompute;
 mod units;
 mod view;
 
-#[cfg(feature = "cuda")]
-pub(crate) use allocate::Places;
+pub use allocate::Places;
 pub use kernel::{Instruction, Kernel, Loop, LoopOp, Operand, Outer, Source, Stored, Strided};
 use units::Form;
 pub use view::View;
@@ -122,8 +121,8 @@ pub fn separate(program: &Program) -> Plan {
 
 /// As [`plan()`], but what loops can compute again for less than it takes to keep is not kept: less
 /// memory and fewer bytes moved for more arithmetic, as devices want it.
-pub fn lean(program: &Program) -> Plan {
-    compile(program, Form::Lean)
+pub fn rematerialising(program: &Program) -> Plan {
+    compile(program, Form::Rematerialising)
 }
 
 fn compile(program: &Program, form: Form) -> Plan {

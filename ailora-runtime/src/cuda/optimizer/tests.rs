@@ -1,5 +1,6 @@
 //! The optimiser's kernels on the host.
 
+use ailora_graph::ir::Draw;
 use half::bf16;
 
 use super::*;
@@ -47,7 +48,7 @@ impl State {
             })
             .collect();
         let sources = names.map(|name| Source {
-            code: SOURCE
+            code: source()
                 .replace(&format!("void {name}("), "void KERNEL(")
                 .replace("extern \"C\"", ""),
             params: Vec::new(),
@@ -83,7 +84,7 @@ impl State {
         self.kernels.launch(i, &self.sources[i], &arguments);
     }
 
-    /// A step on these gradients of each micro-batch, as [`Cuda::update`] makes it.
+    /// A step on these gradients of each micro-batch, as [`Stepper::update`] makes it.
     fn step(
         &mut self,
         step: i32,

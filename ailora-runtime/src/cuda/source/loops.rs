@@ -458,11 +458,13 @@ impl<'a> Writer<'a> {
             LoopOp::Binary(op) => binary(*op, &arg(0), &arg(1)),
             LoopOp::Dropout { rate, stream } => {
                 let key = self.streams.iter().position(|&other| other == stream);
+                let Some(key) = key else {
+                    unreachable!("the streams are those of all instructions")
+                };
                 let keep = number((1.0 / (1.0 - rate)) as f32);
                 format!(
-                    "{} * dropout(bits{}, {} + k, {}u, {keep})",
+                    "{} * dropout(bits{key}, {} + k, {}u, {keep})",
                     arg(0),
-                    key.unwrap_or(0),
                     self.position(),
                     drop_threshold(*rate)
                 )

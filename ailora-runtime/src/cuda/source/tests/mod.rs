@@ -30,7 +30,7 @@ use super::{
 use crate::{
     backend::Precision,
     cuda::execute::{actions, elements, kernels},
-    plan::{lean, plan},
+    plan::{plan, rematerialising},
 };
 use emulate::Kernels;
 use machine::{agree, agree_on};
@@ -180,7 +180,7 @@ fn attentions() {
                 p.set_output(format!("{of:?}"), id);
             }
             for bf16 in [false, true] {
-                for plan in [plan(&p), lean(&p)] {
+                for plan in [plan(&p), rematerialising(&p)] {
                     agree_on(&plan, bf16, Target::AMPERE, |name, i, x| {
                         if name == "mask" {
                             // Some keys of the first sequence, none of the second.
@@ -275,7 +275,7 @@ fn fused_attention(
             let read = p.matmul(result, false, square, false).unwrap();
             p.set_output(name, read);
         }
-        let plan = lean(&p);
+        let plan = rematerialising(&p);
         let elements = elements(&plan, Precision::Bf16);
         let fused = actions(&plan, &elements, target);
         let fused = kernels(&fused)
@@ -497,7 +497,7 @@ fn gradients_of_adapters() {
             let late = p.matmul(of, false, by.unwrap(), false).unwrap();
             p.set_output(name, late);
         }
-        let plan = lean(&p);
+        let plan = rematerialising(&p);
         let joined = plan.steps.iter().map(|step| step.kernel.products());
         assert_eq!(joined.max(), Some(3));
         // Blocks that go over a tile of rows each, and over all of them.

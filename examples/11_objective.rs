@@ -78,10 +78,8 @@ impl Objective for Tags {
 
     fn describe(&self, prediction: &Value) -> Value {
         let flags = flags(prediction).unwrap_or_default();
-        let names = self.0.iter().zip(flags);
-        names
-            .filter_map(|(name, flag)| (flag == 1).then(|| name.as_str()))
-            .collect()
+        let there = self.0.iter().zip(flags).filter(|(_, flag)| *flag == 1);
+        there.map(|(name, _)| name.as_str()).collect()
     }
 
     fn metrics(&self) -> &[Metric] {

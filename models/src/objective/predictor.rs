@@ -41,7 +41,7 @@ pub struct Predictor {
 }
 
 impl Predictor {
-    /// A model whose projections are as `sites` says; `trainable` trains. Sequences are
+    /// A model whose projections are as `sites` says, and of which `trainable` trains. Sequences are
     /// padded with `pad_id`.
     pub fn new(
         model: Model,

@@ -7,7 +7,6 @@ use std::{collections::BTreeMap, time::Instant};
 
 use ailora::{
     AdaptConfig, Method, Trainable,
-    finetune::backend,
     ir::Draw,
     models::{
         batch::{Batch, Inputs, Shape, Targets},
@@ -15,6 +14,7 @@ use ailora::{
         head::Head,
         model::Model,
     },
+    run::backend,
     runtime::{
         backend::{Device, Precision},
         engine::{Engine, Fusion, PlanId},

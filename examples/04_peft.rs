@@ -7,8 +7,9 @@
 
 use ailora::{
     AdaptConfig, Method,
-    finetune::{Settings, Stage, finetune},
+    finetune::Settings,
     output::Existing,
+    run::Stage,
     runtime::train::{Control, Event},
 };
 
@@ -21,7 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         epochs: 1,
         ..Settings::default()
     };
-    finetune(&settings, folder.path(), Existing::Refuse, |stage| {
+    let run = settings.run()?;
+    run.fit(folder.path(), Existing::Refuse, |stage| {
         if let Stage::Training(Event::Evaluated { evaluation, .. }) = stage {
             println!(
                 "loss {:.3}, {:?}",

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt::Write, fs, path::Path, sync::Arc};
 
 use ailora::{
     AdaptConfig, Method,
-    finetune::{AdapterFolder, Model, Report, Settings, backend, finetune_task},
+    finetune::{AdapterFolder, Model, Settings},
     ir::{Draw, Type},
     models::{
         batch::{Batch, BatchError, Buckets, Encoded, Inputs, Shape, Targets},
@@ -18,6 +18,7 @@ use ailora::{
     },
     nn::Tensor,
     output::Existing,
+    run::{Report, backend},
     runtime::train::{Better, Control},
 };
 use serde_json::Value;
@@ -77,10 +78,8 @@ impl Objective for Tags {
 
     fn describe(&self, prediction: &Value) -> Value {
         let flags = flags(prediction).unwrap_or_default();
-        let names = self.0.iter().zip(flags);
-        names
-            .filter_map(|(name, flag)| (flag == 1).then(|| name.as_str()))
-            .collect()
+        let there = self.0.iter().zip(flags).filter(|(_, flag)| *flag == 1);
+        there.map(|(name, _)| name.as_str()).collect()
     }
 
     fn metrics(&self) -> &[Metric] {
@@ -209,13 +208,8 @@ pub fn train(folder: &Path, epochs: usize) -> Result<Report, Error> {
         ..Settings::default()
     };
     let output = folder.join("out");
-    Ok(finetune_task(
-        &task,
-        &settings,
-        &output,
-        Existing::Refuse,
-        |_| Control::Continue,
-    )?)
+    let run = settings.run_on(&task)?;
+    Ok(run.fit(&output, Existing::Refuse, |_| Control::Continue)?)
 }
 
 /// What the adapter of a folder says of a text.

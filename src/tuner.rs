@@ -18,7 +18,7 @@ use ailora_runtime::{
 };
 use thiserror::Error;
 
-use crate::finetune::groups;
+use crate::run::groups;
 
 /// A program that cannot be tuned.
 #[derive(Debug, Error)]

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
+    collective::CollectiveError,
     cpu::Cpu,
     cuda::{self, CudaError},
     optim::Stepper,
@@ -36,6 +37,9 @@ pub enum BackendError {
          cuda) that is there"
     )]
     Precision(Precision),
+    /// The ranks cannot go on together.
+    #[error(transparent)]
+    Ranks(#[from] CollectiveError),
     /// A program that is trained has no output of this name.
     #[error("the compiled program has no output `{0}`; training needs a loss and its gradients")]
     NoOutput(String),

@@ -1,5 +1,7 @@
 //! A model compiled for several shapes of input over one set of parameters.
 
+use std::sync::Arc;
+
 use ailora_graph::{
     checkpoint::checkpoint,
     fuse::{Report, cost::Costs, fuse, layout::Pack, placed},
@@ -10,6 +12,7 @@ use thiserror::Error;
 
 use crate::{
     backend::{Backend, BackendError},
+    collective::{Collective, CollectiveError, Single},
     cpu::Cpu,
     plan::{Plan, Step, plan, separate},
     run::{Outputs, Run, RunError, Value},
@@ -26,6 +29,9 @@ pub enum EngineError {
     /// An input or a parameter does not fit.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The ranks cannot go on together.
+    #[error(transparent)]
+    Ranks(#[from] CollectiveError),
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -57,6 +63,7 @@ pub struct Engine {
     backend: Box<dyn Backend>,
     fusion: Fusion,
     checkpoints: bool,
+    ranks: Arc<dyn Collective>,
 }
 
 impl Engine {
@@ -87,7 +94,20 @@ impl Engine {
             backend,
             fusion,
             checkpoints: false,
+            ranks: Arc::new(Single),
         }
+    }
+
+    /// This engine as one of several ranks, which train and evaluate together.
+    #[must_use]
+    pub fn among(mut self, ranks: Arc<dyn Collective>) -> Self {
+        self.ranks = ranks;
+        self
+    }
+
+    /// The ranks that this engine is one of.
+    pub fn ranks(&self) -> &Arc<dyn Collective> {
+        &self.ranks
     }
 
     /// Programs compiled from now on keep only what lies between blocks for their backward pass, and

@@ -15,8 +15,8 @@ use ailora_runtime::{
     run::Value,
     store::{Array, Params},
     train::{
-        Batches, Checkpoint, CheckpointError, Control, Event, Fit, Keep, MicroBatch, Outcome,
-        Progress, Trainer, Workload, fit,
+        Batches, Checkpoint, CheckpointError, Control, Event, Fit, Headline, Keep, MicroBatch,
+        Outcome, Progress, Trainer, Workload, fit,
     },
 };
 use indexmap::IndexMap;
@@ -89,6 +89,14 @@ struct Step {
 impl Workload for Rows {
     type Batch = Step;
     type Error = Infallible;
+
+    fn compile(&mut self, _: &mut Engine, _: usize) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn headline(&self) -> Option<Headline> {
+        None
+    }
 
     fn steps_per_epoch(&self) -> u64 {
         STEPS as u64

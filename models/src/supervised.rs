@@ -97,44 +97,6 @@ impl Supervised {
         &self.predictor
     }
 
-    /// Compiles every shape that the epochs and the evaluations will need, before the first step.
-    ///
-    /// # Errors
-    /// A shape cannot be built.
-    pub fn compile(&mut self, engine: &mut Engine, epochs: usize) -> Result<(), ObjectiveError> {
-        let mut shapes: Vec<(Shape, Pass)> = Vec::new();
-        for epoch in 0..epochs {
-            let plans = self.epoch_plans(epoch)?;
-            let shape = |plan| (self.predictor.shape(plan, &self.train), Pass::Train);
-            shapes.extend(plans.iter().map(shape));
-        }
-        let objective = self.predictor.objective();
-        for split in &self.held_out {
-            let pass = objective.evaluation_pass();
-            let shape = |plan| (self.predictor.shape(plan, &split.rows), pass);
-            shapes.extend(split.batches.iter().map(shape));
-        }
-        shapes.sort_unstable();
-        shapes.dedup();
-        for (shape, pass) in shapes {
-            self.predictor.plan(engine, shape, pass)?;
-        }
-        Ok(())
-    }
-
-    /// The score that makes the best epoch, on the first held-out split; none without any.
-    pub fn headline(&self) -> Option<Headline> {
-        let headline = self.predictor.objective().headline();
-        match &self.held_out[..] {
-            [] => None,
-            [_] => Some(headline),
-            [first, ..] => Some(Headline {
-                name: format!("{}_{}", first.name, headline.name),
-                ..headline
-            }),
-        }
-    }
-
     fn epoch_plans(&self, epoch: usize) -> Result<Vec<Plan>, BatchError> {
         training_epoch(
             self.predictor.objective().order(),
@@ -171,6 +133,40 @@ struct Part {
 impl Workload for Supervised {
     type Batch = Prepared;
     type Error = ObjectiveError;
+
+    fn compile(&mut self, engine: &mut Engine, epochs: usize) -> Result<(), ObjectiveError> {
+        let mut shapes: Vec<(Shape, Pass)> = Vec::new();
+        for epoch in 0..epochs {
+            let plans = self.epoch_plans(epoch)?;
+            let shape = |plan| (self.predictor.shape(plan, &self.train), Pass::Train);
+            shapes.extend(plans.iter().map(shape));
+        }
+        let objective = self.predictor.objective();
+        for split in &self.held_out {
+            let pass = objective.evaluation_pass();
+            let shape = |plan| (self.predictor.shape(plan, &split.rows), pass);
+            shapes.extend(split.batches.iter().map(shape));
+        }
+        shapes.sort_unstable();
+        shapes.dedup();
+        for (shape, pass) in shapes {
+            self.predictor.plan(engine, shape, pass)?;
+        }
+        Ok(())
+    }
+
+    /// On the first held-out split.
+    fn headline(&self) -> Option<Headline> {
+        let headline = self.predictor.objective().headline();
+        match &self.held_out[..] {
+            [] => None,
+            [_] => Some(headline),
+            [first, ..] => Some(Headline {
+                name: format!("{}_{}", first.name, headline.name),
+                ..headline
+            }),
+        }
+    }
 
     fn steps_per_epoch(&self) -> u64 {
         let steps = self.micro_batches_per_epoch();

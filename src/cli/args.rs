@@ -8,7 +8,7 @@ use std::{
 use ailora::{
     AdaptConfig, Method, Scaling,
     adapter::{Site, SiteOverride, Trainable},
-    finetune::{AdapterFolder, Model, Record, backend, read_settings, read_yaml, yaml},
+    finetune::{AdapterFolder, Model},
     limits,
     models::{
         closed::{Note, Unused},
@@ -18,6 +18,7 @@ use ailora::{
         task::Task,
     },
     output::Existing,
+    run::{Record, backend, read_settings, read_yaml, yaml},
     runtime::backend::{Backend, Device, Platform, Precision},
 };
 use clap::Args;

@@ -6,9 +6,10 @@ use std::{
 
 use ailora::{
     AdaptConfig, Method,
-    finetune::{AdapterFolder, Model, Settings, Stage, backend, data, finetune},
+    finetune::{AdapterFolder, Model, Settings, data},
     models::{embedded, task::Task},
     output::{Existing, File, Folder},
+    run::{Stage, backend},
     runtime::{
         backend::{Device, Precision},
         cpu::Cpu,
@@ -153,7 +154,7 @@ impl Run {
         bar.set_style(ProgressStyle::with_template(&style)?);
         let start = Instant::now();
         let (mut losses, mut trainable) = (Vec::new(), 0);
-        let report = finetune(settings, output, Existing::Refuse, |stage| {
+        let report = settings.run()?.fit(output, Existing::Refuse, |stage| {
             match stage {
                 Stage::Loaded { trainable: n, .. } => trainable = n,
                 Stage::Initialised { .. } | Stage::Notice(_) => {}

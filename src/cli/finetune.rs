@@ -5,7 +5,8 @@ use std::{
 
 use ailora::{
     Method,
-    finetune::{Report, Settings, Stage, finetune},
+    finetune::Settings,
+    run::{Report, Stage},
     runtime::{
         backend::{Device, Precision},
         optim::ScheduleKind,
@@ -163,7 +164,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     let existing = args.existing.of();
     let (settings, output) = args.settings()?;
     run_shown(&output, |watch| {
-        Ok(finetune(&settings, &output, existing, watch)?)
+        Ok(settings.run()?.fit(&output, existing, watch)?)
     })
 }
 

@@ -4,7 +4,7 @@ use ailora_models::task::Task;
 use ailora_runtime::store;
 use serde::Serialize;
 
-use super::Error;
+use crate::run::Error;
 
 /// `ailora.json`: what an adapter belongs to. [`Origin`](ailora_models::peft::Origin) reads it.
 #[derive(Clone, Debug, Serialize)]

@@ -6,7 +6,8 @@ use ailora_models::{head::Head, task::Task};
 use ailora_runtime::store::{self, Params};
 use serde_json::{Map, Value, json};
 
-use super::{Error, Model};
+use super::Model;
+use crate::run::Error;
 
 /// Writes a model folder: weights, configuration with the task's labels, tokenizer, and what says
 /// how to generate. Weights are float32, which loses nothing of what was trained or merged, and

@@ -14,7 +14,7 @@ use std::{
 };
 
 use ailora::{
-    finetune::{Settings, read_yaml},
+    finetune::Settings,
     ir::Draw,
     models::{
         batch::{Batch, Shape, Targets},
@@ -26,6 +26,7 @@ use ailora::{
         task::{Labels, Task},
         tokenizer::Tokenizer,
     },
+    run::read_yaml,
     runtime::{
         engine::Engine,
         init::initialise,

@@ -44,6 +44,30 @@ pub enum CollectiveError {
     },
 }
 
+/// Gives every rank all rows, of which each has those that it owns and nothing of the others.
+///
+/// # Errors
+/// A rank failed, or has another number of rows.
+pub fn gather(ranks: &dyn Collective, rows: &mut [Vec<f32>]) -> Result<(), CollectiveError> {
+    if ranks.world() == 1 {
+        return Ok(());
+    }
+    let mut lens: Vec<f64> = rows.iter().map(|row| row.len() as f64).collect();
+    ranks.sum_f64(&mut lens)?;
+    for (row, &len) in rows.iter_mut().zip(&lens) {
+        row.resize(len as usize, 0.0);
+    }
+    let mut all = rows.concat();
+    ranks.sum_f32(&mut all)?;
+    let mut rest = &all[..];
+    for row in rows {
+        let (own, more) = rest.split_at(row.len());
+        row.copy_from_slice(own);
+        rest = more;
+    }
+    Ok(())
+}
+
 /// One rank's side of ranks that work together.
 ///
 /// Sums are taken in the order of the ranks: the result has the same bits on all of them, at every run.

@@ -299,6 +299,21 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_gathered_from_their_owners() {
+        let row = |i: usize| vec![i as f32 + 0.5; 1 + i % 3];
+        let expected: Vec<Vec<f32>> = (0..21).map(row).collect();
+        let found = on_all(2, |rank| {
+            let own = |i: usize| if rank.owns(i) { row(i) } else { Vec::new() };
+            let mut rows: Vec<Vec<f32>> = (0..21).map(own).collect();
+            crate::collective::gather(&rank, &mut rows).unwrap();
+            rows
+        });
+        for rows in found {
+            assert_eq!(rows.unwrap(), expected);
+        }
+    }
+
+    #[test]
     fn a_rank_that_fails_ends_the_waiting_of_all() {
         // It says why, panics, or just ends.
         for way in 0..3 {

@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 use super::{Cpu, execute, run_in};
 use crate::{
     backend::BackendError,
+    collective::Collective,
     optim::{AdamW, Moments, Share, Stepper, Update, Updated, global_norm},
     run::Run,
     weights::Weights,
@@ -54,11 +55,12 @@ impl Stepper for Cpu {
             execute(step, memory, run.draw);
         })?;
         let loss = outputs.get("loss").and_then(<[f32]>::first);
-        if share.index == 0 {
-            training.losses.clear();
+        let loss = *loss.ok_or_else(missing)?;
+        if share.first {
+            training.losses = vec![0.0; share.of];
         }
-        training.losses.push(*loss.ok_or_else(missing)?);
-        let is_first = share.index == 0;
+        training.losses[share.index] = loss;
+        let is_first = share.first;
         let share = share.weight;
         for (name, sum) in &mut training.gradients {
             let output = gradient_name(name);
@@ -71,6 +73,26 @@ impl Stepper for Cpu {
                     *sum + share * g
                 };
             }
+        }
+        Ok(())
+    }
+
+    fn reduce(
+        &mut self,
+        adamw: &AdamW,
+        _: &Weights,
+        ranks: &dyn Collective,
+        of: usize,
+    ) -> Result<(), BackendError> {
+        let training = self.training.get_or_insert_with(|| Training::new(adamw));
+        if !(0..of).any(|index| ranks.owns(index)) {
+            training.losses = vec![0.0; of];
+            let gradients = training.gradients.values_mut();
+            gradients.for_each(|gradient| gradient.fill(0.0));
+        }
+        ranks.sum_f32(&mut training.losses)?;
+        for gradient in training.gradients.values_mut() {
+            ranks.sum_f32(gradient)?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     backend::BackendError,
+    collective::Collective,
     kernels::device::Element,
     optim::{AdamW, AdamWConfig, Moments, Share, Stepper, Update, Updated},
     plan::Plan,
@@ -311,7 +312,7 @@ impl Stepper for Cuda {
             state.sources[&id].1.at(0),
             state.gradients.at(0),
             u64::from(share.weight.to_bits()),
-            u64::from(share.index == 0),
+            u64::from(share.first),
             loss,
             state.outcome.at(0),
             share.index as u64,
@@ -320,6 +321,42 @@ impl Stepper for Cuda {
         // SAFETY: as the kernel declares them; the gradients are those of the plan that was executed, in
         // the arena as it is, and there is room for the loss.
         unsafe { device.launch(&state.functions[0], grid, (THREADS, 0), &arguments)? };
+        Ok(())
+    }
+
+    /// Through the host, which waits for the device.
+    fn reduce(
+        &mut self,
+        adamw: &AdamW,
+        weights: &Weights,
+        ranks: &dyn Collective,
+        of: usize,
+    ) -> Result<(), BackendError> {
+        if self.training.optimizer.is_none() {
+            let state = Optimizer::new(&self.resources, adamw, weights)?;
+            self.training.optimizer = Some(state);
+        }
+        let state = self.training.optimizer.as_mut().ok_or_else(missing)?;
+        let device = &self.resources.device;
+        state.reserve(device, of)?;
+        let mut losses = vec![0.0; of];
+        let behind = size_of::<Outcome>();
+        device.download(&state.outcome, behind, &mut losses)?;
+        let owned: Vec<bool> = (0..of).map(|index| ranks.owns(index)).collect();
+        for (loss, owned) in losses.iter_mut().zip(&owned) {
+            if !owned {
+                *loss = 0.0;
+            }
+        }
+        let len = state.ranges.values().map(|(_, len)| len).sum();
+        let mut gradients = vec![0.0; len];
+        if owned.contains(&true) {
+            device.download(&state.gradients, 0, &mut gradients)?;
+        }
+        ranks.sum_f32(&mut losses)?;
+        ranks.sum_f32(&mut gradients)?;
+        device.upload(&losses, &state.outcome, behind)?;
+        device.upload(&gradients, &state.gradients, 0)?;
         Ok(())
     }
 

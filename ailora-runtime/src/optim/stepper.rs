@@ -1,7 +1,7 @@
 use indexmap::IndexMap;
 
 use super::{AdamW, Moments};
-use crate::{backend::BackendError, run::Run, weights::Weights};
+use crate::{backend::BackendError, collective::Collective, run::Run, weights::Weights};
 
 /// The optimiser's part of a training step, where a backend computes: it holds the gradients there.
 ///
@@ -22,6 +22,19 @@ pub trait Stepper {
         adamw: &AdamW,
         run: Run<'_, '_>,
         share: Share,
+    ) -> Result<(), BackendError>;
+
+    /// Replaces the step's gradients and the losses of its `of` micro-batches by their sums over the
+    /// ranks, each of which has accumulated those that it [owns](Collective::owns), perhaps none.
+    ///
+    /// # Errors
+    /// A rank or the device failed.
+    fn reduce(
+        &mut self,
+        adamw: &AdamW,
+        weights: &Weights,
+        ranks: &dyn Collective,
+        of: usize,
     ) -> Result<(), BackendError>;
 
     /// Makes or queues an update from the gradients; none is made where a loss or their norm is not
@@ -60,6 +73,8 @@ pub struct Share {
     pub index: usize,
     /// How many there are.
     pub of: usize,
+    /// Whether it is the first that is accumulated here.
+    pub first: bool,
     /// Its targets over the step's.
     pub weight: f32,
 }

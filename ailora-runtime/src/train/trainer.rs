@@ -1,12 +1,14 @@
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use ailora_graph::ir::Draw;
+use crc32c::crc32c_append;
 use indexmap::IndexMap;
 use thiserror::Error;
 
 use super::{Checkpoint, CheckpointError};
 use crate::{
     backend::BackendError,
+    collective::{Collective, CollectiveError},
     engine::{Engine, EngineError, PlanId},
     optim::{AdamW, Moments, Schedule, Share, Update},
     run::Value,
@@ -35,6 +37,20 @@ pub enum TrainError {
     /// The optimiser could not run.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// The ranks cannot go on together.
+    #[error(transparent)]
+    Ranks(#[from] CollectiveError),
+    /// Ranks that do not train the same.
+    #[error(
+        "after step {step}, rank {rank} has other values of what is trained than rank 0; start anew \
+         from a checkpoint, with the same version and files on every rank"
+    )]
+    Apart {
+        /// Updates made.
+        step: u64,
+        /// The rank.
+        rank: usize,
+    },
 }
 
 /// Part of a step's batch: inputs for one compiled program.
@@ -173,15 +189,25 @@ impl Trainer {
     /// Makes a step or queues it, behind `before` that are not waited for yet.
     fn queue(&mut self, batch: &[MicroBatch<'_>], before: usize) -> Result<Queued, TrainError> {
         let shares = shares(batch);
+        let ranks = self.engine.ranks().clone();
+        let mut first = true;
         for (index, (micro, &share)) in batch.iter().zip(&shares).enumerate() {
-            let (backend, run) = self.engine.prepared(micro.plan, &micro.inputs, self.draw);
-            let share = Share {
-                index,
-                of: batch.len(),
-                weight: share as f32,
-            };
-            backend.accumulate(&self.optimizer, run, share)?;
+            if ranks.owns(index) {
+                let (backend, run) = self.engine.prepared(micro.plan, &micro.inputs, self.draw);
+                let share = Share {
+                    index,
+                    of: batch.len(),
+                    first: std::mem::take(&mut first),
+                    weight: share as f32,
+                };
+                backend.accumulate(&self.optimizer, run, share)?;
+            }
+            // Each micro-batch has draws of its own, whichever rank it is on.
             self.draw.step += 1;
+        }
+        let (backend, weights) = self.engine.backend_mut();
+        if ranks.world() > 1 {
+            backend.reduce(&self.optimizer, weights, &*ranks, batch.len())?;
         }
         let step = self.optimizer.step() + 1 + before as u64;
         let lr = rate(self.lr, self.schedule, step, batch);
@@ -192,7 +218,6 @@ impl Trainer {
             batches: batch.len(),
             follows: before > 0,
         };
-        let (backend, weights) = self.engine.backend_mut();
         backend.update(&mut self.optimizer, weights, update)?;
         Ok(Queued {
             step,
@@ -222,6 +247,38 @@ impl Trainer {
             self.optimizer.advance();
         }
         Ok(report)
+    }
+
+    /// The ranks that this trainer is one of.
+    pub fn ranks(&self) -> &Arc<dyn Collective> {
+        self.engine.ranks()
+    }
+
+    /// Checks that all ranks have the same values of what is trained, by a checksum.
+    ///
+    /// # Errors
+    /// One has others, or failed.
+    pub fn check_ranks(&self) -> Result<(), TrainError> {
+        let ranks = self.engine.ranks();
+        if ranks.world() == 1 {
+            return Ok(());
+        }
+        let mut checksum = 0;
+        for (name, array) in self.trained()? {
+            checksum = crc32c_append(checksum, name.as_bytes());
+            checksum = crc32c_append(checksum, bytemuck::cast_slice(&array.data));
+        }
+        // Each has a place of its own in the sum.
+        let mut all = vec![0.0; ranks.world()];
+        all[ranks.rank()] = f64::from(checksum);
+        ranks.sum_f64(&mut all)?;
+        match all.iter().position(|other| *other != all[0]) {
+            None => Ok(()),
+            Some(rank) => Err(TrainError::Apart {
+                step: self.steps_done(),
+                rank,
+            }),
+        }
     }
 
     /// How many updates were made.

@@ -44,12 +44,12 @@ impl Format for Csv {
             separator: self.separator,
             line: 1,
         };
-        let Some((_, header)) = rows.next_row()? else {
+        let Some(header) = rows.next_row()? else {
             return Ok(());
         };
-        let names: Vec<&str> = header.iter().map(|name| &**name).collect();
+        let names: Vec<&str> = header.cells.iter().map(|name| &**name).collect();
         sink.columns(path, &names)?;
-        while let Some((line, cells)) = rows.next_row()? {
+        while let Some(Row { line, cells }) = rows.next_row()? {
             if cells.len() != names.len() {
                 return Err(DataError::Columns {
                     path: path.to_owned(),
@@ -64,6 +64,7 @@ impl Format for Csv {
                 });
             }
             let fields = names.iter().zip(cells);
+            let fields = fields.filter(|(name, _)| source.reads(name));
             let fields =
                 fields.map(|(name, cell)| (Cow::Borrowed(*name), cell.into_owned().into()));
             sink.record(Record::new(path, Place::Line(line), fields.collect()))?;
@@ -72,7 +73,13 @@ impl Format for Csv {
     }
 }
 
-/// The rows of a file, each with the number of the line that it begins on.
+/// A row, and the number of the line that it begins on.
+struct Row<'a> {
+    line: usize,
+    cells: Vec<Cow<'a, str>>,
+}
+
+/// The rows of a file.
 struct Rows<'a> {
     path: &'a Path,
     rest: &'a [u8],
@@ -81,11 +88,11 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn next_row(&mut self) -> Result<Option<(usize, Vec<Cow<'a, str>>)>, DataError> {
+    fn next_row(&mut self) -> Result<Option<Row<'a>>, DataError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let first = self.line;
+        let line = self.line;
         let mut cells = Vec::new();
         loop {
             let column = cells.len() + 1;
@@ -100,7 +107,7 @@ impl<'a> Rows<'a> {
             self.rest = self.rest.strip_prefix(b"\r").unwrap_or(self.rest);
             self.rest = self.rest.strip_prefix(b"\n").unwrap_or(self.rest);
             self.line += 1;
-            return Ok(Some((first, cells)));
+            return Ok(Some(Row { line, cells }));
         }
     }
 

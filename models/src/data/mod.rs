@@ -86,6 +86,11 @@ impl<'a> Source<'a> {
             columns,
         }
     }
+
+    /// Whether a column is read; a table may leave others out of its records.
+    pub fn reads(&self, column: &str) -> bool {
+        self.columns.contains(&column)
+    }
 }
 
 /// What takes the records of a file.

@@ -32,7 +32,7 @@ fn read(format: Value, bytes: impl AsRef<[u8]>) -> Result<Vec<Value>, String> {
     let choice: Choice = serde_json::from_value(format).unwrap();
     let format = choice.make("format", &FORMATS)?;
     let mut collected = Collected::default();
-    let source = Source::new(Path::new("data"), bytes.as_ref(), &["text"]);
+    let source = Source::new(Path::new("data"), bytes.as_ref(), &["text", "label", "n"]);
     let read = format.read(&source, &mut collected);
     read.map_err(|error| error.to_string())?;
     Ok(collected.records)
@@ -155,8 +155,8 @@ fn lines_of_json_have_values_of_any_kind_in_their_order() {
 fn formats_and_their_options_are_known() {
     for (format, expected) in [
         (
-            json!("tvs"),
-            "`format`: `tvs` is not known; expected one of tsv, csv, json, jsonl; did you mean `tsv`?",
+            json!("tsvs"),
+            "`format`: `tsvs` is not known; expected one of tsv, csv, json, jsonl; did you mean `tsv`?",
         ),
         (
             json!({"tsv": {"headr": []}}),

@@ -50,6 +50,7 @@ impl Format for Tsv {
 
         let multiline = self.multiline.as_ref();
         let start = multiline.and_then(|column| names.iter().position(|name| name == column));
+        let read: Vec<bool> = names.iter().map(|name| source.reads(name)).collect();
         while let Some(line) = lines.next_line(path, &names)? {
             let number = lines.number;
             let row = match start {
@@ -67,9 +68,10 @@ impl Format for Tsv {
                     found,
                 });
             }
-            let cells = names.iter().zip(row.split('\t'));
-            let cells = cells.map(|(name, cell)| (Cow::Borrowed(*name), cell.into()));
-            sink.record(Record::new(path, Place::Line(number), cells.collect()))?;
+            let cells = names.iter().zip(row.split('\t')).zip(&read);
+            let cells = cells.filter(|(_, read)| **read);
+            let fields = cells.map(|((name, cell), _)| (Cow::Borrowed(*name), cell.into()));
+            sink.record(Record::new(path, Place::Line(number), fields.collect()))?;
         }
         Ok(())
     }

@@ -17,7 +17,8 @@ use crate::{
 ///
 /// A target is the answer with the character it starts at, or null where there is none; of an encoded
 /// row, the answer's first and last token. A question without an answer has the first token of the
-/// row for both, as in SQuAD 2.0. There is no metric: the score is the mean loss.
+/// row for both, as in SQuAD 2.0. Padding is among the places that may be chosen, as in transformers.
+/// There is no metric: the score is the mean loss.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Extractive {

@@ -6,6 +6,7 @@ use ailora_graph::{
 };
 use ailora_runtime::{
     backend::Precision,
+    collective::gather,
     engine::{Engine, EngineError, PlanId},
     passes::{LOSS, Passes},
 };
@@ -40,7 +41,7 @@ pub struct Predictor {
 }
 
 impl Predictor {
-    /// A model whose projections are as `sites` says; `trainable` trains. Sequences are
+    /// A model whose projections are as `sites` says, and of which `trainable` trains. Sequences are
     /// padded with `pad_id`.
     pub fn new(
         model: Model,
@@ -156,7 +157,11 @@ impl Predictor {
         batches: &[Plan],
     ) -> Result<Vec<Vec<f32>>, ObjectiveError> {
         let mut logits = vec![Vec::new(); rows.len()];
-        for plan in batches {
+        let ranks = engine.ranks().clone();
+        for (index, plan) in batches.iter().enumerate() {
+            if !ranks.owns(index) {
+                continue;
+            }
             let batch = Batch::new(plan, rows, self.pad_id)?;
             let shape = self.shape(plan, rows);
             let found = self.outputs(engine, shape, &batch)?;
@@ -164,6 +169,7 @@ impl Predictor {
                 logits[row] = found;
             }
         }
+        gather(&*ranks, &mut logits).map_err(EngineError::from)?;
         let odd = logits.iter().enumerate().find_map(|(row, logits)| {
             let value = logits.iter().find(|x| !x.is_finite())?;
             Some((row, *value))
@@ -205,7 +211,11 @@ impl Predictor {
     /// As [`logits`](Self::logits), and a row without a target.
     pub fn loss(&mut self, engine: &mut Engine, split: &HeldOut) -> Result<f64, ObjectiveError> {
         let (mut sum, mut count) = (0.0, 0);
+        let ranks = engine.ranks().clone();
         for (plan, step) in split.batches.iter().zip(0..) {
+            if !ranks.owns(step as usize) {
+                continue;
+            }
             let seed = split.seed;
             let batch = self.batch(plan, &split.rows, Draw { seed, step })?;
             // The mean over no targets is no number.
@@ -220,10 +230,13 @@ impl Predictor {
             sum += loss.iter().map(|&x| f64::from(x)).sum::<f64>() * batch.targets.count as f64;
             count += batch.targets.count;
         }
-        if count == 0 {
+        let mut totals = [sum, count as f64];
+        ranks.sum_f64(&mut totals).map_err(EngineError::from)?;
+        let [sum, count] = totals;
+        if count == 0.0 {
             return Err(MetricError::Empty.into());
         }
-        let value = sum / count as f64;
+        let value = sum / count;
         match value.is_finite() {
             true => Ok(value),
             false => Err(ObjectiveError::Loss {

@@ -138,7 +138,7 @@ struct Loader<'a> {
     columns: &'a [&'a str],
     examples: Vec<Example>,
     unused: IndexSet<String>,
-    /// Whether the file names its columns once.
+    /// Whether the file names its columns once, before its records.
     is_table: bool,
 }
 

@@ -613,7 +613,7 @@ fn a_description_has_every_field_once_and_known() {
             "every sixth",
             "unknown variant `every sixth`",
         ),
-        ("\"csv\"", "\"cvs\"", "did you mean `csv`?"),
+        ("\"csv\"", "\"csvs\"", "did you mean `csv`?"),
     ] {
         let error = change(from, to);
         assert!(error.contains(expected), "{error}");

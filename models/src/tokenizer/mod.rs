@@ -5,6 +5,7 @@ mod convert;
 mod error;
 pub mod fields;
 pub mod gguf;
+mod join;
 mod limits;
 mod load;
 mod places;
@@ -17,12 +18,10 @@ pub mod train;
 use std::path::Path;
 
 use rayon::prelude::*;
-use tokenizers::{
-    Encoding as Tokens, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy,
-    truncate_encodings,
-};
+use tokenizers::{Encoding as Tokens, TruncationDirection};
 
 pub use error::TokenizerError;
+pub use places::Places;
 
 use crate::closed::Note;
 
@@ -239,63 +238,6 @@ impl Tokenizer {
             .map(|text| limits::bounded(|| self.inner.encode_fast(text, false)));
         let tokens: Result<Vec<Tokens>, String> = tokens.collect();
         tokens.map_err(TokenizerError::Encode)
-    }
-
-    /// Truncates the tokens of one or two texts and puts the special tokens around them.
-    fn combine(&self, tokens: Vec<Tokens>, max_len: usize) -> Result<Encoding, TokenizerError> {
-        self.encoding(self.join(tokens, max_len)?)
-    }
-
-    /// The tokens of one or two texts, truncated and with the special tokens around them; and whether
-    /// any were cut.
-    fn join(
-        &self,
-        mut tokens: Vec<Tokens>,
-        max_len: usize,
-    ) -> Result<(Tokens, bool), TokenizerError> {
-        for (segment, tokens) in tokens.iter_mut().enumerate() {
-            tokens.set_type_ids(vec![segment as u32; tokens.len()]);
-        }
-        let mut tokens = tokens.into_iter();
-        let text = tokens.next().unwrap_or_default();
-        let pair = tokens.next();
-
-        let processor = self.inner.get_post_processor();
-        let special = processor.map_or(0, |p| p.added_tokens(pair.is_some()));
-        if max_len <= special {
-            return Err(TokenizerError::TooShort { max_len, special });
-        }
-        let length = text.len() + pair.as_ref().map_or(0, Tokens::len);
-        let params = TruncationParams {
-            max_length: max_len - special,
-            strategy: TruncationStrategy::LongestFirst,
-            direction: self.truncation,
-            stride: 0,
-        };
-        let whole = limits::bounded(|| {
-            let (text, pair) = truncate_encodings(text, pair, &params)?;
-            self.inner.post_process(text, pair, true)
-        });
-        let whole = whole.map_err(TokenizerError::Encode)?;
-        Ok((whole, length > max_len - special))
-    }
-
-    /// What the model reads of tokens.
-    fn encoding(&self, (whole, cut): (Tokens, bool)) -> Result<Encoding, TokenizerError> {
-        let mut type_ids = whole.get_type_ids().to_vec();
-        if !self.segments {
-            type_ids.fill(0);
-        }
-        if let Some(limit) = self.segment_limit
-            && let Some(&segment) = type_ids.iter().find(|&&segment| segment as usize >= limit)
-        {
-            return Err(TokenizerError::Segment { segment, limit });
-        }
-        Ok(Encoding {
-            ids: whole.get_ids().to_vec(),
-            type_ids,
-            cut,
-        })
     }
 }
 

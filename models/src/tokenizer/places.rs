@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use super::{Encoding, Tokenizer, TokenizerError, limits};
 
+/// Of each token, the characters of a text that it is from, if it is from any.
+pub type Places = Vec<Option<Range<usize>>>;
+
 impl Tokenizer {
     /// Encodes a pair as [`Tokenizer::encode`] does, and says of each token which characters of the
     /// second text it is from: Unicode code points, as Python counts them. Tokens of the first text
@@ -16,7 +19,7 @@ impl Tokenizer {
         text: &str,
         pair: &str,
         max_len: usize,
-    ) -> Result<(Encoding, Vec<Option<Range<usize>>>), TokenizerError> {
+    ) -> Result<(Encoding, Places), TokenizerError> {
         let tokens = [text, pair].map(|text| {
             let tokens = limits::bounded(|| self.inner.encode_char_offsets(text, false));
             tokens.map_err(TokenizerError::Encode)

@@ -1,12 +1,11 @@
 use std::path::{Path, PathBuf};
 
-use ailora_models::pretrained::Pretrained;
 use indexmap::IndexMap;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{Error, Settings, SettingsError, hex, sha256, yaml};
+use super::{Identity, SettingsError, hash::hex, yaml};
 
 /// What the file is called.
 pub(crate) const NAME: &str = "run.json";
@@ -26,27 +25,13 @@ const FREE: [&str; 10] = [
     "valid",
 ];
 
-/// Files of a model's folder, beside its weights, that change what is trained.
-const MODEL_FILES: [&str; 10] = [
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "spm.model",
-    "tokenizer.model",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-];
-
 /// What a run was made of: enough to make it again, and to know whether another is the same.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Manifest<S = Settings> {
+pub struct Manifest {
     /// The version of this crate.
     pub version: String,
     /// Everything that was set.
-    pub settings: S,
+    pub settings: Value,
     /// The hashes of the base model's `weights`, and of its other files by name; none where there is
     /// no base.
     pub base_sha256: IndexMap<String, String>,
@@ -58,45 +43,19 @@ pub struct Manifest<S = Settings> {
     pub fingerprint: String,
 }
 
-/// The hashes of a model's files.
-///
-/// # Errors
-/// A file cannot be read.
-pub(crate) fn base(model: &Pretrained) -> Result<IndexMap<String, String>, Error> {
-    let mut hashes = IndexMap::from([("weights".to_owned(), model.sha256.clone())]);
-    for name in MODEL_FILES {
-        let path = model.dir.join(name);
-        if path.is_file() {
-            hashes.insert(name.to_owned(), sha256(&path)?);
-        }
-    }
-    Ok(hashes)
-}
-
-impl<S: Clone + Serialize> Manifest<S> {
-    /// The manifest of a run on a base and on these files, each with the name it has there.
-    ///
-    /// # Errors
-    /// A data file cannot be read.
-    pub fn new(
-        settings: &S,
-        base: IndexMap<String, String>,
-        files: impl IntoIterator<Item = (String, PathBuf)>,
-    ) -> Result<Self, Error> {
-        let hashed = files.into_iter();
-        let data_sha256 = hashed
-            .map(|(name, path)| Ok((name, sha256(&path)?)))
-            .collect::<Result<_, Error>>()?;
+impl Manifest {
+    /// The manifest of a run.
+    pub fn new(identity: &Identity) -> Self {
         let mut manifest = Self {
             version: env!("CARGO_PKG_VERSION").into(),
-            settings: settings.clone(),
-            base_sha256: base,
-            data_sha256,
+            settings: identity.settings.clone(),
+            base_sha256: identity.base.clone(),
+            data_sha256: identity.data.clone(),
             threads: rayon::current_num_threads(),
             fingerprint: String::new(),
         };
         manifest.fingerprint = fingerprint(&manifest.json());
-        Ok(manifest)
+        manifest
     }
 
     fn json(&self) -> Map<String, Value> {
@@ -267,12 +226,16 @@ mod tests {
     use ailora_graph::{AdaptConfig, Method};
 
     use super::*;
+    use crate::finetune::Settings;
 
     /// The manifest of settings, and the record that it leaves.
     fn manifest(settings: &Settings, config: &str) -> (Manifest, Record) {
         let hash = |name: &str, hash: &str| (name.to_owned(), hash.to_owned());
-        let base = IndexMap::from([hash("weights", "1"), hash("config.json", config)]);
-        let manifest = Manifest::new(settings, base, []).unwrap();
+        let manifest = Manifest::new(&Identity {
+            settings: serde_json::to_value(settings).unwrap(),
+            base: IndexMap::from([hash("weights", "1"), hash("config.json", config)]),
+            ..Identity::default()
+        });
         let json = serde_json::to_value(&manifest).unwrap();
         let record = Record::from_json(Path::new(NAME), json).unwrap();
         (manifest, record)

@@ -3,8 +3,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ailora_graph::adapter::{Layout, Site};
-use ailora_models::{peft::Adapter, task::Task};
 use ailora_runtime::{
     store,
     train::{Checkpoint, CheckpointError, Event, Outcome, Progress, StepReport, Trainer},
@@ -12,12 +10,11 @@ use ailora_runtime::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{About, Error, Manifest, Model, Record, Report, Settings, manifest};
+use super::{Error, Manifest, Record, Report, manifest};
 use crate::{
     log::{JsonLines, TensorBoard},
     output::{Existing, Folder, OutputError, RUN},
 };
-use ailora_runtime::store::Params;
 
 /// The folder of a run:
 ///
@@ -59,15 +56,18 @@ impl Output {
     /// # Errors
     /// It cannot be written; it is an input; another run is at work there; it holds something that
     /// `existing` does not let go; or a run that goes on was started with other settings or files.
-    pub fn open<S: Clone + Serialize>(
+    pub fn open(
         folder: &Path,
         existing: Existing,
-        manifest: &Manifest<S>,
-        inputs: &[&Path],
+        manifest: &Manifest,
+        inputs: &[PathBuf],
         writes: &[&str],
     ) -> Result<Self, Error> {
         let mut output = Self {
-            folder: Folder::claim(folder, inputs)?,
+            folder: Folder::claim(
+                folder,
+                &inputs.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
+            )?,
             record: None,
             logs: None,
             last_step: std::time::Instant::now(),
@@ -96,13 +96,13 @@ impl Output {
         Ok(output)
     }
 
-    /// Where checkpoints go.
-    pub fn checkpoint_path(&self) -> PathBuf {
-        self.path("checkpoint.safetensors")
+    /// Where the checkpoints of a run in a folder go.
+    pub fn checkpoint_in(folder: &Path) -> PathBuf {
+        folder.join("checkpoint.safetensors")
     }
 
     /// What stands for everything that fixes the run.
-    pub(crate) fn fingerprint<S>(&self, manifest: &Manifest<S>) -> String {
+    pub(crate) fn fingerprint(&self, manifest: &Manifest) -> String {
         let record = self.record.as_ref().map(Record::fingerprint);
         record.unwrap_or(&manifest.fingerprint).to_owned()
     }
@@ -112,9 +112,9 @@ impl Output {
     ///
     /// # Errors
     /// The checkpoints are damaged or of another run.
-    pub(crate) fn restore<S: Clone + Serialize>(
+    pub(crate) fn restore(
         &self,
-        manifest: &Manifest<S>,
+        manifest: &Manifest,
         trainer: &mut Trainer,
         progress: &mut Progress,
         say: impl FnMut(String),
@@ -133,11 +133,7 @@ impl Output {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub(crate) fn start<S: Clone + Serialize>(
-        &mut self,
-        manifest: &Manifest<S>,
-        trainer: &Trainer,
-    ) -> Result<(), Error> {
+    pub(crate) fn start(&mut self, manifest: &Manifest, trainer: &Trainer) -> Result<(), Error> {
         self.write_json(manifest::NAME, manifest)?;
         let path = self.path("train.jsonl");
         let rows = JsonLines::open(&path, trainer.steps_done());
@@ -155,7 +151,7 @@ impl Output {
         fingerprint: &str,
         mut say: impl FnMut(String),
     ) -> Result<Option<(Checkpoint, Progress)>, Error> {
-        let path = self.checkpoint_path();
+        let path = Self::checkpoint_in(self.folder.path());
         let before = Checkpoint::before(&path);
         let load = |path: &Path| match path.exists() {
             true => Checkpoint::load(path, fingerprint).map(Some),
@@ -267,49 +263,6 @@ impl Output {
         metrics["kept"] = json!(report.kept.as_ref().map(|kept| kept.epoch));
         metrics["epochs"] = json!(report.evaluations);
         self.write_json("metrics.json", &metrics)
-    }
-
-    /// Writes the adapter as PEFT loads it, and what it is beside it.
-    ///
-    /// # Errors
-    /// A file cannot be written.
-    pub fn write_adapter(
-        &self,
-        adapter: &Adapter,
-        settings: &Settings,
-        task: &Task,
-        sites: &[Site],
-        base_sha256: &str,
-    ) -> Result<(), Error> {
-        adapter.save(self.folder.path(), &settings.model, task.head())?;
-        let described: Vec<serde_json::Value> = sites
-            .iter()
-            .filter(|site| site.spec.trains())
-            .map(|site| {
-                json!({
-                    "path": site.path,
-                    "strategy": format!("{:?}", site.spec.strategy),
-                    "shape": [site.out_features, site.in_features],
-                    "layout": if site.layout == Layout::OutIn { "out_in" } else { "in_out" },
-                    "lr": site.spec.lr,
-                    "scale": site.spec.scale(),
-                    "dropout": site.spec.dropout,
-                })
-            })
-            .collect();
-        let mut about = About::new(&settings.model, task, base_sha256);
-        about.seed = Some(settings.seed);
-        about.max_length = Some(settings.max_length);
-        about.sites = described;
-        about.write(self.folder.path())
-    }
-
-    /// Writes a fully trained model as a folder of its own.
-    ///
-    /// # Errors
-    /// A file cannot be written.
-    pub fn write_model(&self, model: &Model, task: &Task, params: &Params) -> Result<(), Error> {
-        super::write_model(model, task, params, self.folder.path())
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {

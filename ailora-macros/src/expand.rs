@@ -5,7 +5,6 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::{DeriveInput, Error, WherePredicate, parse_quote};
 
 use crate::{
-    adapter::Adapter,
     check::Adapters,
     krate,
     number::Number,
@@ -35,7 +34,10 @@ pub fn structure(input: &DeriveInput, parts: &[Part], adapters: &Adapters) -> To
     let assertions = assertions(&krate, parts, adapters);
     let visits = parts.iter().map(|part| {
         let member = &part.member;
-        visit(&krate, part, &quote!(&self.#member), adapters.of(part))
+        let spec = adapters
+            .of(part)
+            .map(|adapter| adapters.spec(adapter, &krate));
+        visit(&krate, part, &quote!(&self.#member), spec)
     });
     let bounds = parts
         .iter()
@@ -115,11 +117,10 @@ fn visit(
     krate: &TokenStream,
     Part { ty, cfg, place, .. }: &Part,
     field: &TokenStream,
-    adapter: Option<&Adapter>,
+    spec: Option<TokenStream>,
 ) -> TokenStream {
-    match (place, adapter) {
-        (Place::Named(name), Some(adapter)) => {
-            let spec = adapter.spec(krate);
+    match (place, spec) {
+        (Place::Named(name), Some(spec)) => {
             quote!(#(#cfg)* visitor.adapted::<#ty>(#name, #field, #spec);)
         }
         (Place::Named(name), None) => quote!(#(#cfg)* visitor.child::<#ty>(#name, #field);),
@@ -133,21 +134,29 @@ fn visit(
 /// The conditions on constants that only the compiler can evaluate.
 fn assertions(krate: &TokenStream, parts: &[Part], adapters: &Adapters) -> Vec<TokenStream> {
     let ranks = parts.iter().filter_map(|part| {
-        let rank = adapters.of(part)?.rank.as_ref()?;
+        let adapter = adapters.of(part)?;
         let Part { ty, cfg, .. } = part;
-        let message = format!(
-            "the rank of `{}` is above min(in, out) of its weight: choose a smaller rank",
-            part.name()
+        let name = part.name();
+        let zero = format!("the rank of `{name}` must be a positive integer, such as 8");
+        let large = format!(
+            "the rank of `{name}` is above min(in, out) of its weight: choose a smaller rank"
         );
-        let operand = rank.operand();
-        let fits = quote_spanned! { rank.span()=>
-            ::core::assert!(#operand <= <#ty as #krate::Projection>::MAX_RANK, #message);
-        };
-        let conditions = rank.assertion().into_iter().chain([fits]);
-        Some(conditions.map(move |condition| quote!(#(#cfg)* #condition)))
+        let call = adapter.call(krate);
+        let within = quote!(#krate::AdapterSpec::has_rank_within);
+        let span = adapter.span();
+        Some([
+            quote_spanned! { span=>
+                #(#cfg)* ::core::assert!(#within(&#call, 1, ::core::primitive::usize::MAX), #zero);
+            },
+            quote_spanned! { span=>
+                #(#cfg)*
+                ::core::assert!(#within(&#call, 0, <#ty as #krate::Projection>::MAX_RANK), #large);
+            },
+        ])
     });
+    let needs = adapters.assertions(krate);
     let numbers = adapters.numbers.iter().filter_map(Number::assertion);
-    ranks.flatten().chain(numbers).collect()
+    ranks.flatten().chain(needs).chain(numbers).collect()
 }
 
 /// What a field's type must be, if that depends on a type parameter.

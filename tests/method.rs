@@ -14,7 +14,8 @@ use ailora::{
     grad::gradients,
     ir::{Bindings, Draw, Id, Op, Program, ProgramError, Tensor, Type, ops::elementwise::Unary},
     method::{
-        Adapter as Method, AdapterParameter, Operands, Projected, Start, constructors::random,
+        Adapter as Method, AdapterParameter, METHODS, Operands, Projected, Start,
+        constructors::random,
     },
     models::{
         batch::{Batch, Targets},
@@ -35,6 +36,16 @@ use safetensors::{Dtype, tensor::TensorView};
 #[test]
 fn the_example_trains_saves_loads_and_merges() {
     example::main().unwrap();
+}
+
+#[test]
+fn the_book_describes_every_method() {
+    let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/methods.md");
+    let book = fs::read_to_string(book).unwrap();
+    for method in METHODS {
+        let row = format!("| `{}`", method.name());
+        assert!(book.contains(&row), "{row}");
+    }
 }
 
 fn site(path: &str, [out, inputs]: [usize; 2], spec: AdapterSpec) -> Site {

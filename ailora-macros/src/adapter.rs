@@ -1,6 +1,6 @@
 //! What is said of one field's adapter.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::{Error, Expr, ExprPath, Ident, Result, punctuated::Punctuated, spanned::Spanned, token};
 
@@ -63,8 +63,18 @@ impl Adapter {
         } = self;
         let ExprPath { qself, path, .. } = constructor;
         let own = qself.is_some() || path.leading_colon.is_some() || path.segments.len() > 1;
-        let module = (!own).then(|| quote!(#krate::method::constructors::));
-        let args = quote_spanned!(constructor.span()=> (#(#args),*));
+        let span = constructor.span();
+        // The whole path lies at the user's name, which is what errors show.
+        let module = (!own).then(|| {
+            let module = quote!(#krate::method::constructors::);
+            let span = Span::mixed_site().located_at(span);
+            let at = |mut token: TokenTree| {
+                token.set_span(span);
+                token
+            };
+            module.into_iter().map(at).collect::<TokenStream>()
+        });
+        let args = quote_spanned!(span=> (#(#args),*));
         quote!(#module #constructor #args)
     }
 }

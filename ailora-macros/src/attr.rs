@@ -43,7 +43,7 @@ fn try_adapt(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let module = if errors.is_empty() {
         expand::structure(&input, &parts, &adapters)
     } else {
-        expand::placeholder(&input)
+        expand::placeholder(&input, &adapters)
     };
     Ok(with_errors(quote!(#input #module), &errors))
 }
@@ -86,7 +86,8 @@ fn try_derive(item: TokenStream) -> Result<TokenStream> {
     if errors.is_empty() {
         Ok(module)
     } else {
-        Ok(with_errors(expand::placeholder(&input), &errors))
+        let adapters = Adapters::default();
+        Ok(with_errors(expand::placeholder(&input, &adapters), &errors))
     }
 }
 
@@ -244,20 +245,20 @@ mod tests {
                     "the rank of `q` must be a positive integer, such as 8");
             };
             const _: () = {
-                ::core::assert!(::ailora_graph::AdapterSpec::has_rank_within(&::ailora_graph::method::constructors::principal(8), 0, <Linear<16, 16> as ::ailora_graph::Projection>::MAX_RANK),
-                    "the rank of `q` is above min(in, out) of its weight: choose a smaller rank");
-            };
-            const _: () = {
                 ::core::assert!(::ailora_graph::AdapterSpec::has_rank_within(&::ailora_graph::method::constructors::minor(4), 1, ::core::primitive::usize::MAX),
                     "the rank of `v` must be a positive integer, such as 8");
             };
             const _: () = {
-                ::core::assert!(::ailora_graph::AdapterSpec::has_rank_within(&::ailora_graph::method::constructors::minor(4), 0, <Linear<16, 16> as ::ailora_graph::Projection>::MAX_RANK),
-                    "the rank of `v` is above min(in, out) of its weight: choose a smaller rank");
-            };
-            const _: () = {
                 ::core::assert!(::ailora_graph::AdapterSpec::trains(&::ailora_graph::method::constructors::minor(4)),
                     "`v` is `minor(4)`, so `v_lr` means nothing: give `v` a strategy that trains it, such as `v = full`");
+            };
+            const _: () = {
+                ::core::assert!(::ailora_graph::AdapterSpec::has_rank_within(&::ailora_graph::method::constructors::principal(8), 0, <Linear<16, 16> as ::ailora_graph::Projection>::MAX_RANK),
+                    "the rank of `q` is above min(in, out) of its weight: choose a smaller rank");
+            };
+            const _: () = {
+                ::core::assert!(::ailora_graph::AdapterSpec::has_rank_within(&::ailora_graph::method::constructors::minor(4), 0, <Linear<16, 16> as ::ailora_graph::Projection>::MAX_RANK),
+                    "the rank of `v` is above min(in, out) of its weight: choose a smaller rank");
             };
         };
         let found = adapt(quote!(q = principal(8), v = minor(4), v_lr = 2), item);

@@ -114,9 +114,20 @@ impl Adapters {
         Some(quote!(.with_shared(#alpha, #dropout, #krate::Scaling::#scaling)))
     }
 
-    /// The conditions on what constructors return.
-    pub fn assertions(&self, krate: &TokenStream) -> impl Iterator<Item = TokenStream> {
-        self.needs.iter().map(move |need| {
+    /// The conditions on what constructors return, whatever the fields' types are.
+    pub fn checks(&self, krate: &TokenStream) -> Vec<TokenStream> {
+        let adapters = self.by_field.iter();
+        let adapters = adapters.filter_map(|(field, adapter)| Some((field, adapter.as_ref()?)));
+        let ranks = adapters.map(|(field, adapter)| {
+            let message = format!("the rank of `{field}` must be a positive integer, such as 8");
+            let call = adapter.call(krate);
+            quote_spanned! { adapter.span()=>
+                ::core::assert!(
+                    #krate::AdapterSpec::has_rank_within(&#call, 1, ::core::primitive::usize::MAX),
+                    #message);
+            }
+        });
+        let needs = self.needs.iter().map(|need| {
             let adapters = self.by_field.iter();
             let adapters =
                 adapters.filter(|(field, _)| need.field.as_ref().is_none_or(|own| own == *field));
@@ -126,7 +137,8 @@ impl Adapters {
             quote_spanned! { need.span=>
                 ::core::assert!(#(#krate::AdapterSpec::#method(&#calls))||*, #message);
             }
-        })
+        });
+        ranks.chain(needs).collect()
     }
 
     fn set(&mut self, option: Key, Entry { key, value }: Entry) -> Result<()> {

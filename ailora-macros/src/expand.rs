@@ -83,9 +83,19 @@ pub fn enumeration(input: &DeriveInput, variants: &[Variant]) -> TokenStream {
     implement(&krate, input, bounds, &body)
 }
 
-/// Visits nothing: stands beside errors, so that they are not followed by others.
-pub fn placeholder(input: &DeriveInput) -> TokenStream {
-    implement(&krate::path(), input, Vec::new(), &TokenStream::new())
+/// Visits nothing: stands beside errors, so that they are not followed by others. What else is said of
+/// the fields is checked all the same, where that can be done at the definition.
+pub fn placeholder(input: &DeriveInput, adapters: &Adapters) -> TokenStream {
+    let krate = krate::path();
+    let module = implement(&krate, input, Vec::new(), &TokenStream::new());
+    let checks = match input.generics.params.is_empty() {
+        true => adapters.checks(&krate),
+        false => Vec::new(),
+    };
+    let checks = checks
+        .into_iter()
+        .map(|check| tokens::name_self(check, &input.ident));
+    quote!(#module #(const _: () = { #checks };)*)
 }
 
 fn implement(
@@ -137,26 +147,21 @@ fn assertions(krate: &TokenStream, parts: &[Part], adapters: &Adapters) -> Vec<T
         let adapter = adapters.of(part)?;
         let Part { ty, cfg, .. } = part;
         let name = part.name();
-        let zero = format!("the rank of `{name}` must be a positive integer, such as 8");
         let large = format!(
             "the rank of `{name}` is above min(in, out) of its weight: choose a smaller rank"
         );
         let call = adapter.call(krate);
-        let within = quote!(#krate::AdapterSpec::has_rank_within);
-        let span = adapter.span();
-        Some([
-            quote_spanned! { span=>
-                #(#cfg)* ::core::assert!(#within(&#call, 1, ::core::primitive::usize::MAX), #zero);
-            },
-            quote_spanned! { span=>
-                #(#cfg)*
-                ::core::assert!(#within(&#call, 0, <#ty as #krate::Projection>::MAX_RANK), #large);
-            },
-        ])
+        Some(quote_spanned! { adapter.span()=>
+            #(#cfg)*
+            ::core::assert!(
+                #krate::AdapterSpec::has_rank_within(
+                    &#call, 0, <#ty as #krate::Projection>::MAX_RANK),
+                #large);
+        })
     });
-    let needs = adapters.assertions(krate);
     let numbers = adapters.numbers.iter().filter_map(Number::assertion);
-    ranks.flatten().chain(needs).chain(numbers).collect()
+    let checks = adapters.checks(krate).into_iter();
+    checks.chain(ranks).chain(numbers).collect()
 }
 
 /// What a field's type must be, if that depends on a type parameter.

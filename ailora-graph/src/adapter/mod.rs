@@ -11,6 +11,8 @@ pub use error::AdapterError;
 pub use site::{Layout, Site};
 pub use trainable::Trainable;
 
+use std::fmt;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::method::{self, Adapter};
@@ -46,7 +48,22 @@ impl Serialize for Strategy {
 
 impl<'de> Deserialize<'de> for Strategy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        method::strategy(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+        deserializer.deserialize_str(Named)
+    }
+}
+
+/// Reads the name of what happens to a projection.
+struct Named;
+
+impl de::Visitor<'_> for Named {
+    type Value = Strategy;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of an adapter, `frozen` or `full`; `rank` stands beside it")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<Strategy, E> {
+        method::strategy(name).map_err(E::custom)
     }
 }
 

@@ -2,7 +2,7 @@
 
 /// The form that PEFT gives an adapter: `adapter_config.json`, and a file with the adapter's tensors under
 /// their own names, behind PEFT's prefix.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Peft {
     /// `peft_type`.
     pub kind: &'static str,

@@ -36,7 +36,7 @@ pub fn common(sites: &[Site]) -> Result<Option<&'static Peft>, PeftError> {
             adapter: site.spec.strategy.name(),
         })?;
         let first = form.get_or_insert(own);
-        if first.kind != own.kind {
+        if *first != own {
             return Err(PeftError::Mixed {
                 site: site.path.clone(),
                 found: own.kind,

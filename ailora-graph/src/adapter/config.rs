@@ -192,7 +192,7 @@ impl SiteOverride {
                 option,
                 site: site.path.clone(),
                 strategy: site.spec.strategy.name(),
-                ranked: ranked.join(", "),
+                ranked: ranked.join("`, or `"),
             });
         }
         site.spec.lr = self.lr.unwrap_or(site.spec.lr);

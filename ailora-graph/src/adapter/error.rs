@@ -56,8 +56,8 @@ pub enum AdapterError {
     },
     /// An option of adapters with a rank given for a projection that has none.
     #[error(
-        "pattern `{pattern}`: `{option}` is for adapters with a rank, and {site} is {strategy}; give \
-         an `init` that has one beside it: {ranked}"
+        "pattern `{pattern}`: `{option}` is for adapters with a rank, and {site} is {strategy}; \
+         give `init: {ranked}` beside it"
     )]
     NoRank {
         /// The pattern.

@@ -59,7 +59,10 @@ impl de::Visitor<'_> for Named {
     type Value = Strategy;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the name of an adapter, `frozen` or `full`; `rank` stands beside it")
+        let names: Vec<&str> = method::strategies()
+            .map(|strategy| strategy.name())
+            .collect();
+        write!(f, "one of {}; `rank` stands beside it", names.join(", "))
     }
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<Strategy, E> {

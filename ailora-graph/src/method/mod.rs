@@ -150,15 +150,17 @@ pub fn find(name: &str) -> Result<&'static dyn Method, Unknown> {
 /// # Errors
 /// There is none; says which there are.
 pub fn strategy(name: &str) -> Result<Strategy, Unknown> {
-    let all = || {
-        let adapters = adapters().map(Strategy::Adapted);
-        adapters.chain([Strategy::Frozen, Strategy::Full])
-    };
-    let found = all().find(|strategy| strategy.name() == name);
+    let found = strategies().find(|strategy| strategy.name() == name);
     found.ok_or_else(|| {
-        let names: Vec<&str> = all().map(|strategy| strategy.name()).collect();
+        let names: Vec<&str> = strategies().map(|strategy| strategy.name()).collect();
         Unknown::new("start", name, &names)
     })
+}
+
+/// All that can happen to a projection by name.
+pub fn strategies() -> impl Iterator<Item = Strategy> {
+    let adapters = adapters().map(Strategy::Adapted);
+    adapters.chain([Strategy::Frozen, Strategy::Full])
 }
 
 impl PartialEq for dyn Method {

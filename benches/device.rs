@@ -6,8 +6,9 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use ailora::{
-    AdaptConfig, Method, Trainable,
+    AdaptConfig, Trainable,
     ir::Draw,
+    method::Lora,
     models::{
         batch::{Batch, Inputs, Shape, Targets},
         config::Config,
@@ -75,7 +76,7 @@ fn main() -> Result<(), Error> {
     let rank = args.rank.unwrap_or(rank);
     let model = model(&args.model, args.layers)?;
     let mut params = random_parameters(&model);
-    let sites = AdaptConfig::method(Method::LoRa, rank).resolve(model.sites())?;
+    let sites = AdaptConfig::method(&Lora, rank).resolve(model.sites())?;
     initialise(&sites, &mut params, 0, &Options::default(), |_| {})?;
     let backend = backend(args.device, args.precision)?;
     let precision = backend.precision();

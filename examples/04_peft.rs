@@ -6,8 +6,9 @@
 //! ```
 
 use ailora::{
-    AdaptConfig, Method,
+    AdaptConfig,
     finetune::Settings,
+    method::Ailora,
     output::Existing,
     run::Stage,
     runtime::train::{Control, Event},
@@ -17,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
     let settings = Settings {
         task: "svamp".into(),
-        adapters: AdaptConfig::method(Method::AiLora, 4),
+        adapters: AdaptConfig::method(&Ailora, 4),
         rows: Some(64),
         epochs: 1,
         ..Settings::default()

@@ -4,9 +4,10 @@
 use std::{borrow::Cow, fmt::Write, fs, path::Path, sync::Arc};
 
 use ailora::{
-    AdaptConfig, Method,
+    AdaptConfig,
     finetune::{AdapterFolder, Model, Settings},
     ir::{Draw, Type},
+    method::Ailora,
     models::{
         batch::{Batch, BatchError, Buckets, Encoded, Inputs, Shape, Targets},
         data::{DataError, Example, Format, Place, Record, Sink, Source, Text},
@@ -201,7 +202,7 @@ pub fn train(folder: &Path, epochs: usize) -> Result<Report, Error> {
     let settings = Settings {
         task: task.name.clone(),
         data: Some(folder.to_owned()),
-        adapters: AdaptConfig::method(Method::AiLora, 8),
+        adapters: AdaptConfig::method(&Ailora, 8),
         epochs,
         batch_size: 16,
         lr: 5e-3,

@@ -149,6 +149,12 @@ impl Workload for Supervised {
         }
         shapes.sort_unstable();
         shapes.dedup();
+        // The largest step decides where parameters lie.
+        let steps = shapes.iter().filter(|(_, pass)| *pass == Pass::Train);
+        if let Some(&(shape, pass)) = steps.max_by_key(|(shape, _)| shape.rows * shape.len) {
+            let precision = engine.backend().precision();
+            engine.lay_out(&self.predictor.program(shape, pass, precision)?)?;
+        }
         for (shape, pass) in shapes {
             self.predictor.plan(engine, shape, pass)?;
         }

@@ -4,8 +4,8 @@ use std::{
 };
 
 use ailora::{
-    Method,
     finetune::Settings,
+    method::Ailora,
     run::{Report, Stage},
     runtime::{
         backend::{Device, Precision},
@@ -125,7 +125,7 @@ impl Args {
             .existing
             .settings(self.config.as_deref(), &self.output)?;
         settings.adapters = self.adapters.config(settings.adapters)?;
-        settings.adapters.method.get_or_insert(Method::AiLora);
+        settings.adapters.method.get_or_insert(&Ailora);
         macro_rules! given {
             ($($name:ident),*) => { $(if let Some(value) = self.$name { settings.$name = value; })* };
         }

@@ -95,11 +95,14 @@ impl Finetuning {
         }
         // What does not fit the model is said before the rows are read.
         let parameters = model.pretrained.model.parameters();
-        Adapted::new(
+        let adapted = Adapted::new(
             &settings.adapters,
             model.pretrained.model.sites(),
             parameters,
         )?;
+        if adapted.trainable != Trainable::All {
+            Adapter::check(&adapted.sites)?;
+        }
         let data = data(task, settings.data.as_deref())?;
         let Splits { train, dev, notes } = task.load_dir(&data)?;
         model.pretrained.report.notes.extend(notes);
@@ -166,7 +169,8 @@ impl Finetuning {
             .map(|site| {
                 json!({
                     "path": site.path,
-                    "strategy": format!("{:?}", site.spec.strategy),
+                    "strategy": site.spec.strategy,
+                    "rank": site.spec.rank(),
                     "shape": [site.out_features, site.in_features],
                     "layout": if site.layout == Layout::OutIn { "out_in" } else { "in_out" },
                     "lr": site.spec.lr,

@@ -200,7 +200,7 @@ impl Model {
         let mut params = self.pretrained.weights;
         let mut adapter = self.adapter.unwrap_or_default();
         if merged {
-            adapter.merge_into(&sites, &mut params)?;
+            adapter.merge_into(&mut params)?;
             adapter = Adapter::default();
         }
         sites = adapter.apply_to(sites);

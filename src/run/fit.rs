@@ -197,13 +197,15 @@ fn start(
     Ok(())
 }
 
-/// The frozen starts of the adapters, which the exported adapter subtracts.
+/// The frozen parameters of the adapters, which the saved adapter may need.
 fn starts(sites: &[Site], weights: &Weights) -> Params {
-    let names = sites
-        .iter()
-        .flat_map(|site| [site.lora_a0(), site.lora_b0()]);
-    names
-        .filter_map(|name| Some((name.clone(), weights.get(&name)?)))
+    let parameters = sites.iter().flat_map(|site| site.parameters(sites));
+    parameters
+        .filter(|parameter| !parameter.trains)
+        .filter_map(|parameter| {
+            let array = weights.get(&parameter.name)?;
+            Some((parameter.name, array))
+        })
         .collect()
 }
 

@@ -24,12 +24,13 @@ mod triplets;
 mod truncated;
 
 pub use accuracy::Accuracy;
+pub use ailora_graph::method::End;
 pub use batch::{Progress, Request, triplets_of};
 pub use cache::SpectrumCache;
 pub use error::SpectrumError;
 pub use matrix::Matrix;
 pub use solver::{Columns, Solver};
-pub use triplets::{End, Method, Triplets};
+pub use triplets::{Method, Triplets};
 
 use std::sync::Arc;
 

@@ -23,6 +23,9 @@ pub const ADAPTER: &[&str] = &[
     "ailora.json",
 ];
 
+/// What a run of a model of one's own leaves.
+pub const OWN: &[&str] = &["adapter.safetensors"];
+
 /// The files of a model.
 pub const MODEL: &[&str] = &[
     "model.safetensors",
@@ -118,7 +121,7 @@ impl Folder {
     pub fn clear(&self, writes: &[&[&str]]) -> Result<(), OutputError> {
         let names = self.names()?;
         let held_run = names.iter().any(|name| name == "run.json");
-        let all = [RUN, ADAPTER, MODEL];
+        let all = [RUN, ADAPTER, OWN, MODEL];
         let lists = if held_run { &all[..] } else { writes };
         let goes = |name: &str| lists.iter().any(|list| list.contains(&name));
         let (old, kept): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| goes(name));

@@ -8,7 +8,7 @@ mod folder;
 mod lock;
 
 pub use file::File;
-pub use folder::{ADAPTER, Folder, MODEL, RUN};
+pub use folder::{ADAPTER, Folder, MODEL, OWN, RUN};
 pub use lock::Lock;
 
 use std::{

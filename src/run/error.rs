@@ -17,7 +17,7 @@ use ailora_runtime::{
 };
 use thiserror::Error;
 
-use super::SettingsError;
+use super::{OwnError, SettingsError};
 use crate::output::OutputError;
 
 /// A run that cannot start or go on.
@@ -46,6 +46,8 @@ pub enum Error {
     Init(#[from] InitError),
     #[error(transparent)]
     Objective(#[from] ObjectiveError),
+    #[error(transparent)]
+    Own(#[from] OwnError),
     #[error(transparent)]
     Ranks(#[from] CollectiveError),
     #[error(transparent)]

@@ -1,7 +1,8 @@
-//! SHA-256 of files.
+//! SHA-256 of files and of parameters.
 
 use std::{io, path::Path};
 
+use ailora_runtime::store::Params;
 use sha2::{Digest, Sha256};
 
 use super::Error;
@@ -15,6 +16,17 @@ pub(crate) fn file(path: &Path) -> Result<String, Error> {
     let mut hash = HashWriter(Sha256::new());
     io::copy(&mut file, &mut hash).map_err(Error::io(path, "read it"))?;
     Ok(hex(&hash.0.finalize()))
+}
+
+/// The hash of parameters' names, shapes and values.
+pub(crate) fn params(params: &Params) -> String {
+    let mut hash = Sha256::new();
+    for (name, array) in params {
+        hash.update(format!("{name}\0{:?}\0", array.shape));
+        let values = array.data.iter();
+        values.for_each(|value| hash.update(value.to_le_bytes()));
+    }
+    hex(&hash.finalize())
 }
 
 struct HashWriter(Sha256);

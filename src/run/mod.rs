@@ -4,22 +4,29 @@
 //! and [`Run::fit`] carries it out: adapters start from the spectra of the weights, every program is
 //! compiled before the first step, epochs are evaluated, and at any time the folder has what it takes
 //! to go on. Runs differ in their [`Learner`]: a pretrained model with a task
-//! ([`finetune::Settings::run`](crate::finetune::Settings::run)), or text with a new model
-//! ([`pretrain::Settings::run`](crate::pretrain::Settings::run)).
+//! ([`finetune::Settings::run`](crate::finetune::Settings::run)), text with a new model
+//! ([`pretrain::Settings::run`](crate::pretrain::Settings::run)), or a [`Network`] of one's own with
+//! [`Columns`] of data ([`Own`]).
 
+mod columns;
 mod error;
 mod fit;
 pub(crate) mod hash;
 mod manifest;
+mod network;
 mod output;
+mod own;
 mod recipe;
 mod report;
 mod settings;
 mod yaml;
 
+pub use columns::{Columns, ColumnsError};
 pub use error::Error;
 pub use manifest::{Manifest, Record};
+pub use network::{Batch, BuildError, Built, Network};
 pub use output::Output;
+pub use own::{Own, OwnError, Predictions, Score};
 pub(crate) use recipe::groups;
 pub use recipe::{Recipe, backend, spectrum_cache};
 pub use report::{Report, Stage};
@@ -33,7 +40,7 @@ use std::{
 };
 
 use ailora_graph::{
-    AdaptConfig, Trainable,
+    AdaptConfig, AdapterSpec, Trainable,
     adapter::{AdapterError, Site},
     module::Parameter,
 };
@@ -160,6 +167,35 @@ impl Adapted {
         let sites = config.resolve(sites)?;
         let trainable = config.resolve_trainable(&sites, parameters)?;
         Ok(Self { sites, trainable })
+    }
+
+    /// The projections of a model as it is.
+    pub fn frozen(sites: &[Site]) -> Self {
+        let frozen = |site: &Site| Site {
+            spec: AdapterSpec::frozen(),
+            ..site.clone()
+        };
+        Self {
+            sites: sites.iter().map(frozen).collect(),
+            trainable: Trainable::Adapters,
+        }
+    }
+
+    /// The dimensions of what a run leaves: of what trains, and of the frozen parameters of adapters.
+    fn shapes(&self, parameters: &[Parameter]) -> IndexMap<String, Vec<usize>> {
+        let adapters = self.sites.iter();
+        let adapters = adapters.flat_map(|site| site.parameters(&self.sites));
+        let mut shapes: IndexMap<String, Vec<usize>> = adapters
+            .map(|parameter| (parameter.name, parameter.shape))
+            .collect();
+        let names = parameters.iter().map(|parameter| &*parameter.name);
+        let rates = self.trainable.rates(&self.sites, names);
+        let trained =
+            |parameter: &&Parameter| rates.iter().any(|(name, _)| *name == parameter.name);
+        for Parameter { name, shape, .. } in parameters.iter().filter(trained) {
+            shapes.insert(name.clone(), shape.clone());
+        }
+        shapes
     }
 }
 

@@ -8,7 +8,7 @@ mod plan;
 mod targets;
 
 pub use inputs::Inputs;
-pub use plan::{Buckets, Order, Plan, evaluation, training_epoch};
+pub use plan::{Buckets, Order, Plan, evaluation, shuffle, training_epoch};
 pub use targets::Targets;
 
 use serde_json::Value;

@@ -176,7 +176,7 @@ fn batches(
 }
 
 /// An order of `n` things, as `training_epoch` documents it.
-fn shuffle(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
+pub fn shuffle(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut state = splitmix64(seed ^ splitmix64(epoch));
     let mut order: Vec<usize> = (0..n).collect();
     for i in (1..n).rev() {

@@ -32,6 +32,7 @@ mod trained;
 pub use config::LORA;
 pub use error::PeftError;
 pub use load::Applied;
+pub use merge::merge;
 pub use origin::{ABOUT, Origin};
 
 use std::collections::HashSet;

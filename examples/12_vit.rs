@@ -4,16 +4,20 @@
 //!
 //! `cargo run --release --example 12_vit` computes on the CPU, `... 12_vit -- cuda` on a device.
 
+use std::path::Path;
+
 use ailora::{
     output::Existing,
     prelude::*,
-    run::{Batch, BuildError, Built, Columns, Own, Run, Stage, backend},
+    run::{Batch, BuildError, Built, Columns, Own, Report, Run, Stage, backend},
     runtime::{
         backend::{Device, Precision},
         store::{Array, Params},
         train::{Control, Event, Headline},
     },
 };
+
+type Error = Box<dyn std::error::Error>;
 
 const WIDTH: usize = 32;
 
@@ -35,7 +39,7 @@ struct Vit {
 }
 
 /// Images of 16 x 16 pixels as 16 patches, and which of 4 classes they are of.
-fn vit(batch: &Batch<'_>) -> Result<Built, BuildError> {
+pub fn vit(batch: &Batch<'_>) -> Result<Built, BuildError> {
     let (cx, rows) = (batch.cx(), batch.rows());
     let linear = |inputs, outputs| Linear::new(cx, inputs, outputs, true);
     let norm = || LayerNorm::new(cx, WIDTH, 1e-6);
@@ -71,45 +75,41 @@ fn vit(batch: &Batch<'_>) -> Result<Built, BuildError> {
     batch.built(&model, &[("loss", &loss), ("logits", &logits)])
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// That model with these weights, what it learns from and what it is measured by.
+pub fn learner(weights: Params) -> Result<Own<'static>, Error> {
+    let own = Own::new(&vit, weights, images(512, 1)?)?.held_out("test", images(256, 2)?);
+    Ok(own.score(Headline::higher("accuracy"), |said| {
+        [("accuracy".to_owned(), said.accuracy("logits", "label"))].into()
+    }))
+}
+
+/// Trains, and stops after a step if one is given; where the folder has a run, goes on with it.
+pub fn train(device: Device, folder: &Path, stop: Option<u64>) -> Result<Report, Error> {
+    let mut run = Run::new(learner(weights()?)?);
+    (run.recipe.device, run.recipe.epochs, run.recipe.lr) = (device, 12, 2e-2);
+    Ok(run.fit(folder, Existing::Resume, |stage| match stage {
+        Stage::Training(Event::Step { report, .. }) if Some(report.step) == stop => Control::Stop,
+        _ => Control::Continue,
+    })?)
+}
+
+fn main() -> Result<(), Error> {
     let device: Device = std::env::args().nth(1).unwrap_or("cpu".into()).parse()?;
     let folder = tempfile::tempdir()?;
-    let weights = weights()?;
-    let own = || {
-        let own = Own::new(&vit, weights.clone(), images(256, 1)?)?;
-        let own = own.held_out("test", images(128, 2)?);
-        Ok::<_, Box<dyn std::error::Error>>(own.score(Headline::higher("accuracy"), |said| {
-            [("accuracy".to_owned(), said.accuracy("logits", "label"))].into()
-        }))
-    };
-    // Interrupted after the tenth step, then resumed.
-    for stop in [Some(10), None] {
-        let mut run = Run::new(own()?);
-        (run.recipe.device, run.recipe.epochs, run.recipe.lr) = (device, 20, 1e-2);
-        let report = run.fit(folder.path(), Existing::Resume, |stage| match stage {
-            Stage::Training(Event::Step { report, .. }) if Some(report.step) == stop => {
-                Control::Stop
-            }
-            _ => Control::Continue,
-        })?;
+    for stop in [Some(40), None] {
+        let report = train(device, folder.path(), stop)?;
         println!("{:?} after step {}", report.outcome, report.steps);
     }
-    let adapted = own()?.load(folder.path())?;
-    println!(
-        "loaded: {:?}",
-        adapted.evaluate(backend(device, Precision::F32)?, 64)?
-    );
-    let merged =
-        Own::new(&vit, adapted.merged()?, images(1, 1)?)?.held_out("test", images(128, 2)?);
-    println!(
-        "merged: {:?}",
-        merged.evaluate(backend(device, Precision::F32)?, 64)?
-    );
+    let backend = || backend(device, Precision::F32);
+    let loaded = learner(weights()?)?.load(folder.path())?;
+    println!("loaded: {:?}", loaded.evaluate(backend()?, 64)?);
+    let merged = learner(loaded.merged()?)?;
+    println!("merged: {:?}", merged.evaluate(backend()?, 64)?);
     Ok(())
 }
 
 /// What stands for a pretrained model: weights that are drawn.
-fn weights() -> Result<Params, Box<dyn std::error::Error>> {
+pub fn weights() -> Result<Params, Error> {
     let parameters = Built::parameters_of(&vit, &images(1, 0)?)?;
     let weights = parameters.into_iter().map(|parameter| {
         let key = ailora::ir::Draw::default().key(&parameter.name);
@@ -127,13 +127,13 @@ fn weights() -> Result<Params, Box<dyn std::error::Error>> {
 }
 
 /// Noise in which one quarter is brighter, and which one that is.
-fn images(rows: usize, seed: u64) -> Result<Columns, Box<dyn std::error::Error>> {
+pub fn images(rows: usize, seed: u64) -> Result<Columns, Error> {
     let key = ailora::ir::Draw { seed, step: 0 }.key("images");
     let label = |row: usize| (4.0 * key.uniform(row as u64)) as usize;
     let pixel = |i: usize| {
         let (row, y, x) = (i / 256, i / 16 % 16, i % 16);
         let bright = label(row) == y / 8 * 2 + x / 8;
-        key.normal((1 << 20) + i as u64) as f32 + if bright { 0.7 } else { 0.0 }
+        key.normal((1 << 20) + i as u64) as f32 + if bright { 1.0 } else { 0.0 }
     };
     let place = |i: usize| if i % 16 == i / 16 % 16 { 1.0 } else { 0.0 };
     let columns = Columns::new()

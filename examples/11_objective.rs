@@ -231,7 +231,7 @@ pub fn ask(folder: &Path, text: &str) -> Result<Value, Error> {
 #[allow(dead_code, reason = "tests/objective.rs takes this file as a module")]
 fn main() -> Result<(), Error> {
     let folder = tempfile::tempdir()?;
-    let report = train(folder.path(), 6)?;
+    let report = train(folder.path(), 3)?;
     for epoch in &report.evaluations {
         println!(
             "epoch {}: loss {:.3}, held out {:?}",

@@ -66,7 +66,7 @@ fn the_loss_is_the_binary_cross_entropy() {
 #[test]
 fn an_objective_and_a_format_of_ones_own_are_trained_and_read_again() {
     let folder = tempfile::tempdir().unwrap();
-    let report = train(folder.path(), 6).unwrap();
+    let report = train(folder.path(), 3).unwrap();
     let headline = report.headline.as_ref().unwrap();
     assert_eq!(headline.name, "micro_f1");
     let last = report.evaluations.last().unwrap();

@@ -6,9 +6,10 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use ailora::{
-    AdaptConfig, Method, Trainable,
+    AdaptConfig, Trainable,
     finetune::backend,
     ir::Draw,
+    method::Lora,
     models::{
         batch::{Batch, Shape, Targets},
         config::Config,
@@ -76,7 +77,7 @@ fn main() -> Result<(), Error> {
     let rank = args.rank.unwrap_or(rank);
     let model = model(&args.model, args.layers)?;
     let mut params = random_parameters(&model);
-    let sites = AdaptConfig::method(Method::LoRa, rank).resolve(model.sites())?;
+    let sites = AdaptConfig::method(&Lora, rank).resolve(model.sites())?;
     initialise(&sites, &mut params, 0, &Options::default(), |_| {})?;
     let backend = backend(args.device, args.precision)?;
     let precision = backend.precision();

@@ -7,10 +7,11 @@
 use std::{collections::HashMap, time::Instant};
 
 use ailora::{
-    AdaptConfig, Method,
+    AdaptConfig,
     adapter::{Site, Trainable},
     fuse::cost::Costs,
     ir::{Draw, Program},
+    method::Lora,
     models::{batch::Shape, config::Config, head::Head, model::Model},
     runtime::{
         backend::Precision,
@@ -44,7 +45,7 @@ fn main() -> Result<(), Error> {
 
     let model = Model::new(config(layers)?, Head::classification(2))?;
     let mut params = random_parameters(&model);
-    let sites = AdaptConfig::method(Method::LoRa, RANK).resolve(model.sites())?;
+    let sites = AdaptConfig::method(&Lora, RANK).resolve(model.sites())?;
     initialise(&sites, &mut params, 0, &Options::default(), |_| {})?;
 
     let key = Draw::default().key("ids");

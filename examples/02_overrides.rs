@@ -1,7 +1,7 @@
 //! What the annotations say, changed at run time: for all of a model's projections, and by name or
 //! pattern. A misspelt name is an error that says what was meant.
 
-use ailora::{AdaptConfig, Method, finetune::Model, models::task::Task};
+use ailora::{AdaptConfig, finetune::Model, method::Pissa, models::task::Task};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = Model::open("embedded", Task::parse("svamp")?, 0, false)?;
@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config: AdaptConfig = serde_json::from_str(text)?;
     for site in config.resolve(annotated.clone())? {
         if site.spec.trains() {
-            println!("{:55} {:?}", site.path, site.spec.strategy);
+            println!("{:55} {}", site.path, site.spec.strategy.name());
         }
     }
 
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let error = misspelt.resolve(annotated.clone()).unwrap_err();
     println!("\nerror: {error}");
 
-    let pissa = AdaptConfig::method(Method::PiSsa, 8).resolve(annotated)?;
+    let pissa = AdaptConfig::method(&Pissa, 8).resolve(annotated)?;
     let trained: usize = pissa.iter().map(|site| site.trainable()).sum();
     println!("\nPiSSA of rank 8 trains {trained} numbers");
     Ok(())

@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("token ids: {:?}", encoding.ids);
     for site in base.model.sites().iter().filter(|site| site.spec.trains()) {
         let [m, n] = [site.out_features, site.in_features];
-        println!("{:55} {m} x {n}  {:?}", site.path, site.spec.strategy);
+        println!("{:55} {m} x {n}  {}", site.path, site.spec.strategy.name());
     }
     Ok(())
 }

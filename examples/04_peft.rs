@@ -6,8 +6,9 @@
 //! ```
 
 use ailora::{
-    AdaptConfig, Method,
+    AdaptConfig,
     finetune::{Settings, Stage, finetune},
+    method::Ailora,
     output::Existing,
     runtime::train::{Control, Event},
 };
@@ -16,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
     let settings = Settings {
         task: "svamp".into(),
-        adapters: AdaptConfig::method(Method::AiLora, 4),
+        adapters: AdaptConfig::method(&Ailora, 4),
         rows: Some(64),
         epochs: 1,
         ..Settings::default()

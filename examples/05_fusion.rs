@@ -2,19 +2,20 @@
 //! input, become two. The picture is written as SVG if a file is named.
 
 use ailora::{
-    AdaptConfig, Method, Trainable,
+    AdaptConfig, Trainable,
     adapt::{Mode, adapt},
     explain::explain,
     fuse::cost::Costs,
     grad::gradients,
     hoist::hoist,
+    method::Ailora,
     models::{batch::Shape, config::Config, head::Head, hub, model::Model},
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::from_dir(&hub::resolve("embedded")?)?;
     let model = Model::new(config, Head::classification(4))?;
-    let sites = AdaptConfig::method(Method::AiLora, 8).resolve(model.sites())?;
+    let sites = AdaptConfig::method(&Ailora, 8).resolve(model.sites())?;
     let program = model.program(Shape::new(32, 128), true, true)?;
     let program = gradients(
         &adapt(&program, &sites, &Trainable::Adapters, Mode::Train)?,

@@ -4,6 +4,8 @@
 mod book {
     #[doc = include_str!("../docs/annotations.md")]
     mod annotations {}
+    #[doc = include_str!("../docs/add-a-method.md")]
+    mod add_a_method {}
 }
 
 pub mod bench;
@@ -16,8 +18,8 @@ pub mod pretrain;
 mod tuner;
 
 pub use ailora_graph::{
-    AdaptConfig, AdapterSpec, Init, Method, Module, Projection, Scaling, Strategy, Trainable,
-    Visitor, adapt, adapter, checkpoint, explain, fuse, grad, hoist, ir, lift, module, narrow, nn,
+    AdaptConfig, AdapterSpec, Module, Projection, Scaling, Strategy, Trainable, Visitor, adapt,
+    adapter, checkpoint, explain, fuse, grad, hoist, ir, lift, method, module, narrow, nn,
 };
 pub use ailora_models as models;
 pub use ailora_runtime as runtime;
@@ -27,7 +29,8 @@ pub use tuner::{Tuner, TunerError};
 /// What a file that annotates a model needs.
 pub mod prelude {
     pub use crate::{
-        AdaptConfig, Compiler, Method, Module, Tuner, Visitor, adapt,
+        AdaptConfig, Compiler, Module, Tuner, Visitor, adapt,
+        method::{Ailora, Full, Lora, Milora, Pissa, Reailora, Rslora},
         nn::{Cx, Embedding, LayerNorm, Linear, Tensor},
     };
 }

@@ -114,9 +114,11 @@ impl Tuner {
         trainable.check(sites, names())?;
         let rates = trainable.rates(sites, names());
         let program = passes.step(program)?;
-        let to_start = sites
-            .iter()
-            .filter(|site| !params.contains_key(&site.lora_a()));
+        let has_none = |site: &&Site| {
+            let mut own = site.parameters(sites).into_iter();
+            !own.any(|parameter| params.contains_key(&parameter.name))
+        };
+        let to_start = sites.iter().filter(has_none);
         let to_start: Vec<Site> = to_start.cloned().collect();
         let options = Options {
             solver: backend.solver(),
@@ -150,7 +152,7 @@ impl Tuner {
         Ok(self.trainer.step(&[batch])?)
     }
 
-    /// What is trained, by name: `PATH.lora_A.weight` and `PATH.lora_B.weight` of each site, and the
+    /// What is trained, by name: what the adapters declare, such as `PATH.lora_A.weight`, and the
     /// program's own parameters.
     ///
     /// # Errors

@@ -262,7 +262,7 @@ fn flags_that_mean_nothing_are_refused() {
     scene.fails(
         2,
         &with("--method alora"),
-        &["--method", "alora", "ailora, lora, pissa"],
+        &["--method", "alora", "did you mean `ailora`?"],
     );
     scene.fails(
         2,
@@ -352,13 +352,8 @@ fn settings_come_from_a_file_and_flags_win() {
     let key = sites
         .iter()
         .find(|site| site["path"].as_str().unwrap().ends_with("key"));
-    assert!(
-        key.unwrap()["strategy"]
-            .as_str()
-            .unwrap()
-            .contains("rank: 3"),
-        "{about}"
-    );
+    let key = key.unwrap();
+    assert!(key["strategy"] == "random" && key["rank"] == 3, "{about}");
 
     scene.write("typo.yaml", "model: bert\nlearning_rate: 1.0e-3\n");
     scene.refused(

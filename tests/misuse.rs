@@ -209,7 +209,7 @@ const ADAPTERS: &[Misuse] = &[
         1,
         &[
             "pattern `key`",
-            "`rank` is for low-rank adapters",
+            "`rank` is for adapters with a rank",
             "give `init",
         ],
     ),

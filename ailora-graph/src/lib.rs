@@ -24,10 +24,11 @@ pub mod grad;
 pub mod hoist;
 pub mod ir;
 pub mod lift;
+pub mod method;
 pub mod module;
 pub mod narrow;
 pub mod nn;
 
-pub use adapter::{AdaptConfig, AdapterSpec, Init, Method, Scaling, Strategy, Trainable};
+pub use adapter::{AdaptConfig, AdapterSpec, Scaling, Strategy, Trainable};
 pub use ailora_macros::{Module, adapt};
 pub use module::{Module, Projection, Visitor};

@@ -1,102 +1,81 @@
 //! What is said of one field's adapter.
 
-use proc_macro2::TokenStream;
-use quote::quote;
-use syn::{Error, Expr, ExprPath, Ident, Result};
+use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::{Error, Expr, ExprPath, Ident, Result, punctuated::Punctuated, spanned::Spanned, token};
 
-use crate::{
-    number::{Number, Range},
-    suggest,
-};
+use crate::{number::Number, suggest};
 
-/// Strategies that take a rank; each is a constructor of `AdapterSpec`.
-const LOW_RANK: [&str; 3] = ["principal", "minor", "random"];
-/// Strategies that take none; each is a constructor of `AdapterSpec`.
-const WHOLE: [&str; 2] = ["frozen", "full"];
-
-/// A strategy and its options.
+/// A call of a constructor of `AdapterSpec`, and the field's own options. The compiler resolves it: a
+/// single name is one of `ailora_graph::method::constructors`, a path is the user's.
 pub struct Adapter {
-    /// The strategy's name.
-    pub strategy: Ident,
-    /// Of a low-rank strategy.
-    pub rank: Option<Number>,
+    constructor: ExprPath,
+    args: Vec<Expr>,
     /// `NAME_lr`
     pub lr: Option<Number>,
-    /// `NAME_alpha`, or `alpha`.
+    /// `NAME_alpha`
     pub alpha: Option<Number>,
-    /// `dropout`
-    pub dropout: Option<Number>,
-    /// `scaling`, as a variant of `Scaling`.
-    pub scaling: Option<Ident>,
 }
 
 impl Adapter {
-    /// Reads the strategy of `field`, such as `principal(8)` or `frozen`.
-    pub fn parse(field: &str, value: Expr) -> Result<Self> {
-        let (strategy, rank) = match value {
-            Expr::Call(call) => {
-                let strategy = name_of(&call.func)?;
-                if WHOLE.iter().any(|name| strategy == name) {
-                    let message = format!("`{strategy}` takes no rank: write `{strategy}`");
-                    return Err(Error::new(call.paren_token.span.join(), message));
-                }
-                check_known(&strategy)?;
-                let mut args = call.args.into_iter();
-                let (Some(rank), None) = (args.next(), args.next()) else {
-                    let message = format!(
-                        "`{strategy}` takes one rank: write `{strategy}(r)`, such as `{strategy}(8)`"
-                    );
-                    return Err(Error::new(call.paren_token.span.join(), message));
-                };
-                let rank = Number::new(rank, format!("the rank of `{field}`"), Range::Rank)?;
-                (strategy, Some(rank))
-            }
-            value => {
-                let strategy = name_of(&value)?;
-                check_known(&strategy)?;
-                if LOW_RANK.iter().any(|name| strategy == name) {
-                    let message = format!(
-                        "`{strategy}` needs a rank: write `{strategy}(r)`, such as `{strategy}(8)`"
-                    );
-                    return Err(Error::new(strategy.span(), message));
-                }
-                (strategy, None)
-            }
+    /// Reads what stands for a field, such as `principal(8)`, `frozen` or `mine::scaled()`.
+    pub fn parse(value: Expr) -> Result<Self> {
+        let (constructor, args) = match value {
+            Expr::Call(call) => (*call.func, call.args),
+            value => (value, Punctuated::<_, token::Comma>::new()),
+        };
+        let Expr::Path(constructor) = constructor else {
+            let message = "expected a strategy, such as `principal(8)`, `full`, or a path to a \
+                           function of your own, such as `mine::scaled()`";
+            return Err(Error::new_spanned(constructor, message));
         };
         Ok(Self {
-            strategy,
-            rank,
+            constructor,
+            args: args.into_iter().collect(),
             lr: None,
             alpha: None,
-            dropout: None,
-            scaling: None,
         })
     }
 
-    /// Whether there is anything to train.
-    pub fn trains(&self) -> bool {
-        self.strategy != "frozen"
+    /// As the user wrote it.
+    pub fn shown(&self) -> String {
+        let Self {
+            constructor, args, ..
+        } = self;
+        let tokens = match args.is_empty() {
+            true => constructor.to_token_stream(),
+            false => quote!(#constructor(#(#args),*)),
+        };
+        tokens.to_string().replace(' ', "")
     }
 
-    /// Whether it is a product of two thin matrices.
-    pub fn is_low_rank(&self) -> bool {
-        self.rank.is_some()
+    /// Where errors about its rank belong: at the first argument, or at the constructor.
+    pub fn span(&self) -> Span {
+        let span = self.args.first().map(Spanned::span);
+        let span = span.unwrap_or_else(|| self.constructor.span());
+        Span::mixed_site().located_at(span)
     }
 
-    /// As an expression of type `AdapterSpec`.
-    pub fn spec(&self, krate: &TokenStream) -> TokenStream {
-        let Self { strategy, rank, .. } = self;
-        let lr = self.lr.iter();
-        let alpha = self.alpha.iter();
-        let dropout = self.dropout.iter();
-        let scaling = self.scaling.iter();
-        quote! {
-            #krate::AdapterSpec::#strategy(#rank)
-                #(.with_lr(#lr))*
-                #(.with_alpha(#alpha))*
-                #(.with_dropout(#dropout))*
-                #(.with_scaling(#krate::Scaling::#scaling))*
-        }
+    /// The call, of type `AdapterSpec`.
+    pub fn call(&self, krate: &TokenStream) -> TokenStream {
+        let Self {
+            constructor, args, ..
+        } = self;
+        let ExprPath { qself, path, .. } = constructor;
+        let own = qself.is_some() || path.leading_colon.is_some() || path.segments.len() > 1;
+        let span = constructor.span();
+        // The whole path lies at the user's name, which is what errors show.
+        let module = (!own).then(|| {
+            let module = quote!(#krate::method::constructors::);
+            let span = Span::mixed_site().located_at(span);
+            let at = |mut token: TokenTree| {
+                token.set_span(span);
+                token
+            };
+            module.into_iter().map(at).collect::<TokenStream>()
+        });
+        let args = quote_spanned!(span=> (#(#args),*));
+        quote!(#module #constructor #args)
     }
 }
 
@@ -126,30 +105,4 @@ fn ident(expr: &Expr) -> Option<&Ident> {
         Expr::Path(ExprPath { path, .. }) => path.get_ident(),
         _ => None,
     }
-}
-
-fn name_of(expr: &Expr) -> Result<Ident> {
-    ident(expr)
-        .cloned()
-        .ok_or_else(|| Error::new_spanned(expr, format!("expected a strategy: {}", strategies())))
-}
-
-fn check_known(strategy: &Ident) -> Result<()> {
-    let name = strategy.to_string();
-    let mut known = LOW_RANK.into_iter().chain(WHOLE);
-    if known.clone().any(|known| name == known) {
-        return Ok(());
-    }
-    let hint = match suggest::closest(&name, &mut known) {
-        Some(known) => format!("did you mean `{known}`?"),
-        None => format!("expected {}", strategies()),
-    };
-    let message = format!("unknown strategy `{name}`; {hint}");
-    Err(Error::new(strategy.span(), message))
-}
-
-fn strategies() -> String {
-    let low_rank = LOW_RANK.map(|name| format!("{name}(r)"));
-    let names: Vec<_> = low_rank.iter().map(String::as_str).chain(WHOLE).collect();
-    suggest::either(&names)
 }

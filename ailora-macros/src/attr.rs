@@ -43,7 +43,7 @@ fn try_adapt(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let module = if errors.is_empty() {
         expand::structure(&input, &parts, &adapters)
     } else {
-        expand::placeholder(&input)
+        expand::placeholder(&input, &adapters)
     };
     Ok(with_errors(quote!(#input #module), &errors))
 }
@@ -86,7 +86,8 @@ fn try_derive(item: TokenStream) -> Result<TokenStream> {
     if errors.is_empty() {
         Ok(module)
     } else {
-        Ok(with_errors(expand::placeholder(&input), &errors))
+        let adapters = Adapters::default();
+        Ok(with_errors(expand::placeholder(&input, &adapters), &errors))
     }
 }
 
@@ -233,18 +234,30 @@ mod tests {
             impl ::ailora_graph::Module for Attention {
                 fn visit(&self, visitor: &mut ::ailora_graph::Visitor) {
                     visitor.adapted::<Linear<16, 16> >("self.query", &self.q,
-                        ::ailora_graph::AdapterSpec::principal(8));
+                        ::ailora_graph::method::constructors::principal(8));
                     visitor.child::<Linear<16, 16> >("k", &self.k);
                     visitor.adapted::<Linear<16, 16> >("v", &self.v,
-                        ::ailora_graph::AdapterSpec::minor(4).with_lr(2.0));
+                        ::ailora_graph::method::constructors::minor(4).with_lr(2.0));
                 }
             }
             const _: () = {
-                ::core::assert!(8 <= <Linear<16, 16> as ::ailora_graph::Projection>::MAX_RANK,
+                ::core::assert!(::ailora_graph::AdapterSpec::has_rank_within(&::ailora_graph::method::constructors::principal(8), 1, ::core::primitive::usize::MAX),
+                    "the rank of `q` must be a positive integer, such as 8");
+            };
+            const _: () = {
+                ::core::assert!(::ailora_graph::AdapterSpec::has_rank_within(&::ailora_graph::method::constructors::minor(4), 1, ::core::primitive::usize::MAX),
+                    "the rank of `v` must be a positive integer, such as 8");
+            };
+            const _: () = {
+                ::core::assert!(::ailora_graph::AdapterSpec::trains(&::ailora_graph::method::constructors::minor(4)),
+                    "`v` is `minor(4)`, so `v_lr` means nothing: give `v` a strategy that trains it, such as `v = full`");
+            };
+            const _: () = {
+                ::core::assert!(::ailora_graph::AdapterSpec::has_rank_within(&::ailora_graph::method::constructors::principal(8), 0, <Linear<16, 16> as ::ailora_graph::Projection>::MAX_RANK),
                     "the rank of `q` is above min(in, out) of its weight: choose a smaller rank");
             };
             const _: () = {
-                ::core::assert!(4 <= <Linear<16, 16> as ::ailora_graph::Projection>::MAX_RANK,
+                ::core::assert!(::ailora_graph::AdapterSpec::has_rank_within(&::ailora_graph::method::constructors::minor(4), 0, <Linear<16, 16> as ::ailora_graph::Projection>::MAX_RANK),
                     "the rank of `v` is above min(in, out) of its weight: choose a smaller rank");
             };
         };
@@ -274,14 +287,14 @@ mod tests {
             {
                 fn visit(&self, visitor: &mut ::ailora_graph::Visitor) {
                     const {
-                        ::core::assert!(R >= 1,
-                            "the rank of `q` must be a positive integer, such as 8");
-                    }
+                ::core::assert!(::ailora_graph::AdapterSpec::has_rank_within(&::ailora_graph::method::constructors::random(R), 1, ::core::primitive::usize::MAX),
+                    "the rank of `q` must be a positive integer, such as 8");
+            }
                     const {
-                        ::core::assert!(R <= <P as ::ailora_graph::Projection>::MAX_RANK,
-                            "the rank of `q` is above min(in, out) of its weight: choose a smaller rank");
-                    }
-                    visitor.adapted::<P>("q", &self.q, ::ailora_graph::AdapterSpec::random(R));
+                ::core::assert!(::ailora_graph::AdapterSpec::has_rank_within(&::ailora_graph::method::constructors::random(R), 0, <P as ::ailora_graph::Projection>::MAX_RANK),
+                    "the rank of `q` is above min(in, out) of its weight: choose a smaller rank");
+            }
+                    visitor.adapted::<P>("q", &self.q, ::ailora_graph::method::constructors::random(R));
                     visitor.child::<Option<N> >("norm", &self.norm);
                     <[Block<P, N, R>; 2] as ::ailora_graph::Module>::visit(&self.inner, visitor);
                 }

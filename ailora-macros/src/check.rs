@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use proc_macro2::{Span, TokenStream};
+use quote::{quote, quote_spanned};
 use syn::{Error, Ident, Result};
 
 use crate::{
@@ -19,6 +21,23 @@ pub struct Adapters {
     by_field: BTreeMap<String, Option<Adapter>>,
     /// Every option's number.
     pub numbers: Vec<Number>,
+    /// `alpha`, of fields without their own.
+    alpha: Option<Number>,
+    dropout: Option<Number>,
+    /// `scaling`, as a variant of `Scaling`.
+    scaling: Option<Ident>,
+    /// Options with what they need of the fields that they are for, which the compiler checks.
+    needs: Vec<Need>,
+}
+
+/// An option, and what it is for.
+struct Need {
+    span: Span,
+    /// The field; any if it is none.
+    field: Option<String>,
+    /// The method of `AdapterSpec` that tells.
+    method: &'static str,
+    message: String,
 }
 
 impl Adapters {
@@ -36,7 +55,7 @@ impl Adapters {
             }
             match Key::of(&entry.key, parts) {
                 Ok(Key::Field(name)) => {
-                    let adapter = Adapter::parse(&name, entry.value);
+                    let adapter = Adapter::parse(entry.value);
                     let adapter = adapter.map_err(|error| errors.push(error)).ok();
                     adapters.by_field.insert(name, adapter);
                 }
@@ -60,35 +79,96 @@ impl Adapters {
         self.by_field.get(&part.name())?.as_ref()
     }
 
+    /// What is said of a field's adapter, as an expression of type `AdapterSpec`.
+    pub fn spec(&self, adapter: &Adapter, krate: &TokenStream) -> TokenStream {
+        let call = adapter.call(krate);
+        let lr = adapter.lr.iter();
+        let own = adapter.alpha.iter();
+        let shared = self.shared(krate);
+        quote!(#call #(.with_lr(#lr))* #(.with_alpha(#own))* #shared)
+    }
+
+    /// The options for all fields, as a call.
+    fn shared(&self, krate: &TokenStream) -> Option<TokenStream> {
+        let Self {
+            alpha,
+            dropout,
+            scaling,
+            ..
+        } = self;
+        if alpha.is_none() && dropout.is_none() && scaling.is_none() {
+            return None;
+        }
+        let alpha = match alpha {
+            Some(alpha) => quote!(::core::option::Option::Some(#alpha)),
+            None => quote!(::core::option::Option::None),
+        };
+        let dropout = match dropout {
+            Some(dropout) => quote!(#dropout),
+            None => quote!(0.0),
+        };
+        let scaling = match scaling {
+            Some(scaling) => quote!(#scaling),
+            None => quote!(Classic),
+        };
+        Some(quote!(.with_shared(#alpha, #dropout, #krate::Scaling::#scaling)))
+    }
+
+    /// The conditions on what constructors return, whatever the fields' types are.
+    pub fn checks(&self, krate: &TokenStream) -> Vec<TokenStream> {
+        let adapters = self.by_field.iter();
+        let adapters = adapters.filter_map(|(field, adapter)| Some((field, adapter.as_ref()?)));
+        let ranks = adapters.map(|(field, adapter)| {
+            let message = format!("the rank of `{field}` must be a positive integer, such as 8");
+            let call = adapter.call(krate);
+            quote_spanned! { adapter.span()=>
+                ::core::assert!(
+                    #krate::AdapterSpec::has_rank_within(&#call, 1, ::core::primitive::usize::MAX),
+                    #message);
+            }
+        });
+        let needs = self.needs.iter().map(|need| {
+            let adapters = self.by_field.iter();
+            let adapters =
+                adapters.filter(|(field, _)| need.field.as_ref().is_none_or(|own| own == *field));
+            let calls = adapters.filter_map(|(_, adapter)| Some(adapter.as_ref()?.call(krate)));
+            let method = Ident::new(need.method, need.span);
+            let message = &need.message;
+            quote_spanned! { need.span=>
+                ::core::assert!(#(#krate::AdapterSpec::#method(&#calls))||*, #message);
+            }
+        });
+        ranks.chain(needs).collect()
+    }
+
     fn set(&mut self, option: Key, Entry { key, value }: Entry) -> Result<()> {
         match option {
             Key::Field(_) => {}
             Key::Lr(field) => {
                 let lr = self.number(&key, value, Range::Positive)?;
                 let hint = format!("a strategy that trains it, such as `{field} = full`");
-                self.set_one(&key, &field, &hint, Adapter::trains, |a| a.lr = Some(lr))?;
+                if let Some(adapter) = self.one(&key, field, "trains", &hint)? {
+                    adapter.lr = Some(lr);
+                }
             }
             Key::OwnAlpha(field) => {
                 let alpha = self.number(&key, value, Range::Positive)?;
                 let hint = format!("a low-rank strategy, such as `{field} = principal(8)`");
-                self.set_one(&key, &field, &hint, Adapter::is_low_rank, |a| {
-                    a.alpha = Some(alpha)
-                })?;
+                if let Some(adapter) = self.one(&key, field, "has_rank", &hint)? {
+                    adapter.alpha = Some(alpha);
+                }
             }
             Key::Alpha => {
-                let alpha = self.number(&key, value, Range::Positive)?;
-                // A field's own `alpha` wins, wherever it stands.
-                self.set_all(&key, |a| {
-                    a.alpha = a.alpha.take().or_else(|| Some(alpha.clone()))
-                })?;
+                self.alpha = Some(self.number(&key, value, Range::Positive)?);
+                self.any(&key)?;
             }
             Key::Dropout => {
-                let dropout = self.number(&key, value, Range::Probability)?;
-                self.set_all(&key, |a| a.dropout = Some(dropout.clone()))?;
+                self.dropout = Some(self.number(&key, value, Range::Probability)?);
+                self.any(&key)?;
             }
             Key::Scaling => {
-                let scaling = adapter::scaling(&value)?;
-                self.set_all(&key, |a| a.scaling = Some(scaling.clone()))?;
+                self.scaling = Some(adapter::scaling(&value)?);
+                self.any(&key)?;
             }
         }
         Ok(())
@@ -100,45 +180,46 @@ impl Adapters {
         Ok(number)
     }
 
-    fn set_one(
+    /// The adapter that an option of one field is for, unless that is mistaken.
+    fn one(
         &mut self,
         key: &Ident,
-        field: &str,
+        field: String,
+        method: &'static str,
         hint: &str,
-        applies: impl Fn(&Adapter) -> bool,
-        set: impl FnOnce(&mut Adapter),
-    ) -> Result<()> {
-        match self.by_field.get_mut(field) {
-            Some(None) => Ok(()),
-            Some(Some(adapter)) if applies(adapter) => {
-                set(adapter);
-                Ok(())
-            }
-            found => {
-                let is = match found {
-                    Some(Some(adapter)) => format!("`{field}` is `{}`", adapter.strategy),
-                    _ => format!("`{field}` is not adapted"),
-                };
-                let message = format!("{is}, so `{key}` means nothing: give `{field}` {hint}");
-                Err(Error::new(key.span(), message))
-            }
+    ) -> Result<Option<&mut Adapter>> {
+        let message = |is: String| format!("{is}, so `{key}` means nothing: give `{field}` {hint}");
+        let Some(adapter) = self.by_field.get_mut(&field) else {
+            let message = message(format!("`{field}` is not adapted"));
+            return Err(Error::new(key.span(), message));
+        };
+        if let Some(adapter) = adapter {
+            self.needs.push(Need {
+                span: Span::mixed_site().located_at(key.span()),
+                message: message(format!("`{field}` is `{}`", adapter.shown())),
+                field: Some(field),
+                method,
+            });
         }
+        Ok(adapter.as_mut())
     }
 
-    fn set_all(&mut self, key: &Ident, mut set: impl FnMut(&mut Adapter)) -> Result<()> {
-        let mut unused = self.by_field.values().all(Option::is_some);
-        for adapter in self.by_field.values_mut().flatten() {
-            if adapter.is_low_rank() {
-                set(adapter);
-                unused = false;
-            }
-        }
-        if unused {
-            let message = format!(
-                "no field is low-rank, so `{key}` means nothing: give one a low-rank strategy, \
-                 such as `principal(8)`"
-            );
+    /// Notes an option that is for all fields with a rank, of which there has to be one.
+    fn any(&mut self, key: &Ident) -> Result<()> {
+        let message = format!(
+            "no field is low-rank, so `{key}` means nothing: give one a low-rank strategy, such as \
+             `principal(8)`"
+        );
+        if self.by_field.is_empty() {
             return Err(Error::new(key.span(), message));
+        }
+        if self.by_field.values().all(Option::is_some) {
+            self.needs.push(Need {
+                span: Span::mixed_site().located_at(key.span()),
+                field: None,
+                method: "has_rank",
+                message,
+            });
         }
         Ok(())
     }

@@ -5,7 +5,6 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::{DeriveInput, Error, WherePredicate, parse_quote};
 
 use crate::{
-    adapter::Adapter,
     check::Adapters,
     krate,
     number::Number,
@@ -35,7 +34,10 @@ pub fn structure(input: &DeriveInput, parts: &[Part], adapters: &Adapters) -> To
     let assertions = assertions(&krate, parts, adapters);
     let visits = parts.iter().map(|part| {
         let member = &part.member;
-        visit(&krate, part, &quote!(&self.#member), adapters.of(part))
+        let spec = adapters
+            .of(part)
+            .map(|adapter| adapters.spec(adapter, &krate));
+        visit(&krate, part, &quote!(&self.#member), spec)
     });
     let bounds = parts
         .iter()
@@ -81,9 +83,19 @@ pub fn enumeration(input: &DeriveInput, variants: &[Variant]) -> TokenStream {
     implement(&krate, input, bounds, &body)
 }
 
-/// Visits nothing: stands beside errors, so that they are not followed by others.
-pub fn placeholder(input: &DeriveInput) -> TokenStream {
-    implement(&krate::path(), input, Vec::new(), &TokenStream::new())
+/// Visits nothing: stands beside errors, so that they are not followed by others. What else is said of
+/// the fields is checked all the same, where that can be done at the definition.
+pub fn placeholder(input: &DeriveInput, adapters: &Adapters) -> TokenStream {
+    let krate = krate::path();
+    let module = implement(&krate, input, Vec::new(), &TokenStream::new());
+    let checks = match input.generics.params.is_empty() {
+        true => adapters.checks(&krate),
+        false => Vec::new(),
+    };
+    let checks = checks
+        .into_iter()
+        .map(|check| tokens::name_self(check, &input.ident));
+    quote!(#module #(const _: () = { #checks };)*)
 }
 
 fn implement(
@@ -115,11 +127,10 @@ fn visit(
     krate: &TokenStream,
     Part { ty, cfg, place, .. }: &Part,
     field: &TokenStream,
-    adapter: Option<&Adapter>,
+    spec: Option<TokenStream>,
 ) -> TokenStream {
-    match (place, adapter) {
-        (Place::Named(name), Some(adapter)) => {
-            let spec = adapter.spec(krate);
+    match (place, spec) {
+        (Place::Named(name), Some(spec)) => {
             quote!(#(#cfg)* visitor.adapted::<#ty>(#name, #field, #spec);)
         }
         (Place::Named(name), None) => quote!(#(#cfg)* visitor.child::<#ty>(#name, #field);),
@@ -133,21 +144,24 @@ fn visit(
 /// The conditions on constants that only the compiler can evaluate.
 fn assertions(krate: &TokenStream, parts: &[Part], adapters: &Adapters) -> Vec<TokenStream> {
     let ranks = parts.iter().filter_map(|part| {
-        let rank = adapters.of(part)?.rank.as_ref()?;
+        let adapter = adapters.of(part)?;
         let Part { ty, cfg, .. } = part;
-        let message = format!(
-            "the rank of `{}` is above min(in, out) of its weight: choose a smaller rank",
-            part.name()
+        let name = part.name();
+        let large = format!(
+            "the rank of `{name}` is above min(in, out) of its weight: choose a smaller rank"
         );
-        let operand = rank.operand();
-        let fits = quote_spanned! { rank.span()=>
-            ::core::assert!(#operand <= <#ty as #krate::Projection>::MAX_RANK, #message);
-        };
-        let conditions = rank.assertion().into_iter().chain([fits]);
-        Some(conditions.map(move |condition| quote!(#(#cfg)* #condition)))
+        let call = adapter.call(krate);
+        Some(quote_spanned! { adapter.span()=>
+            #(#cfg)*
+            ::core::assert!(
+                #krate::AdapterSpec::has_rank_within(
+                    &#call, 0, <#ty as #krate::Projection>::MAX_RANK),
+                #large);
+        })
     });
     let numbers = adapters.numbers.iter().filter_map(Number::assertion);
-    ranks.flatten().chain(numbers).collect()
+    let checks = adapters.checks(krate).into_iter();
+    checks.chain(ranks).chain(numbers).collect()
 }
 
 /// What a field's type must be, if that depends on a type parameter.

@@ -23,7 +23,7 @@ use proc_macro::TokenStream;
 /// Says which projections of a model carry which adapter, and implements `Module` for it.
 ///
 /// ```
-/// use ailora_graph::{AdapterSpec, Visitor, adapt};
+/// use ailora_graph::{Visitor, adapt, method::constructors::{frozen, minor, principal}};
 /// use luminal::{nn::linear::Linear, prelude::{Graph, InitModule}};
 ///
 /// #[adapt(q = principal(8), v = minor(8), v_lr = 2.0)]
@@ -40,21 +40,16 @@ use proc_macro::TokenStream;
 ///     v: Linear::initialize(cx),
 /// };
 /// let (_, sites) = Visitor::inventory(&attention);
-/// assert_eq!(sites[0].spec, AdapterSpec::principal(8));
-/// assert_eq!(sites[1].spec, AdapterSpec::frozen());
-/// assert_eq!(sites[2].spec, AdapterSpec::minor(8).with_lr(2.0));
+/// assert_eq!(sites[0].spec, principal(8));
+/// assert_eq!(sites[1].spec, frozen());
+/// assert_eq!(sites[2].spec, minor(8).with_lr(2.0));
 /// ```
 ///
 /// # Strategies
-/// A key is a field's own name; the field is a `Projection`.
-///
-/// | value          | what is trained                                                   |
-/// |----------------|-------------------------------------------------------------------|
-/// | `principal(r)` | a rank-`r` product that starts at the largest singular triplets   |
-/// | `minor(r)`     | a rank-`r` product that starts at the smallest singular triplets  |
-/// | `random(r)`    | a rank-`r` product that starts at zero (LoRA)                     |
-/// | `full`         | the projection itself                                             |
-/// | `frozen`       | nothing, as for fields that are not named                         |
+/// A key is a field's own name; the field is a `Projection`. The value is a call of a `const fn` that
+/// returns an `AdapterSpec`, which the compiler resolves: a single name, such as `principal(8)`, is
+/// one of `ailora_graph::method::constructors`; a path, such as `mine::scaled()`, is a function of
+/// your own. The parentheses may be left out where there are no arguments, as in `frozen`.
 ///
 /// # Options
 /// | option                                  | of                 | meaning                            |
@@ -69,7 +64,7 @@ use proc_macro::TokenStream;
 /// an option and a field's name is the field.
 ///
 /// # Errors
-/// Misspelt names, unknown strategies and numbers out of range are compile errors on the token. So
+/// Misspelt names, unknown functions and numbers out of range are compile errors on the token. So
 /// is a rank above `min(in, out)` where the field's type knows its shape: at the definition, or
 /// where the struct is generic, where it is first used with a shape that is too small.
 ///

@@ -7,8 +7,6 @@ use syn::{Error, Expr, ExprUnary, Lit, LitFloat, Result, UnOp, spanned::Spanned}
 /// What a number may be.
 #[derive(Clone, Copy)]
 pub enum Range {
-    /// A positive integer.
-    Rank,
     /// A positive, finite number.
     Positive,
     /// From 0 to below 1.
@@ -18,7 +16,6 @@ pub enum Range {
 impl Range {
     fn holds(self, value: f64) -> bool {
         match self {
-            Self::Rank => value >= 1.0,
             Self::Positive => value > 0.0 && value.is_finite(),
             Self::Probability => (0.0..1.0).contains(&value),
         }
@@ -26,7 +23,6 @@ impl Range {
 
     fn condition(self, value: &TokenStream, span: Span) -> TokenStream {
         match self {
-            Self::Rank => quote_spanned!(span=> #value >= 1),
             Self::Positive => quote_spanned!(span=> #value > 0.0 && #value.is_finite()),
             Self::Probability => quote_spanned!(span=> #value >= 0.0 && #value < 1.0),
         }
@@ -34,7 +30,6 @@ impl Range {
 
     fn expected(self) -> &'static str {
         match self {
-            Self::Rank => "a positive integer, such as 8",
             Self::Positive => "a positive, finite number, such as 2.0",
             Self::Probability => "at least 0 and below 1, such as 0.1",
         }
@@ -55,8 +50,7 @@ impl Number {
     pub fn new(expr: Expr, what: String, range: Range) -> Result<Self> {
         let literal = Literal::of(&expr);
         let wrong = match literal {
-            Literal::Int(value) => !range.holds(value),
-            Literal::Float(value) => matches!(range, Range::Rank) || !range.holds(value),
+            Literal::Int(value) | Literal::Float(value) => !range.holds(value),
             Literal::Other => true,
             Literal::Not => false,
         };
@@ -65,10 +59,7 @@ impl Number {
             return Err(Error::new_spanned(&expr, message));
         }
         Ok(Self {
-            expr: match range {
-                Range::Rank => expr,
-                Range::Positive | Range::Probability => float(expr),
-            },
+            expr: float(expr),
             what,
             range,
             literal: !matches!(literal, Literal::Not),
@@ -76,12 +67,12 @@ impl Number {
     }
 
     /// Where errors about it belong.
-    pub fn span(&self) -> Span {
+    fn span(&self) -> Span {
         Span::mixed_site().located_at(self.expr.span())
     }
 
     /// It as an operand of a comparison: `a + b` becomes `(a + b)`.
-    pub fn operand(&self) -> TokenStream {
+    fn operand(&self) -> TokenStream {
         let expr = &self.expr;
         match expr {
             Expr::Lit(_) | Expr::Path(_) | Expr::Call(_) | Expr::MethodCall(_) | Expr::Paren(_) => {

@@ -3,6 +3,7 @@
 use ailora_graph::{
     AdapterSpec, Module, Projection, Scaling, Visitor, adapt,
     adapter::{Layout, Site},
+    method::constructors::{minor, principal, random},
 };
 use luminal::{
     nn::{Repeated, linear::Linear, norm::RMSNorm},
@@ -87,15 +88,9 @@ fn attention(prefix: &str) -> Shown {
         ("o", [6, 8]),
     ];
     let sites = [
-        (
-            "self.query",
-            low_rank(AdapterSpec::principal(4).with_alpha(8.0)),
-        ),
+        ("self.query", low_rank(principal(4).with_alpha(8.0))),
         ("k", AdapterSpec::full().with_lr(4.0)),
-        (
-            "v",
-            low_rank(AdapterSpec::minor(3).with_lr(2.0).with_alpha(16.0)),
-        ),
+        ("v", low_rank(minor(3).with_lr(2.0).with_alpha(16.0))),
         ("o", AdapterSpec::frozen()),
     ];
     (
@@ -116,7 +111,7 @@ fn every_field_is_shown_with_its_specification() {
 #[test]
 fn sites_have_the_shapes_of_their_weights() {
     let (_, sites) = Visitor::inventory(&Attention::<8, 6>::new());
-    let low_rank = AdapterSpec::principal(4).with_alpha(8.0).with_dropout(0.1);
+    let low_rank = principal(4).with_alpha(8.0).with_dropout(0.1);
     let expected = Site {
         path: "self.query".into(),
         weight: "self.query.weight".into(),
@@ -217,9 +212,9 @@ fn a_key_that_is_a_field_is_the_field() {
         r#type: linear(),
     };
     let expected = [
-        ("v", AdapterSpec::minor(2)),
-        ("v_lr", AdapterSpec::principal(2)),
-        ("alpha", AdapterSpec::random(2).with_alpha(4.0)),
+        ("v", minor(2)),
+        ("v_lr", principal(2)),
+        ("alpha", random(2).with_alpha(4.0)),
         ("type", AdapterSpec::frozen()),
     ];
     assert_eq!(
@@ -240,8 +235,8 @@ fn fields_of_a_parameters_type_are_adapted() {
         let q = linear::<2, 3>();
         inventory(&Generic::<_, Linear<5, 4>, 4> { q, k }).1
     };
-    let q = ("q".to_owned(), AdapterSpec::principal(2));
-    let k = ("k".to_owned(), AdapterSpec::random(4));
+    let q = ("q".to_owned(), principal(2));
+    let k = ("k".to_owned(), random(4));
     assert_eq!(
         shown(None),
         std::slice::from_ref(&q),
@@ -292,5 +287,5 @@ struct Conditional {
 #[test]
 fn conditional_fields_are_shown_where_they_exist() {
     let sites = inventory(&Conditional { q: linear() }).1;
-    assert_eq!(sites, [("q".to_owned(), AdapterSpec::principal(2))]);
+    assert_eq!(sites, [("q".to_owned(), principal(2))]);
 }

@@ -1,5 +1,7 @@
 //! A model compiled for several shapes of input over one set of parameters.
 
+use std::collections::HashSet;
+
 use ailora_graph::{
     checkpoint::checkpoint,
     fuse::{Report, cost::Costs, fuse, layout::Pack, placed},
@@ -68,6 +70,8 @@ pub enum Fusion {
 pub struct Engine {
     weights: Weights,
     packs: Vec<Pack>,
+    /// Parameters of which it is decided where they lie.
+    laid_out: HashSet<String>,
     plans: Vec<Plan>,
     reports: Vec<Vec<Report>>,
     backend: Backend,
@@ -98,6 +102,7 @@ impl Engine {
         Self {
             weights: Weights::new(params),
             packs: Vec::new(),
+            laid_out: HashSet::new(),
             plans: Vec::new(),
             reports: Vec::new(),
             backend,
@@ -114,12 +119,47 @@ impl Engine {
         self
     }
 
+    /// Decides by a program where the parameters that it reads lie, whatever is compiled before it.
+    /// Where several programs share parameters, this is the one that is run most: the training step.
+    ///
+    /// # Errors
+    /// A parameter that is missing or has another shape.
+    pub fn lay_out(&mut self, program: &Program) -> Result<(), EngineError> {
+        let step = self.hoisted(program)?;
+        self.fused_products(&step)?;
+        let read = step.frozen_parameters().chain(step.trained_parameters());
+        self.laid_out.extend(read.map(|leaf| leaf.name.to_string()));
+        Ok(())
+    }
+
     /// Compiles a program. Expressions over frozen parameters are computed here, once for all
-    /// programs that contain them. Where parameters lie, is up to the first program that reads them.
+    /// programs that contain them. Parameters of which [`lay_out`](Self::lay_out) has decided nothing lie
+    /// where the first program that reads them wants them.
     ///
     /// # Errors
     /// A parameter that is missing or has another shape.
     pub fn compile(&mut self, program: &Program) -> Result<PlanId, EngineError> {
+        let step = self.hoisted(program)?;
+        let (step, reports) = self.fused_products(&step)?;
+        let step = match self.checkpoints {
+            true => checkpoint(&step, "loss")?,
+            false => step,
+        };
+        let plan = match (self.fusion, &self.backend) {
+            (Fusion::Off, _) => separate(&step),
+            (_, Backend::Cpu(_)) => plan(&step),
+            #[cfg(feature = "cuda")]
+            (_, Backend::Cuda(_)) => lean(&step),
+        };
+        self.backend.add(&plan)?;
+        self.plans.push(plan);
+        self.reports.push(reports);
+        Ok(PlanId(self.plans.len() - 1))
+    }
+
+    /// What of a program is computed at each run. What depends on frozen parameters alone is computed here
+    /// and is a parameter from now on.
+    fn hoisted(&mut self, program: &Program) -> Result<Program, EngineError> {
         let mut hoisted = hoist(program)?;
         let weights = &self.weights;
         hoisted
@@ -147,15 +187,20 @@ impl Engine {
                 .collect();
             self.weights.extend(computed);
         }
-        let (step, reports) = match &self.fusion {
-            Fusion::Off | Fusion::Elementwise => (placed(&hoisted.step, &self.packs)?, Vec::new()),
+        Ok(hoisted.step)
+    }
+
+    /// A program with its products fused, and its parameters where they lie.
+    fn fused_products(&mut self, step: &Program) -> Result<(Program, Vec<Report>), EngineError> {
+        Ok(match &self.fusion {
+            Fusion::Off | Fusion::Elementwise => (placed(step, &self.packs)?, Vec::new()),
             Fusion::At(costs) => {
-                let plans = &self.plans;
+                let (plans, laid_out) = (&self.plans, &self.laid_out);
                 let is_free = |name: &str| {
                     let mut read = plans.iter().flat_map(|plan| &plan.parameters);
-                    !read.any(|(known, _)| **known == *name)
+                    !laid_out.contains(name) && !read.any(|(known, _)| **known == *name)
                 };
-                let fused = fuse(&hoisted.step, costs, &self.packs, is_free)?;
+                let fused = fuse(step, costs, &self.packs, is_free)?;
                 for pack in &fused.packs[self.packs.len()..] {
                     match self.backend {
                         Backend::Cpu(_) => self.weights.pack(pack),
@@ -166,21 +211,7 @@ impl Engine {
                 self.packs = fused.packs;
                 (fused.program, fused.reports)
             }
-        };
-        let step = match self.checkpoints {
-            true => checkpoint(&step, "loss")?,
-            false => step,
-        };
-        let plan = match (self.fusion, &self.backend) {
-            (Fusion::Off, _) => separate(&step),
-            (_, Backend::Cpu(_)) => plan(&step),
-            #[cfg(feature = "cuda")]
-            (_, Backend::Cuda(_)) => lean(&step),
-        };
-        self.backend.add(&plan)?;
-        self.plans.push(plan);
-        self.reports.push(reports);
-        Ok(PlanId(self.plans.len() - 1))
+        })
     }
 
     /// Frees the parameters that no compiled program reads.

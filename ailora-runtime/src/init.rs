@@ -1,13 +1,14 @@
 //! The start of every adapter: what makes AILoRA AILoRA.
 
 use ailora_graph::{
-    adapter::{Init, Layout, Site, Strategy},
+    adapter::{Layout, Site},
     ir::Draw,
+    method::{AdapterParameter, End, Side, Start},
 };
 use thiserror::Error;
 
 use crate::{
-    spectrum::{End, Matrix, Options, Progress, Request, SpectrumError, Triplets, triplets_of},
+    spectrum::{Matrix, Options, Progress, Request, SpectrumError, Triplets, triplets_of},
     store::{Array, Params},
 };
 
@@ -41,14 +42,10 @@ pub enum InitError {
     Spectrum(#[from] SpectrumError),
 }
 
-/// Adds the factors of every low-rank site to `params`, beside the weights.
-///
-/// With the weight `W = U S V^T` (`out x in`), rank `r` and scale `s`:
-///
-/// - principal and minor: `B = U_r S_r^(1/2) / sqrt(s)` and `A = S_r^(1/2) V_r^T / sqrt(s)` over the
-///   `r` largest or smallest triplets, so that `s B A` is that part of `W` whatever the scale; the
-///   same values as the frozen `B0` and `A0`;
-/// - random: `A` uniform in `±1/sqrt(in)` (Kaiming with slope `sqrt(5)`, as LoRA starts), `B` zero.
+/// Adds the parameters of every adapter to `params`, beside the weights, each at the
+/// [`Start`] that it declares. With the weight `W = U S V^T` (`out x in`), rank `k` and scale `s`, a
+/// pair of factors from triplets is `B = U_k S_k^(1/2) / sqrt(s)` and `A = S_k^(1/2) V_k^T / sqrt(s)`, so
+/// that `s B A` is that part of `W` whatever the scale.
 ///
 /// What is drawn depends on the seed and the parameter's name alone.
 ///
@@ -61,77 +58,145 @@ pub fn initialise(
     options: &Options,
     progress: impl Fn(Progress<'_>) + Sync,
 ) -> Result<(), InitError> {
-    let mut spectral: Vec<(&Site, End, usize)> = Vec::new();
+    let mut spectral: Vec<(&Site, Vec<Factor>)> = Vec::new();
     for site in sites {
-        match site.spec.strategy {
-            Strategy::LowRank {
-                init: Init::Random,
-                rank,
-            } => {
-                let bound = 1.0 / (site.in_features as f64).sqrt();
-                let key = Draw { seed, step: 0 }.key(&site.lora_a());
-                let a = (0..(rank * site.in_features) as u64)
-                    .map(|i| (bound * (2.0 * key.uniform(i) - 1.0)) as f32)
-                    .collect();
-                let shape = vec![rank, site.in_features];
-                params.insert(site.lora_a(), Array { shape, data: a });
-                params.insert(site.lora_b(), Array::zeros([site.out_features, rank]));
+        let mut factors = Vec::new();
+        for parameter in site.parameters(sites) {
+            match alone(site, &parameter, params, seed)? {
+                Some(array) => _ = params.insert(parameter.name, array),
+                None => factors.extend(Factor::of(&parameter)),
             }
-            Strategy::LowRank { init, rank } => {
-                let end = if init == Init::Minor {
-                    End::Minor
-                } else {
-                    End::Principal
-                };
-                spectral.push((site, end, rank));
-            }
-            Strategy::Frozen | Strategy::Full => {}
+        }
+        if !factors.is_empty() {
+            spectral.push((site, factors));
         }
     }
     let requests = spectral
         .iter()
-        .map(|&(site, end, k)| {
+        .map(|(site, factors)| {
             let matrix = matrix(site, params)?;
+            let Factor { end, k, .. } = factors[0];
             Ok(Request { matrix, end, k })
         })
         .collect::<Result<Vec<_>, InitError>>()?;
     let triplets = triplets_of(&requests, options, progress)?;
-    for ((site, ..), triplets) in spectral.into_iter().zip(triplets) {
-        start(site, &triplets, params)?;
+    for ((site, factors), triplets) in spectral.into_iter().zip(triplets) {
+        place(site, factors, &triplets, params)?;
     }
     Ok(())
 }
 
-/// Starts the adapter of a `principal` or `minor` site from triplets of its weight as it lies in
-/// memory: as many as its rank, whichever they are. [`initialise`] does this with the largest or
-/// the smallest ones.
+/// The start of a parameter, unless that is a factor of triplets.
+fn alone(
+    site: &Site,
+    parameter: &AdapterParameter,
+    params: &Params,
+    seed: u64,
+) -> Result<Option<Array>, InitError> {
+    let key = Draw { seed, step: 0 }.key(&parameter.name);
+    let numbers = 0..parameter.count() as u64;
+    let data = match parameter.start {
+        Start::Constant(value) => vec![value; parameter.count()],
+        Start::Uniform { bound } => numbers
+            .map(|i| (bound * (2.0 * key.uniform(i) - 1.0)) as f32)
+            .collect(),
+        Start::Normal { deviation } => numbers
+            .map(|i| (deviation * key.normal(i)) as f32)
+            .collect(),
+        Start::RowLengths => row_lengths(site, params)?,
+        Start::Triplets { .. } => return Ok(None),
+    };
+    let shape = parameter.shape.clone();
+    Ok(Some(Array { shape, data }))
+}
+
+/// The length of each row of a site's weight as the papers write it, `[out]`.
+fn row_lengths(site: &Site, params: &Params) -> Result<Vec<f32>, InitError> {
+    matrix(site, params)?;
+    let data = params
+        .get(&site.weight)
+        .map_or(&[][..], |weight| &weight.data);
+    let mut squares = vec![0.0_f64; site.out_features];
+    for (i, &x) in data.iter().enumerate() {
+        let row = match site.layout {
+            Layout::OutIn => i / site.in_features,
+            Layout::InOut => i % site.out_features,
+        };
+        squares[row] += f64::from(x) * f64::from(x);
+    }
+    Ok(squares.into_iter().map(|sum| sum.sqrt() as f32).collect())
+}
+
+/// A parameter that starts as a factor of triplets.
+struct Factor {
+    name: String,
+    shape: Vec<usize>,
+    end: End,
+    side: Side,
+    k: usize,
+}
+
+impl Factor {
+    fn of(parameter: &AdapterParameter) -> Option<Self> {
+        let Start::Triplets { end, side } = parameter.start else {
+            return None;
+        };
+        let k = match side {
+            Side::Left => parameter.shape.last(),
+            Side::Right => parameter.shape.first(),
+        };
+        Some(Self {
+            name: parameter.name.clone(),
+            shape: parameter.shape.clone(),
+            end,
+            side,
+            k: k.copied().unwrap_or_default(),
+        })
+    }
+}
+
+/// Starts the adapter of a site whose factors start from triplets from these of its weight as it lies
+/// in memory: as many as its rank, whichever they are. [`initialise`] does this with those that the
+/// adapter declares.
 ///
 /// # Errors
 /// Triplets that do not fit the site.
 pub fn start(site: &Site, triplets: &Triplets, params: &mut Params) -> Result<(), InitError> {
+    let parameters = site.parameters(std::slice::from_ref(site));
+    let factors = parameters.iter().filter_map(Factor::of).collect();
+    place(site, factors, triplets, params)
+}
+
+fn place(
+    site: &Site,
+    wanted: Vec<Factor>,
+    triplets: &Triplets,
+    params: &mut Params,
+) -> Result<(), InitError> {
     let k = triplets.k();
     let misfit = |rank, found| InitError::Triplets {
         site: site.path.clone(),
         rank,
         found,
     };
-    let (Some(rank), Some(scale)) = (site.spec.rank(), site.spec.scale()) else {
+    if wanted.is_empty() {
         return Err(misfit(0, format!("{:?}", [k, site.in_features])));
-    };
+    }
+    let scale = site.spec.scale().unwrap_or(1.0);
     let (b, a) = factors(site, scale, triplets)?;
-    for (factor, shape, data) in [
-        ([site.lora_a0(), site.lora_a()], [k, site.in_features], a),
-        ([site.lora_b0(), site.lora_b()], [site.out_features, k], b),
-    ] {
-        let found = (shape, data.len());
-        if k != rank || data.len() != shape.iter().product::<usize>() {
-            return Err(misfit(rank, format!("{found:?}")));
+    for factor in wanted {
+        let (shape, data) = match factor.side {
+            Side::Left => ([site.out_features, k], &b),
+            Side::Right => ([k, site.in_features], &a),
+        };
+        if factor.shape != shape || data.len() != shape.iter().product::<usize>() {
+            return Err(misfit(factor.k, format!("{:?}", (shape, data.len()))));
         }
-        let shape = shape.to_vec();
-        let array = Array { shape, data };
-        for name in factor {
-            params.insert(name, array.clone());
-        }
+        let array = Array {
+            shape: factor.shape,
+            data: data.clone(),
+        };
+        params.insert(factor.name, array);
     }
     Ok(())
 }
@@ -188,7 +253,10 @@ fn transpose(data: &[f32], rows: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use ailora_graph::AdapterSpec;
+    use ailora_graph::{
+        AdapterSpec,
+        method::constructors::{frozen, full, minor, principal},
+    };
 
     use super::*;
     use crate::spectrum::Method;
@@ -221,14 +289,10 @@ mod tests {
     /// Half of the scale goes to each factor, and what has no scale has no factors.
     #[test]
     fn only_low_rank_sites_start_from_triplets() {
-        let params = start_of(AdapterSpec::principal(1).with_alpha(4.0)).unwrap();
+        let params = start_of(principal(1).with_alpha(4.0)).unwrap();
         assert_eq!(params["project.lora_A.weight"].data, [0.0, 1.0, 0.0]);
         assert_eq!(params["project.lora_B0.weight"].data, [1.0, 0.0]);
-        for spec in [
-            AdapterSpec::frozen(),
-            AdapterSpec::full(),
-            AdapterSpec::minor(2),
-        ] {
+        for spec in [frozen(), full(), minor(2)] {
             let error = start_of(spec).unwrap_err();
             assert!(matches!(error, InitError::Triplets { .. }), "{error}");
         }

@@ -1,6 +1,8 @@
 //! What becomes of a pretrained model's program before it is compiled, in one place: adapted, in the
 //! form that its precision computes without loss, narrowed, and differentiated where it trains.
 
+use std::collections::HashSet;
+
 use ailora_graph::{
     adapt::{AdaptError, Mode, adapt},
     adapter::{Site, Trainable},
@@ -47,6 +49,26 @@ impl Passes<'_> {
     /// The adapters do not fit it.
     pub fn inference(&self, program: &Program) -> Result<Program, PassError> {
         Ok(narrow(&self.adapted(program, Mode::Infer)?)?)
+    }
+
+    /// As [`inference`](Self::inference), of a part of the model: adapters whose projections are in another
+    /// part are left out. The programs that generate share a model's weights out among them.
+    ///
+    /// # Errors
+    /// The adapters do not fit it.
+    pub fn part(&self, program: &Program) -> Result<Program, PassError> {
+        let read: HashSet<&str> = program
+            .frozen_parameters()
+            .map(|leaf| &*leaf.name)
+            .collect();
+        let sites = self.sites.iter();
+        let sites = sites.filter(|site| read.contains(&*site.weight));
+        let sites: Vec<Site> = sites.cloned().collect();
+        let passes = Passes {
+            sites: &sites,
+            ..*self
+        };
+        passes.inference(program)
     }
 
     /// The program of a training step: the output [`LOSS`] and its gradients alone.

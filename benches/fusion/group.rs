@@ -7,6 +7,7 @@ use ailora::{
     adapter::{Layout, Site},
     bench::{Options, Pass, Row, Subject, compare},
     ir::{Draw, Program, ProgramError, Type},
+    method::constructors,
     runtime::{
         run::Value,
         store::{Array, Params},
@@ -97,7 +98,7 @@ impl Group {
     pub fn new(shape: Shape, adapted: Adapted) -> Result<Self, ProgramError> {
         let Shape { width, rows, rank } = shape;
         // A scale that is not 1, as PEFT's examples have it.
-        let low_rank = AdapterSpec::random(rank).with_alpha(2.0 * rank as f64);
+        let low_rank = constructors::random(rank).with_alpha(2.0 * rank as f64);
         let projections: &[(&str, &str, bool)] = match adapted {
             Adapted::QueryValue => &[("q", "x", true), ("k", "x", false), ("v", "x", true)],
             Adapted::AllLinear => &[

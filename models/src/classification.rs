@@ -325,7 +325,8 @@ impl Classification {
         })
     }
 
-    /// Compiles every shape that the epochs and the evaluations will need, before the first step.
+    /// Compiles every shape that the epochs and the evaluations will need, before the first step. The
+    /// largest step decides where parameters lie.
     ///
     /// # Errors
     /// A shape cannot be built.
@@ -347,6 +348,11 @@ impl Classification {
         shapes.extend(batches.map(|plan| (plan.indices.len(), plan.len, false)));
         shapes.sort_unstable();
         shapes.dedup();
+        let steps = shapes.iter().filter(|(_, _, training)| *training);
+        if let Some(&(rows, len, _)) = steps.max_by_key(|(rows, len, _)| rows * len) {
+            let precision = engine.backend().precision();
+            engine.lay_out(&self.predictor.program(rows, len, true, precision)?)?;
+        }
         for (rows, len, training) in shapes {
             self.predictor.plan(engine, rows, len, training)?;
         }

@@ -6,7 +6,11 @@ mod support;
 use std::{collections::HashMap, fs, path::Path};
 
 use ailora_graph::{
-    AdaptConfig, AdapterSpec, Strategy, Trainable, adapt::Mode, adapt::adapt, adapter::Site,
+    AdaptConfig, AdapterSpec, Strategy, Trainable,
+    adapt::Mode,
+    adapt::adapt,
+    adapter::Site,
+    method::{Ailora, constructors::random},
 };
 use ailora_models::{
     closed::Meaning,
@@ -74,9 +78,7 @@ fn with_adapter(base: &Pretrained, fixture: &str, adapter: &Adapter) -> [Vec<f64
     beside.extend(adapter.tensors.clone());
     let sites = adapter.apply_to(base.model.sites());
     let mut merged = base.weights.clone();
-    adapter
-        .merge_into(&base.model.sites(), &mut merged)
-        .unwrap();
+    adapter.merge_into(&mut merged).unwrap();
     [
         logits(base, fixture, &sites, &beside),
         logits(base, fixture, &[], &merged),
@@ -410,7 +412,7 @@ fn train(sites: &[Site], params: &mut Params) {
 
 #[test]
 fn an_adapter_holds_what_was_drawn_and_what_its_head_became() {
-    let rank = |rank| AdapterSpec::random(rank).with_alpha(3.0);
+    let rank = |rank| random(rank).with_alpha(3.0);
     let frozen = AdapterSpec::frozen;
     for (fixture, head, specs, modules) in [
         // A base without a head: the pooler is drawn and stays as it is.
@@ -464,7 +466,7 @@ fn an_adapter_holds_what_was_drawn_and_what_its_head_became() {
         let drawn: Vec<String> = (base.report.initialised.iter())
             .map(|initialised| initialised.name.clone())
             .collect();
-        let mut config = AdaptConfig::method(ailora_graph::Method::AiLora, 3);
+        let mut config = AdaptConfig::method(&Ailora, 3);
         config.alpha = Some(5.0);
         let mut sites = config.resolve(base.model.sites()).unwrap();
         for (path, spec) in &specs {

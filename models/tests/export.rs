@@ -8,10 +8,11 @@ mod support;
 use std::{collections::HashMap, fs, path::Path};
 
 use ailora_graph::{
-    AdaptConfig, Method, Strategy, Trainable,
+    AdaptConfig, Strategy, Trainable,
     adapt::{Mode, adapt},
     adapter::Site,
     ir::{Draw, Program},
+    method::Ailora,
 };
 use ailora_models::{
     batch::Shape,
@@ -38,7 +39,7 @@ fn train(sites: &[Site], params: &mut Params) {
             .chain(&site.bias)
             .cloned()
             .collect(),
-        Strategy::LowRank { .. } => vec![site.lora_a(), site.lora_b()],
+        Strategy::Adapted(_) => vec![site.lora_a(), site.lora_b()],
     });
     for name in names {
         let key = Draw::default().key(&name);
@@ -111,7 +112,7 @@ fn exported_adapters_compute_what_was_trained() {
         let dir = fixtures().join(format!("parity/{name}-0"));
         let mut base = Pretrained::open(&dir, head).unwrap();
         let model = &base.model.clone();
-        let mut config = AdaptConfig::method(Method::AiLora, 4);
+        let mut config = AdaptConfig::method(&Ailora, 4);
         config.alpha = Some(6.0);
         let sites = config.resolve(model.sites()).unwrap();
         let mut params = base.weights.clone();
@@ -147,7 +148,7 @@ fn exported_adapters_compute_what_was_trained() {
         let difference = apart(&plain, &expected);
         assert!(difference <= 1e-5, "{name}: {difference:e}");
         let mut params = base.weights.clone();
-        adapter.merge_into(&model.sites(), &mut params).unwrap();
+        adapter.merge_into(&mut params).unwrap();
         let merged = logits(&[], &params);
         let difference = apart(&merged, &expected);
         assert!(difference <= 1e-5, "{name} merged: {difference:e}");

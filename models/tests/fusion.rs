@@ -3,12 +3,13 @@
 mod support;
 
 use ailora_graph::{
-    AdaptConfig, Method, Trainable,
+    AdaptConfig, Trainable,
     adapt::{Mode, adapt},
     fuse::cost::Costs,
     grad::gradient_name,
     grad::gradients,
     hoist::hoist,
+    method::Ailora,
     narrow::narrow,
 };
 use ailora_models::pretrained::Pretrained;
@@ -30,7 +31,7 @@ fn ten_fused_steps_equal_the_interpreters() {
         let base = Pretrained::open(&dir, labels(&dir)).unwrap();
         let model = &base.model;
         let batch = File::open(&dir.join("io.safetensors")).batch();
-        let mut config = AdaptConfig::method(Method::AiLora, 4);
+        let mut config = AdaptConfig::method(&Ailora, 4);
         config.alpha = Some(6.0);
         let sites = config.resolve(model.sites()).unwrap();
         let mut params = base.weights.clone();

@@ -4,7 +4,9 @@ mod support;
 
 use std::path::Path;
 
-use ailora_graph::{AdaptConfig, AdapterSpec, Method, adapter::Site, fuse::cost::Costs, ir::Draw};
+use ailora_graph::{
+    AdaptConfig, AdapterSpec, adapter::Site, fuse::cost::Costs, ir::Draw, method::Lora,
+};
 use ailora_models::{
     generate::{Generator, Options, Rules, Strategy, search},
     head::Head,
@@ -241,7 +243,7 @@ fn the_real_smollm2_equals_transformers() {
 /// dropout is training's.
 #[test]
 fn adapters_generate_what_merged_weights_do() {
-    let mut config = AdaptConfig::method(Method::LoRa, 2);
+    let mut config = AdaptConfig::method(&Lora, 2);
     (config.alpha, config.dropout) = (Some(5.0), Some(0.5));
     for (name, head) in [
         ("bart_generate-0", Head::Seq2SeqLm { smoothing: 0.0 }),

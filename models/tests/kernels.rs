@@ -5,10 +5,11 @@ mod support;
 use std::path::PathBuf;
 
 use ailora_graph::{
-    AdaptConfig, Method, Trainable,
+    AdaptConfig, Trainable,
     adapt::{Mode, adapt},
     fuse::cost::Costs,
     grad::gradients,
+    method::Ailora,
     narrow::narrow,
 };
 use ailora_models::{head::Head, pretrained::Pretrained};
@@ -28,7 +29,7 @@ fn plans(name: &str, head: Head) -> Vec<Plan> {
     let base = Pretrained::open(&dir, head).unwrap();
     let batch = File::open(&dir.join("io.safetensors")).batch();
     let full = full_step(&base.model, &batch);
-    let config = AdaptConfig::method(Method::AiLora, 4);
+    let config = AdaptConfig::method(&Ailora, 4);
     let sites = config.resolve(base.model.sites()).unwrap();
     let mut params = base.weights;
     initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();

@@ -4,7 +4,11 @@ mod support;
 
 use std::path::PathBuf;
 
-use ailora_graph::{AdaptConfig, AdapterSpec, ir::Op};
+use ailora_graph::{
+    AdaptConfig, AdapterSpec,
+    ir::Op,
+    method::constructors::{minor, principal},
+};
 use ailora_models::{
     batch::{Batch, Shape, Targets},
     config::Config,
@@ -166,8 +170,8 @@ fn annotations_adapt_queries_and_values_and_train_heads() {
         let expected: Vec<(&str, AdapterSpec)> = layers
             .iter()
             .map(|path| match path.ends_with(query) {
-                true => (path.as_str(), AdapterSpec::principal(8)),
-                false => (path.as_str(), AdapterSpec::minor(8).with_lr(2.0)),
+                true => (path.as_str(), principal(8)),
+                false => (path.as_str(), minor(8).with_lr(2.0)),
             })
             .chain(heads.iter().map(|path| (*path, AdapterSpec::full())))
             .collect();
@@ -184,10 +188,7 @@ fn annotations_adapt_all_three_attentions_of_bart() {
         .filter(|site| site.spec.trains())
         .map(|site| (site.path, site.spec))
         .collect();
-    let (q, v) = (
-        AdapterSpec::principal(8),
-        AdapterSpec::minor(8).with_lr(2.0),
-    );
+    let (q, v) = (principal(8), minor(8).with_lr(2.0));
     let layers = ["encoder", "decoder"].map(|side| [0, 1].map(|i| (side, i)));
     let mut expected = Vec::new();
     for (side, i) in layers.concat() {

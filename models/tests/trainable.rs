@@ -4,10 +4,11 @@
 mod support;
 
 use ailora_graph::{
-    AdaptConfig, Method, Trainable,
+    AdaptConfig, Trainable,
     adapt::{Mode, adapt},
     adapter::Site,
     ir::Draw,
+    method::Ailora,
 };
 use ailora_models::{
     head::Head,
@@ -120,7 +121,7 @@ fn check(case: &Case) {
     } = case;
     let what = format!("{fixture} {patterns:?} {adapters}");
     let base = open(fixture, head);
-    let mut config = AdaptConfig::method(Method::AiLora, 3);
+    let mut config = AdaptConfig::method(&Ailora, 3);
     config.alpha = Some(5.0);
     let patterns = patterns.iter().map(|&pattern| pattern.to_owned());
     config.trainable = Some(Trainable::Parameters(patterns.collect()));
@@ -190,9 +191,7 @@ fn check(case: &Case) {
         &beside,
     );
     let mut merged = base.weights.clone();
-    adapter
-        .merge_into(&base.model.sites(), &mut merged)
-        .unwrap();
+    adapter.merge_into(&mut merged).unwrap();
     let merged = logits(&base, fixture, &[], &merged);
     let proof = proof::weights(folder.path(), &base.weights).unwrap();
     let proof = logits(&base, fixture, &[], &proof);

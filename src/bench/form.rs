@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{BenchError, Options, Subject};
 use crate::{
     adapt::Mode,
-    adapter::{Site, Strategy, Trainable},
+    adapter::{Site, Trainable},
     finetune::backend,
     grad::gradients,
     ir::{
@@ -210,7 +210,7 @@ impl<'a> Variants<'a> {
 const TOWARDS: &str = "towards.";
 
 fn is_up(site: &Site, name: &str) -> bool {
-    matches!(site.spec.strategy, Strategy::LowRank { .. }) && site.lora_b() == name
+    site.trained().last().is_some_and(|up| up == name) && site.is_adapted()
 }
 
 /// Numbers in `[-0.5, 0.5)` that depend on the name.

@@ -1,5 +1,11 @@
 use super::*;
-use crate::{AdapterSpec, adapter::Layout, ir::Type, runtime::store::Array};
+use crate::{
+    AdapterSpec,
+    adapter::Layout,
+    ir::Type,
+    method::constructors::{minor, random},
+    runtime::store::Array,
+};
 
 const ROWS: usize = 24;
 const WIDTH: usize = 12;
@@ -21,9 +27,9 @@ fn projections() -> (Program, Vec<Site>, Params) {
     let mut params = Params::new();
     let mut sites = Vec::new();
     for (i, (name, spec)) in [
-        ("q", AdapterSpec::random(2)),
+        ("q", random(2)),
         ("k", AdapterSpec::frozen()),
-        ("v", AdapterSpec::minor(3).with_alpha(6.0)),
+        ("v", minor(3).with_alpha(6.0)),
     ]
     .into_iter()
     .enumerate()

@@ -6,10 +6,11 @@ use std::{
 };
 
 use ailora::{
-    AdaptConfig, Method, Scaling,
+    AdaptConfig, Scaling,
     adapter::{Site, SiteOverride, Trainable},
     finetune::{AdapterFolder, Model, Record, backend, read_settings, read_yaml, yaml},
     limits,
+    method::{self, METHODS, Method, Unknown},
     models::{
         closed::{Note, Unused},
         embedded,
@@ -153,10 +154,8 @@ impl DeviceArgs {
 /// What is adapted, and how.
 #[derive(Clone, Debug, Args)]
 pub struct AdapterArgs {
-    /// Start the annotated adapters as this method does: ailora, lora, pissa, milora, reailora, rslora; or
-    /// train all parameters: full [default: ailora].
-    #[arg(long, value_parser = method)]
-    method: Option<Method>,
+    #[arg(long, value_parser = method, help = methods())]
+    method: Option<&'static dyn Method>,
     /// Rank of the annotated adapters [default: 8].
     #[arg(long, value_name = "N", value_parser = count::<usize>, allow_negative_numbers = true)]
     rank: Option<usize>,
@@ -199,12 +198,24 @@ impl AdapterArgs {
     }
 }
 
-fn method(text: &str) -> Result<Method, String> {
-    let names = || Method::ALL.map(Method::name).join(", ");
-    Method::ALL
-        .into_iter()
-        .find(|method| method.name() == text.to_lowercase())
-        .ok_or_else(|| format!("expected one of {}", names()))
+fn method(text: &str) -> Result<&'static dyn Method, Unknown> {
+    method::find(text)
+}
+
+/// What `--method` does.
+fn methods() -> String {
+    let all = |method: &&&dyn Method| method.trainable() == Trainable::All;
+    let (all, some): (Vec<_>, Vec<_>) = METHODS.iter().partition(all);
+    let names = |methods: Vec<&&dyn Method>| {
+        let names: Vec<&str> = methods.iter().map(|method| method.name()).collect();
+        names.join(", ")
+    };
+    format!(
+        "Start the annotated adapters as this method does: {}; or train all parameters: {} [default: \
+         ailora]",
+        names(some),
+        names(all)
+    )
 }
 
 fn trainable(text: &str) -> Result<Trainable, String> {

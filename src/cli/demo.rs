@@ -5,8 +5,9 @@ use std::{
 };
 
 use ailora::{
-    AdaptConfig, Method,
+    AdaptConfig,
     finetune::{AdapterFolder, Model, Settings, Stage, backend, data, finetune},
+    method::{Ailora, Lora, Method, Milora, Pissa},
     models::{embedded, metrics::argmax, task::Task},
     output::{Existing, File, Folder},
     runtime::{
@@ -26,7 +27,7 @@ use super::{
     table,
 };
 
-const METHODS: [Method; 4] = [Method::AiLora, Method::LoRa, Method::PiSsa, Method::MiLoRa];
+const METHODS: [&dyn Method; 4] = [&Ailora, &Lora, &Pissa, &Milora];
 const TASK: &str = "svamp";
 const RANK: usize = 8;
 /// Held-out problems that are shown with what is predicted for them.
@@ -143,7 +144,7 @@ struct Run {
 impl Run {
     /// Fine-tunes behind a progress bar.
     fn make(settings: &Settings, output: &Path) -> Result<Self, Error> {
-        let name = settings.adapters.method.map_or("", Method::name);
+        let name = settings.adapters.method.map_or("", |method| method.name());
         let bar = ProgressBar::new(0).with_message("starting");
         let style = format!(
             "{name:8} seed {} {{wide_bar}} {{pos}}/{{len}}  {{msg}}",

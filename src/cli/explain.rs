@@ -13,7 +13,7 @@ use ailora::{
 use super::{
     Error,
     args::{self, AdapterArgs, ModelArgs},
-    print, table,
+    print,
 };
 
 /// The projection that is shown.
@@ -79,11 +79,11 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     } else {
         "training step"
     };
-    let (start, rank) = table::start(&site.spec.strategy);
     text.line(format_args!(
-        "{}: {start}, rank {}, in a {pass} of {} rows of {} tokens",
+        "{}: {}, rank {}, in a {pass} of {} rows of {} tokens",
         site.path,
-        rank.unwrap_or_default(),
+        site.spec.strategy.name(),
+        site.spec.rank().unwrap_or_default(),
         args.batch_size,
         args.length
     ))?;

@@ -102,8 +102,13 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
     let mut about = About::new(&args.model.model, task, sha256);
     about.max_length = trained_length(&args.adapter);
     about.write(&args.output)?;
-    let written = proof::weights(&args.output, weights)?;
-    let read = frozen(&model, written)?;
+    let read = match proof::applies(&args.output)? {
+        true => frozen(&model, proof::weights(&args.output, weights)?)?,
+        false => {
+            let written = args.insist.folder(&args.output);
+            args.model.open_with(Some(written))?.0
+        }
+    };
     let before = probe(model.predictor(args.device.open()?))?;
     let after = probe(read.predictor(args.device.open()?))?;
     confirm(&before, &after)?;
@@ -116,18 +121,17 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
 pub fn merge(args: &MergeArgs) -> Result<ExitCode, Error> {
     let adapter = args.insist.folder(&args.adapter);
     let (model, task) = args.model.open_with(Some(adapter))?;
-    let sites = model.pretrained.model.sites();
     let mut params = model.pretrained.weights.clone();
     if let Some(adapter) = &model.adapter {
-        adapter.merge_into(&sites, &mut params)?;
+        adapter.merge_into(&mut params)?;
     }
     check_weights(&params)?;
     let inputs = [&*model.pretrained.dir, &*args.adapter];
     let _folder = claim(&args.output, args.force, &inputs, MODEL)?;
     write_model(&model, task, &params, &args.output)?;
     drop(params);
-    // Folders of others may be anything; ours are plain LoRA.
-    let model = match About::is_in(&args.adapter) {
+    // Folders of others may be anything; ours are plain, and of LoRA there is a definition.
+    let model = match About::is_in(&args.adapter) && proof::applies(&args.adapter)? {
         true => {
             let weights = proof::weights(&args.adapter, &model.pretrained.weights)?;
             frozen(&model, weights)?

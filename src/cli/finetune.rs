@@ -4,8 +4,8 @@ use std::{
 };
 
 use ailora::{
-    Method,
     finetune::{Report, Settings, Stage, finetune},
+    method::Ailora,
     runtime::{
         backend::{Device, Precision},
         optim::ScheduleKind,
@@ -124,7 +124,7 @@ impl Args {
             .existing
             .settings(self.config.as_deref(), &self.output)?;
         settings.adapters = self.adapters.config(settings.adapters)?;
-        settings.adapters.method.get_or_insert(Method::AiLora);
+        settings.adapters.method.get_or_insert(&Ailora);
         macro_rules! given {
             ($($name:ident),*) => { $(if let Some(value) = self.$name { settings.$name = value; })* };
         }

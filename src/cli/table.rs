@@ -1,9 +1,6 @@
 //! Tables and numbers for people.
 
-use ailora::{
-    Strategy,
-    adapter::{Init, Site},
-};
+use ailora::adapter::Site;
 use comfy_table::{Table, presets};
 
 /// A table with a header line.
@@ -29,7 +26,6 @@ pub fn sites(sites: &[Site]) -> Table {
     ]);
     let mut kinds: Vec<(Vec<String>, usize, usize)> = Vec::new();
     for site in sites {
-        let (start, rank) = start(&site.spec.strategy);
         let trains = site.spec.trains();
         // Layers are the same module under another number.
         let name: Vec<&str> = site
@@ -46,8 +42,8 @@ pub fn sites(sites: &[Site]) -> Table {
         let kind = vec![
             name.join("."),
             format!("{} x {}", site.out_features, site.in_features),
-            start.to_owned(),
-            rank.map_or("-".into(), |rank| rank.to_string()),
+            site.spec.strategy.name().to_owned(),
+            site.spec.rank().map_or("-".into(), |rank| rank.to_string()),
             site.spec
                 .scale()
                 .map_or("-".into(), |scale| format!("{scale}")),
@@ -73,22 +69,6 @@ pub fn sites(sites: &[Site]) -> Table {
         table.add_row(row);
     }
     table
-}
-
-/// How a projection starts, and the rank of its adapter.
-pub fn start(strategy: &Strategy) -> (&'static str, Option<usize>) {
-    match *strategy {
-        Strategy::Frozen => ("frozen", None),
-        Strategy::Full => ("full", None),
-        Strategy::LowRank { init, rank } => {
-            let start = match init {
-                Init::Principal => "principal",
-                Init::Minor => "minor",
-                Init::Random => "random",
-            };
-            (start, Some(rank))
-        }
-    }
 }
 
 /// A count with separators.

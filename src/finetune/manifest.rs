@@ -264,7 +264,7 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use ailora_graph::{AdaptConfig, Method};
+    use ailora_graph::{AdaptConfig, method::Lora};
 
     use super::*;
 
@@ -282,7 +282,7 @@ mod tests {
     fn what_may_change_makes_no_other_run_and_what_may_not_is_named() {
         let settings = Settings {
             model: "here".into(),
-            adapters: AdaptConfig::method(Method::LoRa, 4),
+            adapters: AdaptConfig::method(&Lora, 4),
             ..Settings::default()
         };
         let (first, record) = manifest(&settings, "2");
@@ -304,7 +304,7 @@ mod tests {
             lr: 3e-3,
             clip: None,
             rows: Some(10),
-            adapters: AdaptConfig::method(Method::LoRa, 6),
+            adapters: AdaptConfig::method(&Lora, 6),
             ..settings
         };
         let (other, _) = manifest(&other, "3");

@@ -441,7 +441,7 @@ impl Model {
         let mut params = self.pretrained.weights;
         let mut adapter = self.adapter.unwrap_or_default();
         if merged {
-            adapter.merge_into(&sites, &mut params)?;
+            adapter.merge_into(&mut params)?;
             adapter = Adapter::default();
         }
         sites = adapter.apply_to(sites);
@@ -531,7 +531,10 @@ pub fn finetune(
     let manifest = Manifest::new(settings, manifest::base(&model.pretrained)?, hashed)?;
     let writes = match trainable {
         Trainable::All => MODEL,
-        _ => ADAPTER,
+        _ => {
+            Adapter::check(&sites)?;
+            ADAPTER
+        }
     };
     let inputs = [&*model.pretrained.dir, &*data];
     let mut files = Output::open(output, existing, &manifest, &inputs, writes)?;
@@ -711,13 +714,15 @@ fn subset(rows: Vec<Example>, wanted: Option<usize>) -> Vec<Example> {
         .collect()
 }
 
-/// The frozen starts of the adapters, which the exported adapter subtracts.
+/// The frozen parameters of the adapters, which the saved adapter may need.
 fn starts(sites: &[Site], weights: &Weights) -> Params {
-    let names = sites
-        .iter()
-        .flat_map(|site| [site.lora_a0(), site.lora_b0()]);
-    names
-        .filter_map(|name| Some((name.clone(), weights.get(&name)?)))
+    let parameters = sites.iter().flat_map(|site| site.parameters(sites));
+    parameters
+        .filter(|parameter| !parameter.trains)
+        .filter_map(|parameter| {
+            let array = weights.get(&parameter.name)?;
+            Some((parameter.name, array))
+        })
         .collect()
 }
 

@@ -288,7 +288,8 @@ impl Output {
             .map(|site| {
                 json!({
                     "path": site.path,
-                    "strategy": format!("{:?}", site.spec.strategy),
+                    "strategy": site.spec.strategy,
+                    "rank": site.spec.rank(),
                     "shape": [site.out_features, site.in_features],
                     "layout": if site.layout == Layout::OutIn { "out_in" } else { "in_out" },
                     "lr": site.spec.lr,

@@ -467,7 +467,7 @@ fn campaign_of_adapters() {
     campaign("adapters", make, |folder| {
         let mut base = base.clone();
         let adapter = Adapter::load(folder, &mut base)?;
-        adapter.merge_into(&base.model.sites(), &mut base.weights)?;
+        adapter.merge_into(&mut base.weights)?;
         Ok(())
     })
     .some_of_both();

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use ailora::{
-    AdaptConfig, Method,
+    AdaptConfig,
     finetune::{Report, Settings, Stage, finetune},
+    method::Lora,
     output::Existing,
     runtime::train::{Control, Event, Keep, Outcome},
 };
@@ -18,7 +19,7 @@ fn settings(scene: &Scene, keep: Option<Keep>) -> Settings {
         model: scene.path("bert").display().to_string(),
         task: "cola".into(),
         data: Some(scene.path("cola")),
-        adapters: AdaptConfig::method(Method::LoRa, 4),
+        adapters: AdaptConfig::method(&Lora, 4),
         epochs: 6,
         max_steps: Some(30),
         batch_size: 8,

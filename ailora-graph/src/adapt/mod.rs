@@ -1,18 +1,20 @@
-//! From a pretrained program to one that trains: `x W` becomes a frozen part and a trained one.
+//! From a pretrained program to one that trains: what adapters make of projections.
 
 mod distribute;
-mod low_rank;
 
 pub use distribute::distribute;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use low_rank::LowRank;
 use thiserror::Error;
 
 use crate::{
-    adapter::{Site, Strategy, Trainable},
-    ir::{Op, Program, ProgramError},
+    adapter::{Layout, Site, Strategy, Trainable},
+    ir::{
+        Id, Leaf, Op, Program, ProgramError,
+        ops::{elementwise::Binary, matmul::MatMul},
+    },
+    method::{Adapter, Operands, Projected, as_rows},
 };
 
 /// What an adapted program is for.
@@ -38,6 +40,33 @@ pub enum AdaptError {
         /// The parameter.
         weight: String,
     },
+    /// An adapter of the output, where the program reads the product without its bias.
+    #[error(
+        "{site}: `{adapter}` works on the output with its bias `{bias}`, but the program reads the \
+         product before that is added; choose another adapter for it"
+    )]
+    BeforeBias {
+        /// Module path of the projection.
+        site: String,
+        /// The adapter.
+        adapter: &'static str,
+        /// The bias.
+        bias: String,
+    },
+    /// A weight that is used otherwise too, and an adapter that comes to no weight.
+    #[error(
+        "{site}: its weight `{weight}` is used by more than the projection, so that it would have to \
+         be merged with the adapter, and `{adapter}` has no merged weight; choose another adapter \
+         for it"
+    )]
+    NotMergeable {
+        /// Module path of the projection.
+        site: String,
+        /// The parameter.
+        weight: String,
+        /// The adapter.
+        adapter: &'static str,
+    },
     /// An expression whose types do not fit.
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -50,30 +79,13 @@ pub enum AdaptError {
 /// At the start of training the result computes what `program` does, whatever the scale.
 ///
 /// # Errors
-/// An adapted projection that the program does not use.
+/// An adapted projection that the program does not use, or uses as its adapter does not allow.
 pub fn adapt(
     program: &Program,
     sites: &[Site],
     trainable: &Trainable,
     mode: Mode,
 ) -> Result<Program, AdaptError> {
-    let mut low_rank: HashMap<&str, LowRank<'_>> = HashMap::new();
-    let mut frozen: HashMap<&str, &Site> = HashMap::new();
-    let mut full: Vec<&str> = Vec::new();
-    for site in sites {
-        if let Some(adapter) = LowRank::of(site) {
-            low_rank.insert(&site.weight, adapter);
-        }
-        match site.spec.strategy {
-            Strategy::Frozen if !trainable.names(&site.weight) => {
-                frozen.insert(&site.weight, site);
-            }
-            Strategy::Full => {
-                full.extend(std::iter::once(&*site.weight).chain(site.bias.as_deref()))
-            }
-            Strategy::Frozen | Strategy::LowRank { .. } => {}
-        }
-    }
     let parameters: Vec<&str> = program
         .frozen_parameters()
         .map(|leaf| &*leaf.name)
@@ -86,39 +98,226 @@ pub fn adapt(
             });
         }
     }
-    let adapts = *trainable != Trainable::All;
-    let adapter_of = |op: &Op| match op {
-        Op::Frozen(leaf) if adapts => low_rank.get(&*leaf.name).copied(),
-        _ => None,
-    };
-    // Beside adapters, frozen weights lie as theirs do, so that they can be fused.
-    let frozen_site_of = |op: &Op| match op {
-        Op::Frozen(leaf) if adapts && !low_rank.is_empty() => frozen.get(&*leaf.name),
-        _ => None,
-    };
-    program.rewrite(|new, _, node, args| match &node.op {
-        Op::MatMul(product)
-            if let Some(site) = frozen_site_of(&program[node.args[1]].op)
-                && low_rank::is_projection(*product, site) =>
-        {
-            Ok(low_rank::project_frozen(new, *product, args[0], args[1])?)
-        }
-        Op::MatMul(product)
-            if let Some(adapter) = adapter_of(&program[node.args[1]].op)
-                && low_rank::is_projection(*product, adapter.site) =>
-        {
-            let weight = program.ty(node.args[1]).clone();
-            let weight = new.frozen(&adapter.site.weight, weight)?;
-            Ok(adapter.project(new, *product, args[0], weight, mode)?)
-        }
-        Op::Frozen(leaf) if full.contains(&&*leaf.name) || trainable.names(&leaf.name) => {
-            Ok(new.trained(&leaf.name, leaf.ty.clone())?)
-        }
-        // Any other use of an adapted weight, as in tied embeddings, sees the merged weight.
-        op if let Some(adapter) = adapter_of(op) => {
-            let weight = new.add(op.clone(), &[])?;
-            Ok(adapter.merged(new, weight)?)
-        }
+    let mut adapting = Adapting::new(program, sites, trainable, mode);
+    program.rewrite(|new, id, node, args| match &node.op {
+        Op::MatMul(product) => adapting.product(new, id, *product, args),
+        Op::Binary(Binary::Add) => adapting.sum(new, id, args),
+        Op::Frozen(leaf) => adapting.weight(new, id, leaf),
         op => Ok(new.add(op.clone(), args)?),
     })
+}
+
+/// A site and its adapter.
+type Adapted<'a> = (&'a Site, &'static dyn Adapter);
+
+/// A program on its way to an adapted one.
+struct Adapting<'a> {
+    program: &'a Program,
+    sites: &'a [Site],
+    trainable: &'a Trainable,
+    mode: Mode,
+    /// By weight.
+    adapted: HashMap<&'a str, Adapted<'a>>,
+    /// Projections that stay as they are, by weight.
+    frozen: HashMap<&'a str, &'a Site>,
+    /// Parameters of projections that train themselves.
+    full: Vec<&'a str>,
+    /// Where the bias is added to the product of an adapted projection that nothing else reads: the
+    /// product and the bias, by sum.
+    sums: HashMap<Id, [Id; 2]>,
+    /// Those products.
+    summed: HashSet<Id>,
+    /// The adapted weights that more than products with them read.
+    shared: HashSet<Id>,
+    /// What the new products read, by product.
+    operands: HashMap<Id, Operands>,
+}
+
+impl<'a> Adapting<'a> {
+    fn new(program: &'a Program, sites: &'a [Site], trainable: &'a Trainable, mode: Mode) -> Self {
+        let mut adapting = Self {
+            program,
+            sites,
+            trainable,
+            mode,
+            adapted: HashMap::new(),
+            frozen: HashMap::new(),
+            full: Vec::new(),
+            sums: HashMap::new(),
+            summed: HashSet::new(),
+            shared: HashSet::new(),
+            operands: HashMap::new(),
+        };
+        for site in sites {
+            match site.spec.strategy {
+                Strategy::Full => adapting
+                    .full
+                    .extend(std::iter::once(&*site.weight).chain(site.bias.as_deref())),
+                _ if *trainable == Trainable::All => {}
+                Strategy::Adapted(adapter) => {
+                    adapting.adapted.insert(&site.weight, (site, adapter));
+                }
+                Strategy::Frozen if !trainable.names(&site.weight) => {
+                    adapting.frozen.insert(&site.weight, site);
+                }
+                Strategy::Frozen => {}
+            }
+        }
+        // Beside adapters, frozen weights lie as theirs do, so that they can be fused.
+        if adapting.adapted.is_empty() {
+            adapting.frozen.clear();
+        }
+        adapting.find_readers();
+        adapting
+    }
+
+    /// The adapter of a product with a projection's weight.
+    fn adapter_of(&self, id: Id) -> Option<Adapted<'a>> {
+        let node = &self.program[id];
+        match (&node.op, &node.args[..]) {
+            (Op::MatMul(product), &[_, weight]) => match &self.program[weight].op {
+                Op::Frozen(leaf) => {
+                    let adapted = self.adapted.get(&*leaf.name).copied();
+                    adapted.filter(|(site, _)| is_projection(*product, site))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Finds where the biases of adapted projections are added, and what else reads their weights.
+    fn find_readers(&mut self) {
+        let program = self.program;
+        let mut readers: HashMap<Id, usize> = HashMap::new();
+        for id in program.ids() {
+            let product = self.adapter_of(id).is_some();
+            for (i, &arg) in program[id].args.iter().enumerate() {
+                *readers.entry(arg).or_default() += 1;
+                if !(product && i == 1) {
+                    self.shared.insert(arg);
+                }
+            }
+        }
+        for &id in program.outputs().values() {
+            *readers.entry(id).or_default() += 1;
+            self.shared.insert(id);
+        }
+        for id in program.ids() {
+            let (Op::Binary(Binary::Add), &[a, b]) = (&program[id].op, &program[id].args[..])
+            else {
+                continue;
+            };
+            for (product, bias) in [(a, b), (b, a)] {
+                let Some((site, _)) = self.adapter_of(product) else {
+                    continue;
+                };
+                let leaf = &program[program.source(bias)].op;
+                let own =
+                    matches!(leaf, Op::Frozen(leaf) if site.bias.as_deref() == Some(&*leaf.name));
+                if own && readers.get(&product) == Some(&1) {
+                    self.sums.insert(id, [product, bias]);
+                    self.summed.insert(product);
+                }
+            }
+        }
+    }
+
+    /// What a parameter becomes.
+    fn weight(&self, new: &mut Program, id: Id, leaf: &Leaf) -> Result<Id, AdaptError> {
+        if self.full.contains(&&*leaf.name) || self.trainable.names(&leaf.name) {
+            return Ok(new.trained(&leaf.name, leaf.ty.clone())?);
+        }
+        let weight = new.frozen(&leaf.name, leaf.ty.clone())?;
+        let Some(&(site, adapter)) = self.adapted.get(&*leaf.name) else {
+            return Ok(weight);
+        };
+        // Any use but the projection's, as in tied embeddings, sees the merged weight.
+        let merged = adapter.merged(&mut self.projected(new, site), weight, None)?;
+        match merged {
+            Some(merged) => Ok(merged.weight),
+            None if !self.shared.contains(&id) => Ok(weight),
+            None => Err(AdaptError::NotMergeable {
+                site: site.path.clone(),
+                weight: site.weight.clone(),
+                adapter: adapter.name(),
+            }),
+        }
+    }
+
+    fn projected<'p>(&'p self, program: &'p mut Program, site: &'p Site) -> Projected<'p> {
+        Projected {
+            program,
+            site,
+            sites: self.sites,
+        }
+    }
+
+    /// What a product becomes.
+    fn product(
+        &mut self,
+        new: &mut Program,
+        id: Id,
+        product: MatMul,
+        args: &[Id],
+    ) -> Result<Id, AdaptError> {
+        let Some((site, adapter)) = self.adapter_of(id) else {
+            let weight = &self.program[self.program[id].args[1]].op;
+            let frozen = match weight {
+                Op::Frozen(leaf) => self.frozen.get(&*leaf.name),
+                _ => None,
+            };
+            if frozen.is_some_and(|site| is_projection(product, site)) {
+                let weight = as_rows(new, product, args[1])?;
+                return Ok(new.matmul(args[0], false, weight, true)?);
+            }
+            return Ok(new.add(product, args)?);
+        };
+        let ty = self.program.ty(self.program[id].args[1]).clone();
+        let weight = new.frozen(&site.weight, ty)?;
+        let operands = Operands {
+            input: args[0],
+            weight: as_rows(new, product, weight)?,
+            bias: None,
+            mode: self.mode,
+        };
+        self.operands.insert(id, operands);
+        let mut projected = self.projected(new, site);
+        let y = adapter.product(&mut projected, operands)?;
+        if self.summed.contains(&id) {
+            return Ok(y);
+        }
+        let output = adapter.output(&mut projected, operands, y)?;
+        match &site.bias {
+            Some(bias) if output != y => Err(AdaptError::BeforeBias {
+                site: site.path.clone(),
+                adapter: adapter.name(),
+                bias: bias.clone(),
+            }),
+            _ => Ok(output),
+        }
+    }
+
+    /// What a sum becomes, such as that of a product and its bias.
+    fn sum(&self, new: &mut Program, id: Id, args: &[Id]) -> Result<Id, AdaptError> {
+        let sum = new.add(Binary::Add, args)?;
+        let Some([product, bias]) = self.sums.get(&id) else {
+            return Ok(sum);
+        };
+        let adapted = self.adapter_of(*product).zip(self.operands.get(product));
+        let Some(((site, adapter), &operands)) = adapted else {
+            return Ok(sum);
+        };
+        let bias = self.program[id].args.iter().position(|arg| arg == bias);
+        let operands = Operands {
+            bias: bias.map(|bias| args[bias]),
+            ..operands
+        };
+        Ok(adapter.output(&mut self.projected(new, site), operands, sum)?)
+    }
+}
+
+/// Whether a product with the site's weight on its right is `x W^T`, as the papers write `W`.
+fn is_projection(product: MatMul, site: &Site) -> bool {
+    !product.trans_a && product.trans_b == (site.layout == Layout::OutIn)
 }

@@ -1,84 +1,20 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{AdapterError, Init, Scaling, Site, Strategy, Trainable, pattern};
-use crate::module::Parameter;
-
-/// A way of starting all adapters of a model, as the literature names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// As annotated: principal queries, minor values, values at twice the rate.
-    AiLora,
-    /// Random `A`, zero `B`, one rate.
-    LoRa,
-    /// Principal everywhere, one rate.
-    PiSsa,
-    /// Minor everywhere, one rate.
-    MiLoRa,
-    /// As annotated with principal and minor exchanged.
-    ReAiLora,
-    /// LoRA with the rank-stabilised scale.
-    RsLora,
-    /// No adapter: every parameter of the model is trained.
-    Full,
-}
-
-impl Method {
-    /// Every method, in the order of the documentation.
-    pub const ALL: [Self; 7] = [
-        Self::AiLora,
-        Self::LoRa,
-        Self::PiSsa,
-        Self::MiLoRa,
-        Self::ReAiLora,
-        Self::RsLora,
-        Self::Full,
-    ];
-
-    /// The name used in files and flags.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::AiLora => "ailora",
-            Self::LoRa => "lora",
-            Self::PiSsa => "pissa",
-            Self::MiLoRa => "milora",
-            Self::ReAiLora => "reailora",
-            Self::RsLora => "rslora",
-            Self::Full => "full",
-        }
-    }
-
-    fn apply(self, site: &mut Site) {
-        let Strategy::LowRank { init, .. } = &mut site.spec.strategy else {
-            return;
-        };
-        *init = match (self, *init) {
-            (Self::AiLora | Self::Full, init) => init,
-            (Self::ReAiLora, Init::Principal) => Init::Minor,
-            (Self::ReAiLora, Init::Minor) => Init::Principal,
-            (Self::ReAiLora, Init::Random) => Init::Random,
-            (Self::PiSsa, _) => Init::Principal,
-            (Self::MiLoRa, _) => Init::Minor,
-            (Self::LoRa | Self::RsLora, _) => Init::Random,
-        };
-        if !matches!(self, Self::AiLora | Self::ReAiLora) {
-            site.spec.lr = 1.0;
-        }
-        if self == Self::RsLora {
-            site.spec.scaling = Scaling::RankStabilized;
-        }
-    }
-}
+use super::{AdapterError, AdapterSpec, Scaling, Site, Strategy, Trainable, pattern};
+use crate::{
+    method::{self, Method},
+    module::Parameter,
+};
 
 /// What is to change at the projections that a pattern names. Absent options stay as they are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiteOverride {
-    /// `principal`, `minor`, `random`, `frozen` or `full`.
+    /// What happens to them: in files the name of an adapter, `frozen` or `full`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub init: Option<StrategyName>,
-    /// Rank of a low-rank adapter.
+    pub init: Option<Strategy>,
+    /// Rank of an adapter that has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<usize>,
     /// Learning rate, as a multiple of the base rate.
@@ -95,39 +31,10 @@ pub struct SiteOverride {
     pub scaling: Option<Scaling>,
 }
 
-/// A strategy without its rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StrategyName {
-    /// [`Init::Principal`].
-    Principal,
-    /// [`Init::Minor`].
-    Minor,
-    /// [`Init::Random`].
-    Random,
-    /// [`Strategy::Frozen`].
-    Frozen,
-    /// [`Strategy::Full`].
-    Full,
-}
-
-impl StrategyName {
-    fn with_rank(self, rank: Option<usize>) -> Option<Strategy> {
-        let low_rank = |init| rank.map(|rank| Strategy::LowRank { init, rank });
-        match self {
-            Self::Principal => low_rank(Init::Principal),
-            Self::Minor => low_rank(Init::Minor),
-            Self::Random => low_rank(Init::Random),
-            Self::Frozen => Some(Strategy::Frozen),
-            Self::Full => Some(Strategy::Full),
-        }
-    }
-}
-
 /// Adapters as data: what a run changes of what the model's annotations say.
 ///
 /// ```yaml
-/// method: ailora          # or lora, pissa, milora, reailora, rslora, full
+/// method: ailora          # or another of [`METHODS`](crate::method::METHODS)
 /// rank: 16                # for every annotated low-rank adapter
 /// trainable: ["*LayerNorm*"]  # beside the adapters; or `adapters`, or `all`
 /// sites:                  # then by name or pattern, in order; the later wins
@@ -141,7 +48,7 @@ impl StrategyName {
 pub struct AdaptConfig {
     /// A method for all annotated adapters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub method: Option<Method>,
+    pub method: Option<&'static dyn Method>,
     /// Rank of all annotated adapters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<usize>,
@@ -164,7 +71,7 @@ pub struct AdaptConfig {
 
 impl AdaptConfig {
     /// A configuration that applies a method and a rank to all annotated adapters.
-    pub fn method(method: Method, rank: usize) -> Self {
+    pub fn method(method: &'static dyn Method, rank: usize) -> Self {
         Self {
             method: Some(method),
             rank: Some(rank),
@@ -174,25 +81,26 @@ impl AdaptConfig {
 
     /// What trains: what `trainable` says, else what the method does.
     fn trains(&self) -> Trainable {
-        let by_method = match self.method {
-            Some(Method::Full) => Trainable::All,
-            _ => Trainable::Adapters,
-        };
-        self.trainable.clone().unwrap_or(by_method)
+        let by_method = || self.method.map(Method::trainable).unwrap_or_default();
+        self.trainable.clone().unwrap_or_else(by_method)
     }
 
     /// What trains of a model whose projections are as [`resolve`](Self::resolve) makes them.
     ///
     /// # Errors
-    /// As [`Trainable::check`], or a method that trains everything beside a `trainable` that does not.
+    /// As [`Trainable::check`], or a `trainable` beside a method that says what trains.
     pub fn resolve_trainable(
         &self,
         sites: &[Site],
         parameters: &[Parameter],
     ) -> Result<Trainable, AdapterError> {
         let trainable = self.trains();
-        if self.method == Some(Method::Full) && trainable != Trainable::All {
-            return Err(AdapterError::TrainsAll);
+        if let Some(method) = self.method
+            && ![Trainable::Adapters, trainable.clone()].contains(&method.trainable())
+        {
+            return Err(AdapterError::TrainsOther {
+                method: method.name(),
+            });
         }
         let names = parameters.iter().map(|parameter| parameter.name.as_str());
         trainable.check(sites, names)?;
@@ -233,16 +141,22 @@ impl AdaptConfig {
     }
 
     fn apply_method(&self, site: &mut Site) {
-        if let Some(method) = self.method {
-            method.apply(site);
+        if let Some(method) = self.method
+            && let Strategy::Adapted(_) = site.spec.strategy
+        {
+            site.spec = method.spec(site.spec);
         }
         if self.trains() == Trainable::All {
-            site.spec.strategy = Strategy::Full;
+            site.spec = AdapterSpec {
+                strategy: Strategy::Full,
+                rank: None,
+                ..site.spec
+            };
         }
-        let Strategy::LowRank { rank, .. } = &mut site.spec.strategy else {
+        if !site.spec.has_rank() {
             return;
-        };
-        *rank = self.rank.unwrap_or(*rank);
+        }
+        site.spec.rank = self.rank.or(site.spec.rank);
         site.spec.alpha = self.alpha.or(site.spec.alpha);
         site.spec.dropout = self.dropout.unwrap_or(site.spec.dropout);
         site.spec.scaling = self.scaling.unwrap_or(site.spec.scaling);
@@ -251,14 +165,16 @@ impl AdaptConfig {
 
 impl SiteOverride {
     fn apply(&self, pattern: &str, site: &mut Site) -> Result<(), AdapterError> {
-        let rank = self.rank.or(site.spec.rank());
         if let Some(init) = self.init {
-            site.spec.strategy = init
-                .with_rank(rank)
-                .ok_or_else(|| AdapterError::MissingRank {
+            let has_rank = matches!(init, Strategy::Adapted(adapter) if adapter.has_rank());
+            site.spec.strategy = init;
+            site.spec.rank = self.rank.or(site.spec.rank).filter(|_| has_rank);
+            if has_rank && site.spec.rank.is_none() {
+                return Err(AdapterError::MissingRank {
                     pattern: pattern.to_owned(),
                     site: site.path.clone(),
-                })?;
+                });
+            }
         }
         let given = [
             ("rank", self.rank.is_some()),
@@ -266,22 +182,18 @@ impl SiteOverride {
             ("dropout", self.dropout.is_some()),
             ("scaling", self.scaling.is_some()),
         ];
-        match &mut site.spec.strategy {
-            Strategy::LowRank { rank, .. } => *rank = self.rank.unwrap_or(*rank),
-            other => {
-                let strategy = match other {
-                    Strategy::Full => "full",
-                    _ => "frozen",
-                };
-                if let Some((option, _)) = given.into_iter().find(|(_, given)| *given) {
-                    return Err(AdapterError::NotLowRank {
-                        pattern: pattern.to_owned(),
-                        option,
-                        site: site.path.clone(),
-                        strategy,
-                    });
-                }
-            }
+        if site.spec.has_rank() {
+            site.spec.rank = self.rank.or(site.spec.rank);
+        } else if let Some((option, _)) = given.into_iter().find(|(_, given)| *given) {
+            let ranked = method::adapters().filter(|adapter| adapter.has_rank());
+            let ranked: Vec<&str> = ranked.map(|adapter| adapter.name()).collect();
+            return Err(AdapterError::NoRank {
+                pattern: pattern.to_owned(),
+                option,
+                site: site.path.clone(),
+                strategy: site.spec.strategy.name(),
+                ranked: ranked.join("`, or `"),
+            });
         }
         site.spec.lr = self.lr.unwrap_or(site.spec.lr);
         site.spec.alpha = self.alpha.or(site.spec.alpha);
@@ -294,7 +206,13 @@ impl SiteOverride {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::{AdapterSpec, Layout};
+    use crate::{
+        adapter::Layout,
+        method::{
+            Ailora, Full, Lora, Milora, Pissa, Reailora, Rslora,
+            constructors::{frozen, full, minor, principal, random},
+        },
+    };
 
     fn site(path: &str, spec: AdapterSpec) -> Site {
         Site {
@@ -310,11 +228,11 @@ mod tests {
 
     fn model() -> Vec<Site> {
         vec![
-            site("layer.0.query", AdapterSpec::principal(8)),
-            site("layer.0.key", AdapterSpec::frozen()),
-            site("layer.0.value", AdapterSpec::minor(8).with_lr(2.0)),
-            site("layer.1.query", AdapterSpec::principal(8)),
-            site("classifier", AdapterSpec::full()),
+            site("layer.0.query", principal(8)),
+            site("layer.0.key", frozen()),
+            site("layer.0.value", minor(8).with_lr(2.0)),
+            site("layer.1.query", principal(8)),
+            site("classifier", full()),
         ]
     }
 
@@ -324,34 +242,26 @@ mod tests {
 
     #[test]
     fn methods_reinterpret_the_annotations() {
-        let init = |method, i: usize| {
+        let init = |method: &'static dyn Method, i: usize| {
             let sites = AdaptConfig::method(method, 4).resolve(model()).unwrap();
             assert_eq!(sites[4].spec.strategy, Strategy::Full, "heads stay trained");
-            (
-                sites[i].spec.strategy,
-                sites[i].spec.lr,
-                sites[i].spec.scale(),
-            )
+            sites[i].spec
         };
-        let low = |init| Strategy::LowRank { init, rank: 4 };
-        assert_eq!(init(Method::AiLora, 2), (low(Init::Minor), 2.0, Some(1.0)));
+        let fast = |spec: AdapterSpec| spec.with_lr(2.0);
+        assert_eq!(init(&Ailora, 2), fast(minor(4)));
+        assert_eq!(init(&Reailora, 2), fast(principal(4)));
+        assert_eq!(init(&Reailora, 0), minor(4));
+        assert_eq!(init(&Pissa, 2), principal(4));
+        assert_eq!(init(&Milora, 0), minor(4));
+        assert_eq!(init(&Lora, 2), random(4));
         assert_eq!(
-            init(Method::ReAiLora, 2),
-            (low(Init::Principal), 2.0, Some(1.0))
+            init(&Rslora, 0),
+            random(4).with_scaling(Scaling::RankStabilized)
         );
-        assert_eq!(
-            init(Method::ReAiLora, 0),
-            (low(Init::Minor), 1.0, Some(1.0))
-        );
-        assert_eq!(
-            init(Method::PiSsa, 2),
-            (low(Init::Principal), 1.0, Some(1.0))
-        );
-        assert_eq!(init(Method::MiLoRa, 0), (low(Init::Minor), 1.0, Some(1.0)));
-        assert_eq!(init(Method::LoRa, 2), (low(Init::Random), 1.0, Some(1.0)));
-        assert_eq!(init(Method::RsLora, 0), (low(Init::Random), 1.0, Some(2.0)));
-        assert_eq!(init(Method::LoRa, 1).0, Strategy::Frozen);
-        assert_eq!(init(Method::Full, 1).0, Strategy::Full);
+        assert_eq!(init(&Rslora, 0).scale(), Some(2.0));
+        assert_eq!(init(&Lora, 1), frozen());
+        assert_eq!(init(&Full, 1), full());
+        assert_eq!(init(&Full, 2), full());
     }
 
     #[test]
@@ -361,11 +271,8 @@ mod tests {
                           "layer.0.*": {"lr": 0.5}}}"#,
         );
         let sites = config.resolve(model()).unwrap();
-        assert_eq!(
-            sites[1].spec,
-            AdapterSpec::random(3).with_alpha(6.0).with_lr(0.5)
-        );
-        assert_eq!(sites[3].spec, AdapterSpec::principal(8));
+        assert_eq!(sites[1].spec, random(3).with_alpha(6.0).with_lr(0.5));
+        assert_eq!(sites[3].spec, principal(8));
     }
 
     #[test]

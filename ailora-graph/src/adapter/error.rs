@@ -54,12 +54,12 @@ pub enum AdapterError {
         /// Module path of the projection.
         site: String,
     },
-    /// An option of low-rank adapters given for a projection that has none.
+    /// An option of adapters with a rank given for a projection that has none.
     #[error(
-        "pattern `{pattern}`: `{option}` is for low-rank adapters, and {site} is {strategy}; \
-         give `init: principal`, `minor` or `random` beside it"
+        "pattern `{pattern}`: `{option}` is for adapters with a rank, and {site} is {strategy}; \
+         give `init: {ranked}` beside it"
     )]
-    NotLowRank {
+    NoRank {
         /// The pattern.
         pattern: String,
         /// The option.
@@ -68,6 +68,8 @@ pub enum AdapterError {
         site: String,
         /// What the projection is instead.
         strategy: &'static str,
+        /// The adapters that have a rank.
+        ranked: String,
     },
     /// A pattern that names no parameter of the model.
     #[error("`trainable`: pattern `{pattern}` names no parameter of the model{hint}")]
@@ -92,8 +94,11 @@ pub enum AdapterError {
         weight: String,
     },
     /// Something else is to train than the method trains.
-    #[error("method `full` trains all parameters; leave out `trainable`, or choose another method")]
-    TrainsAll,
+    #[error("method `{method}` says what trains; leave out `trainable`, or choose another method")]
+    TrainsOther {
+        /// The method.
+        method: &'static str,
+    },
     /// Nothing would train.
     #[error(
         "nothing would be trained: no projection of the model carries an adapter; \

@@ -6,42 +6,68 @@ mod pattern;
 mod site;
 mod trainable;
 
-pub use config::{AdaptConfig, Method, SiteOverride};
+pub use config::{AdaptConfig, SiteOverride};
 pub use error::AdapterError;
 pub use site::{Layout, Site};
 pub use trainable::Trainable;
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
 
-/// Where the factors of a low-rank adapter start.
-///
-/// With `W = U S V^T` (`W` is `out x in`) and rank `r`, `s·B0 = U_r S_r^(1/2)` up to the split of the
-/// scale `s`, and `s·B0·A0` is the chosen part of `W`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Init {
-    /// The `r` largest singular triplets (AILoRA's choice for queries; PiSSA everywhere).
-    Principal,
-    /// The `r` smallest singular triplets (AILoRA's choice for values; MiLoRA everywhere).
-    Minor,
-    /// Kaiming-uniform `A`, zero `B` (LoRA).
-    Random,
-}
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// What happens to a projection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+use crate::method::{self, Adapter};
+pub(crate) use pattern::closest;
+
+/// What happens to a projection. In files the name of an adapter, `frozen` or `full`.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Strategy {
     /// It stays as it is.
     Frozen,
     /// Its weight and bias are trained.
     Full,
-    /// It stays as it is and a product of two thin matrices beside it is trained.
-    LowRank {
-        /// Where the factors start.
-        init: Init,
-        /// Their common dimension.
-        rank: usize,
-    },
+    /// It stays as it is, and an adapter beside it is trained.
+    Adapted(&'static dyn Adapter),
+}
+
+impl Strategy {
+    /// The name used in files.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Frozen => "frozen",
+            Self::Full => "full",
+            Self::Adapted(adapter) => adapter.name(),
+        }
+    }
+}
+
+impl Serialize for Strategy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Strategy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Named)
+    }
+}
+
+/// Reads the name of what happens to a projection.
+struct Named;
+
+impl de::Visitor<'_> for Named {
+    type Value = Strategy;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = method::strategies()
+            .map(|strategy| strategy.name())
+            .collect();
+        write!(f, "one of {}; `rank` stands beside it", names.join(", "))
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<Strategy, E> {
+        method::strategy(name).map_err(E::custom)
+    }
 }
 
 /// How `alpha` becomes the adapter's scale `s`.
@@ -58,14 +84,16 @@ pub enum Scaling {
 /// Everything that is said of one projection's adapter.
 ///
 /// ```
-/// # use ailora_graph::AdapterSpec;
-/// let v = AdapterSpec::minor(8).with_lr(2.0).with_alpha(16.0);
+/// # use ailora_graph::method::constructors::minor;
+/// let v = minor(8).with_lr(2.0).with_alpha(16.0);
 /// assert_eq!(v.scale(), Some(2.0));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdapterSpec {
     /// What happens to the projection.
     pub strategy: Strategy,
+    /// Of an adapter that has one.
+    pub rank: Option<usize>,
     /// Learning rate, as a multiple of the base rate.
     pub lr: f64,
     /// Numerator of the scale; the rank when absent, so that the classic scale is 1.
@@ -80,6 +108,7 @@ impl AdapterSpec {
     const fn new(strategy: Strategy) -> Self {
         Self {
             strategy,
+            rank: None,
             lr: 1.0,
             alpha: None,
             dropout: 0.0,
@@ -87,23 +116,9 @@ impl AdapterSpec {
         }
     }
 
-    const fn low_rank(init: Init, rank: usize) -> Self {
-        Self::new(Strategy::LowRank { init, rank })
-    }
-
-    /// A low-rank adapter from the `rank` largest singular triplets.
-    pub const fn principal(rank: usize) -> Self {
-        Self::low_rank(Init::Principal, rank)
-    }
-
-    /// A low-rank adapter from the `rank` smallest singular triplets.
-    pub const fn minor(rank: usize) -> Self {
-        Self::low_rank(Init::Minor, rank)
-    }
-
-    /// A low-rank adapter from random `A` and zero `B`.
-    pub const fn random(rank: usize) -> Self {
-        Self::low_rank(Init::Random, rank)
+    /// An adapter of this kind. One that has a rank needs [`with_rank`](Self::with_rank).
+    pub const fn adapted(adapter: &'static dyn Adapter) -> Self {
+        Self::new(Strategy::Adapted(adapter))
     }
 
     /// No training.
@@ -114,6 +129,12 @@ impl AdapterSpec {
     /// The projection itself is trained.
     pub const fn full() -> Self {
         Self::new(Strategy::Full)
+    }
+
+    /// Sets the rank.
+    pub const fn with_rank(mut self, rank: usize) -> Self {
+        self.rank = Some(rank);
+        self
     }
 
     /// Sets the learning rate, as a multiple of the base rate.
@@ -140,15 +161,37 @@ impl AdapterSpec {
         self
     }
 
-    /// The rank of a low-rank adapter.
+    /// Sets options of an adapter that has a rank, but for `alpha` where it has its own.
+    pub const fn with_shared(mut self, alpha: Option<f64>, dropout: f64, scaling: Scaling) -> Self {
+        if self.rank.is_some() {
+            if self.alpha.is_none() {
+                self.alpha = alpha;
+            }
+            self.dropout = dropout;
+            self.scaling = scaling;
+        }
+        self
+    }
+
+    /// The rank of an adapter that has one.
     pub const fn rank(&self) -> Option<usize> {
-        match self.strategy {
-            Strategy::LowRank { rank, .. } => Some(rank),
-            Strategy::Frozen | Strategy::Full => None,
+        self.rank
+    }
+
+    /// Whether it has a rank.
+    pub const fn has_rank(&self) -> bool {
+        self.rank.is_some()
+    }
+
+    /// Whether its rank, if it has one, lies within these limits.
+    pub const fn has_rank_within(&self, least: usize, most: usize) -> bool {
+        match self.rank {
+            Some(rank) => least <= rank && rank <= most,
+            None => true,
         }
     }
 
-    /// The scale `s` of a low-rank adapter: `alpha / r` or `alpha / sqrt(r)`.
+    /// The scale `s` of an adapter that has a rank: `alpha / r` or `alpha / sqrt(r)`.
     pub fn scale(&self) -> Option<f64> {
         let rank = self.rank()? as f64;
         let alpha = self.alpha.unwrap_or(rank);

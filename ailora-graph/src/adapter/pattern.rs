@@ -41,15 +41,21 @@ pub(super) fn suggest<'a>(
         Some((at, _)) => &pattern[at + 1..],
         None => pattern,
     };
-    let closest = names
-        .iter()
-        .map(|name| (strsim::jaro_winkler(wanted, name), *name))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match closest {
-        Some((score, name)) if score > 0.8 => format!("; did you mean `{name}`?"),
+    match closest(wanted, &names) {
+        Some(name) => format!("; did you mean `{name}`?"),
         _ if names.is_empty() => "; it has none".to_owned(),
         _ => format!("; their names end in: {}", names.join(", ")),
     }
+}
+
+/// The name that is most like another one, if it is like it at all.
+pub(crate) fn closest<'a>(wanted: &str, names: &[&'a str]) -> Option<&'a str> {
+    names
+        .iter()
+        .map(|name| (strsim::jaro_winkler(wanted, name), *name))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(score, _)| *score > 0.8)
+        .map(|(_, name)| name)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use super::{AdapterError, AdapterSpec, Strategy};
+use crate::method::AdapterParameter;
 
 /// How a projection's weight lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,40 +30,37 @@ pub struct Site {
 }
 
 impl Site {
-    /// Name of the down projection `A`, `[r, in]`.
-    pub fn lora_a(&self) -> String {
-        format!("{}.lora_A.weight", self.path)
-    }
-
-    /// Name of the up projection `B`, `[out, r]`.
-    pub fn lora_b(&self) -> String {
-        format!("{}.lora_B.weight", self.path)
-    }
-
-    /// Name of the frozen start of `A`.
-    pub fn lora_a0(&self) -> String {
-        format!("{}.lora_A0.weight", self.path)
-    }
-
-    /// Name of the frozen start of `B`.
-    pub fn lora_b0(&self) -> String {
-        format!("{}.lora_B0.weight", self.path)
-    }
-
     /// The largest rank the shape allows.
     pub fn max_rank(&self) -> usize {
         self.in_features.min(self.out_features)
     }
 
+    /// Whether an adapter goes beside it.
+    pub fn is_adapted(&self) -> bool {
+        matches!(self.spec.strategy, Strategy::Adapted(_))
+    }
+
+    /// The parameters of its adapter, of a model with these projections.
+    pub fn parameters(&self, sites: &[Self]) -> Vec<AdapterParameter> {
+        match self.spec.strategy {
+            Strategy::Frozen | Strategy::Full => Vec::new(),
+            Strategy::Adapted(adapter) => adapter.parameters(self, sites),
+        }
+    }
+
     /// The names of the parameters that train.
     pub fn trained(&self) -> Vec<String> {
+        let own = [Some(&self.weight), self.bias.as_ref()]
+            .into_iter()
+            .flatten();
         match self.spec.strategy {
             Strategy::Frozen => Vec::new(),
-            Strategy::Full => std::iter::once(&self.weight)
-                .chain(&self.bias)
-                .cloned()
-                .collect(),
-            Strategy::LowRank { .. } => vec![self.lora_a(), self.lora_b()],
+            Strategy::Full => own.cloned().collect(),
+            Strategy::Adapted(_) => {
+                let parameters = self.parameters(std::slice::from_ref(self)).into_iter();
+                let trained = parameters.filter(|parameter| parameter.trains);
+                trained.map(|parameter| parameter.name).collect()
+            }
         }
     }
 
@@ -78,31 +76,22 @@ impl Site {
                 };
                 self.in_features * self.out_features + bias
             }
-            Strategy::LowRank { rank, .. } => rank * (self.in_features + self.out_features),
+            Strategy::Adapted(_) => {
+                let parameters = self.parameters(std::slice::from_ref(self)).into_iter();
+                let trained = parameters.filter(|parameter| parameter.trains);
+                trained.map(|parameter| parameter.count()).sum()
+            }
         }
     }
 
     /// Checks the specification against the shape and the ranges of its numbers.
     ///
     /// # Errors
-    /// A rank of zero or above `min(in, out)`; a rate or `alpha` that is not positive and finite; a
+    /// What the adapter does not take, such as a rank above `min(in, out)`; a rate or `alpha` that is not positive and finite; a
     /// dropout outside `[0, 1)`.
     pub fn check(&self) -> Result<(), AdapterError> {
-        if let Some(rank) = self.spec.rank() {
-            if rank == 0 {
-                return Err(AdapterError::ZeroRank {
-                    site: self.path.clone(),
-                });
-            }
-            if rank > self.max_rank() {
-                return Err(AdapterError::RankTooLarge {
-                    site: self.path.clone(),
-                    rank,
-                    out_features: self.out_features,
-                    in_features: self.in_features,
-                    max: self.max_rank(),
-                });
-            }
+        if let Strategy::Adapted(adapter) = self.spec.strategy {
+            adapter.check(self)?;
         }
         let positive = |what, found: f64| {
             if found.is_finite() && found > 0.0 {

@@ -1,10 +1,13 @@
 //! What trains of a model.
 
-use std::fmt;
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{AdapterError, Site, pattern};
+use super::{AdapterError, Site, Strategy, pattern};
 use crate::module::Parameter;
 
 /// What trains of a model. In files `adapters`, `all`, or patterns of parameters' names.
@@ -55,7 +58,7 @@ impl Trainable {
                     hint: pattern::suggest(pattern, names.iter().copied(), 2),
                 });
             }
-            let mut adapted = sites.iter().filter(|site| site.spec.rank().is_some());
+            let mut adapted = sites.iter().filter(|site| site.is_adapted());
             if let Some(site) = adapted.find(|site| pattern::matches(pattern, &site.weight)) {
                 return Err(AdapterError::AdaptedWeight {
                     pattern: pattern.clone(),
@@ -77,9 +80,17 @@ impl Trainable {
         let mut rates: Vec<(String, f64)> = Vec::new();
         if *self != Self::All {
             for site in sites {
-                let names = site.trained().into_iter();
-                rates.extend(names.map(|name| (name, site.spec.lr)));
+                let own = site.parameters(sites).into_iter();
+                let trained = own.filter(|parameter| parameter.trains);
+                let rate = |rate| rate * site.spec.lr;
+                rates.extend(trained.map(|parameter| (parameter.name, rate(parameter.rate))));
+                if site.spec.strategy == Strategy::Full {
+                    rates.extend(site.trained().into_iter().map(|name| (name, rate(1.0))));
+                }
             }
+            // What several sites share is one parameter.
+            let mut seen = HashSet::new();
+            rates.retain(|(name, _)| seen.insert(name.clone()));
         }
         let by_sites = rates.len();
         for name in parameters {
@@ -92,19 +103,14 @@ impl Trainable {
 
     /// How many numbers train.
     pub fn count(&self, sites: &[Site], parameters: &[Parameter]) -> usize {
-        let own: usize = match self {
-            Self::All => 0,
-            _ => sites.iter().map(Site::trainable).sum(),
-        };
-        let full = |name: &String| {
-            let mut full = sites.iter().filter(|site| site.spec.rank().is_none());
-            *self != Self::All && full.any(|site| site.trained().contains(name))
-        };
-        let named = parameters.iter();
-        let named = named.filter(|parameter| self.names(&parameter.name) && !full(&parameter.name));
-        own + named
-            .map(|parameter| parameter.shape.iter().product::<usize>())
-            .sum::<usize>()
+        let own = sites.iter().flat_map(|site| site.parameters(sites));
+        let own = own.map(|parameter| (parameter.name.clone(), parameter.count()));
+        let model = parameters.iter();
+        let model = model.map(|p| (p.name.clone(), p.shape.iter().product()));
+        let sizes: HashMap<String, usize> = own.chain(model).collect();
+        let names = parameters.iter().map(|parameter| &*parameter.name);
+        let rates = self.rates(sites, names);
+        rates.iter().filter_map(|(name, _)| sizes.get(name)).sum()
     }
 }
 
@@ -166,7 +172,10 @@ impl<'de> de::Visitor<'de> for Written {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::{AdapterSpec, Layout};
+    use crate::{
+        adapter::Layout,
+        method::constructors::{frozen, full, random},
+    };
 
     fn model() -> (Vec<Site>, Vec<Parameter>) {
         let site = |path: &str, spec| Site {
@@ -179,9 +188,9 @@ mod tests {
             spec,
         };
         let sites = vec![
-            site("layer.0.query", AdapterSpec::random(2).with_lr(3.0)),
-            site("layer.0.key", AdapterSpec::frozen()),
-            site("classifier", AdapterSpec::full()),
+            site("layer.0.query", random(2).with_lr(3.0)),
+            site("layer.0.key", frozen()),
+            site("classifier", full()),
         ];
         let mut parameters = Vec::new();
         for (module, weight) in [

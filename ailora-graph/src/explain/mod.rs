@@ -43,7 +43,9 @@ pub fn explain(
     costs: &Costs,
 ) -> Result<Option<Explained>, ProgramError> {
     let fused = fuse(program, costs, &[], |_| true)?;
-    let up = site.lora_b();
+    let Some(up) = site.trained().pop() else {
+        return Ok(None);
+    };
     let reads = |region: &Region| {
         let mut leaves = region.leaves.values();
         leaves.any(|&id| matches!(&program[id].op, Op::Trained(leaf) if *leaf.name == *up))

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::{
     fuse::region::{Region, rows_of},
     ir::{Id, Name, Op, Program},
+    method::FACTORS,
 };
 
 /// Names of a region's leaves and outputs, by the names that they have there.
@@ -193,7 +194,7 @@ impl<'a> Values<'a> {
 fn module(parameter: &str) -> String {
     let parts: Vec<&str> = parameter.split('.').collect();
     let end = match parts[..] {
-        [.., "lora_A" | "lora_B", _] => parts.len() - 2,
+        [.., factor, _] if FACTORS.contains(&factor) => parts.len() - 2,
         _ => parts.len() - 1,
     };
     parts[..end.max(1)].join(".")

@@ -2,8 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use ailora_graph::{
-    AdapterSpec, Init, Scaling,
-    adapter::{self, Layout, Site},
+    AdapterSpec, Scaling,
+    adapter::{Layout, Site},
     ir::{
         Id, Op, Program, Real, Type,
         ops::{
@@ -21,6 +21,7 @@ use ailora_graph::{
         },
         shape::broadcast,
     },
+    method::constructors::{frozen, full, minor, principal, random},
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -116,22 +117,20 @@ pub fn sites(program: &Program, bytes: &[[u8; 5]]) -> Vec<Site> {
                 Layout::OutIn => (columns, rows),
             };
             let rank = 1 + usize::from(rank) % rows.min(columns);
-            let low_rank = |init| adapter::Strategy::LowRank { init, rank };
             let spec = AdapterSpec {
-                strategy: match strategy % 6 {
-                    0 => adapter::Strategy::Frozen,
-                    1 => adapter::Strategy::Full,
-                    2 => low_rank(Init::Random),
-                    3 => low_rank(Init::Minor),
-                    _ => low_rank(Init::Principal),
-                },
                 alpha: (alpha % 4 > 0).then_some(f64::from(alpha % 4) * 0.8),
                 scaling: if scaling % 2 == 0 {
                     Scaling::Classic
                 } else {
                     Scaling::RankStabilized
                 },
-                ..AdapterSpec::frozen()
+                ..match strategy % 6 {
+                    0 => frozen(),
+                    1 => full(),
+                    2 => random(rank),
+                    3 => minor(rank),
+                    _ => principal(rank),
+                }
             };
             Site {
                 path: format!("site.{}", leaf.name),

@@ -2,12 +2,13 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use ailora_graph::{
-    AdapterSpec, Init, Scaling, Trainable,
+    AdapterSpec, Scaling, Trainable,
     adapt::{Mode, adapt},
-    adapter::{Layout, Site, Strategy},
+    adapter::{Layout, Site},
     grad::gradients,
     hoist::hoist,
     ir::{Program, Type, ops::reduce::Reduce},
+    method::constructors::{frozen, principal, random},
 };
 
 /// A projection of the common input.
@@ -84,16 +85,10 @@ pub fn program(
         let sum = p.add(Reduce::sum([0, 1]), &[weighted]).unwrap();
         let sum = p.reshape(sum, &[]).unwrap();
         loss = p.sum(loss, sum).unwrap();
-        let strategy = match projection.rank {
-            Some(rank) => Strategy::LowRank {
-                init: if i % 2 == 0 {
-                    Init::Principal
-                } else {
-                    Init::Random
-                },
-                rank,
-            },
-            None => Strategy::Frozen,
+        let base = match projection.rank {
+            Some(rank) if i % 2 == 0 => principal(rank),
+            Some(rank) => random(rank),
+            None => frozen(),
         };
         sites.push(Site {
             path: format!("p{i}"),
@@ -103,11 +98,10 @@ pub fn program(
             out_features: projection.out,
             layout,
             spec: AdapterSpec {
-                strategy,
                 alpha: Some(projection.alpha),
                 scaling: Scaling::Classic,
                 dropout: projection.dropout,
-                ..AdapterSpec::frozen()
+                ..base
             },
         });
     }

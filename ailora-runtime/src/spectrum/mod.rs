@@ -24,6 +24,7 @@ mod triplets;
 mod truncated;
 
 pub use accuracy::Accuracy;
+pub use ailora_graph::method::End;
 pub use batch::{Progress, Request, triplets_of};
 pub use cache::SpectrumCache;
 #[cfg(feature = "cuda")]
@@ -31,7 +32,7 @@ pub(crate) use dense::{symmetric_eigen, thin_svd};
 pub use error::SpectrumError;
 pub use matrix::Matrix;
 pub use solver::{Columns, Solver};
-pub use triplets::{End, Method, Triplets};
+pub use triplets::{Method, Triplets};
 
 use std::sync::Arc;
 

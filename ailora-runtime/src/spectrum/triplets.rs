@@ -1,16 +1,6 @@
-use super::SpectrumError;
+use super::{End, SpectrumError};
 use faer::MatRef;
 use serde::{Deserialize, Serialize};
-
-/// An end of the spectrum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum End {
-    /// The largest singular values.
-    Principal,
-    /// The smallest singular values.
-    Minor,
-}
 
 /// How triplets were computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

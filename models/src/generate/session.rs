@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use ailora_graph::{
     adapter::{Site, Trainable},
@@ -221,24 +221,14 @@ impl Generator {
         Ok(id)
     }
 
-    /// Compiles one of the model's programs, with those of the adapters whose weights it reads: an
-    /// encoder-decoder's programs share the model's weights out among them.
+    /// Compiles one of the model's programs, with those of the adapters whose weights it reads.
     fn compile(&mut self, program: &Program) -> Result<PlanId, GenerateError> {
-        let read: HashSet<&str> = program
-            .frozen_parameters()
-            .map(|leaf| &*leaf.name)
-            .collect();
-        let sites = self
-            .sites
-            .iter()
-            .filter(|site| read.contains(&*site.weight));
-        let sites: Vec<Site> = sites.cloned().collect();
         let passes = Passes {
-            sites: &sites,
+            sites: &self.sites,
             trainable: &Trainable::Adapters,
             precision: self.engine.backend().precision(),
         };
-        Ok(self.engine.compile(&passes.inference(program)?)?)
+        Ok(self.engine.compile(&passes.part(program)?)?)
     }
 }
 

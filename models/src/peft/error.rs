@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use ailora_graph::ir::{EvalError, ProgramError};
 use ailora_runtime::{spectrum::SpectrumError, store::StoreError};
 use thiserror::Error;
 
@@ -73,6 +74,47 @@ pub enum PeftError {
     /// A projection whose weight is stored the other way round.
     #[error("{0}: PEFT's linear layers store `[out, in]`; this projection stores `[in, out]`")]
     Layout(String),
+    /// An adapter that PEFT has no form of.
+    #[error(
+        "{site}: PEFT has no form of the adapter `{adapter}`, so that it cannot be saved; choose another \
+         adapter for it, or declare its form with `Adapter::peft`"
+    )]
+    NoForm {
+        /// Module path of the projection.
+        site: String,
+        /// The adapter.
+        adapter: &'static str,
+    },
+    /// Adapters of different kinds, of which a folder of PEFT's holds one.
+    #[error(
+        "{site} has an adapter of PEFT's kind {found}, and other projections have {expected}; a folder \
+         holds one kind: choose adapters of one"
+    )]
+    Mixed {
+        /// Module path of the projection.
+        site: String,
+        /// Its kind.
+        found: &'static str,
+        /// That of projections before it.
+        expected: &'static str,
+    },
+    /// An adapter that comes to no weight.
+    #[error(
+        "{site}: the adapter `{adapter}` has no merged weight, so that it stays beside the model: use \
+         the model with `--adapter`"
+    )]
+    NotMergeable {
+        /// Module path of the projection.
+        site: String,
+        /// The adapter.
+        adapter: &'static str,
+    },
+    /// An adapter whose expressions do not fit.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// An adapter's parameter that does not fit.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
     /// A weight has no singular value decomposition.
     #[error(transparent)]
     Spectrum(#[from] SpectrumError),

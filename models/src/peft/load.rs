@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ailora_graph::adapter::{Layout, Site};
+use ailora_graph::{
+    adapter::{Layout, Site},
+    method::{Adapter as Kind, constructors::random},
+};
 use ailora_runtime::store::Array;
 use indexmap::IndexMap;
 
@@ -13,7 +16,9 @@ use super::{
     Adapter, PeftError,
     config::{Biases, LoraConfig, Start, Targeted},
     contents::{Contents, Factors, Tensor, misfit},
+    declared::{self, Folder},
     fold::{self, Weight},
+    form,
     names::PREFIX,
     reshape,
     start::{Begun, starts},
@@ -58,7 +63,22 @@ impl fmt::Display for Applied {
 }
 
 impl Adapter {
-    /// Reads a LoRA folder, of ours or of PEFT's, for this base. What is no plain LoRA of a
+    /// Reads a folder of an adapter of this kind, which neither the model's annotations nor the list of
+    /// methods name, by the form that it declares.
+    ///
+    /// # Errors
+    /// The folder is of another kind; fields that are not as declared; tensors that do not fit the model,
+    /// are missing, left over or not finite.
+    pub fn load_as(
+        kind: &'static dyn Kind,
+        folder: &Path,
+        base: &Pretrained,
+    ) -> Result<Self, PeftError> {
+        declared::load(&Folder::open(folder)?, kind, base)
+    }
+
+    /// Reads a folder, of ours or of PEFT's, for this base: of a LoRA adapter, or of one that the
+    /// model's annotations or the list of methods name by its form. What is no plain LoRA of a
     /// projection is folded into the parameters that it changes. Where the adapter has another
     /// vocabulary, parts an output from the table of tokens that it is tied to, or gives a bias to
     /// projections without, the base's model becomes one that has those.
@@ -67,6 +87,11 @@ impl Adapter {
     /// The folder is not one of a LoRA adapter; fields that are not known or not supported; tensors
     /// that do not fit the model, are missing, left over or not finite.
     pub fn load(folder: &Path, base: &mut Pretrained) -> Result<Self, PeftError> {
+        let opened = Folder::open(folder)?;
+        let named = opened.kind().unwrap_or_default();
+        if let Some(kind) = form::adapter(named, &base.model.sites()) {
+            return declared::load(&opened, kind, base);
+        }
         let config = LoraConfig::read(folder)?;
         let mut contents = Contents::read(folder, &Names::of(&base.model))?;
         let added = reshape::reshape(folder, &config, &mut contents, base)?;
@@ -359,9 +384,11 @@ impl Loading<'_> {
             self.put(name.clone(), sum)?;
         }
         let Some(magnitude) = magnitude else {
-            self.adapter.sites.insert(site.path.clone(), (rank, scale));
             let factors = [(site.lora_a(), a), (site.lora_b(), b)];
             self.adapter.tensors.extend(factors);
+            let spec = random(rank).with_alpha(scale * rank as f64);
+            let site = Site { spec, ..site };
+            self.adapter.sites.insert(site.path.clone(), site);
             return Ok(());
         };
         let mut array = self.value(&site.weight)?.clone();

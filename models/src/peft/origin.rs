@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{CONFIG, PeftError, config::LoraConfig};
+use super::{CONFIG, PeftError, config::LoraConfig, declared::Folder};
 use crate::{
     closed::{Field, Note, Table, Unknown, applied, inert, json, shortened},
     head::Head,
@@ -64,11 +64,21 @@ impl Origin {
     /// # Errors
     /// It holds no LoRA adapter, or `ailora.json` is damaged.
     pub fn read(folder: &Path) -> Result<Self, PeftError> {
-        let config = LoraConfig::read(folder)?;
+        let opened = Folder::open(folder)?;
+        let (base, task) = match opened.kind() {
+            None | Some("LORA") => {
+                let config = LoraConfig::read(folder)?;
+                (config.base, config.task)
+            }
+            Some(_) => (
+                opened.text("base_model_name_or_path")?,
+                opened.text("task_type")?,
+            ),
+        };
         let set = |text: Option<String>| text.filter(|text| !text.is_empty());
         let peft = Self {
-            model: set(config.base),
-            peft_task: set(config.task),
+            model: set(base),
+            peft_task: set(task),
             ..Self::default()
         };
         let path = folder.join(FILE);

@@ -7,6 +7,18 @@ use ailora_runtime::store::{Array, Params};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
+/// Whether a folder is of LoRA, of which alone a definition is here.
+///
+/// # Errors
+/// The text says why `adapter_config.json` cannot be read.
+pub fn applies(folder: &Path) -> Result<bool, String> {
+    let path = folder.join("adapter_config.json");
+    let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let config: Value =
+        serde_json::from_slice(&bytes).map_err(|error| format!("adapter_config.json: {error}"))?;
+    Ok(config["peft_type"] == "LORA")
+}
+
 /// The weights `W + s B A` of a base with the plain LoRA of a folder, in float64 and rounded once,
 /// and the folder's other tensors in place of the base's. `base` has the names of PEFT's modules.
 ///

@@ -1,43 +1,13 @@
-//! Writing a folder that `PeftModel.from_pretrained` loads as plain LoRA.
+//! Writing a folder that `PeftModel.from_pretrained` loads.
 
 use std::{collections::HashMap, path::Path};
 
+use ailora_graph::{adapter::Site, method::Field};
 use ailora_runtime::store::{self, Array, Params};
-use indexmap::IndexMap;
-use serde::Serialize;
+use serde_json::{Map, Value, json};
 
-use super::{Adapter, CONFIG, PeftError, WEIGHTS, names::PREFIX};
+use super::{Adapter, CONFIG, PeftError, WEIGHTS, form, names::PREFIX};
 use crate::head::Head;
-
-/// The fields that are written; PEFT has defaults for the others.
-#[derive(Serialize)]
-struct Written {
-    peft_type: &'static str,
-    task_type: Option<&'static str>,
-    base_model_name_or_path: String,
-    r: usize,
-    lora_alpha: f64,
-    lora_dropout: f64,
-    use_rslora: bool,
-    use_dora: bool,
-    fan_in_fan_out: bool,
-    bias: &'static str,
-    /// The values are in the file: loading must not decompose the weight again.
-    init_lora_weights: bool,
-    inference_mode: bool,
-    target_modules: Targeted,
-    modules_to_save: Vec<String>,
-    rank_pattern: IndexMap<String, usize>,
-    alpha_pattern: IndexMap<String, f64>,
-}
-
-/// The modules with factors.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Targeted {
-    Nothing(&'static str),
-    Modules(Vec<String>),
-}
 
 /// What PEFT wants of an adapter without factors in place of modules' names.
 const NOTHING: &str = "dummy-target-modules";
@@ -47,7 +17,8 @@ impl Adapter {
     /// called, and `head` what it has.
     ///
     /// # Errors
-    /// The folder cannot be written, or the base has no such parameters as the adapter changes.
+    /// The folder cannot be written, the base has no such parameters as the adapter changes, or PEFT
+    /// has no form of the adapter.
     pub fn save(&self, folder: &Path, base: &str, head: Head) -> Result<(), PeftError> {
         let path = folder.join(CONFIG);
         if let Some(added) = self.added.first() {
@@ -59,42 +30,7 @@ impl Adapter {
                 ),
             });
         }
-        let (mut r, mut alpha) = (1, 1.0);
-        if let Some(&(rank, scale)) = self.sites.values().next() {
-            (r, alpha) = (rank, scale * rank as f64);
-        }
-        let other = |(path, &(rank, scale)): (&String, &(usize, f64))| {
-            let site_alpha = scale * rank as f64;
-            ((rank, site_alpha) != (r, alpha)).then(|| (path.clone(), rank, site_alpha))
-        };
-        let others: Vec<(String, usize, f64)> = self.sites.iter().filter_map(other).collect();
-        let config = Written {
-            peft_type: "LORA",
-            task_type: head.peft_task(),
-            base_model_name_or_path: base.into(),
-            r,
-            lora_alpha: alpha,
-            lora_dropout: 0.0,
-            use_rslora: false,
-            use_dora: false,
-            fan_in_fan_out: false,
-            bias: self.biases.name(),
-            init_lora_weights: true,
-            inference_mode: true,
-            target_modules: match self.sites.is_empty() {
-                true => Targeted::Nothing(NOTHING),
-                false => Targeted::Modules(self.sites.keys().cloned().collect()),
-            },
-            modules_to_save: self.modules.clone(),
-            rank_pattern: others
-                .iter()
-                .map(|(path, rank, _)| (path.clone(), *rank))
-                .collect(),
-            alpha_pattern: others
-                .iter()
-                .map(|(path, _, alpha)| (path.clone(), *alpha))
-                .collect(),
-        };
+        let config = self.config(base, head)?;
         // PEFT puts a layer of its own around a module with factors.
         let inside = |name: &str| match name.rsplit_once('.') {
             Some((module, bias @ "bias")) if self.sites.contains_key(module) => {
@@ -117,5 +53,62 @@ impl Adapter {
             reason: error.to_string(),
         })?;
         Ok(store::write_atomically(&path, &json)?)
+    }
+
+    /// The fields of `adapter_config.json`; PEFT has defaults for the others. What is said by module
+    /// comes last.
+    fn config(&self, base: &str, head: Head) -> Result<Map<String, Value>, PeftError> {
+        let form = form::common(&self.adapted())?.or_else(form::alone);
+        let fields = form.map_or(&[][..], |form| form.fields);
+        let mut config = Map::new();
+        let mut set = |name: &str, value: Value| config.insert(name.to_owned(), value);
+        set("peft_type", json!(form.map(|form| form.kind)));
+        set("task_type", json!(head.peft_task()));
+        set("base_model_name_or_path", json!(base));
+        let by_module = |field: &Field| matches!(field, Field::Ranks | Field::Alphas);
+        let (last, first): (Vec<_>, Vec<_>) =
+            fields.iter().partition(|(_, field)| by_module(field));
+        for &(name, field) in first {
+            set(name, self.field(field));
+        }
+        set("inference_mode", json!(true));
+        set(
+            "target_modules",
+            match self.sites.is_empty() {
+                true => json!(NOTHING),
+                false => json!(self.sites.keys().collect::<Vec<_>>()),
+            },
+        );
+        set("modules_to_save", json!(self.modules));
+        for &(name, field) in last {
+            set(name, self.field(field));
+        }
+        Ok(config)
+    }
+
+    /// The value of a field of the adapter's own.
+    fn field(&self, field: Field) -> Value {
+        let rank = |site: &Site| site.spec.rank().unwrap_or(1);
+        let alpha = |site: &Site| site.spec.alpha.unwrap_or(rank(site) as f64);
+        let size = |site: &Site| (rank(site), alpha(site));
+        let first = self.sites.values().next().map_or((1, 1.0), size);
+        let others = || {
+            let sites = self.sites.values();
+            sites.filter(|site| size(site) != first)
+        };
+        match field {
+            Field::Rank => json!(first.0),
+            Field::Alpha => json!(first.1),
+            Field::Ranks => others()
+                .map(|site| (site.path.clone(), json!(rank(site))))
+                .collect(),
+            Field::Alphas => others()
+                .map(|site| (site.path.clone(), json!(alpha(site))))
+                .collect(),
+            Field::Biases => json!(self.biases.name()),
+            Field::Bool(value) => json!(value),
+            Field::Number(value) => json!(value),
+            Field::Empty => json!([]),
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use ailora_graph::{
     Strategy,
-    adapter::{Init, Layout, Site, Trainable},
+    adapter::{Site, Trainable},
+    method::Field,
     module::Parameter,
 };
 use ailora_runtime::store::Params;
@@ -10,7 +11,8 @@ use ailora_runtime::store::Params;
 use super::{
     Adapter, PeftError,
     config::Biases,
-    fold::{self, Weight},
+    form,
+    merge::{merge, published},
 };
 use crate::{head::Head, model::Model};
 
@@ -36,6 +38,14 @@ impl Adapter {
         held
     }
 
+    /// Checks that what adapters at these sites become can be saved.
+    ///
+    /// # Errors
+    /// PEFT has no form of an adapter, or several of all.
+    pub fn check(sites: &[Site]) -> Result<(), PeftError> {
+        form::common(sites).map(|_| ())
+    }
+
     /// A trained model's adapter. `params` holds the factors and their starts, what was trained in
     /// full, and what is [`held`](Self::held) besides; `trainable` and `drawn` as there.
     ///
@@ -52,6 +62,7 @@ impl Adapter {
             Some(array) => Ok((name, array.clone())),
             None => Err(PeftError::Missing(name)),
         };
+        form::common(sites)?;
         let mut adapter = Self::default();
         for site in sites {
             match site.spec.strategy {
@@ -62,23 +73,12 @@ impl Adapter {
                         adapter.tensors.extend([get(bias.clone())?]);
                     }
                 }
-                Strategy::LowRank { init, rank } => {
-                    if site.layout == Layout::InOut {
-                        return Err(PeftError::Layout(site.path.clone()));
-                    }
-                    let (name_a, mut a) = get(site.lora_a())?;
-                    let (name_b, mut b) = get(site.lora_b())?;
-                    let mut rank = rank;
-                    if init != Init::Random {
-                        let (_, a0) = get(site.lora_a0())?;
-                        let (_, b0) = get(site.lora_b0())?;
-                        a = fold::below(a, &a0);
-                        b = fold::beside_negative(&b, &b0, rank);
-                        rank *= 2;
-                    }
-                    let scale = site.spec.scale().unwrap_or(1.0);
-                    adapter.sites.insert(site.path.clone(), (rank, scale));
-                    adapter.tensors.extend([(name_a, a), (name_b, b)]);
+                Strategy::Adapted(own) => {
+                    let (spec, tensors) = published(site, sites, own, params)?;
+                    let mut site = site.clone();
+                    site.spec = spec;
+                    adapter.sites.insert(site.path.clone(), site);
+                    adapter.tensors.extend(tensors);
                 }
             }
         }
@@ -103,9 +103,7 @@ impl Adapter {
     /// # Errors
     /// A parameter is missing.
     pub fn close(&mut self, model: &Model, params: &Params) -> Result<(), PeftError> {
-        let sites = model.sites();
-        let adapted = sites.iter();
-        let adapted = adapted.filter(|site| self.sites.contains_key(&site.path));
+        let adapted = self.sites.values();
         let adapted: Vec<&str> = adapted.filter_map(|site| site.bias.as_deref()).collect();
         let whole = self.trained_in_full().map(|(name, _)| name.as_str());
         let whole = whole.filter(|name| !is_held_bias(self.biases, &adapted, name));
@@ -117,19 +115,16 @@ impl Adapter {
                 self.tensors.insert(name, value);
             }
         }
+        let sites = self.adapted();
         for site in &sites {
             if !modules.iter().any(|module| is_in(&site.path, module)) {
                 continue;
             }
-            let Some((_, scale)) = self.sites.shift_remove(&site.path) else {
-                continue;
-            };
-            let a = self.tensors.shift_remove(&site.lora_a());
-            let b = self.tensors.shift_remove(&site.lora_b());
-            if let (Some(a), Some(b), Some(array)) = (a, b, self.tensors.get_mut(&site.weight)) {
-                let layout = site.layout;
-                Weight { array, layout }.add(scale, &a, &b);
-            }
+            self.sites.shift_remove(&site.path);
+            let own = site.parameters(&sites).into_iter();
+            let own = own.filter_map(|parameter| self.tensors.shift_remove_entry(&parameter.name));
+            let own: Params = own.collect();
+            merge(site, &sites, &own, &mut self.tensors)?;
         }
         self.modules = modules;
         self.shared.clear();
@@ -158,9 +153,12 @@ fn held_modules(
     let full = full.filter(|site| site.spec.strategy == Strategy::Full);
     let full = full.map(|site| site.weight.as_str());
     let names = model.parameters().iter().map(|p| p.name.as_str());
+    let fields = sites.iter();
+    let mut fields = fields.filter_map(|site| Some(form::of(site.spec.strategy)?.fields));
+    let separate = fields.all(|fields| fields.iter().any(|(_, field)| *field == Field::Biases));
     let (biases, named): (Vec<&str>, Vec<&str>) = names
         .filter(|name| trainable.names(name))
-        .partition(|name| name.ends_with(BIAS));
+        .partition(|name| name.ends_with(BIAS) && separate);
     let whole = full.chain(drawn.iter().map(String::as_str)).chain(named);
     let modules = whole_modules(model, whole);
     let adapted = adapted_biases(sites);
@@ -179,9 +177,9 @@ fn held_modules(
 /// How the names of biases end.
 const BIAS: &str = ".bias";
 
-/// The biases of projections with factors.
+/// The biases of adapted projections.
 fn adapted_biases(sites: &[Site]) -> Vec<&str> {
-    let adapted = sites.iter().filter(|site| site.spec.rank().is_some());
+    let adapted = sites.iter().filter(|site| site.is_adapted());
     adapted.filter_map(|site| site.bias.as_deref()).collect()
 }
 

@@ -7,10 +7,11 @@ pub mod device;
 use std::path::{Path, PathBuf};
 
 use ailora_graph::{
-    AdaptConfig, Method, Trainable,
+    AdaptConfig, Trainable,
     adapt::{Mode, adapt},
     grad::gradients,
     ir::{Bindings, Draw, Program, Tensor},
+    method::Full,
 };
 use ailora_models::{
     batch::{Batch, Targets},
@@ -113,7 +114,7 @@ impl File {
 /// The program of one training step of every parameter, without dropout.
 pub fn full_step(model: &Model, batch: &Batch) -> Program {
     let program = model.program(batch.shape(), false, true).unwrap();
-    let config = AdaptConfig::method(Method::Full, 1);
+    let config = AdaptConfig::method(&Full, 1);
     let sites = config.resolve(model.sites()).unwrap();
     let adapted = adapt(&program, &sites, &Trainable::All, Mode::Train).unwrap();
     gradients(&adapted, "loss").unwrap()

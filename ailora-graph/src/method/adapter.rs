@@ -1,0 +1,121 @@
+//! What becomes of one projection.
+
+use std::fmt;
+
+use super::{AdapterParameter, Operands, Peft, Projected};
+use crate::{
+    adapter::{AdapterError, AdapterSpec, Site},
+    ir::{Id, ProgramError},
+};
+
+/// What becomes of a projection `y = x W^T + b` whose weight and bias stay as they are.
+///
+/// An adapter is a value without state of a run: what differs between projections is in their
+/// [`Site`]s, which carry rank, scale and rate. The result computes what the projection did, at the
+/// start of training.
+pub trait Adapter: fmt::Debug + Sync {
+    /// The name in files, such as `principal`; unique among all adapters.
+    fn name(&self) -> &'static str;
+
+    /// Whether it has a rank, which has to be given, and options that go with it.
+    fn has_rank(&self) -> bool {
+        false
+    }
+
+    /// Checks what is said of a projection, beside what holds for all adapters.
+    ///
+    /// # Errors
+    /// The adapter cannot be placed there.
+    fn check(&self, _site: &Site) -> Result<(), AdapterError> {
+        Ok(())
+    }
+
+    /// Its parameters at a projection, those nearest to the output last. `sites` are all projections
+    /// of the model, for parameters that are shared: these have the same name, shape and start at
+    /// each.
+    fn parameters(&self, site: &Site, sites: &[Site]) -> Vec<AdapterParameter>;
+
+    /// What the product `x W^T` becomes, `[..., out]`; the bias is added to that.
+    ///
+    /// # Errors
+    /// An expression whose types do not fit.
+    fn product(&self, p: &mut Projected<'_>, operands: Operands) -> Result<Id, ProgramError> {
+        p.frozen_product(operands)
+    }
+
+    /// What the output becomes, `[..., out]`: the product with the bias, if there is one.
+    ///
+    /// # Errors
+    /// An expression whose types do not fit.
+    fn output(
+        &self,
+        _p: &mut Projected<'_>,
+        _operands: Operands,
+        output: Id,
+    ) -> Result<Id, ProgramError> {
+        Ok(output)
+    }
+
+    /// The weight and the bias of a projection without adapter that computes the same, or nothing if
+    /// there is none. `weight` lies as the [site's layout](Site::layout) says.
+    ///
+    /// # Errors
+    /// An expression whose types do not fit.
+    fn merged(
+        &self,
+        _p: &mut Projected<'_>,
+        _weight: Id,
+        _bias: Option<Id>,
+    ) -> Result<Option<Merged>, ProgramError> {
+        Ok(None)
+    }
+
+    /// The adapter beside the published weight that computes the same, in the form that is saved: it
+    /// itself, unless it trains beside a changed weight.
+    ///
+    /// # Errors
+    /// An expression whose types do not fit.
+    fn published(&self, p: &mut Projected<'_>) -> Result<Published, ProgramError> {
+        let spec = AdapterSpec {
+            lr: 1.0,
+            dropout: 0.0,
+            ..p.site.spec
+        };
+        let mut tensors = Vec::new();
+        for parameter in self.parameters(p.site, p.sites) {
+            let id = p.parameter(&parameter)?;
+            tensors.push((parameter.name, id));
+        }
+        Ok(Published { spec, tensors })
+    }
+
+    /// How PEFT holds what [`published`](Self::published) gives, if it can.
+    fn peft(&self) -> Option<&'static Peft> {
+        None
+    }
+}
+
+/// What a projection with an adapter comes to.
+#[derive(Clone, Copy, Debug)]
+pub struct Merged {
+    /// Its weight.
+    pub weight: Id,
+    /// Its bias, if it has one.
+    pub bias: Option<Id>,
+}
+
+/// An adapter as it is saved.
+#[derive(Debug)]
+pub struct Published {
+    /// What is said of it.
+    pub spec: AdapterSpec,
+    /// Its tensors by name.
+    pub tensors: Vec<(String, Id)>,
+}
+
+impl PartialEq for dyn Adapter {
+    /// Adapters are told apart by their names.
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}

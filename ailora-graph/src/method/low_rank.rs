@@ -1,0 +1,279 @@
+//! LoRA and its relatives: `y = x (W - s B0 A0)^T + s (x A^T) B^T`.
+//!
+//! `A0` and `B0` are the frozen start of `A` and `B`, such that `s B0 A0` is the part of `W` that the
+//! adapter starts from; a random start has none, as its `B` is zero.
+
+use super::{
+    Adapter, AdapterParameter, End, Field, Merged, Operands, Peft, Projected, Published, Side,
+    Start,
+};
+use crate::{
+    adapter::{AdapterError, AdapterSpec, Layout, Site, Strategy},
+    ir::{Id, ProgramError, ops::concat::Concat},
+};
+
+/// A product of two thin matrices beside a weight.
+#[derive(Debug)]
+pub struct LowRank {
+    name: &'static str,
+    /// Which part of the weight it starts from; none if `A` is random and `B` zero.
+    part: Option<End>,
+}
+
+/// From the largest singular triplets (AILoRA's choice for queries; PiSSA everywhere).
+pub const PRINCIPAL: LowRank = LowRank {
+    name: "principal",
+    part: Some(End::Principal),
+};
+
+/// From the smallest singular triplets (AILoRA's choice for values; MiLoRA everywhere).
+pub const MINOR: LowRank = LowRank {
+    name: "minor",
+    part: Some(End::Minor),
+};
+
+/// Kaiming-uniform `A`, zero `B` (LoRA).
+pub const RANDOM: LowRank = LowRank {
+    name: "random",
+    part: None,
+};
+
+/// What the factors are called below their projection.
+pub(crate) const FACTORS: [&str; 2] = ["lora_A", "lora_B"];
+
+/// As `PeftModel.from_pretrained` loads it. The values are in the file: loading must not decompose the
+/// weight again.
+static PEFT: Peft = Peft {
+    kind: "LORA",
+    fields: &[
+        ("r", Field::Rank),
+        ("lora_alpha", Field::Alpha),
+        ("lora_dropout", Field::Number(0.0)),
+        ("use_rslora", Field::Bool(false)),
+        ("use_dora", Field::Bool(false)),
+        ("fan_in_fan_out", Field::Bool(false)),
+        ("bias", Field::Biases),
+        ("init_lora_weights", Field::Bool(true)),
+        ("rank_pattern", Field::Ranks),
+        ("alpha_pattern", Field::Alphas),
+    ],
+};
+
+impl Site {
+    /// Name of the down projection `A`, `[r, in]`, of a low-rank adapter.
+    pub fn lora_a(&self) -> String {
+        format!("{}.lora_A.weight", self.path)
+    }
+
+    /// Name of the up projection `B`, `[out, r]`, of a low-rank adapter.
+    pub fn lora_b(&self) -> String {
+        format!("{}.lora_B.weight", self.path)
+    }
+
+    /// Name of the frozen start of `A`.
+    pub fn lora_a0(&self) -> String {
+        format!("{}.lora_A0.weight", self.path)
+    }
+
+    /// Name of the frozen start of `B`.
+    pub fn lora_b0(&self) -> String {
+        format!("{}.lora_B0.weight", self.path)
+    }
+}
+
+/// `A` and `B`, or their start.
+struct Factors {
+    a: AdapterParameter,
+    b: AdapterParameter,
+}
+
+/// Factors in a program.
+#[derive(Clone, Copy)]
+struct Product {
+    a: Id,
+    b: Id,
+}
+
+impl LowRank {
+    /// The scale of a site that passed its checks.
+    fn scale(site: &Site) -> f64 {
+        site.spec.scale().unwrap_or(1.0)
+    }
+
+    fn shapes(site: &Site) -> [[usize; 2]; 2] {
+        let rank = site.spec.rank().unwrap_or_default();
+        [[rank, site.in_features], [site.out_features, rank]]
+    }
+
+    fn trained(&self, site: &Site) -> Factors {
+        let [a, b] = Self::shapes(site);
+        let [start_a, start_b] = match self.part {
+            Some(end) => starts(end),
+            None => {
+                let bound = 1.0 / (site.in_features as f64).sqrt();
+                [Start::Uniform { bound }, Start::Constant(0.0)]
+            }
+        };
+        Factors {
+            a: AdapterParameter::trained(site.lora_a(), a, start_a),
+            b: AdapterParameter::trained(site.lora_b(), b, start_b),
+        }
+    }
+
+    /// `A0` and `B0`.
+    fn start(&self, site: &Site) -> Option<Factors> {
+        let [a, b] = Self::shapes(site);
+        let [start_a, start_b] = starts(self.part?);
+        Some(Factors {
+            a: AdapterParameter::frozen(site.lora_a0(), a, start_a),
+            b: AdapterParameter::frozen(site.lora_b0(), b, start_b),
+        })
+    }
+
+    /// `W - s B0 A0`, in a layout.
+    fn residual(
+        &self,
+        p: &mut Projected<'_>,
+        weight: Id,
+        layout: Layout,
+    ) -> Result<Id, ProgramError> {
+        let Some(start) = self.start(p.site) else {
+            return Ok(weight);
+        };
+        let start = start.in_program(p)?;
+        let part = start.part(p, layout)?;
+        p.program.difference(weight, part)
+    }
+}
+
+/// Of `A` and `B` from singular triplets.
+fn starts(end: End) -> [Start; 2] {
+    [Side::Right, Side::Left].map(|side| Start::Triplets { end, side })
+}
+
+impl Factors {
+    fn in_program(&self, p: &mut Projected<'_>) -> Result<Product, ProgramError> {
+        Ok(Product {
+            a: p.parameter(&self.a)?,
+            b: p.parameter(&self.b)?,
+        })
+    }
+}
+
+impl Product {
+    /// `s B A` as `[out, in]`, or its transpose.
+    fn part(self, p: &mut Projected<'_>, layout: Layout) -> Result<Id, ProgramError> {
+        let product = match layout {
+            Layout::OutIn => p.program.matmul(self.b, false, self.a, false)?,
+            Layout::InOut => p.program.matmul(self.a, true, self.b, true)?,
+        };
+        p.program.scale(product, LowRank::scale(p.site))
+    }
+}
+
+impl Adapter for LowRank {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn has_rank(&self) -> bool {
+        true
+    }
+
+    /// The rank is at least 1, and at most the smaller side of the weight.
+    fn check(&self, site: &Site) -> Result<(), AdapterError> {
+        let rank = site.spec.rank().unwrap_or_default();
+        if rank == 0 {
+            return Err(AdapterError::ZeroRank {
+                site: site.path.clone(),
+            });
+        }
+        if rank > site.max_rank() {
+            return Err(AdapterError::RankTooLarge {
+                site: site.path.clone(),
+                rank,
+                out_features: site.out_features,
+                in_features: site.in_features,
+                max: site.max_rank(),
+            });
+        }
+        Ok(())
+    }
+
+    fn parameters(&self, site: &Site, _: &[Site]) -> Vec<AdapterParameter> {
+        let Factors { a, b } = self.trained(site);
+        match self.start(site) {
+            None => vec![a, b],
+            Some(Factors { a: a0, b: b0 }) => vec![a0, a, b0, b],
+        }
+    }
+
+    fn product(&self, p: &mut Projected<'_>, operands: Operands) -> Result<Id, ProgramError> {
+        let weight = self.residual(p, operands.weight, Layout::OutIn)?;
+        let frozen = p.frozen_product(Operands { weight, ..operands })?;
+        let trained = self.trained(p.site).in_program(p)?;
+        let input = p.dropped(operands)?;
+        let down = p.program.matmul(input, false, trained.a, true)?;
+        let down = p.program.scale(down, Self::scale(p.site))?;
+        let up = p.program.matmul(down, false, trained.b, true)?;
+        p.program.sum(frozen, up)
+    }
+
+    /// `W - s B0 A0 + s B A`.
+    fn merged(
+        &self,
+        p: &mut Projected<'_>,
+        weight: Id,
+        bias: Option<Id>,
+    ) -> Result<Option<Merged>, ProgramError> {
+        let layout = p.site.layout;
+        let residual = self.residual(p, weight, layout)?;
+        let trained = self.trained(p.site).in_program(p)?;
+        let part = trained.part(p, layout)?;
+        let weight = p.program.sum(residual, part)?;
+        Ok(Some(Merged { weight, bias }))
+    }
+
+    /// Beside the published `W` the adapter of twice the rank with `A' = [A; A0]` and `B' = [B, -B0]`, so
+    /// that no decomposition is repeated when it is loaded.
+    fn published(&self, p: &mut Projected<'_>) -> Result<Published, ProgramError> {
+        let Product { mut a, mut b } = self.trained(p.site).in_program(p)?;
+        let mut rank = p.site.spec.rank().unwrap_or_default();
+        if let Some(start) = self.start(p.site) {
+            let start = start.in_program(p)?;
+            a = p.program.add(Concat { axis: 0 }, &[a, start.a])?;
+            let minus = p.program.scale(start.b, -1.0)?;
+            b = p.program.add(Concat { axis: 1 }, &[b, minus])?;
+            rank *= 2;
+        }
+        let spec = AdapterSpec::adapted(&RANDOM).with_rank(rank);
+        Ok(Published {
+            spec: spec.with_alpha(Self::scale(p.site) * rank as f64),
+            tensors: vec![(p.site.lora_a(), a), (p.site.lora_b(), b)],
+        })
+    }
+
+    fn peft(&self) -> Option<&'static Peft> {
+        Some(&PEFT)
+    }
+}
+
+/// What is said of a low-rank adapter, with another start; anything else as it is.
+pub(super) fn started(spec: AdapterSpec, start: &'static LowRank) -> AdapterSpec {
+    match spec.rank() {
+        Some(_) => AdapterSpec {
+            strategy: Strategy::Adapted(start),
+            ..spec
+        },
+        None => spec,
+    }
+}
+
+/// What is said of a low-rank adapter, from the other end of the spectrum.
+pub(super) fn exchanged(spec: AdapterSpec) -> AdapterSpec {
+    match spec.strategy {
+        Strategy::Adapted(adapter) if adapter.name() == PRINCIPAL.name => started(spec, &MINOR),
+        Strategy::Adapted(adapter) if adapter.name() == MINOR.name => started(spec, &PRINCIPAL),
+        _ => spec,
+    }
+}

@@ -1,0 +1,28 @@
+//! MiLoRA.
+
+use super::{Method, low_rank};
+use crate::adapter::AdapterSpec;
+
+/// Minor everywhere, one rate.
+#[derive(Debug)]
+pub struct Milora;
+
+impl Method for Milora {
+    fn name(&self) -> &'static str {
+        "milora"
+    }
+
+    fn summary(&self) -> &'static str {
+        "the smallest singular triplets everywhere, one rate"
+    }
+
+    fn paper(&self) -> &'static str {
+        "Wang et al., MiLoRA: harnessing minor singular components, 2024"
+    }
+
+    fn spec(&self, annotated: AdapterSpec) -> AdapterSpec {
+        low_rank::started(annotated, &low_rank::MINOR).with_lr(1.0)
+    }
+}
+
+pub mod constructors {}

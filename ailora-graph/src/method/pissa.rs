@@ -1,0 +1,28 @@
+//! PiSSA.
+
+use super::{Method, low_rank};
+use crate::adapter::AdapterSpec;
+
+/// Principal everywhere, one rate.
+#[derive(Debug)]
+pub struct Pissa;
+
+impl Method for Pissa {
+    fn name(&self) -> &'static str {
+        "pissa"
+    }
+
+    fn summary(&self) -> &'static str {
+        "the largest singular triplets everywhere, one rate"
+    }
+
+    fn paper(&self) -> &'static str {
+        "Meng et al., PiSSA: principal singular values and singular vectors adaptation, 2024"
+    }
+
+    fn spec(&self, annotated: AdapterSpec) -> AdapterSpec {
+        low_rank::started(annotated, &low_rank::PRINCIPAL).with_lr(1.0)
+    }
+}
+
+pub mod constructors {}

@@ -1,0 +1,82 @@
+//! A projection in a program that is being adapted.
+
+use super::AdapterParameter;
+use crate::{
+    adapt::Mode,
+    adapter::Site,
+    ir::{
+        Id, Program, ProgramError, Real,
+        ops::{dropout::Dropout, matmul::MatMul},
+    },
+};
+
+/// A projection in a program that is being written.
+#[derive(Debug)]
+pub struct Projected<'a> {
+    /// The program.
+    pub program: &'a mut Program,
+    /// The projection.
+    pub site: &'a Site,
+    /// All projections of the model.
+    pub sites: &'a [Site],
+}
+
+/// What a projection reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Operands {
+    /// `x`, `[..., in]`.
+    pub input: Id,
+    /// `W`, `[out, in]`, however it lies in memory.
+    pub weight: Id,
+    /// `b`, `[out]`; nothing before it is added.
+    pub bias: Option<Id>,
+    /// What the program is for.
+    pub mode: Mode,
+}
+
+impl Projected<'_> {
+    /// A parameter of the adapter.
+    ///
+    /// # Errors
+    /// Its name has another type elsewhere.
+    pub fn parameter(&mut self, parameter: &AdapterParameter) -> Result<Id, ProgramError> {
+        match parameter.trains {
+            true => self.program.trained(&parameter.name, parameter.ty()),
+            false => self.program.frozen(&parameter.name, parameter.ty()),
+        }
+    }
+
+    /// `x W^T`.
+    ///
+    /// # Errors
+    /// The types do not fit.
+    pub fn frozen_product(&mut self, operands: Operands) -> Result<Id, ProgramError> {
+        self.program
+            .matmul(operands.input, false, operands.weight, true)
+    }
+
+    /// `x` with the adapter's dropout, while training.
+    ///
+    /// # Errors
+    /// The types do not fit.
+    pub fn dropped(&mut self, operands: Operands) -> Result<Id, ProgramError> {
+        let rate = self.site.spec.dropout;
+        if operands.mode == Mode::Infer || rate == 0.0 {
+            return Ok(operands.input);
+        }
+        let dropout = Dropout {
+            rate: Real(rate),
+            stream: self.site.path.as_str().into(),
+        };
+        self.program.add(dropout, &[operands.input])
+    }
+}
+
+/// A projection's weight as rows of output features, as the factors of adapters lie too, so that they
+/// can be fused. Turning one that lies the other way is done once, before training.
+pub(crate) fn as_rows(p: &mut Program, product: MatMul, weight: Id) -> Result<Id, ProgramError> {
+    match product.trans_b {
+        true => Ok(weight),
+        false => p.transpose(weight),
+    }
+}

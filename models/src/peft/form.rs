@@ -1,0 +1,60 @@
+//! Which of PEFT's forms adapters have.
+
+use ailora_graph::{
+    Strategy,
+    adapter::{Layout, Site},
+    method::{self, Adapter, Peft, constructors::random},
+};
+
+use super::PeftError;
+
+/// PEFT's form of what happens to a projection, if that is an adapter that has one.
+pub fn of(strategy: Strategy) -> Option<&'static Peft> {
+    match strategy {
+        Strategy::Adapted(adapter) => adapter.peft(),
+        Strategy::Frozen | Strategy::Full => None,
+    }
+}
+
+/// The form of an adapter of parameters alone: LoRA of no module.
+pub fn alone() -> Option<&'static Peft> {
+    of(random(1).strategy)
+}
+
+/// The one form of all adapters of a model; nothing if there is no adapter.
+///
+/// # Errors
+/// PEFT has none, or several; a projection whose weight lies the other way round than PEFT's do.
+pub fn common(sites: &[Site]) -> Result<Option<&'static Peft>, PeftError> {
+    let mut form: Option<&'static Peft> = None;
+    for site in sites.iter().filter(|site| site.is_adapted()) {
+        if site.layout == Layout::InOut {
+            return Err(PeftError::Layout(site.path.clone()));
+        }
+        let own = of(site.spec.strategy).ok_or_else(|| PeftError::NoForm {
+            site: site.path.clone(),
+            adapter: site.spec.strategy.name(),
+        })?;
+        let first = form.get_or_insert(own);
+        if *first != own {
+            return Err(PeftError::Mixed {
+                site: site.path.clone(),
+                found: own.kind,
+                expected: first.kind,
+            });
+        }
+    }
+    Ok(form)
+}
+
+/// The adapter that PEFT calls `kind`, if that is no LoRA: one that the model is annotated with, or one
+/// of the list of methods.
+pub fn adapter(kind: &str, sites: &[Site]) -> Option<&'static dyn Adapter> {
+    let annotated = sites.iter().filter_map(|site| match site.spec.strategy {
+        Strategy::Adapted(adapter) => Some(adapter),
+        Strategy::Frozen | Strategy::Full => None,
+    });
+    let mut known = annotated.chain(method::adapters());
+    let lora = alone().is_some_and(|form| form.kind == kind);
+    known.find(|adapter| !lora && adapter.peft().is_some_and(|form| form.kind == kind))
+}

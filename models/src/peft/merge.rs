@@ -1,0 +1,170 @@
+//! What an adapter comes to: weights with it in them, and the form in which it is saved.
+
+use ailora_graph::{
+    AdapterSpec, Strategy,
+    adapter::Site,
+    ir::{
+        Bindings, Draw, Id, Op, Program, Real, Tensor, Type,
+        ops::{elementwise::Binary, matmul::MatMul},
+    },
+    method::{Adapter, Projected},
+};
+use ailora_runtime::store::{Array, Params};
+
+use super::{PeftError, fold::Weight};
+
+/// Puts the adapter of a site into the weight and the bias among `params`, summed in float64. `sites`
+/// are all that are adapted, and `tensors` has the adapters' parameters.
+///
+/// # Errors
+/// A parameter is missing, or the adapter comes to no weight.
+pub fn merge(
+    site: &Site,
+    sites: &[Site],
+    tensors: &Params,
+    params: &mut Params,
+) -> Result<(), PeftError> {
+    let Strategy::Adapted(adapter) = site.spec.strategy else {
+        return Ok(());
+    };
+    let mut program = Program::new();
+    let mut frozen = |name: &String| {
+        let array = params.get(name);
+        let array = array.ok_or_else(|| PeftError::Missing(name.clone()))?;
+        Ok::<_, PeftError>(program.frozen(name, Type::f32(array.shape.clone()))?)
+    };
+    let weight = frozen(&site.weight)?;
+    let bias = site.bias.as_ref().map(frozen).transpose()?;
+    let mut projected = Projected {
+        program: &mut program,
+        site,
+        sites,
+    };
+    let merged = adapter.merged(&mut projected, weight, bias)?;
+    let merged = merged.ok_or_else(|| not_mergeable(site, adapter))?;
+    if merged.bias == bias
+        && let Some(update) = Update::of(&program, weight, merged.weight)
+    {
+        let tensor = |name: &str| {
+            let tensor = tensors.get(name);
+            tensor.ok_or_else(|| PeftError::Missing(name.to_owned()))
+        };
+        let (a, b) = (tensor(update.a)?, tensor(update.b)?);
+        if let Some(array) = params.get_mut(&site.weight) {
+            let layout = site.layout;
+            Weight { array, layout }.add(update.scale, a, b);
+        }
+        return Ok(());
+    }
+    program.set_output(site.weight.as_str(), merged.weight);
+    if let (Some(name), Some(bias)) = (&site.bias, merged.bias) {
+        program.set_output(name.as_str(), bias);
+    }
+    for (name, array) in evaluated(&program, &[tensors, params])? {
+        params.insert(name, array);
+    }
+    Ok(())
+}
+
+fn not_mergeable(site: &Site, adapter: &dyn Adapter) -> PeftError {
+    PeftError::NotMergeable {
+        site: site.path.clone(),
+        adapter: adapter.name(),
+    }
+}
+
+/// The adapter of a site in the form in which it is saved: what is said of it, and its tensors.
+///
+/// # Errors
+/// A parameter is missing.
+pub fn published(
+    site: &Site,
+    sites: &[Site],
+    adapter: &dyn Adapter,
+    params: &Params,
+) -> Result<(AdapterSpec, Vec<(String, Array)>), PeftError> {
+    let mut program = Program::new();
+    let mut projected = Projected {
+        program: &mut program,
+        site,
+        sites,
+    };
+    let published = adapter.published(&mut projected)?;
+    for (name, id) in published.tensors {
+        program.set_output(name, id);
+    }
+    Ok((published.spec, evaluated(&program, &[params])?))
+}
+
+/// The results of a program in float64, rounded once.
+fn evaluated(program: &Program, params: &[&Params]) -> Result<Vec<(String, Array)>, PeftError> {
+    let mut bindings = Bindings::new();
+    for leaf in program
+        .frozen_parameters()
+        .chain(program.trained_parameters())
+    {
+        let array = params.iter().find_map(|params| params.get(&*leaf.name));
+        let array = array.ok_or_else(|| PeftError::Missing(leaf.name.to_string()))?;
+        let data: Vec<f64> = array.data.iter().copied().map(f64::from).collect();
+        bindings.insert(
+            leaf.name.to_string(),
+            Tensor::new(array.shape.clone(), data),
+        );
+    }
+    let results = program.eval(&bindings, Draw::default())?;
+    let rounded = results.into_iter().map(|(name, Tensor { shape, data })| {
+        let data = data.into_iter().map(|x| x as f32).collect();
+        (name.to_string(), Array { shape, data })
+    });
+    Ok(rounded.collect())
+}
+
+/// `W + scale B A`, which is added in place and in parallel.
+struct Update<'a> {
+    scale: f64,
+    a: &'a str,
+    b: &'a str,
+}
+
+impl<'a> Update<'a> {
+    /// Reads a merged weight as such a sum, if it is one.
+    fn of(p: &'a Program, weight: Id, merged: Id) -> Option<Self> {
+        let (Op::Binary(Binary::Add), &[first, part]) = (&p[merged].op, &p[merged].args[..]) else {
+            return None;
+        };
+        let (scale, product) = match (&p[part].op, &p[part].args[..]) {
+            (Op::Binary(Binary::Mul), &[product, factor]) => match p[factor].op {
+                Op::Const(Real(scale)) => (scale, product),
+                _ => return None,
+            },
+            _ => (1.0, part),
+        };
+        let (a, b) = match (&p[product].op, &p[product].args[..]) {
+            (
+                Op::MatMul(MatMul {
+                    trans_a: false,
+                    trans_b: false,
+                }),
+                &[b, a],
+            )
+            | (
+                Op::MatMul(MatMul {
+                    trans_a: true,
+                    trans_b: true,
+                }),
+                &[a, b],
+            ) => (a, b),
+            _ => return None,
+        };
+        let name = |id: Id| match &p[id].op {
+            Op::Trained(leaf) | Op::Frozen(leaf) => Some(&*leaf.name),
+            _ => None,
+        };
+        let update = Self {
+            scale,
+            a: name(a)?,
+            b: name(b)?,
+        };
+        (first == weight).then_some(update)
+    }
+}

@@ -7,23 +7,22 @@ use std::{collections::BTreeMap, time::Instant};
 
 use ailora::{
     AdaptConfig, Trainable,
-    finetune::backend,
     ir::Draw,
     method::Lora,
     models::{
-        batch::{Batch, Shape, Targets},
+        batch::{Batch, Inputs, Shape, Targets},
         config::Config,
-        family::Inputs,
         head::Head,
         model::Model,
     },
+    run::backend,
     runtime::{
-        backend::{Backend, Device, Precision},
+        backend::{Device, Precision},
         engine::{Engine, Fusion, PlanId},
         init::initialise,
+        kernels::{Kernel, gemm::Gemm, outer::Outer},
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
         passes::Passes,
-        plan::Kernel,
         spectrum::Options,
         store::{Array, Params},
         train::{MicroBatch, Trainer},
@@ -139,6 +138,9 @@ fn main() -> Result<(), Error> {
     let engine = trainer.engine()?;
     let steps = &engine.plan(plan).steps;
     let flops: u64 = steps.iter().map(|step| step.kernel.gemm_flops()).sum();
+    // What was allocated at a time is counted as `torch.cuda.max_memory_allocated` does; in use are the
+    // driver's own bytes, too.
+    let memory = engine.backend().memory()?;
     let line = serde_json::json!({
         "model": args.model, "batch": batch.rows, "length": length, "rank": rank,
         "precision": precision, "unfused": args.unfused,
@@ -148,34 +150,15 @@ fn main() -> Result<(), Error> {
         "tflop": flops as f64 / 1e12, "tflop_per_second": flops as f64 / 1e9 / ms,
         "kernels": steps.len(), "compile_ms": compile_ms, "first_step_ms": first_ms,
         "arena_gib": engine.backend().arena_bytes() as f64 / (1_u64 << 30) as f64,
-        "peak_gib": peak(engine.backend()) as f64 / (1_u64 << 30) as f64,
+        "peak_gib": memory.peak as f64 / (1_u64 << 30) as f64,
         "predicted_gib": predicted as f64 / (1_u64 << 30) as f64,
-        "device_gib": used(engine.backend())? as f64 / (1_u64 << 30) as f64,
+        "device_gib": memory.used as f64 / (1_u64 << 30) as f64,
     });
     println!("{line}");
     if args.profile {
         profile(engine, plan, &inputs.values(), args.steps)?;
     }
     Ok(())
-}
-
-/// The most bytes that were allocated at a time, as `torch.cuda.max_memory_allocated` counts them.
-fn peak(backend: &Backend) -> usize {
-    match backend {
-        Backend::Cuda(cuda) => cuda.device().peak_bytes(),
-        Backend::Cpu(_) => backend.arena_bytes(),
-    }
-}
-
-/// Bytes of the device that are in use, with the driver's own.
-fn used(backend: &Backend) -> Result<usize, Error> {
-    match backend {
-        Backend::Cuda(cuda) => {
-            let (free, total) = cuda.device().memory()?;
-            Ok(total - free)
-        }
-        Backend::Cpu(_) => Ok(backend.arena_bytes()),
-    }
 }
 
 /// Prints what kernels of one kind and size take in a step.
@@ -195,13 +178,13 @@ fn profile(
             views.iter().map(ailora::runtime::plan::View::len).collect()
         };
         let name = match &step.kernel {
-            Kernel::Gemm {
+            Kernel::Gemm(Gemm {
                 op,
                 dims,
                 accumulate,
                 ..
-            } => format!("{op} {}x{}x{} {accumulate}", dims.m, dims.n, dims.k),
-            Kernel::Outer { depth, products } => {
+            }) => format!("{op} {}x{}x{} {accumulate}", dims.m, dims.n, dims.k),
+            Kernel::Outer(Outer { depth, products }) => {
                 let shapes: Vec<_> = products.iter().map(|p| p.shape).collect();
                 format!("outer {depth} rows {shapes:?}")
             }
@@ -308,8 +291,8 @@ fn tokens(rows: usize, len: usize, causal: bool) -> Batch {
     };
     let ids = draw(rows * len, 30_000.0);
     let targets = match causal {
-        true => Targets::Tokens(ids.clone()),
-        false => Targets::Classes(draw(rows, 2.0)),
+        true => Targets::next_tokens(&ids, len),
+        false => Targets::classes(draw(rows, 2.0)),
     };
     Batch {
         rows,

@@ -17,9 +17,10 @@ use ailora::{
         backend::Precision,
         engine::{Engine, Fusion, PlanId},
         init::initialise,
+        kernels::{Kernel, gemm::Gemm},
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
         passes::Passes,
-        plan::{Kernel, Plan},
+        plan::Plan,
         run::Value,
         spectrum::Options,
         store::{Array, Params},
@@ -219,9 +220,9 @@ impl Contender {
         let mut kinds: HashMap<&str, f64> = HashMap::new();
         for (step, seconds) in engine.plan(self.plan).steps.iter().zip(seconds) {
             let kind = match step.kernel {
-                Kernel::Gemm { .. } | Kernel::Outer { .. } | Kernel::Merge { .. } => "gemm",
+                Kernel::Gemm(_) | Kernel::Outer(_) | Kernel::Merge(_) => "gemm",
                 Kernel::Loop(_) => "loop",
-                Kernel::Attention { .. } | Kernel::AttentionGrad { .. } => "attention",
+                Kernel::Attention(_) | Kernel::AttentionGrad(_) => "attention",
                 _ => "other",
             };
             *kinds.entry(kind).or_default() += 1e3 * seconds / steps as f64;
@@ -253,7 +254,7 @@ impl Products {
     fn of(plan: &Plan) -> Self {
         let mut seen: HashMap<(usize, usize, usize), usize> = HashMap::new();
         for step in &plan.steps {
-            if let Kernel::Gemm { dims, .. } = &step.kernel {
+            if let Kernel::Gemm(Gemm { dims, .. }) = &step.kernel {
                 *seen.entry((dims.m, dims.n, dims.k)).or_default() += 1;
             }
         }

@@ -4,7 +4,7 @@
 use ailora::{AdaptConfig, finetune::Model, method::Pissa, models::task::Task};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let model = Model::open("embedded", Task::parse("svamp")?, 0, false)?;
+    let model = Model::open("embedded", &Task::parse("svamp")?, 0, false)?;
     let annotated = model.pretrained.model.sites();
     let text = r#"{
         "method": "ailora", "rank": 4,

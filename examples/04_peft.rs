@@ -7,9 +7,10 @@
 
 use ailora::{
     AdaptConfig,
-    finetune::{Settings, Stage, finetune},
+    finetune::Settings,
     method::Ailora,
     output::Existing,
+    run::Stage,
     runtime::train::{Control, Event},
 };
 
@@ -22,7 +23,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         epochs: 1,
         ..Settings::default()
     };
-    finetune(&settings, folder.path(), Existing::Refuse, |stage| {
+    let run = settings.run()?;
+    run.fit(folder.path(), Existing::Refuse, |stage| {
         if let Stage::Training(Event::Evaluated { evaluation, .. }) = stage {
             println!(
                 "loss {:.3}, {:?}",

@@ -7,10 +7,10 @@ use ailora::{
     Tuner, adapt,
     ir::{Draw, Type},
     models::{
-        batch::{Batch, Shape, Targets},
+        batch::{Batch, Inputs, Shape, Targets},
         closed::{Table, Unknown, applied},
         config::{Config, Fields},
-        family::{Architecture, Family, Inputs, Network},
+        family::{Architecture, Family, Network},
         head::Head,
         model::Model,
     },
@@ -166,7 +166,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         type_ids: vec![0; rows * len],
         mask: vec![1.0; rows * len],
         ids,
-        targets: Targets::Classes(labels),
+        targets: Targets::classes(labels),
         indices: (0..rows).collect(),
     };
     let program = model.program(batch.shape(), true, true)?;

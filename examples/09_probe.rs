@@ -8,10 +8,11 @@ use ailora::{
     finetune::data,
     ir::Draw,
     models::{
-        batch::{Batch, Buckets, Encoded, Shape, evaluation},
+        batch::{Batch, Buckets, Encoded, Order, Shape, evaluation},
+        data::Example,
         hub,
         pretrained::Pretrained,
-        task::{Example, Label, Splits, Task},
+        task::{Splits, Task},
     },
     runtime::engine::Engine,
 };
@@ -25,14 +26,14 @@ fn main() -> Result<(), Error> {
     let name = std::env::args().nth(1).unwrap_or("embedded".into());
     let folder = hub::resolve(&name)?;
     let task = Task::parse("svamp")?;
-    let Splits { train, dev, .. } = task.load_dir(&data(task, None)?)?;
+    let Splits { train, dev, .. } = task.load_dir(&data(&task, None)?)?;
     let held_out = dev.values().next().ok_or("no held-out rows")?;
     let classes = task.label_names().len();
     for (what, base) in [
         ("pretrained", Pretrained::open(&folder, task.head())?),
         ("random", Pretrained::random(&folder, task.head(), 0)?),
     ] {
-        let [train, held_out] = [&train, held_out].map(|rows| features(&base, rows));
+        let [train, held_out] = [&train, held_out].map(|rows| features(&base, &task, rows));
         let accuracy = probe(&train?, &held_out?, classes);
         println!(
             "{what:10} encoder: {:.1}% of the held-out problems",
@@ -43,16 +44,16 @@ fn main() -> Result<(), Error> {
 }
 
 /// The mean of each row's hidden states over its tokens.
-fn features(base: &Pretrained, examples: &[Example]) -> Result<Vec<Row>, Error> {
+fn features(base: &Pretrained, task: &Task, examples: &[Example]) -> Result<Vec<Row>, Error> {
     let tokenizer = base.tokenizer()?;
     let max_len = base.model.config().architecture.max_len();
-    let rows = Encoded::from_examples(examples, &tokenizer, max_len)?;
+    let rows = task.objective.encode(examples, &tokenizer, max_len)?;
     let lengths: Vec<usize> = rows.iter().map(Encoded::tokens).collect();
     let buckets = Buckets::choose(&lengths, max_len, 8)?;
     let mut engine = Engine::new(base.weights.clone());
     let mut plans = HashMap::new();
     let mut features = vec![(Vec::new(), 0); rows.len()];
-    for plan in evaluation(&lengths, &buckets, 1)? {
+    for plan in evaluation(Order::ByLength, &lengths, &buckets, 1)? {
         let batch = Batch::new(&plan, &rows, tokenizer.pad_id())?;
         let id = match plans.get(&batch.len) {
             Some(&id) => id,
@@ -69,10 +70,9 @@ fn features(base: &Pretrained, examples: &[Example]) -> Result<Vec<Row>, Error> 
             column.map(|&x| f64::from(x)).sum::<f64>() / tokens as f64
         };
         let row = batch.indices[0];
-        let Some(Label::Class(class)) = rows[row].label else {
-            return Err("a row without a class".into());
-        };
-        features[row] = ((0..width).map(mean).collect(), class);
+        let class = rows[row].target.as_ref().and_then(|class| class.as_u64());
+        let class = class.ok_or("a row without a class")?;
+        features[row] = ((0..width).map(mean).collect(), class as usize);
     }
     Ok(features)
 }

@@ -9,10 +9,10 @@ use ailora::{
     adapt::{Mode, adapt as adapted},
     ir::{Draw, Type},
     models::{
-        batch::{Batch, Shape, Targets},
+        batch::{Batch, Inputs, Shape, Targets},
         closed::{Table, Unknown},
         config::{Config, Fields},
-        family::{Architecture, Family, Inputs, Network},
+        family::{Architecture, Family, Network},
         head::Head,
         model::Model,
         peft::Adapter,
@@ -237,7 +237,7 @@ fn batch() -> Batch {
         type_ids: vec![0; rows * len],
         mask: vec![1.0; rows * len],
         ids,
-        targets: Targets::Classes(labels),
+        targets: Targets::classes(labels),
         indices: (0..rows).collect(),
     }
 }

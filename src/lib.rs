@@ -15,6 +15,7 @@ pub mod limits;
 pub mod log;
 pub mod output;
 pub mod pretrain;
+pub mod run;
 mod tuner;
 
 pub use ailora_graph::{

@@ -6,6 +6,7 @@ use ailora_graph::{
 };
 use ailora_runtime::{
     backend::Backend,
+    cpu::Cpu,
     engine::{Engine, EngineError, PlanId},
     init::{InitError, initialise},
     optim::{AdamW, AdamWConfig, Schedule, ScheduleKind},
@@ -17,7 +18,7 @@ use ailora_runtime::{
 };
 use thiserror::Error;
 
-use crate::finetune::groups;
+use crate::run::groups;
 
 /// A program that cannot be tuned.
 #[derive(Debug, Error)]
@@ -78,7 +79,7 @@ impl Tuner {
         lr: f64,
     ) -> Result<Self, TunerError> {
         Self::on(
-            Backend::cpu(),
+            Box::new(Cpu::new()),
             program,
             sites,
             &Trainable::Adapters,
@@ -97,7 +98,7 @@ impl Tuner {
     /// Sites or patterns that the program does not have, a program without a `loss`, a parameter that is missing
     /// or of another shape.
     pub fn on(
-        backend: Backend,
+        backend: Box<dyn Backend>,
         program: &Program,
         sites: &[Site],
         trainable: &Trainable,

@@ -225,7 +225,7 @@ fn parameters_train_beside_adapters_and_are_in_the_adapter() {
     );
     scene.finetune("parts", &format!("{flags} --max-steps 7"));
     scene.refused(
-        &format!("finetune --output parts --resume --trainable *.bias"),
+        "finetune --output parts --resume --trainable *.bias",
         &["`adapters.trainable` was [\"*LayerNorm*\"] and is [\"*.bias\"] now"],
     );
     scene.ok("finetune --output parts --resume --max-steps 12");

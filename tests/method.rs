@@ -274,7 +274,7 @@ fn a_published_model_with_ia3_is_saved_loaded_and_merged() {
         ids: (0..rows * len).map(|i| 5 + (i * 7 % 20) as i32).collect(),
         type_ids: vec![0; rows * len],
         mask: vec![1.0; rows * len],
-        targets: Targets::Unlabelled,
+        targets: Targets::default(),
         indices: (0..rows).collect(),
     };
     let logits = |base: &Pretrained, sites: &[Site], params: &Params| {

@@ -157,7 +157,7 @@ fn twenty_steps_equal_pefts() {
                 ids: input_ids[tokens.clone()].to_vec(),
                 type_ids: types[tokens.clone()].to_vec(),
                 mask: mask[tokens].to_vec(),
-                targets: Targets::Classes(labels[step * rows..][..rows].to_vec()),
+                targets: Targets::classes(labels[step * rows..][..rows].to_vec()),
                 indices: (0..rows).collect(),
             };
             let inputs = pretrained.model.inputs(&batch);

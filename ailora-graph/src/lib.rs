@@ -18,6 +18,7 @@ extern crate self as ailora_graph;
 pub mod adapt;
 pub mod adapter;
 pub mod checkpoint;
+pub mod dialect;
 pub mod explain;
 pub mod fuse;
 pub mod grad;

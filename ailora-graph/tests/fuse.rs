@@ -445,7 +445,11 @@ fn zeros_are_where_the_layout_has_them_only() {
         .unwrap();
     // 4 + 4 + 2 rows of 4 + 2 columns, filled up to whole vectors.
     assert_eq!(layout.packs[pack].shape, [16, 8]);
-    let block = |at, shape| layout::Block { pack, at, shape };
+    let of = layout::Matrix {
+        merged: false,
+        pack,
+    };
+    let block = |at, shape| layout::Block { of, at, shape };
     // Beside the second weight there are zeros; beside the first, its adapter.
     let second = block([4, 0], [4, 4]);
     assert_eq!(

@@ -8,7 +8,7 @@
 //! where that is quick, to a full decomposition.
 
 use ailora_runtime::{
-    backend::{Backend, Precision},
+    backend::{Backend, Device, Precision},
     spectrum::{End, Matrix, Options, Request, Triplets, triplets, triplets_of},
 };
 use std::error::Error;
@@ -18,7 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let Some(at) = args.iter().position(|arg| arg == "--device") {
         let device = args.get(at + 1).map_or("cuda", |device| device);
-        return on_device(Backend::open(device.parse()?, Precision::F32, None)?);
+        let device: Device = device.parse()?;
+        return on_device(&*device.open(Precision::F32, None)?);
     }
     let sizes = args
         .iter()
@@ -57,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// As many weights as the queries or the values of RoBERTa-large and of LLaMA-2-7B are, with singular
 /// values of several kinds.
-fn on_device(backend: Backend) -> Result<(), Box<dyn Error>> {
+fn on_device(backend: &dyn Backend) -> Result<(), Box<dyn Error>> {
     println!("{}", backend.name());
     let solver = backend.solver().ok_or("there is no solver")?;
     let options = Options {

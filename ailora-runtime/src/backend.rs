@@ -1,33 +1,146 @@
-//! What executes plans: the processor, or a device.
+//! What executes plans: one trait, which the processor and devices implement, so that nothing else asks
+//! which of them it is.
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
 use ailora_graph::{
     adapt::distribute,
-    fuse::cost::Costs,
-    ir::{Draw, Program, ProgramError},
+    fuse::{cost::Costs, layout::Pack},
+    ir::{Program, ProgramError},
 };
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
-#[cfg(feature = "cuda")]
-use crate::cuda::{self, Cuda, CudaSolver};
 use crate::{
+    collective::CollectiveError,
     cpu::Cpu,
-    engine::EngineError,
+    cuda::{self, CudaError},
+    optim::Stepper,
     plan::Plan,
-    run::{Outputs, Value},
+    run::{Outputs, Run, RunError},
     spectrum::Solver,
     weights::Weights,
 };
 
-/// Executes plans over one set of parameters.
-#[derive(Debug)]
-pub enum Backend {
-    /// The processor.
-    Cpu(Cpu),
-    /// A CUDA device.
-    #[cfg(feature = "cuda")]
-    Cuda(Box<Cuda>),
+/// A backend that cannot be opened, or that fails.
+#[derive(Debug, Error)]
+pub enum BackendError {
+    /// An input or a parameter does not fit.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The device failed, or there is none.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    /// The processor, in another precision than its own.
+    #[error(
+        "the CPU computes in f32 only, not in {0}: leave --precision out, or take a device (--device \
+         cuda) that is there"
+    )]
+    Precision(Precision),
+    /// The ranks cannot go on together.
+    #[error(transparent)]
+    Ranks(#[from] CollectiveError),
+    /// A program that is trained has no output of this name.
+    #[error("the compiled program has no output `{0}`; training needs a loss and its gradients")]
+    NoOutput(String),
+}
+
+/// Where plans are executed, so far as planning has to know: the hardware need not be there.
+pub trait Platform: fmt::Debug {
+    /// What it computes in.
+    fn precision(&self) -> Precision;
+
+    /// What products and sums take on it, roughly.
+    fn costs(&self) -> Costs;
+
+    /// The plan of a program in the form that is best there.
+    fn plan(&self, program: &Program) -> Plan;
+
+    /// Bytes that training takes there, of plans over one set of parameters, of whose numbers `trained`
+    /// are trained.
+    fn footprint(&self, plans: &[Plan], trained: usize) -> Footprint;
+}
+
+/// Executes plans over one set of parameters, and makes training steps with them.
+pub trait Backend: Platform + Stepper + Send {
+    /// What it is, for people.
+    fn name(&self) -> String;
+
+    /// What decomposes large matrices, if not the processor.
+    fn solver(&self) -> Option<Arc<dyn Solver>>;
+
+    /// Lays parameters into a pack, where this backend keeps it.
+    fn pack(&self, weights: &mut Weights, pack: &Pack);
+
+    /// Makes everything ready that running a plan, the next in order, needs.
+    ///
+    /// # Errors
+    /// Memory does not suffice, or the device fails.
+    fn add(&mut self, plan: &Plan) -> Result<(), BackendError>;
+
+    /// Executes a plan that was added.
+    ///
+    /// # Errors
+    /// An input or a parameter that is missing or does not fit; the device fails.
+    fn run<'a>(&'a mut self, run: Run<'a, '_>) -> Result<Outputs<'a>, BackendError>;
+
+    /// As [`run`](Self::run); adds to `seconds` what each step of the plan took.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    fn profile<'a>(
+        &'a mut self,
+        run: Run<'a, '_>,
+        seconds: &mut Vec<f64>,
+    ) -> Result<Outputs<'a>, BackendError>;
+
+    /// Seconds of a run of those steps of a plan that are `timed`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    fn time(&mut self, run: Run<'_, '_>, timed: &[bool]) -> Result<f64, BackendError>;
+
+    /// Bytes of the arena: what is neither a parameter nor the optimiser's.
+    fn arena_bytes(&self) -> usize;
+
+    /// The most bytes that plans take if `trained` numbers are trained: parameters, the largest arena,
+    /// gradients and the optimiser's state.
+    fn peak_bytes(&self, plans: &[Plan], weights: &Weights, trained: usize) -> usize;
+
+    /// Bytes of what is allocated where it computes.
+    ///
+    /// # Errors
+    /// The device does not answer.
+    fn memory(&self) -> Result<MemoryUse, BackendError>;
+}
+
+/// Bytes that are allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Now, by whomever, where the memory is a device's.
+    pub used: usize,
+    /// The most at a time, by this backend.
+    pub peak: usize,
+}
+
+/// Bytes that training takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Of parameters.
+    pub parameters: usize,
+    /// Of activations, gradients on the way and scratch.
+    pub arena: usize,
+    /// Of gradients and the optimiser's state.
+    pub state: usize,
+    /// What products may work in.
+    pub workspace: usize,
+}
+
+impl Footprint {
+    /// All together.
+    pub fn total(&self) -> usize {
+        self.parameters + self.arena + self.state + self.workspace
+    }
 }
 
 /// Which backend: `cpu`, `cuda` or `cuda:ORDINAL`, or `auto` for a device if there is one.
@@ -137,168 +250,48 @@ impl FromStr for Precision {
     }
 }
 
-impl Backend {
-    /// The processor.
-    pub fn cpu() -> Self {
-        Self::Cpu(Cpu::new())
-    }
-
-    /// The backend that `device` names. Machine code is kept in `cache`.
+impl Device {
+    /// Opens the backend. Machine code is kept in `cache`.
     ///
     /// # Errors
-    /// There is no such device, or what it needs is not installed; with [`Device::Auto`] neither is
+    /// There is no such device, or what it needs is not installed; with [`Auto`](Self::Auto) neither is
     /// an error. A precision that the processor does not compute in, where it is what is opened.
     pub fn open(
-        device: Device,
+        self,
         precision: Precision,
         cache: Option<PathBuf>,
-    ) -> Result<Self, EngineError> {
-        let cpu = || match precision {
-            Precision::F32 => Ok(Self::cpu()),
-            _ => Err(EngineError::Precision(precision)),
-        };
-        let ordinal = match device {
-            Device::Cpu => return cpu(),
-            Device::Cuda(ordinal) => ordinal,
-            Device::Auto => 0,
-        };
-        let opened = Self::cuda(ordinal, precision, cache);
-        match opened {
-            Err(why) if device == Device::Auto => {
-                tracing::debug!(%why, "no device");
-                cpu()
-            }
-            opened => opened,
-        }
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda(
-        ordinal: usize,
-        precision: Precision,
-        cache: Option<PathBuf>,
-    ) -> Result<Self, EngineError> {
-        let cuda = Cuda::open(&cuda::Options {
-            ordinal,
-            precision,
-            cache,
-        })?;
-        Ok(Self::Cuda(Box::new(cuda)))
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    fn cuda(_: usize, _: Precision, _: Option<PathBuf>) -> Result<Self, EngineError> {
-        Err(EngineError::NoCuda)
-    }
-
-    /// What it is, for people.
-    pub fn name(&self) -> String {
+    ) -> Result<Box<dyn Backend>, BackendError> {
+        let cuda = |ordinal| cuda::open(ordinal, precision, cache);
         match self {
-            Self::Cpu(_) => format!("CPU, {} threads", rayon::current_num_threads()),
-            #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.device().name().to_owned(),
-        }
-    }
-
-    /// What it computes in.
-    pub fn precision(&self) -> Precision {
-        match self {
-            Self::Cpu(_) => Precision::F32,
-            #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.precision(),
-        }
-    }
-
-    /// What products and sums take on it, roughly.
-    pub fn costs(&self) -> Costs {
-        match self {
-            Self::Cpu(_) => Costs::default(),
-            #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda::costs(cuda.precision()),
-        }
-    }
-
-    /// What decomposes large matrices, if not the processor.
-    pub fn solver(&self) -> Option<Arc<dyn Solver>> {
-        match self {
-            Self::Cpu(_) => None,
-            #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => match CudaSolver::open(cuda.device().ordinal()) {
-                Ok(solver) => Some(Arc::new(solver)),
+            Self::Cpu => Ok(Box::new(cpu(precision)?)),
+            Self::Cuda(ordinal) => Ok(cuda(ordinal)?),
+            Self::Auto => match cuda(0) {
+                Ok(device) => Ok(device),
                 Err(why) => {
-                    tracing::warn!(%why, "weights are decomposed by the processor");
-                    None
+                    tracing::debug!(%why, "no device");
+                    Ok(Box::new(cpu(precision)?))
                 }
             },
         }
     }
 
-    /// Makes everything ready that running a plan, the next in order, needs.
+    /// What planning has to know of the backend, which is opened only to find out what
+    /// [`Auto`](Self::Auto) is.
     ///
     /// # Errors
-    /// The device's memory does not suffice, or it fails.
-    pub fn add(&mut self, plan: &Plan) -> Result<(), EngineError> {
-        match self {
-            Self::Cpu(cpu) => cpu.reserve(plan)?,
-            #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.add(plan)?,
-        }
-        Ok(())
+    /// A precision that the processor does not compute in; a build without CUDA.
+    pub fn platform(self, precision: Precision) -> Result<Box<dyn Platform>, BackendError> {
+        Ok(match self {
+            Self::Cpu => Box::new(cpu(precision)?),
+            Self::Cuda(_) => cuda::platform(precision)?,
+            Self::Auto => self.open(precision, None)?,
+        })
     }
+}
 
-    /// Executes `plan`, the one that was added as number `id`.
-    ///
-    /// # Errors
-    /// An input or a parameter that is missing or does not fit; the device fails.
-    pub fn run<'a>(
-        &'a mut self,
-        #[cfg_attr(
-            not(feature = "cuda"),
-            expect(unused_variables, reason = "a device keeps plans")
-        )]
-        id: usize,
-        plan: &'a Plan,
-        weights: &'a mut Weights,
-        inputs: &[(&str, Value<'_>)],
-        draw: Draw,
-    ) -> Result<Outputs<'a>, EngineError> {
-        match self {
-            Self::Cpu(cpu) => Ok(cpu.run(plan, weights.arrays(), inputs, draw)?),
-            #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => Ok(cuda.run(id, plan, weights, inputs, draw)?),
-        }
-    }
-
-    /// As [`run`](Self::run); adds to `seconds` what each step of the plan took.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    pub fn profile<'a>(
-        &'a mut self,
-        #[cfg_attr(
-            not(feature = "cuda"),
-            expect(unused_variables, reason = "a device keeps plans")
-        )]
-        id: usize,
-        plan: &'a Plan,
-        weights: &'a mut Weights,
-        inputs: &[(&str, Value<'_>)],
-        draw: Draw,
-        seconds: &mut Vec<f64>,
-    ) -> Result<Outputs<'a>, EngineError> {
-        match self {
-            Self::Cpu(cpu) => Ok(cpu.profile(plan, weights.arrays(), inputs, draw, seconds)?),
-            #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => Ok(cuda.profile(id, plan, weights, inputs, draw, seconds)?),
-        }
-    }
-
-    /// Bytes of the arena: what is neither a parameter nor the optimiser's.
-    pub fn arena_bytes(&self) -> usize {
-        match self {
-            Self::Cpu(cpu) => cpu.arena_bytes(),
-            #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.arena_bytes(),
-        }
+fn cpu(precision: Precision) -> Result<Cpu, BackendError> {
+    match precision {
+        Precision::F32 => Ok(Cpu::new()),
+        _ => Err(BackendError::Precision(precision)),
     }
 }

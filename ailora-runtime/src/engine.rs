@@ -1,6 +1,6 @@
 //! A model compiled for several shapes of input over one set of parameters.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use ailora_graph::{
     checkpoint::checkpoint,
@@ -11,17 +11,13 @@ use ailora_graph::{
 use thiserror::Error;
 
 use crate::{
-    backend::{Backend, Precision},
+    backend::{Backend, BackendError},
+    collective::{Collective, CollectiveError, Single},
     cpu::Cpu,
     plan::{Plan, Step, plan, separate},
-    run::{Outputs, RunError, Value},
+    run::{Outputs, Run, RunError, Value},
     store::{Array, Params},
     weights::Weights,
-};
-#[cfg(feature = "cuda")]
-use crate::{
-    cuda::{Cuda, CudaError},
-    plan::lean,
 };
 
 /// A program that cannot be compiled or run.
@@ -33,20 +29,12 @@ pub enum EngineError {
     /// An input or a parameter does not fit.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// The device failed.
-    #[cfg(feature = "cuda")]
+    /// The ranks cannot go on together.
     #[error(transparent)]
-    Cuda(#[from] CudaError),
-    /// The processor, in another precision than its own.
-    #[error(
-        "the CPU computes in f32 only, not in {0}: leave --precision out, or take a device (--device \
-         cuda) that is there"
-    )]
-    Precision(Precision),
-    /// A device was asked for of a build that knows none.
-    #[cfg(not(feature = "cuda"))]
-    #[error("this build has no CUDA: build with the feature `cuda`, or take the device `cpu`")]
-    NoCuda,
+    Ranks(#[from] CollectiveError),
+    /// The backend failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
 }
 
 /// Names a compiled program.
@@ -74,31 +62,32 @@ pub struct Engine {
     laid_out: HashSet<String>,
     plans: Vec<Plan>,
     reports: Vec<Vec<Report>>,
-    backend: Backend,
+    backend: Box<dyn Backend>,
     fusion: Fusion,
     checkpoints: bool,
+    ranks: Arc<dyn Collective>,
 }
 
 impl Engine {
     /// An engine without programs, which fuses those that it compiles.
     pub fn new(params: Params) -> Self {
-        Self::fused(Backend::cpu(), params)
+        Self::fused(Box::new(Cpu::new()), params)
     }
 
     /// An engine without programs on a backend, which fuses those that it compiles as is cheapest
     /// there.
-    pub fn fused(backend: Backend, params: Params) -> Self {
+    pub fn fused(backend: Box<dyn Backend>, params: Params) -> Self {
         let costs = backend.costs();
         Self::on(backend, params, Fusion::At(costs))
     }
 
     /// An engine without programs.
     pub fn with_fusion(params: Params, fusion: Fusion) -> Self {
-        Self::on(Backend::cpu(), params, fusion)
+        Self::on(Box::new(Cpu::new()), params, fusion)
     }
 
     /// An engine without programs on a backend.
-    pub fn on(backend: Backend, params: Params, fusion: Fusion) -> Self {
+    pub fn on(backend: Box<dyn Backend>, params: Params, fusion: Fusion) -> Self {
         Self {
             weights: Weights::new(params),
             packs: Vec::new(),
@@ -108,7 +97,20 @@ impl Engine {
             backend,
             fusion,
             checkpoints: false,
+            ranks: Arc::new(Single),
         }
+    }
+
+    /// This engine as one of several ranks, which train and evaluate together.
+    #[must_use]
+    pub fn among(mut self, ranks: Arc<dyn Collective>) -> Self {
+        self.ranks = ranks;
+        self
+    }
+
+    /// The ranks that this engine is one of.
+    pub fn ranks(&self) -> &Arc<dyn Collective> {
+        &self.ranks
     }
 
     /// Programs compiled from now on keep only what lies between blocks for their backward pass, and
@@ -145,11 +147,9 @@ impl Engine {
             true => checkpoint(&step, "loss")?,
             false => step,
         };
-        let plan = match (self.fusion, &self.backend) {
-            (Fusion::Off, _) => separate(&step),
-            (_, Backend::Cpu(_)) => plan(&step),
-            #[cfg(feature = "cuda")]
-            (_, Backend::Cuda(_)) => lean(&step),
+        let plan = match self.fusion {
+            Fusion::Off => separate(&step),
+            Fusion::Elementwise | Fusion::At(_) => self.backend.plan(&step),
         };
         self.backend.add(&plan)?;
         self.plans.push(plan);
@@ -167,12 +167,10 @@ impl Engine {
             .retain_outputs(|name| weights.len(name).is_none());
         if !hoisted.once.outputs().is_empty() {
             // Where a device has the packs, what lies in them lies here by itself.
-            let packs = match self.backend {
-                Backend::Cpu(_) => &self.packs[..],
-                #[cfg(feature = "cuda")]
-                Backend::Cuda(_) => &[],
-            };
-            let once = plan(&placed(&hoisted.once, packs)?);
+            let packs = self.packs.iter();
+            let packs = packs.filter(|pack| self.weights.arrays().contains_key(&*pack.name));
+            let packs: Vec<Pack> = packs.cloned().collect();
+            let once = plan(&placed(&hoisted.once, &packs)?);
             // An arena of its own: it may be larger than any step's.
             let mut cpu = Cpu::new();
             let outputs = cpu.run(&once, self.weights.arrays(), &[], Draw::default())?;
@@ -202,11 +200,7 @@ impl Engine {
                 };
                 let fused = fuse(step, costs, &self.packs, is_free)?;
                 for pack in &fused.packs[self.packs.len()..] {
-                    match self.backend {
-                        Backend::Cpu(_) => self.weights.pack(pack),
-                        #[cfg(feature = "cuda")]
-                        Backend::Cuda(_) => self.weights.pack_elsewhere(pack),
-                    }
+                    self.backend.pack(&mut self.weights, pack);
                 }
                 self.packs = fused.packs;
                 (fused.program, fused.reports)
@@ -234,9 +228,8 @@ impl Engine {
         inputs: &[(&str, Value<'_>)],
         draw: Draw,
     ) -> Result<Outputs<'_>, EngineError> {
-        let plan = &self.plans[id.0];
-        self.backend
-            .run(id.0, plan, &mut self.weights, inputs, draw)
+        let (backend, run) = self.prepared(id, inputs, draw);
+        Ok(backend.run(run)?)
     }
 
     /// Seconds of a run of those steps of a compiled program that `which` is true of.
@@ -252,14 +245,8 @@ impl Engine {
     ) -> Result<f64, EngineError> {
         let plan = &self.plans[id.0];
         let timed: Vec<bool> = plan.steps.iter().map(|step| which(plan, step)).collect();
-        #[cfg(feature = "cuda")]
-        if let Backend::Cuda(cuda) = &mut self.backend {
-            return Ok(cuda.time(id.0, plan, &mut self.weights, inputs, draw, &timed)?);
-        }
-        let mut seconds = Vec::new();
-        self.profile(id, inputs, draw, &mut seconds)?;
-        let own = seconds.iter().zip(timed).filter(|(_, timed)| *timed);
-        Ok(own.map(|(seconds, _)| seconds).sum())
+        let (backend, run) = self.prepared(id, inputs, draw);
+        Ok(backend.time(run, &timed)?)
     }
 
     /// Executes a compiled program and adds to `seconds` what each step of its plan took.
@@ -273,9 +260,25 @@ impl Engine {
         draw: Draw,
         seconds: &mut Vec<f64>,
     ) -> Result<Outputs<'_>, EngineError> {
-        let plan = &self.plans[id.0];
-        self.backend
-            .profile(id.0, plan, &mut self.weights, inputs, draw, seconds)
+        let (backend, run) = self.prepared(id, inputs, draw);
+        Ok(backend.profile(run, seconds)?)
+    }
+
+    /// The backend, with what it runs.
+    pub(crate) fn prepared<'a, 'i>(
+        &'a mut self,
+        id: PlanId,
+        inputs: &'i [(&'i str, Value<'i>)],
+        draw: Draw,
+    ) -> (&'a mut dyn Backend, Run<'a, 'i>) {
+        let run = Run {
+            id: id.0,
+            plan: &self.plans[id.0],
+            weights: &mut self.weights,
+            inputs,
+            draw,
+        };
+        (&mut *self.backend, run)
     }
 
     /// A compiled program.
@@ -307,26 +310,16 @@ impl Engine {
     /// The most bytes that the programs take where they are executed, if `trained` numbers are
     /// trained: parameters, the largest arena, gradients and the optimiser's state.
     pub fn peak_bytes(&self, trained: usize) -> usize {
-        match &self.backend {
-            Backend::Cpu(cpu) => {
-                self.weights.bytes() + cpu.arena_bytes() + 3 * size_of::<f32>() * trained
-            }
-            #[cfg(feature = "cuda")]
-            Backend::Cuda(cuda) => cuda.footprint(&self.plans, trained).total(),
-        }
-    }
-
-    /// The device, if there is one, with what it executes and over which parameters.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn device(&mut self) -> Option<(&mut Cuda, &[Plan], &mut Weights)> {
-        match &mut self.backend {
-            Backend::Cpu(_) => None,
-            Backend::Cuda(cuda) => Some((cuda, &self.plans, &mut self.weights)),
-        }
+        self.backend.peak_bytes(&self.plans, &self.weights, trained)
     }
 
     /// What executes the programs.
-    pub fn backend(&self) -> &Backend {
-        &self.backend
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// What executes the programs, with the parameters.
+    pub(crate) fn backend_mut(&mut self) -> (&mut dyn Backend, &mut Weights) {
+        (&mut *self.backend, &mut self.weights)
     }
 }

@@ -5,12 +5,14 @@
 //! [`init`] gives adapters their start from the [`spectrum`] of the weights; [`train`] moves them.
 
 pub mod backend;
+pub mod collective;
 pub mod costs;
 pub mod cpu;
-#[cfg(feature = "cuda")]
+#[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
 pub mod cuda;
 pub mod engine;
 pub mod init;
+pub mod kernels;
 pub mod optim;
 pub mod passes;
 pub mod plan;

@@ -1,11 +1,13 @@
 //! What goes into a plan and comes out of it, on any device.
 
-use ailora_graph::ir::{DType, Name, ops::loss::IGNORED};
+use ailora_graph::ir::{DType, Draw, Name, ops::loss::IGNORED};
+use indexmap::IndexMap;
 use thiserror::Error;
 
 use crate::{
     plan::{Buffer, Input, Plan},
     store::Params,
+    weights::Weights,
 };
 
 /// A value for an input of a plan.
@@ -15,6 +17,21 @@ pub enum Value<'a> {
     F32(&'a [f32]),
     /// Ids.
     I32(&'a [i32]),
+}
+
+/// One execution of a plan that a backend was given.
+#[derive(Debug)]
+pub struct Run<'a, 'i> {
+    /// The plan's number, in the order in which the backend was given its plans.
+    pub id: usize,
+    /// The plan.
+    pub plan: &'a Plan,
+    /// The parameters.
+    pub weights: &'a mut Weights,
+    /// A value for each input of the plan.
+    pub inputs: &'i [(&'i str, Value<'i>)],
+    /// What fixes its random numbers.
+    pub draw: Draw,
 }
 
 /// A plan that cannot be run on what was given.
@@ -74,12 +91,12 @@ enum Held<'a> {
         params: &'a Params,
     },
     /// Copied from a device.
-    #[cfg(feature = "cuda")]
-    Copied(&'a indexmap::IndexMap<Name, Vec<f32>>),
+    Copied(&'a IndexMap<Name, Vec<f32>>),
 }
 
 impl<'a> Outputs<'a> {
-    pub(crate) fn in_place(plan: &'a Plan, arena: &'a [f32], params: &'a Params) -> Self {
+    /// Where a plan left them, in the arena and in parameters.
+    pub fn in_place(plan: &'a Plan, arena: &'a [f32], params: &'a Params) -> Self {
         Self {
             held: Held::InPlace {
                 plan,
@@ -89,8 +106,8 @@ impl<'a> Outputs<'a> {
         }
     }
 
-    #[cfg(feature = "cuda")]
-    pub(crate) fn copied(outputs: &'a indexmap::IndexMap<Name, Vec<f32>>) -> Self {
+    /// Copied from where they were computed.
+    pub fn copied(outputs: &'a IndexMap<Name, Vec<f32>>) -> Self {
         Self {
             held: Held::Copied(outputs),
         }
@@ -121,7 +138,6 @@ impl<'a> Outputs<'a> {
                     }
                 }
             }
-            #[cfg(feature = "cuda")]
             Held::Copied(outputs) => outputs.get(name).map(Vec::as_slice),
         }
     }

@@ -95,9 +95,14 @@ impl Weights {
         })
     }
 
-    /// The parameters whose values were replaced since the last call.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn take_changed(&mut self) -> IndexSet<String> {
+    /// Whether a parameter's value was replaced, or may have been, since
+    /// [`take_changed`](Self::take_changed) was last called.
+    pub fn is_changed(&self, name: &str) -> bool {
+        self.changed.contains(name)
+    }
+
+    /// The parameters whose values were replaced, or may have been, since the last call.
+    pub fn take_changed(&mut self) -> IndexSet<String> {
         std::mem::take(&mut self.changed)
     }
 
@@ -183,7 +188,7 @@ impl Weights {
     }
 
     /// Moves parameters into a pack. Where none lies, it is zero.
-    pub(crate) fn pack(&mut self, pack: &Pack) {
+    pub fn pack(&mut self, pack: &Pack) {
         let [rows, width] = pack.shape;
         self.arrays
             .insert(pack.name.to_string(), Array::zeros([rows, width]));
@@ -197,8 +202,7 @@ impl Weights {
     }
 
     /// Notes where parameters lie in a pack that a device has.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn pack_elsewhere(&mut self, pack: &Pack) {
+    pub fn pack_elsewhere(&mut self, pack: &Pack) {
         for part in &pack.parts {
             if self.arrays.contains_key(&*part.parameter) {
                 self.lay(pack, part);
@@ -216,8 +220,7 @@ impl Weights {
     }
 
     /// The parameters that lie in a pack.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn parts<'a>(&'a self, pack: &str) -> impl Iterator<Item = &'a str> {
+    pub fn parts<'a>(&'a self, pack: &str) -> impl Iterator<Item = &'a str> {
         let packed = self
             .packed
             .iter()

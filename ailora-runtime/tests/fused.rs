@@ -12,7 +12,8 @@ use ailora_graph::{
 };
 use ailora_runtime::{
     engine::{Engine, Fusion},
-    plan::{Buffer, Kernel, Plan, View},
+    kernels::Kernel,
+    plan::{Buffer, Plan, View},
     run::Value,
     store::{Array, Params},
 };
@@ -35,7 +36,7 @@ fn values(name: &str, shape: &[usize]) -> Array {
 
 fn gemms(plan: &Plan) -> usize {
     let steps = plan.steps.iter();
-    let products = steps.filter(|step| !matches!(step.kernel, Kernel::Merge { .. }));
+    let products = steps.filter(|step| !matches!(step.kernel, Kernel::Merge(_)));
     products.map(|step| step.kernel.products()).sum()
 }
 

@@ -19,7 +19,7 @@ use ailora_graph::{
     },
 };
 use ailora_runtime::{
-    plan::{lean, plan},
+    plan::{plan, rematerialising},
     run::Value,
     store::{Array, Params},
 };
@@ -157,7 +157,7 @@ fn check(program: &Program, bindings: &Bindings) -> Result<(), TestCaseError> {
     // What is computed first is compared first.
     let mut names: Vec<Name> = expected.keys().cloned().collect();
     names.sort_by_key(|name| program.outputs()[name]);
-    for plan in [plan(program), lean(program)] {
+    for plan in [plan(program), rematerialising(program)] {
         let mut runner = Runner::new(plan.clone(), &params);
         // The second run meets an arena full of the first one's values.
         for _ in 0..2 {

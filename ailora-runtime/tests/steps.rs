@@ -168,3 +168,28 @@ fn nothing_is_updated_behind_a_step_that_diverges() {
         3
     );
 }
+
+/// What the trainer's engine shows are the weights that were trained, wherever that was; and what is written
+/// there is trained on.
+#[test]
+fn the_engine_has_the_weights_that_are_trained() {
+    let (mut trainer, plan) = trainer();
+    for i in 0..3 {
+        trainer.step(&micro_batches(&batch(i), plan)).unwrap();
+        let trained = trainer.trained().unwrap();
+        let weights = trainer.engine().unwrap().weights();
+        for (name, array) in &trained {
+            assert_eq!(weights.get(name).as_ref(), Some(array), "step {i}: {name}");
+        }
+    }
+    let given = values("other", WIDTH);
+    let weights = trainer.engine().unwrap().weights_mut();
+    assert!(weights.set("b", &given));
+    trainer.step(&micro_batches(&batch(3), plan)).unwrap();
+    let trained = trainer.trained().unwrap();
+    for (found, given) in trained["b"].data.iter().zip(&given) {
+        // A step moves a parameter by at most about its rate.
+        let apart = (found - given).abs();
+        assert!(apart > 0.0 && apart < 0.2, "{found} from {given}");
+    }
+}

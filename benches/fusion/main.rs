@@ -14,7 +14,7 @@ use std::{
 
 use ailora::{
     bench::{Baseline, Options, Pass, Row},
-    finetune::backend,
+    run::backend,
     runtime::{
         backend::{Device, Precision},
         costs,

@@ -1,29 +1,48 @@
-//! What is built into this crate: a small pretrained encoder, and a task's data.
+//! What the feature `embedded` builds into this crate: a small pretrained encoder, and a task's data.
 //!
 //! Both are folders like any others, so that everything that reads folders reads them. They are
 //! written to the user's cache when they are first asked for.
 
-#[cfg(unix)]
-use std::sync::OnceLock;
-use std::{
-    fs::DirBuilder,
-    io,
-    path::{Path, PathBuf},
-    sync::Once,
-};
+use std::{io, path::PathBuf};
 
 use ailora_runtime::store::{StoreError, write_atomically};
 use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::cache;
 
 /// What the model is called where a folder or an id of the hub is expected.
 pub const MODEL: &str = "embedded";
 
 type Files = &'static [(&'static str, &'static [u8])];
 
+#[cfg(feature = "embedded")]
 macro_rules! files {
     ($folder:literal, $($name:literal),*) => {
         &[$(($name, include_bytes!(concat!("../data/", $folder, "/", $name)))),*]
     };
+}
+
+/// Without the feature `embedded` nothing is built in.
+#[cfg(not(feature = "embedded"))]
+macro_rules! files {
+    ($($text:literal),*) => {
+        &[]
+    };
+}
+
+/// What is built in cannot be had.
+#[derive(Debug, Error)]
+pub enum EmbeddedError {
+    /// The library was built without it.
+    #[error(
+        "this build has no embedded model: give a model's folder or its id on the hub, or build with \
+         the feature `embedded`"
+    )]
+    Absent,
+    /// It cannot be written to a folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// A RoBERTa encoder; how it was made, is in its `README.md`.
@@ -41,9 +60,12 @@ const SVAMP_FILES: Files = files!("svamp", "SVAMP.json", "LICENSE");
 /// The folder of the model.
 ///
 /// # Errors
-/// It cannot be written.
-pub fn model() -> Result<PathBuf, StoreError> {
-    written(MODEL, MODEL_FILES)
+/// The library was built without it, or it cannot be written.
+pub fn model() -> Result<PathBuf, EmbeddedError> {
+    if MODEL_FILES.is_empty() {
+        return Err(EmbeddedError::Absent);
+    }
+    Ok(written(MODEL, MODEL_FILES)?)
 }
 
 /// The folder of a task's data, if they are built in.
@@ -52,86 +74,9 @@ pub fn model() -> Result<PathBuf, StoreError> {
 /// It cannot be written.
 pub fn data(task: &str) -> Result<Option<PathBuf>, StoreError> {
     match task {
-        "svamp" => written("svamp", SVAMP_FILES).map(Some),
+        "svamp" if !SVAMP_FILES.is_empty() => written("svamp", SVAMP_FILES).map(Some),
         _ => Ok(None),
     }
-}
-
-/// Where is kept what takes long to compute or to fetch: `AILORA_CACHE`, or the user's cache folder.
-/// It is there, is the user's own, and nobody else can write to it; where that cannot be had,
-/// nothing is kept, and why is logged once.
-pub fn cache_folder() -> Option<PathBuf> {
-    static SAID: Once = Once::new();
-    let variable = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let folder = variable("AILORA_CACHE")
-        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("ailora")))
-        .or_else(|| Some(variable("HOME")?.join(".cache/ailora")))?;
-    match private(&folder) {
-        Ok(()) => Some(folder),
-        Err(error) => {
-            SAID.call_once(|| tracing::warn!("nothing is kept: {error}"));
-            None
-        }
-    }
-}
-
-/// Makes a folder that is the user's own, or checks that it is one.
-///
-/// # Errors
-/// It cannot be made, is another user's, or others can write to it.
-fn private(folder: &Path) -> Result<(), StoreError> {
-    let failed = |action, source| StoreError::Io {
-        path: folder.to_owned(),
-        action,
-        source,
-    };
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder
-        .create(folder)
-        .map_err(|source| failed("create the folder", source))?;
-    let found = std::fs::metadata(folder);
-    let found = found.map_err(|source| failed("look at the folder", source))?;
-    let refused = |why: String| failed("use it as a cache", io::Error::other(why));
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let own = user().map_err(|source| failed("find out whose it is", source))?;
-        if found.uid() != own {
-            let why = "it is another user's, who could change what is read from it; set \
-                       AILORA_CACHE to a folder of your own";
-            return Err(refused(why.into()));
-        }
-        if found.mode() & 0o022 != 0 {
-            return Err(refused(format!(
-                "others can write to it, and change what is read from it; run `chmod go-w {}`, or \
-                 set AILORA_CACHE to a folder of your own",
-                folder.display()
-            )));
-        }
-    }
-    match found.is_dir() {
-        true => Ok(()),
-        false => Err(refused("it is no folder".into())),
-    }
-}
-
-/// The number of the user whose files this process makes.
-#[cfg(unix)]
-fn user() -> io::Result<u32> {
-    use std::os::unix::fs::MetadataExt;
-    static USER: OnceLock<u32> = OnceLock::new();
-    if let Some(user) = USER.get() {
-        return Ok(*user);
-    }
-    let user = tempfile::tempfile()?.metadata()?.uid();
-    Ok(*USER.get_or_init(|| user))
 }
 
 /// A folder with these files, in the cache or, where that cannot be written, among temporary files.
@@ -143,7 +88,7 @@ fn written(name: &str, files: Files) -> Result<PathBuf, StoreError> {
         .map(|b| format!("{b:02x}"))
         .collect();
     let place = format!("{name}-{hash}");
-    if let Some(cache) = cache_folder()
+    if let Some(cache) = cache::folder()
         && let Ok(folder) = fill(cache.join(&place), files)
     {
         return Ok(folder);
@@ -157,7 +102,7 @@ fn written(name: &str, files: Files) -> Result<PathBuf, StoreError> {
             source: io::Error::other("it is a link; set AILORA_CACHE to a folder of your own"),
         });
     }
-    private(&temporary)?;
+    cache::private(&temporary)?;
     fill(temporary.join(place), files)
 }
 
@@ -169,41 +114,4 @@ fn fill(folder: PathBuf, files: Files) -> Result<PathBuf, StoreError> {
         }
     }
     Ok(folder)
-}
-
-#[cfg(all(test, unix))]
-mod tests {
-    use std::{
-        fs::{self, Permissions},
-        os::unix::fs::{PermissionsExt, chown},
-    };
-
-    use super::*;
-
-    #[test]
-    fn a_cache_is_ones_own_or_is_not_used() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("a/b");
-        private(&folder).unwrap();
-        let mode = |folder: &Path| fs::metadata(folder).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&folder), 0o700);
-        for (mode, fits) in [(0o755, true), (0o775, false), (0o702, false), (0o500, true)] {
-            fs::set_permissions(&folder, Permissions::from_mode(mode)).unwrap();
-            let found = private(&folder).map_err(|error| error.to_string());
-            assert_eq!(found.is_ok(), fits, "{mode:o}");
-            if let Err(error) = found {
-                let command = format!("chmod go-w {}", folder.display());
-                assert!(error.contains(&command), "{error}");
-            }
-        }
-        // Only root can give a folder away.
-        fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
-        if chown(&folder, Some(4321), None).is_ok() {
-            let error = private(&folder).unwrap_err().to_string();
-            assert!(error.contains("another user's"), "{error}");
-        }
-        let file = dir.path().join("file");
-        fs::write(&file, "").unwrap();
-        assert!(private(&file).is_err());
-    }
 }

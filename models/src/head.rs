@@ -2,15 +2,9 @@
 
 use std::fmt;
 
-use ailora_graph::{
-    ir::{Type, ops::loss::IGNORED},
-    nn::Tensor,
-};
+use ailora_graph::{ir::Type, nn::Tensor};
 
-use crate::{
-    batch::{Batch, Shape, Targets},
-    family::Inputs,
-};
+use crate::batch::Shape;
 
 /// What a model predicts, and so which head it has and what its loss is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,19 +66,28 @@ impl Head {
         }
     }
 
-    /// What a program gives, by name, of the logits that a network's head makes.
-    pub(crate) fn outputs<'g>(self, logits: &Tensor<'g>) -> Vec<(&'static str, Tensor<'g>)> {
+    /// The names of what a program gives of the head's logits.
+    pub fn output_names(self) -> &'static [&'static str] {
         match self {
-            Self::QuestionAnswering => vec![
-                ("start_logits", column(logits, 0)),
-                ("end_logits", column(logits, 1)),
-            ],
-            _ => vec![("logits", logits.clone())],
+            Self::QuestionAnswering => &["start_logits", "end_logits"],
+            _ => &["logits"],
         }
     }
 
-    /// The mean loss of a batch, whose targets it adds to the graph as inputs.
-    pub(crate) fn loss<'g>(self, logits: &Tensor<'g>, shape: Shape) -> Tensor<'g> {
+    /// What a program gives, by name, of the logits that a network's head makes.
+    pub(crate) fn outputs<'g>(self, logits: &Tensor<'g>) -> Vec<(&'static str, Tensor<'g>)> {
+        let values = match self {
+            Self::QuestionAnswering => vec![column(logits, 0), column(logits, 1)],
+            _ => vec![logits.clone()],
+        };
+        let names = self.output_names().iter().copied();
+        names.zip(values).collect()
+    }
+
+    /// The mean loss of a batch, `[]`, whose targets it adds to the graph as inputs, under the names
+    /// that [`Targets`](crate::batch::Targets) has: the mean cross-entropy over the labels that are
+    /// not -100, or the mean squared error of the first logit.
+    pub fn loss<'g>(self, logits: &Tensor<'g>, shape: Shape) -> Tensor<'g> {
         let Shape { rows, len, .. } = shape;
         let ids = |name, count| logits.cx().input(name, Type::i32([count]));
         match self {
@@ -108,40 +111,6 @@ impl Head {
                 let labels = ids("labels", rows * shape.target_len);
                 tokens(logits).smoothed_cross_entropy(&labels, smoothing)
             }
-        }
-    }
-
-    /// How many targets of a batch its mean loss is over: rows, or tokens that are to be predicted.
-    pub(crate) fn targets(self, batch: &Batch) -> usize {
-        let counted = |labels: &[i32]| labels.iter().filter(|&&label| label != IGNORED).count();
-        match &batch.targets {
-            Targets::Unlabelled => 0,
-            Targets::Classes(labels) => counted(labels),
-            Targets::Scores(scores) => scores.len(),
-            Targets::Spans { starts, .. } => counted(&within(starts, batch.len)),
-            // The first of each row is predicted from nothing.
-            Targets::Tokens(labels) if self == Self::CausalLm => {
-                let rows = labels.chunks(batch.len.max(1));
-                rows.map(|row| counted(row.get(1..).unwrap_or_default()))
-                    .sum()
-            }
-            Targets::Tokens(labels) => counted(labels),
-        }
-    }
-
-    /// These inputs and a batch's targets, where it has them.
-    pub(crate) fn with_targets(self, inputs: Inputs, batch: &Batch) -> Inputs {
-        match &batch.targets {
-            Targets::Unlabelled => inputs,
-            Targets::Classes(labels) => inputs.with_ids("labels", labels.clone()),
-            Targets::Scores(scores) => inputs.with_floats("scores", scores.clone()),
-            Targets::Spans { starts, ends } => inputs
-                .with_ids("start_positions", within(starts, batch.len))
-                .with_ids("end_positions", within(ends, batch.len)),
-            Targets::Tokens(labels) if self == Self::CausalLm => {
-                inputs.with_ids("labels", next_tokens(labels, batch.len))
-            }
-            Targets::Tokens(labels) => inputs.with_ids("labels", labels.clone()),
         }
     }
 }
@@ -170,31 +139,4 @@ fn tokens<'g>(logits: &Tensor<'g>) -> Tensor<'g> {
     let classes = logits.shape().last().copied().unwrap_or(1);
     let rows = logits.shape().iter().product::<usize>() / classes.max(1);
     logits.reshape([rows, classes])
-}
-
-/// Positions past the end do not count, as in transformers.
-fn within(positions: &[i32], len: usize) -> Vec<i32> {
-    let inside = |&&position: &&i32| usize::try_from(position).is_ok_and(|at| at < len);
-    let positions = positions.iter();
-    positions
-        .map(|position| Some(position).filter(inside).copied().unwrap_or(IGNORED))
-        .collect()
-}
-
-/// Each token's label is the one after it in its row; the last has none.
-fn next_tokens(labels: &[i32], len: usize) -> Vec<i32> {
-    let rows = labels.chunks(len.max(1));
-    rows.flat_map(|row| row.iter().skip(1).copied().chain([IGNORED]))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_of_a_causal_model_are_the_next_tokens_of_the_row() {
-        let labels = next_tokens(&[1, 2, 3, -100, 5, 6], 3);
-        assert_eq!(labels, [2, 3, IGNORED, 5, 6, IGNORED]);
-    }
 }

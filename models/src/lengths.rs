@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::batch::Encoded;
+use crate::{batch::Encoded, objective::Objective};
 
 /// How many rows were longer than sequences may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,13 +18,15 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// What happened to rows that were encoded with this limit.
-    pub fn of(rows: &[Encoded], limit: usize) -> Self {
-        let count = |is: fn(&Encoded) -> bool| rows.iter().filter(|row| is(row)).count();
+    /// What happened to an objective's rows that were encoded with this limit.
+    pub fn of(objective: &dyn Objective, rows: &[Encoded], limit: usize) -> Self {
         Self {
             rows: rows.len(),
-            cut: count(|row| row.encoding.cut),
-            unanswered: count(|row| !row.has_answer()),
+            cut: rows.iter().filter(|row| row.encoding.cut).count(),
+            unanswered: rows
+                .iter()
+                .filter(|row| !objective.has_targets(row))
+                .count(),
             limit,
         }
     }
@@ -58,9 +60,12 @@ impl fmt::Display for Cut {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{task::Label, tokenizer::Encoding};
+    use crate::{
+        objective::{Causal, Classification},
+        tokenizer::Encoding,
+    };
 
-    fn row(prompt: usize, answer: usize, cut: bool, label: Label) -> Encoded {
+    fn row(prompt: usize, answer: usize, cut: bool) -> Encoded {
         let type_ids = [vec![0; prompt], vec![1; answer]].concat();
         Encoded {
             encoding: Encoding {
@@ -68,30 +73,28 @@ mod tests {
                 type_ids,
                 cut,
             },
-            label: Some(label),
+            target: None,
         }
     }
 
     #[test]
     fn what_was_cut_is_counted() {
-        let rows = [
-            row(3, 2, false, Label::Text),
-            row(3, 3, true, Label::Text),
-            row(6, 0, true, Label::Text),
-            // A class needs no second segment.
-            row(6, 0, true, Label::Class(1)),
-        ];
-        let cut = Cut::of(&rows, 6);
-        assert_eq!((cut.rows, cut.cut, cut.unanswered), (4, 3, 1));
+        let rows = [row(3, 2, false), row(3, 3, true), row(6, 0, true)];
+        let causal = Causal::new("output");
+        let cut = Cut::of(&causal, &rows, 6);
+        assert_eq!((cut.rows, cut.cut, cut.unanswered), (3, 2, 1));
         let text = cut.to_string();
         assert!(
-            text.starts_with("3 of 4 rows were cut to 6 tokens"),
+            text.starts_with("2 of 3 rows were cut to 6 tokens"),
             "{text}"
         );
         assert!(text.contains("in 1 of them the prompt alone"), "{text}");
-        let none = Cut::of(&rows[..1], 6);
+        let none = Cut::of(&causal, &rows[..1], 6);
         assert!(cut.is_any() && !none.is_any());
-        let text = Cut::of(&rows[3..], 6).to_string();
-        assert!(!text.contains("answer"), "{text}");
+        // A class needs no second segment.
+        let classes = Classification::new("label", ["a", "b"], &[]);
+        let cut = Cut::of(&classes, &rows, 6);
+        assert_eq!((cut.cut, cut.unanswered), (2, 0));
+        assert!(!cut.to_string().contains("answer"));
     }
 }

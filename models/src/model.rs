@@ -1,14 +1,19 @@
 //! Programs of a pretrained model with a head.
 
 use ailora_graph::{
-    Visitor, adapter::Site, ir::Program, lift::LiftError, module::Parameter, nn::Cx,
+    Visitor,
+    adapter::Site,
+    ir::Program,
+    lift::LiftError,
+    module::Parameter,
+    nn::{Cx, Tensor},
 };
 use thiserror::Error;
 
 use crate::{
-    batch::{Batch, Shape},
+    batch::{Batch, Inputs, Shape},
     config::Config,
-    family::{Inputs, Network},
+    family::Network,
     generate::{Cache, entry, memory},
     head::Head,
 };
@@ -50,6 +55,9 @@ pub enum ModelError {
     #[error(transparent)]
     Lift(#[from] LiftError),
 }
+
+/// A mean loss of logits, `[]`, for a batch of a shape; it adds the inputs that it reads.
+pub type Loss<'a> = dyn for<'g> Fn(&Tensor<'g>, Shape) -> Tensor<'g> + 'a;
 
 /// A pretrained model with a head: programs for any batch, and what adapts it.
 #[derive(Clone, Debug)]
@@ -97,28 +105,43 @@ impl Model {
         self.class
     }
 
-    /// The program for batches of a shape, with dropout if `training`.
-    ///
-    /// Besides the family's inputs, a loss has the targets as inputs: `labels`, `scores`, or
-    /// `start_positions` and `end_positions`. The outputs are `logits`, or `start_logits` and
-    /// `end_logits` `[rows, len]`; and `loss`, `[]`: the mean cross-entropy over the labels that
-    /// are not -100, or the mean squared error of the first logit.
+    /// The program for batches of a shape, with dropout if `training`, and the head's own
+    /// [loss](Head::loss) if `with_loss`; see [`Model::program_with`].
     ///
     /// # Errors
-    /// Sequences that are longer than the model has positions for; a size of zero.
+    /// As [`Model::program_with`].
     pub fn program(
         &self,
         shape: Shape,
         training: bool,
         with_loss: bool,
     ) -> Result<Program, ModelError> {
+        let head = self.head;
+        let own: &Loss<'_> = &|logits, shape| head.loss(logits, shape);
+        self.program_with(shape, training, with_loss.then_some(own))
+    }
+
+    /// The program for batches of a shape, with dropout if `training`.
+    ///
+    /// The inputs are the family's and those that `loss` adds. The outputs are `logits`, or
+    /// `start_logits` and `end_logits` `[rows, len]`; and `loss`, `[]`, where one is given.
+    ///
+    /// # Errors
+    /// Sequences that are longer than the model has positions for; a size of zero; a loss whose
+    /// shapes do not fit.
+    pub fn program_with(
+        &self,
+        shape: Shape,
+        training: bool,
+        loss: Option<&Loss<'_>>,
+    ) -> Result<Program, ModelError> {
         self.check(shape)?;
         let cx = if training { Cx::training() } else { Cx::new() };
         let network = build(&self.config, self.head, &cx)?;
         let logits = network.logits(&network.hidden(&cx, shape));
         let mut outputs = self.head.outputs(&logits);
-        if with_loss {
-            outputs.push(("loss", self.head.loss(&logits, shape)));
+        if let Some(loss) = loss {
+            outputs.push(("loss", loss(&logits, shape)));
         }
         let outputs: Vec<_> = outputs.iter().map(|(name, value)| (*name, value)).collect();
         Ok(cx.program(&*network, &outputs)?)
@@ -209,12 +232,7 @@ impl Model {
     /// The values of a program's inputs, targets included where the batch has them.
     pub fn inputs(&self, batch: &Batch) -> Inputs {
         let inputs = self.config.architecture.inputs(self.head, batch);
-        self.head.with_targets(inputs, batch)
-    }
-
-    /// How many targets of a batch the mean loss is over: rows, or tokens that are to be predicted.
-    pub fn targets(&self, batch: &Batch) -> usize {
-        self.head.targets(batch)
+        inputs.with(batch.targets.inputs.clone())
     }
 
     fn check(&self, shape: Shape) -> Result<(), ModelError> {

@@ -64,7 +64,7 @@ fn logits(base: &Pretrained, fixture: &str, sites: &[Site], params: &Params) -> 
         .join("parity")
         .join(fixture)
         .join("io.safetensors");
-    let batch = File::open(&io).batch();
+    let batch = File::open(&io).batch(base.model.head());
     let program = base.model.program(batch.shape(), false, false).unwrap();
     let program = adapt(&program, sites, &Trainable::Adapters, Mode::Infer).unwrap();
     let mut outputs = run(&program, params, &base.model.inputs(&batch));

@@ -118,7 +118,7 @@ fn exported_adapters_compute_what_was_trained() {
         let mut params = base.weights.clone();
         initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
         train(&sites, &mut params);
-        let batch = File::open(&dir.join("io.safetensors")).batch();
+        let batch = File::open(&dir.join("io.safetensors")).batch(head);
         let inputs = model.inputs(&batch);
         let logits = |sites: &[Site], params: &Params| {
             let mut outputs = run(&program(model, batch.shape(), sites), params, &inputs);

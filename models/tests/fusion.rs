@@ -30,7 +30,7 @@ fn ten_fused_steps_equal_the_interpreters() {
         let dir = fixtures().join(format!("parity/{family}_cls-0"));
         let base = Pretrained::open(&dir, labels(&dir)).unwrap();
         let model = &base.model;
-        let batch = File::open(&dir.join("io.safetensors")).batch();
+        let batch = File::open(&dir.join("io.safetensors")).batch(model.head());
         let mut config = AdaptConfig::method(&Ailora, 4);
         config.alpha = Some(6.0);
         let sites = config.resolve(model.sites()).unwrap();

@@ -113,9 +113,11 @@ fn a_file_is_the_model_that_it_was_made_of() {
             let inputs = |model: &Pretrained| {
                 let io = support::File::open(&folder.join("io.safetensors"));
                 let config = model.model.config();
-                config.architecture.inputs(Head::CausalLm, &io.batch())
+                config
+                    .architecture
+                    .inputs(Head::CausalLm, &io.batch(Head::CausalLm))
             };
-            let values = |inputs: &ailora_models::family::Inputs| -> Vec<(String, Vec<f32>)> {
+            let values = |inputs: &ailora_models::batch::Inputs| -> Vec<(String, Vec<f32>)> {
                 let values = inputs.values();
                 let floats = values.into_iter().filter_map(|(name, value)| match value {
                     ailora_runtime::run::Value::F32(data) => Some((name.to_owned(), data.to_vec())),

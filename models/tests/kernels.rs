@@ -27,7 +27,7 @@ use support::{File, fixtures, full_step};
 fn plans(name: &str, head: Head) -> Vec<Plan> {
     let dir = fixtures().join(format!("parity/{name}-0"));
     let base = Pretrained::open(&dir, head).unwrap();
-    let batch = File::open(&dir.join("io.safetensors")).batch();
+    let batch = File::open(&dir.join("io.safetensors")).batch(head);
     let full = full_step(&base.model, &batch);
     let config = AdaptConfig::method(&Ailora, 4);
     let sites = config.resolve(base.model.sites()).unwrap();

@@ -66,7 +66,7 @@ fn logits_losses_and_gradients_equal_transformers() {
             let class = &base.model.config().json["architectures"][0];
             assert_eq!(class, base.model.class());
             let io = File::open(&dir.join("io.safetensors"));
-            let batch = io.batch();
+            let batch = io.batch(head);
             let program = full_step(&base.model, &batch);
             let inputs = base.model.inputs(&batch);
             for (backend, outputs, tolerance) in [
@@ -110,7 +110,7 @@ fn labels_are_smoothed_as_torch_smooths_them() {
     let dir = fixtures().join("parity/bart-0");
     let base = Pretrained::open(&dir, Head::Seq2SeqLm { smoothing: 0.1 }).unwrap();
     let io = File::open(&dir.join("io.safetensors"));
-    let batch = io.batch();
+    let batch = io.batch(base.model.head());
     let program = base.model.program(batch.shape(), false, true).unwrap();
     let inputs = base.model.inputs(&batch);
     let expected = io.floats("smoothed_loss");
@@ -303,8 +303,8 @@ fn a_regression_has_the_squared_error_of_its_first_logit() {
     let io = File::open(&folder("bert").join("io.safetensors"));
     let scores = [0.5_f32, -2.0, 4.25];
     let batch = Batch {
-        targets: Targets::Scores(scores.to_vec()),
-        ..io.batch()
+        targets: Targets::scores(scores.to_vec()),
+        ..io.batch(Head::regression())
     };
     let program = full_step(&base.model, &batch);
     let inputs = base.model.inputs(&batch);
@@ -354,7 +354,7 @@ fn the_real_minilm_equals_transformers() {
     }
     let base = Pretrained::open(&dir, Head::classification(2)).unwrap();
     let io = File::open(&fixtures().join("minilm.safetensors"));
-    let batch = io.batch();
+    let batch = io.batch(base.model.head());
     let program = base.model.encoder(batch.shape()).unwrap();
     let outputs = run(&program, &base.weights, &base.model.inputs(&batch));
     let [(name, hidden)] = &outputs[..] else {

@@ -25,7 +25,7 @@ fn open(fixture: &str, head: Head) -> Pretrained {
 
 fn logits(base: &Pretrained, fixture: &str, sites: &[Site], params: &Params) -> Vec<f64> {
     let io = fixtures().join("parity").join(fixture);
-    let batch = File::open(&io.join("io.safetensors")).batch();
+    let batch = File::open(&io.join("io.safetensors")).batch(base.model.head());
     let program = base.model.program(batch.shape(), false, false).unwrap();
     let program = adapt(&program, sites, &Trainable::Adapters, Mode::Infer).unwrap();
     let mut outputs = run(&program, params, &base.model.inputs(&batch));

@@ -6,12 +6,12 @@ use super::{BenchError, Options, Subject};
 use crate::{
     adapt::Mode,
     adapter::{Site, Trainable},
-    finetune::backend,
     grad::gradients,
     ir::{
         DType, Draw, Id, Name, Op, Program, ProgramError, Type,
         ops::elementwise::{Binary, Unary},
     },
+    run::backend,
     runtime::{
         backend::{Device, Precision},
         engine::{Engine, Fusion},

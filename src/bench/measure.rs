@@ -5,7 +5,8 @@ use crate::{
     ir::Draw,
     runtime::{
         engine::{Engine, EngineError, PlanId},
-        plan::{Kernel, Plan, Step},
+        kernels::Kernel,
+        plan::{Plan, Step},
         run::Value,
     },
 };

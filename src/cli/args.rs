@@ -8,7 +8,7 @@ use std::{
 use ailora::{
     AdaptConfig, Scaling,
     adapter::{Site, SiteOverride, Trainable},
-    finetune::{AdapterFolder, Model, Record, backend, read_settings, read_yaml, yaml},
+    finetune::{AdapterFolder, Model},
     limits,
     method::{self, METHODS, Method, Unknown},
     models::{
@@ -19,7 +19,8 @@ use ailora::{
         task::Task,
     },
     output::Existing,
-    runtime::backend::{Backend, Device, Precision},
+    run::{Record, backend, read_settings, read_yaml, yaml},
+    runtime::backend::{Backend, Device, Platform, Precision},
 };
 use clap::Args;
 use serde::de::DeserializeOwned;
@@ -128,25 +129,14 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    /// What a device computes in, if the flags name one; it need not be there, unless it is for
-    /// `auto` to find out.
-    pub fn on_device(&self) -> Result<Option<Precision>, Error> {
-        Ok(match self.device {
-            Device::Cpu => {
-                self.open()?;
-                None
-            }
-            Device::Cuda(_) => Some(self.precision),
-            Device::Auto => match self.open()? {
-                Backend::Cpu(_) => None,
-                #[cfg(feature = "cuda")]
-                Backend::Cuda(cuda) => Some(cuda.precision()),
-            },
-        })
+    /// What planning has to know of the backend that the flags name; a device need not be there, unless
+    /// it is for `auto` to find out.
+    pub fn platform(&self) -> Result<Box<dyn Platform>, Error> {
+        Ok(self.device.platform(self.precision)?)
     }
 
     /// The backend that the flags name.
-    pub fn open(&self) -> Result<Backend, Error> {
+    pub fn open(&self) -> Result<Box<dyn Backend>, Error> {
         Ok(backend(self.device, self.precision)?)
     }
 }
@@ -324,10 +314,10 @@ pub struct ModelArgs {
 
 impl ModelArgs {
     /// Loads the model; if `complete`, its files must hold a head for the task.
-    pub fn open(&self, complete: bool) -> Result<(Model, &'static Task), Error> {
+    pub fn open(&self, complete: bool) -> Result<(Model, Task), Error> {
         let task = self.task.as_deref().ok_or("--task is missing")?;
         let task = Task::parse(task)?;
-        let model = Model::open(&self.model, task, 0, complete)?;
+        let model = Model::open(&self.model, &task, 0, complete)?;
         self.strict.check(&model)?;
         Ok((model, task))
     }
@@ -342,10 +332,7 @@ impl ModelArgs {
     }
 
     /// Loads the model with an adapter, or with its own head without one, and says what was applied.
-    pub fn open_with(
-        &self,
-        adapter: Option<AdapterFolder<'_>>,
-    ) -> Result<(Model, &'static Task), Error> {
+    pub fn open_with(&self, adapter: Option<AdapterFolder<'_>>) -> Result<(Model, Task), Error> {
         let Some(folder) = adapter else {
             return self.open(true);
         };
@@ -360,7 +347,7 @@ impl ModelArgs {
             })?,
         };
         let task = Task::parse(&task)?;
-        let model = Model::adapted(&self.model, task, folder)?;
+        let model = Model::adapted(&self.model, &task, folder)?;
         self.strict.check(&model)?;
         say_applied(path, &model);
         Ok((model, task))

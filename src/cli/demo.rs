@@ -6,12 +6,14 @@ use std::{
 
 use ailora::{
     AdaptConfig,
-    finetune::{AdapterFolder, Model, Settings, Stage, backend, data, finetune},
+    finetune::{AdapterFolder, Model, Settings, data},
     method::{Ailora, Lora, Method, Milora, Pissa},
-    models::{embedded, metrics::argmax, task::Task},
+    models::{embedded, task::Task},
     output::{Existing, File, Folder},
+    run::{Stage, backend},
     runtime::{
-        backend::{Backend, Device, Precision},
+        backend::{Device, Precision},
+        cpu::Cpu,
         init::matrix,
         spectrum::spectrum,
         train::{Control, Event, Keep},
@@ -56,7 +58,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let claimed = Folder::claim(&output, &[])?;
     claimed.check_empty()?;
     let task = Task::parse(TASK)?;
-    let folder = data(task, None)?;
+    let folder = data(&task, None)?;
     out!(
         "Which operation solves a word problem: addition, subtraction, multiplication or division?\n\
          A small RoBERTa, pretrained on books and sums, learns it from 800 problems of SVAMP by {} methods of \
@@ -103,7 +105,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         }
     )?;
 
-    let model = Model::open(embedded::MODEL, task, 0, false)?;
+    let model = Model::open(embedded::MODEL, &task, 0, false)?;
     let spectra = spectra(&model)?;
     for extension in ["png", "svg"] {
         let place = |name: &str| {
@@ -116,10 +118,10 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     }
     let first = output.join(adapter(METHODS[0].name(), 0));
     let (path, force) = (first.as_path(), false);
-    let adapted = Model::adapted(embedded::MODEL, task, AdapterFolder { path, force })?;
-    predictions(adapted, task, &folder)?;
+    let adapted = Model::adapted(embedded::MODEL, &task, AdapterFolder { path, force })?;
+    predictions(adapted, &task, &folder)?;
     let (output, first) = (output.display(), first.display());
-    let problems = folder.join(task.train.file);
+    let problems = folder.join(&task.train.file);
     out!(
         "\nFigures: {output}/losses.png and {output}/spectra.png, and the same as .svg.\n\
          The AILoRA adapter is in {first}, as PEFT loads it. Next:\n\n  \
@@ -153,7 +155,7 @@ impl Run {
         bar.set_style(ProgressStyle::with_template(&style)?);
         let start = Instant::now();
         let (mut losses, mut trainable) = (Vec::new(), 0);
-        let report = finetune(settings, output, Existing::Refuse, |stage| {
+        let report = settings.run()?.fit(output, Existing::Refuse, |stage| {
             match stage {
                 Stage::Loaded { trainable: n, .. } => trainable = n,
                 Stage::Initialised { .. } | Stage::Notice(_) => {}
@@ -181,7 +183,7 @@ impl Run {
                 last.train_loss
             );
         }
-        let accuracy = last.and_then(|last| last.metrics.get(report.headline.as_ref()?));
+        let accuracy = last.and_then(|last| last.metrics.get(&report.headline.as_ref()?.name));
         Ok(Self {
             accuracy: accuracy.copied().unwrap_or(f64::NAN),
             loss: last.map_or(f64::NAN, |last| last.train_loss),
@@ -227,13 +229,15 @@ fn spectra(model: &Model) -> Result<Spectra, Error> {
 fn predictions(model: Model, task: &Task, data: &Path) -> Result<(), Error> {
     let problems = task.load_split(data, &task.dev[0])?.examples;
     let max_len = model.max_len(usize::MAX);
-    let (mut predictor, mut engine, model) = model.predictor(Backend::cpu());
+    let (mut predictor, mut engine, model) = model.predictor(Box::new(Cpu::new()));
     let rows = model.encode(&problems[..SHOWN.min(problems.len())], max_len)?;
     let found = logits(&mut predictor, &mut engine, &rows, max_len, SHOWN)?;
     out!("What the AILoRA adapter says of problems that were held out:")?;
-    for (problem, logits) in problems.iter().zip(found.chunks_exact(task.outputs())) {
+    let objective = &model.objective;
+    for (problem, logits) in problems.iter().zip(found) {
+        let answer = objective.describe(&objective.predict(&logits));
         out!("  {}", problem.text)?;
-        out!("    -> {}", task.label_names()[argmax(logits)])?;
+        out!("    -> {}", answer.as_str().unwrap_or_default())?;
     }
     Ok(())
 }

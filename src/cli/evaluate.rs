@@ -6,10 +6,11 @@ use std::{
 use ailora::{
     finetune::{Settings, data, trained_length},
     models::{
-        batch::{Buckets, Encoded, evaluation},
-        classification::Predictor,
+        batch::{BatchError, Buckets, Encoded, Order, evaluation},
+        head::Head,
         lengths::Cut,
-        task::Label,
+        objective::{HeldOut, Predictor},
+        task::Task,
     },
     runtime::engine::Engine,
 };
@@ -50,31 +51,25 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let adapter = args.adapter.as_deref();
     let adapter = adapter.map(|path| args.insist.folder(path));
     let (model, task) = args.model.open_with(adapter)?;
-    if task.label_names().is_empty() && task.metrics.is_empty() {
-        return Err(format!(
-            "task {} has texts for labels; use `ailora generate`",
-            task.name
-        )
-        .into());
-    }
+    check_not_texts(&task)?;
     if let Some(other) = model.other_labels {
         return Err(other.into());
     }
-    let data = data(task, args.data.as_deref())?;
-    let splits = task.dev;
+    let data = data(&task, args.data.as_deref())?;
     let max_len = length(args.max_length, args.adapter.as_deref());
     let max_len = model.max_len(max_len);
     let (mut predictor, mut engine, model) = model.predictor(args.device.open()?);
-    let mut scores: IndexMap<&str, IndexMap<String, f64>> = IndexMap::new();
-    for split in splits {
+    let mut scores: IndexMap<String, IndexMap<String, f64>> = IndexMap::new();
+    let objective = &*model.objective;
+    for split in &task.dev {
         let file = task.load_split(&data, split)?;
         args.model.say(&file.notes)?;
-        let rows = file.examples;
-        let rows = model.encode(&rows, max_len)?;
-        say_cut(split.name, &Cut::of(&rows, max_len));
-        let labels: Vec<Label> = rows.iter().filter_map(|row| row.label).collect();
-        let logits = logits(&mut predictor, &mut engine, &rows, max_len, args.batch_size)?;
-        let metrics = task.score(&predictor.in_task_order(&logits), &labels)?;
+        let rows = model.encode(&file.examples, max_len)?;
+        say_cut(&split.name, &Cut::of(objective, &rows, max_len));
+        let buckets = buckets(&rows, max_len)?;
+        let size = args.batch_size;
+        let split = HeldOut::new(&split.name, rows, objective, &buckets, size, 0)?;
+        let metrics = objective.evaluate(&mut predictor, &mut engine, &split)?;
         say!("{}: {}", split.name, table::metrics(&metrics));
         scores.insert(split.name, metrics);
     }
@@ -90,16 +85,33 @@ pub fn length(given: Option<usize>, adapter: Option<&Path>) -> usize {
         .unwrap_or(Settings::default().max_length)
 }
 
-/// The logits of encoded rows, in their order.
+/// Tasks whose answers are texts are not for commands that predict classes or numbers.
+pub fn check_not_texts(task: &Task) -> Result<(), Error> {
+    match task.head() {
+        Head::Sequence { .. } => Ok(()),
+        _ => Err(format!(
+            "task {} has texts for labels; use `ailora generate`",
+            task.name
+        )
+        .into()),
+    }
+}
+
+fn buckets(rows: &[Encoded], max_len: usize) -> Result<Buckets, BatchError> {
+    let lengths: Vec<usize> = rows.iter().map(Encoded::tokens).collect();
+    Buckets::choose(&lengths, max_len, 8)
+}
+
+/// The logits of each of encoded rows, in their order.
 pub fn logits(
     predictor: &mut Predictor,
     engine: &mut Engine,
     rows: &[Encoded],
     max_len: usize,
     batch_size: usize,
-) -> Result<Vec<f32>, Error> {
+) -> Result<Vec<Vec<f32>>, Error> {
     let lengths: Vec<usize> = rows.iter().map(Encoded::tokens).collect();
-    let buckets = Buckets::choose(&lengths, max_len, 8)?;
-    let batches = evaluation(&lengths, &buckets, batch_size)?;
+    let buckets = buckets(rows, max_len)?;
+    let batches = evaluation(Order::ByLength, &lengths, &buckets, batch_size)?;
     Ok(predictor.logits(engine, rows, &batches)?)
 }

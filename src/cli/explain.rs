@@ -5,7 +5,11 @@ use ailora::{
     explain::{Explained, explain},
     fuse::cost::Costs,
     hoist::hoist,
-    models::{classification::Predictor, embedded::cache_folder},
+    models::{
+        batch::Shape,
+        cache,
+        objective::{Pass, Predictor},
+    },
     output::File,
     runtime::{backend::Precision, costs::cached},
 };
@@ -61,7 +65,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let text = print::Text::beside([&dot, &svg])?;
     let site = find(&sites, args.site.as_deref())?.clone();
     let costs = if args.measure {
-        let folder = cache_folder().ok_or(
+        let folder = cache::folder().ok_or(
             "--measure keeps its numbers in the cache, and there is none; set AILORA_CACHE to a \
              folder of your own",
         )?;
@@ -70,8 +74,15 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         Costs::default()
     };
     let pad = model.tokenizer.pad_id();
-    let predictor = Predictor::new(model.pretrained.model, sites, trainable, pad);
-    let program = predictor.program(args.batch_size, args.length, !args.forward, Precision::F32)?;
+    let objective = model.objective;
+    let predictor = Predictor::new(model.pretrained.model, objective, sites, trainable, pad);
+    let shape = Shape::new(args.batch_size, args.length);
+    let pass = if args.forward {
+        Pass::Predict
+    } else {
+        Pass::Train
+    };
+    let program = predictor.program(shape, pass, Precision::F32)?;
     let explained = explain(&hoist(&program)?.step, &site, &costs)?;
     let explained = explained.ok_or_else(|| format!("the model does not use {}", site.path))?;
     let pass = if args.forward {

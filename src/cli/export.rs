@@ -6,11 +6,8 @@ use std::{
 use ailora::{
     finetune::{About, Model, trained_length, write_model},
     models::{
-        batch::Encoded,
-        classification::Predictor,
-        peft::proof,
-        pretrained::Pretrained,
-        task::{Example, Task},
+        batch::Encoded, data::Example, objective::Predictor, peft::proof, pretrained::Pretrained,
+        task::Task,
     },
     output::{ADAPTER, Existing, Folder, MODEL},
     runtime::{
@@ -99,7 +96,7 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
         adapter.close(built, weights)?;
         adapter.save(&args.output, &args.model.model, built.head())?;
     }
-    let mut about = About::new(&args.model.model, task, sha256);
+    let mut about = About::new(&args.model.model, &task, sha256);
     about.max_length = trained_length(&args.adapter);
     about.write(&args.output)?;
     let read = match proof::applies(&args.output)? {
@@ -128,7 +125,7 @@ pub fn merge(args: &MergeArgs) -> Result<ExitCode, Error> {
     check_weights(&params)?;
     let inputs = [&*model.pretrained.dir, &*args.adapter];
     let _folder = claim(&args.output, args.force, &inputs, MODEL)?;
-    write_model(&model, task, &params, &args.output)?;
+    write_model(&model, &task, &params, &args.output)?;
     drop(params);
     // Folders of others may be anything; ours are plain, and of LoRA there is a definition.
     let model = match About::is_in(&args.adapter) && proof::applies(&args.adapter)? {
@@ -139,7 +136,7 @@ pub fn merge(args: &MergeArgs) -> Result<ExitCode, Error> {
         false => model,
     };
     let before = probe(model.predictor(args.device.open()?))?;
-    let after = probe(open_merged(args, task)?.predictor(args.device.open()?))?;
+    let after = probe(open_merged(args, &task)?.predictor(args.device.open()?))?;
     confirm(&before, &after)?;
     out!("wrote {}", args.output.display())?;
     Ok(ExitCode::SUCCESS)
@@ -175,7 +172,7 @@ fn frozen(model: &Model, weights: Params) -> Result<Model, Error> {
     Ok(Model {
         pretrained,
         tokenizer,
-        order: model.order.clone(),
+        objective: model.objective.clone(),
         other_labels: None,
         adapter: None,
     })
@@ -196,14 +193,11 @@ fn check_weights(params: &Params) -> Result<(), Error> {
 fn probe(
     (mut predictor, mut engine, model): (Predictor, Engine, Model),
 ) -> Result<Vec<f32>, Error> {
-    let rows = PROBES.map(|text| Example {
-        text: text.into(),
-        pair: None,
-        label: None,
-    });
+    let rows = PROBES.map(Example::of);
     let max_len = model.max_len(64);
     let rows: Vec<Encoded> = model.encode(&rows, max_len)?;
-    logits(&mut predictor, &mut engine, &rows, max_len, PROBES.len())
+    let logits = logits(&mut predictor, &mut engine, &rows, max_len, PROBES.len())?;
+    Ok(logits.concat())
 }
 
 fn confirm(before: &[f32], after: &[f32]) -> Result<(), Error> {

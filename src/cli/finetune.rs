@@ -4,8 +4,9 @@ use std::{
 };
 
 use ailora::{
-    finetune::{Report, Settings, Stage, finetune},
+    finetune::Settings,
     method::Ailora,
+    run::{Report, Stage},
     runtime::{
         backend::{Device, Precision},
         optim::ScheduleKind,
@@ -163,7 +164,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     let existing = args.existing.of();
     let (settings, output) = args.settings()?;
     run_shown(&output, |watch| {
-        Ok(finetune(&settings, &output, existing, watch)?)
+        Ok(settings.run()?.fit(&output, existing, watch)?)
     })
 }
 

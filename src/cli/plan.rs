@@ -1,17 +1,14 @@
 use std::{process::ExitCode, time::Instant};
 
-#[cfg(feature = "cuda")]
-use ailora::runtime::{cuda, plan::lean};
 use ailora::{
     checkpoint::checkpoint,
-    fuse::{cost::Costs, fuse},
+    fuse::fuse,
     hoist::hoist,
-    ir::Program,
-    models::classification::Predictor,
-    runtime::{
-        backend::Precision,
-        plan::{Kernel, Plan, plan},
+    models::{
+        batch::Shape,
+        objective::{Pass, Predictor},
     },
+    runtime::backend::Footprint,
 };
 use indexmap::IndexMap;
 
@@ -53,40 +50,30 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let (model, sites, trainable) = args.model.adapted(&args.adapters)?;
     out!("{}", table::sites(&sites))?;
     let pad = model.tokenizer.pad_id();
-    let device = args.device.on_device()?;
+    let platform = args.device.platform()?;
     let start = Instant::now();
-    let predictor = Predictor::new(model.pretrained.model, sites, trainable, pad);
-    let program = predictor.program(
-        args.batch_size,
-        args.length,
-        !args.inference,
-        device.unwrap_or_default(),
-    )?;
+    let objective = model.objective;
+    let predictor = Predictor::new(model.pretrained.model, objective, sites, trainable, pad);
+    let shape = Shape::new(args.batch_size, args.length);
+    let pass = match args.inference {
+        true => Pass::Predict,
+        false => Pass::Train,
+    };
+    let program = predictor.program(shape, pass, platform.precision())?;
     let trained = program.trained_parameters();
     let trained: usize = trained.map(|leaf| leaf.ty.len()).sum();
-    let mut step = fuse(&hoist(&program)?.step, &costs(device), &[], |_| true)?.program;
+    let mut step = fuse(&hoist(&program)?.step, &platform.costs(), &[], |_| true)?.program;
     if args.gradient_checkpointing {
         step = checkpoint(&step, "loss")?;
     }
-    let plan = compile(&step, device);
+    let plan = platform.plan(&step);
     let seconds = start.elapsed().as_secs_f64();
     if args.program {
         out!("{step}")?;
     }
     let mut kinds: IndexMap<&str, (usize, u64)> = IndexMap::new();
     for step in &plan.steps {
-        let name = match step.kernel {
-            Kernel::Gemm { .. } | Kernel::Outer { .. } | Kernel::Merge { .. } => "matrix product",
-            Kernel::Loop(_) => "fused loop",
-            Kernel::Attention { .. } | Kernel::AttentionGrad { .. } => "attention",
-            Kernel::Gather { .. } | Kernel::ScatterAdd { .. } => "embedding",
-            Kernel::TakeAlong { .. } | Kernel::TakeAlongGrad { .. } => "relative positions",
-            Kernel::Rotary { .. } => "rotary positions",
-            Kernel::Reduce { .. } => "reduction",
-            Kernel::Copy(_) => "copy",
-            Kernel::CrossEntropy { .. } | Kernel::CrossEntropyGrad { .. } => "loss",
-        };
-        let entry = kinds.entry(name).or_default();
+        let entry = kinds.entry(step.kernel.label()).or_default();
         entry.0 += 1;
         entry.1 += step.kernel.gemm_flops();
     }
@@ -101,56 +88,25 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     out!("{kernels}")?;
     let trained = if args.inference { 0 } else { trained };
     out!("compiled in {:.1} ms", 1e3 * seconds)?;
-    out!("{}", memory(&plan, device, trained))?;
+    let footprint = platform.footprint(std::slice::from_ref(&plan), trained);
+    out!("{}", memory(&footprint))?;
     Ok(ExitCode::SUCCESS)
 }
 
-#[cfg(feature = "cuda")]
-fn costs(device: Option<Precision>) -> Costs {
-    device.map_or_else(Costs::default, cuda::costs)
-}
-
-#[cfg(feature = "cuda")]
-fn compile(step: &Program, device: Option<Precision>) -> Plan {
-    match device {
-        Some(_) => lean(step),
-        None => plan(step),
+/// What a step takes where it is executed.
+fn memory(footprint: &Footprint) -> String {
+    let mut parts = vec![
+        ("parameters", footprint.parameters),
+        ("intermediate values", footprint.arena),
+        ("gradients and optimiser", footprint.state),
+    ];
+    if footprint.workspace > 0 {
+        parts.push(("room for products", footprint.workspace));
     }
-}
-
-#[cfg(not(feature = "cuda"))]
-fn costs(_: Option<Precision>) -> Costs {
-    Costs::default()
-}
-
-#[cfg(not(feature = "cuda"))]
-fn compile(step: &Program, _: Option<Precision>) -> Plan {
-    plan(step)
-}
-
-/// What a step takes where it is executed, if `trained` numbers are trained.
-fn memory(plan: &Plan, device: Option<Precision>, trained: usize) -> String {
-    let parts = match device {
-        #[cfg(feature = "cuda")]
-        Some(precision) => {
-            let footprint = cuda::Footprint::new([plan], precision, trained);
-            vec![
-                ("parameters", footprint.parameters),
-                ("intermediate values", footprint.arena),
-                ("gradients and optimiser", footprint.state),
-                ("room for products", footprint.workspace),
-            ]
-        }
-        _ => vec![
-            ("parameters", plan.parameter_bytes()),
-            ("intermediate values", plan.arena_bytes()),
-            ("gradients and optimiser", 3 * size_of::<f32>() * trained),
-        ],
-    };
-    let total: usize = parts.iter().map(|(_, bytes)| bytes).sum();
     let parts = parts.into_iter();
     let parts: Vec<String> = parts
         .map(|(name, bytes)| format!("{name} {}", table::bytes(bytes)))
         .collect();
-    format!("peak memory {}: {}", table::bytes(total), parts.join(", "))
+    let total = table::bytes(footprint.total());
+    format!("peak memory {total}: {}", parts.join(", "))
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     Error,
     args::{self, DeviceArgs, ForceArgs, ModelArgs, say_cut},
-    evaluate::{length, logits},
+    evaluate::{check_not_texts, length, logits},
     print::say,
 };
 
@@ -48,13 +48,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let adapter = args.adapter.as_deref();
     let adapter = adapter.map(|path| args.insist.folder(path));
     let (model, task) = args.model.open_with(adapter)?;
-    if task.label_names().is_empty() && task.metrics.is_empty() {
-        return Err(format!(
-            "task {} has texts for labels; use `ailora generate`",
-            task.name
-        )
-        .into());
-    }
+    check_not_texts(&task)?;
     let mut inputs = vec![&*model.pretrained.dir, &*args.data];
     inputs.extend(args.adapter.as_deref());
     let output = File::at(&args.output, args::existing(args.force), &inputs)?;
@@ -65,7 +59,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let max_len = model.max_len(max_len);
     let (mut predictor, mut engine, model) = model.predictor(args.device.open()?);
     let encoded = model.encode(&rows, max_len)?;
-    say_cut("data", &Cut::of(&encoded, max_len));
+    say_cut("data", &Cut::of(&*model.objective, &encoded, max_len));
     let logits = logits(
         &mut predictor,
         &mut engine,
@@ -80,13 +74,12 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         }
         None => None,
     };
-    let names = task.label_names();
+    let objective = &model.objective;
     let mut lines = Vec::new();
-    for (index, logits) in logits.chunks_exact(task.outputs()).enumerate() {
-        let label = match (&own, names) {
-            (Some(own), _) => json!(own[argmax(logits)]),
-            (None, []) => json!(logits[0]),
-            (None, names) => json!(names[predictor.class(logits)]),
+    for (index, logits) in logits.iter().enumerate() {
+        let label = match &own {
+            Some(own) => json!(own[argmax(logits)]),
+            None => objective.describe(&objective.predict(logits)),
         };
         let row = json!({"index": index, "logits": logits, "label": label});
         serde_json::to_writer(&mut lines, &row)?;

@@ -1,7 +1,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use ailora::{
-    pretrain::{Settings, pretrain},
+    pretrain::Settings,
     runtime::{
         backend::{Device, Precision},
         optim::ScheduleKind,
@@ -134,11 +134,7 @@ impl Args {
 pub fn run(args: Args) -> Result<ExitCode, Error> {
     let settings = args.settings()?;
     run_shown(&args.output, |watch| {
-        Ok(pretrain(
-            &settings,
-            &args.output,
-            args.existing.of(),
-            watch,
-        )?)
+        let existing = args.existing.of();
+        Ok(settings.run()?.fit(&args.output, existing, watch)?)
     })
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ailora::{
-    finetune::Stage,
+    run::Stage,
     runtime::train::{Event, StepReport},
 };
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
@@ -41,8 +41,10 @@ impl Screen {
                 trainable,
                 rows,
             } => {
-                say!("{report}");
-                args::say(&report.notes);
+                if let Some(report) = report {
+                    say!("{report}");
+                    args::say(&report.notes);
+                }
                 say!("{}", table::sites(sites));
                 say!(
                     "trained: {} of {} parameters ({:.3}%), on {} rows",

@@ -36,7 +36,7 @@ pub struct Args {
 
 /// Prints a row a projection, and plots.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let model = Model::open(&args.model, Task::parse("cola")?, 0, false)?;
+    let model = Model::open(&args.model, &Task::parse("cola")?, 0, false)?;
     let at = |path| File::at(path, args::existing(args.force), &[&model.pretrained.dir]);
     let plot = args.plot.as_deref().map(at).transpose()?;
     let text = print::Text::beside([&plot])?;

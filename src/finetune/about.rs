@@ -4,15 +4,15 @@ use ailora_models::task::Task;
 use ailora_runtime::store;
 use serde::Serialize;
 
-use super::Error;
+use crate::run::Error;
 
 /// `ailora.json`: what an adapter belongs to. [`Origin`](ailora_models::peft::Origin) reads it.
 #[derive(Clone, Debug, Serialize)]
 pub struct About {
     model: String,
     base_sha256: String,
-    task: &'static str,
-    labels: &'static [&'static str],
+    task: String,
+    labels: Vec<String>,
     /// What the run drew from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -33,8 +33,8 @@ impl About {
         Self {
             model: model.into(),
             base_sha256: base_sha256.into(),
-            task: task.name,
-            labels: task.label_names(),
+            task: task.name.clone(),
+            labels: task.label_names().to_vec(),
             seed: None,
             max_length: None,
             sites: Vec::new(),

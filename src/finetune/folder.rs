@@ -6,7 +6,8 @@ use ailora_models::{head::Head, task::Task};
 use ailora_runtime::store::{self, Params};
 use serde_json::{Map, Value, json};
 
-use super::{Error, Model};
+use super::Model;
+use crate::run::Error;
 
 /// Writes a model folder: weights, configuration with the task's labels, tokenizer, and what says
 /// how to generate. Weights are float32, which loses nothing of what was trained or merged, and
@@ -41,7 +42,7 @@ fn config(model: &Model, task: &Task) -> Map<String, Value> {
         regression,
     } = task.head()
     {
-        for (field, value) in labels(model, task, outputs) {
+        for (field, value) in labels(model, outputs) {
             set(field, value);
         }
         set("num_labels", outputs.into());
@@ -59,14 +60,11 @@ fn config(model: &Model, task: &Task) -> Map<String, Value> {
     config
 }
 
-/// `id2label` and `label2id`: the base's, where the head has the task's classes in its order.
-fn labels(model: &Model, task: &Task, outputs: usize) -> [(&'static str, Value); 2] {
-    let config = model.pretrained.model.config();
-    let own = config.labels().filter(|_| model.order.is_some());
-    let names: Vec<String> = match (own, task.label_names()) {
-        (Some(own), _) => own.into_iter().map(str::to_owned).collect(),
-        (None, []) => (0..outputs).map(|i| format!("LABEL_{i}")).collect(),
-        (None, names) => names.iter().map(|&name| name.to_owned()).collect(),
+/// `id2label` and `label2id`: the names of the head's outputs in their order.
+fn labels(model: &Model, outputs: usize) -> [(&'static str, Value); 2] {
+    let names: Vec<String> = match model.objective.output_names() {
+        [] => (0..outputs).map(|i| format!("LABEL_{i}")).collect(),
+        names => names.to_vec(),
     };
     let numbered = || names.iter().enumerate();
     let by_id: Map<String, Value> = numbered().map(|(i, n)| (i.to_string(), json!(n))).collect();

@@ -1,16 +1,18 @@
-use std::{ops::RangeInclusive, path::PathBuf};
+use std::path::PathBuf;
 
 use ailora_graph::AdaptConfig;
-use ailora_models::{closed::brief, embedded};
+use ailora_models::embedded;
 use ailora_runtime::{
     backend::{Device, Precision},
     optim::{AdamWConfig, ScheduleKind},
     train::Keep,
 };
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use crate::limits;
+use crate::{
+    limits,
+    run::{Range, Recipe, SettingsError},
+};
 
 /// Everything that fixes what a run computes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,125 +94,49 @@ impl Default for Settings {
     }
 }
 
-/// Settings that mean nothing.
-#[derive(Debug, Error)]
-pub enum SettingsError {
-    /// A file that is not settings.
-    #[error("{path}: {reason}", path = path.display(), reason = brief(reason))]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it, and where.
-        reason: String,
-    },
-    /// A setting that must be given and is not.
-    #[error("`{0}` is not given; pass --{0}, or set it in the file of --config")]
-    Missing(&'static str),
-    /// The best epoch of a task whose epochs are not measured.
-    #[error(
-        "--keep best: task {task} has no held-out metric, so that no epoch is the best one; leave \
-         --keep out, or pass --keep last"
-    )]
-    NothingHeldOut {
-        /// The task.
-        task: &'static str,
-    },
-    /// A model that does not fit.
-    #[error(
-        "a model of these `width`, `layers`, `vocab_size` and `length` takes {needed} bytes to \
-         train, and there are {there} bytes of memory; make it smaller"
-    )]
-    Memory {
-        /// Bytes of parameters, gradients and the optimiser's state.
-        needed: u64,
-        /// Bytes of memory.
-        there: u64,
-    },
-    /// A number outside its range.
-    #[error("`{name}` is {found}; expected {expected}")]
-    OutOfRange {
-        /// The setting.
-        name: &'static str,
-        /// What it should be.
-        expected: String,
-        /// What it is.
-        found: f64,
-    },
-}
-
-impl SettingsError {
-    /// An error about the first setting that does not fit.
-    pub(crate) fn unless(ranges: impl IntoIterator<Item = Range>) -> Result<(), Self> {
-        match ranges.into_iter().find(|range| !range.fits) {
-            None => Ok(()),
-            Some(range) => Err(Self::OutOfRange {
-                name: range.name,
-                expected: range.expected,
-                found: range.found,
-            }),
-        }
-    }
-}
-
-/// A setting beside what it should be.
-pub(crate) struct Range {
-    name: &'static str,
-    found: f64,
-    fits: bool,
-    expected: String,
-}
-
-impl Range {
-    /// A whole number within limits.
-    pub fn count(name: &'static str, found: usize, range: RangeInclusive<usize>) -> Self {
-        Self {
-            name,
-            found: found as f64,
-            fits: range.contains(&found),
-            expected: format!("at least {} and at most {}", range.start(), range.end()),
-        }
-    }
-
-    /// A number that may be left out, and that nothing limits.
-    pub fn at_least_1(name: &'static str, found: Option<u64>) -> Self {
-        let found = found.unwrap_or(1);
-        Self {
-            name,
-            found: found as f64,
-            fits: found > 0,
-            expected: "at least 1".into(),
-        }
-    }
-
-    /// A finite number above 0.
-    pub fn positive(name: &'static str, found: f64) -> Self {
-        let fits = found.is_finite() && found > 0.0;
-        Self::number(name, found, fits, "a positive number")
-    }
-
-    /// A part of a whole, which is never reached.
-    pub fn share(name: &'static str, found: f64, expected: &str) -> Self {
-        Self::number(name, found, (0.0..1.0).contains(&found), expected)
-    }
-
-    /// A number that fits or does not.
-    pub fn number(name: &'static str, found: f64, fits: bool, expected: &str) -> Self {
-        Self {
-            name,
-            found,
-            fits,
-            expected: expected.into(),
-        }
-    }
-}
-
 impl Settings {
-    /// Which epoch's adapter is left of a run that `measures` a held-out metric or does not.
-    pub(crate) fn keep(&self, measures: bool) -> Keep {
-        self.keep.unwrap_or(match measures {
-            true => Keep::Best,
-            false => Keep::Last,
-        })
+    /// How parameters are moved.
+    pub fn recipe(&self) -> Recipe {
+        Recipe {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            accumulate: self.accumulate,
+            lr: self.lr,
+            schedule: self.schedule,
+            warmup: self.warmup,
+            clip: self.clip,
+            optimizer: self.optimizer,
+            seed: self.seed,
+            max_steps: self.max_steps,
+            checkpoint_every: self.checkpoint_every,
+            gradient_checkpointing: self.gradient_checkpointing,
+            device: self.device,
+            precision: self.precision,
+            keep: self.keep,
+        }
+    }
+
+    /// These settings of a run with these adapters and this recipe.
+    pub(super) fn with(&self, adapters: &AdaptConfig, recipe: &Recipe) -> Self {
+        Self {
+            adapters: adapters.clone(),
+            epochs: recipe.epochs,
+            batch_size: recipe.batch_size,
+            accumulate: recipe.accumulate,
+            lr: recipe.lr,
+            schedule: recipe.schedule,
+            warmup: recipe.warmup,
+            clip: recipe.clip,
+            optimizer: recipe.optimizer,
+            seed: recipe.seed,
+            max_steps: recipe.max_steps,
+            checkpoint_every: recipe.checkpoint_every,
+            gradient_checkpointing: recipe.gradient_checkpointing,
+            device: recipe.device,
+            precision: recipe.precision,
+            keep: recipe.keep,
+            ..self.clone()
+        }
     }
 
     /// Checks the numbers against their ranges.
@@ -225,32 +151,10 @@ impl Settings {
         if let Some((name, _)) = given.into_iter().find(|(_, given)| !given) {
             return Err(SettingsError::Missing(name));
         }
-        let AdamWConfig {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-        } = self.optimizer;
+        self.recipe().check()?;
         SettingsError::unless([
-            Range::count("epochs", self.epochs, 1..=limits::EPOCHS),
-            Range::count("batch_size", self.batch_size, 1..=limits::BATCH),
-            Range::count("accumulate", self.accumulate, 1..=limits::ACCUMULATE),
             Range::count("max_length", self.max_length, 4..=limits::LENGTH),
             Range::at_least_1("rows", self.rows.map(|rows| rows as u64)),
-            Range::at_least_1("max_steps", self.max_steps),
-            Range::at_least_1("checkpoint_every", Some(self.checkpoint_every)),
-            Range::positive("lr", self.lr),
-            Range::positive("clip", self.clip.unwrap_or(1.0)),
-            Range::positive("eps", eps),
-            Range::share("warmup", self.warmup, "a share of all steps in [0, 1)"),
-            Range::share("beta1", beta1, "a number in [0, 1)"),
-            Range::share("beta2", beta2, "a number in [0, 1)"),
-            Range::number(
-                "weight_decay",
-                weight_decay,
-                weight_decay.is_finite() && weight_decay >= 0.0,
-                "at least 0",
-            ),
         ])
     }
 }

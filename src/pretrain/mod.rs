@@ -4,149 +4,177 @@ mod settings;
 
 pub use settings::Settings;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use ailora_graph::{AdaptConfig, Trainable};
+use ailora_graph::{AdaptConfig, Trainable, adapter::Site, module::Parameter};
 use ailora_models::{
-    classification::Predictor,
-    head::Head,
-    masked::{Blocks, HEADLINE, MaskedLanguage},
-    pretrained::Pretrained,
-    tokenizer,
+    batch::Encoded,
+    data::Example,
+    objective::{Masked, Objective, Predictor},
+    pretrained::{LoadReport, Pretrained},
+    supervised::{Batching, Supervised},
+    tokenizer::{self, Tokenizer},
 };
 use ailora_runtime::{
-    engine::Engine,
-    store,
-    train::{Control, Fit, Keep, Progress, Workload, fit},
+    collective::Single,
+    store::{self, Params},
 };
-use indexmap::IndexMap;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
-    finetune::{Error, Manifest, Output, Recipe, Report, Stage, backend},
-    output::{Existing, MODEL},
+    output::MODEL,
+    run::{Adapted, Error, Identity, Learner, Recipe, Run, hash},
 };
 
 /// Rows of held-out text that an evaluation reads at most.
 const HELD_OUT: usize = 512;
 
-/// Trains a model as `settings` say and writes its folder: configuration, tokenizer, weights, and the
-/// run's files as [`finetune`](crate::finetune::finetune) writes them, to the folder `output`, which
-/// holds nothing unless `existing` says what becomes of it. `watch` sees everything and may stop it.
-///
-/// # Errors
-/// Something given is wrong, or a file cannot be written. Whatever was checkpointed is intact.
-pub fn pretrain(
-    settings: &Settings,
-    output: &Path,
-    existing: Existing,
-    mut watch: impl FnMut(Stage<'_>) -> Control,
-) -> Result<Report, Error> {
-    settings.check()?;
-    let backend = backend(settings.device, settings.precision)?;
-    let [train, valid] = [texts(&settings.train)?, texts(&settings.valid)?];
+/// A new model that learns from text. What it leaves is a model's folder: configuration, tokenizer and
+/// weights.
+#[derive(Debug)]
+pub struct Pretraining {
+    settings: Settings,
+    base: Pretrained,
+    tokenizer: Tokenizer,
+    objective: Masked,
+    /// Training rows.
+    rows: usize,
+    train: Vec<Encoded>,
+    held_out: Vec<Encoded>,
+    /// The files of the model beside its weights.
+    described: [(&'static str, String); 3],
+}
 
-    // The model's folder is written once everything was seen to fit: until then, elsewhere.
-    let config = format!("{:#}\n", settings.config());
-    let [json, about] = tokenizer::train::train(&train, settings.vocab_size)?;
-    let described = [json, about, ("config.json", config)];
-    let draft = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir(), "write to it"))?;
-    write_all(draft.path(), &described)?;
-    let mut base = Pretrained::random(draft.path(), Head::MaskedLm, settings.seed)?;
-    let tokenizer = base.tokenizer()?;
-    let length = settings.length;
-    let train = Blocks::new(&train, &tokenizer, length)?;
-    let held_out = Blocks::new(&valid, &tokenizer, length)?;
-    let held_out = held_out.first(HELD_OUT.max(settings.batch_size));
+impl Settings {
+    /// The run that these settings say: the tokenizer is trained, and the text is read.
+    ///
+    /// # Errors
+    /// Something given is wrong, or a file cannot be read.
+    pub fn run(&self) -> Result<Run<Pretraining>, Error> {
+        self.check()?;
+        let [train, valid] = [texts(&self.train)?, texts(&self.valid)?];
+        // The model's folder is written once everything was seen to fit: until then, elsewhere.
+        let config = format!("{:#}\n", self.config());
+        let [json, about] = tokenizer::train::train(&train, self.vocab_size)?;
+        let described = [json, about, ("config.json", config)];
+        let draft = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir(), "write to it"))?;
+        write_all(draft.path(), &described)?;
+        let objective = Masked::new(self.masked);
+        let base = Pretrained::random(draft.path(), objective.head(), self.seed)?;
+        let tokenizer = base.tokenizer()?;
+        let rows = |texts: Vec<String>| -> Result<Vec<Encoded>, Error> {
+            let texts: Vec<Example> = texts.into_iter().map(Example::of).collect();
+            Ok(objective.encode(&texts, &tokenizer, self.length)?)
+        };
+        let train = rows(train)?;
+        let mut held_out = rows(valid)?;
+        held_out.truncate(HELD_OUT.max(self.batch_size));
+        let learner = Pretraining {
+            settings: self.clone(),
+            objective: objective.bound(&tokenizer)?,
+            base,
+            tokenizer,
+            rows: train.len(),
+            train,
+            held_out,
+            described,
+        };
+        Ok(Run {
+            learner,
+            adapters: AdaptConfig {
+                trainable: Some(Trainable::All),
+                ..AdaptConfig::default()
+            },
+            recipe: self.recipe(),
+            ranks: Arc::new(Single),
+        })
+    }
+}
 
-    let config = AdaptConfig {
-        trainable: Some(Trainable::All),
-        ..AdaptConfig::default()
-    };
-    let sites = config.resolve(base.model.sites())?;
-    let params = std::mem::take(&mut base.weights);
-    let parameters: usize = params.values().map(|array| array.data.len()).sum();
-    let _ = watch(Stage::Loaded {
-        report: &base.report,
-        sites: &sites,
-        parameters,
-        trainable: parameters,
-        rows: train.rows(),
-    });
+impl Learner for Pretraining {
+    type Workload = Supervised;
 
-    let (model, trainable) = (base.model.clone(), Trainable::All);
-    let predictor = Predictor::new(model, sites.clone(), trainable, tokenizer.pad_id());
-    let mut workload = MaskedLanguage::new(
-        predictor,
-        &tokenizer,
-        [train, held_out],
-        settings.batch_size,
-        settings.masked,
-        settings.seed,
-    )?;
-    let paths = [("train", &settings.train), ("valid", &settings.valid)];
-    let paths = paths.map(|(name, path)| (name.to_owned(), path.clone()));
-    let manifest = Manifest::new(settings, IndexMap::new(), paths)?;
-    let inputs = [&*settings.train, &*settings.valid];
-    let mut files = Output::open(output, existing, &manifest, &inputs, MODEL)?;
-    let mut engine = Engine::fused(backend, params);
-    workload.compile(&mut engine)?;
-    engine.release_unread();
-    let total = workload.steps_per_epoch() * settings.epochs as u64;
-    let recipe = Recipe {
-        optimizer: settings.optimizer,
-        lr: settings.lr,
-        schedule: settings.schedule,
-        warmup: settings.warmup,
-        clip: settings.clip,
-        seed: settings.seed,
-        total,
-        max_steps: settings.max_steps,
-    };
-    let (mut trainer, sizes) =
-        recipe.trainer(engine, &Trainable::All, &sites, base.model.parameters());
-    let mut progress = Progress::default();
-    files.restore(&manifest, &mut trainer, &mut progress, |notice| {
-        let _ = watch(Stage::Notice(&notice));
-    })?;
-    recipe.check_ahead(settings.epochs, &trainer)?;
-    write_all(output, &described)?;
+    fn parameters(&self) -> &[Parameter] {
+        self.base.model.parameters()
+    }
 
-    let options = Fit {
-        epochs: settings.epochs,
-        max_steps: settings.max_steps,
-        checkpoint: files.checkpoint_path(),
-        checkpoint_every: settings.checkpoint_every,
-        fingerprint: files.fingerprint(&manifest),
-        headline: Some(HEADLINE.to_owned()),
-        keep: Keep::Last,
-    };
-    files.start(&manifest, &trainer)?;
-    let _ = watch(recipe.compiled(sizes, &trainer));
-    let outcome = fit(
-        &mut trainer,
-        &mut workload,
-        &options,
-        &mut progress,
-        |event| {
-            files.log(&event)?;
-            Ok::<_, Error>(watch(Stage::Training(event)))
-        },
-    )?;
-    let report = Report::new(outcome, progress, &options, trainer.steps_done());
-    files.write_metrics(json!({ "seed": settings.seed }), &report)?;
-    let save = if settings.half {
-        store::save_half
-    } else {
-        store::save
-    };
-    let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    save(
-        &output.join("model.safetensors"),
-        &trainer.trained()?,
-        metadata,
-    )?;
-    Ok(report)
+    fn sites(&self) -> Vec<Site> {
+        self.base.model.sites()
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn report(&self) -> Option<&LoadReport> {
+        Some(&self.base.report)
+    }
+
+    fn identity(&mut self, _: &AdaptConfig, recipe: &Recipe) -> Result<Identity, Error> {
+        self.settings = self.settings.with(recipe);
+        let Settings { train, valid, .. } = &self.settings;
+        let hashed = [("train", train), ("valid", valid)];
+        let hashed = hashed.map(|(name, path)| Ok((name.to_owned(), hash::file(path)?)));
+        Ok(Identity {
+            settings: serde_json::to_value(&self.settings).unwrap_or_default(),
+            data: hashed.into_iter().collect::<Result<_, Error>>()?,
+            inputs: vec![train.clone(), valid.clone()],
+            ..Identity::default()
+        })
+    }
+
+    fn take_weights(&mut self) -> Params {
+        std::mem::take(&mut self.base.weights)
+    }
+
+    fn workload(&mut self, adapted: &Adapted, recipe: &Recipe) -> Result<Supervised, Error> {
+        let predictor = Predictor::new(
+            self.base.model.clone(),
+            Arc::new(self.objective.clone()),
+            adapted.sites.clone(),
+            adapted.trainable.clone(),
+            self.tokenizer.pad_id(),
+        );
+        let batching = Batching {
+            batch_size: recipe.batch_size,
+            accumulate: recipe.accumulate,
+            max_len: self.settings.length,
+            seed: recipe.seed,
+        };
+        let train = std::mem::take(&mut self.train);
+        let held_out = std::mem::take(&mut self.held_out);
+        let held_out = [("valid".to_owned(), held_out)].into();
+        Ok(Supervised::new(predictor, train, held_out, batching)?)
+    }
+
+    fn kept(&self, _: &Adapted) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn writes(&self, _: &Adapted) -> &'static [&'static str] {
+        MODEL
+    }
+
+    fn begin(&self, folder: &Path) -> Result<(), Error> {
+        write_all(folder, &self.described)
+    }
+
+    fn about(&self) -> Value {
+        json!({ "seed": self.settings.seed })
+    }
+
+    fn save(&self, folder: &Path, _: &Adapted, params: Params) -> Result<(), Error> {
+        let save = if self.settings.half {
+            store::save_half
+        } else {
+            store::save
+        };
+        let metadata = [("format".to_owned(), "pt".to_owned())].into();
+        Ok(save(&folder.join("model.safetensors"), &params, metadata)?)
+    }
 }
 
 /// Writes files by name to a folder.

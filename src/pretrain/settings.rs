@@ -4,13 +4,14 @@ use ailora_models::tokenizer::train::MIN_VOCABULARY;
 use ailora_runtime::{
     backend::{Device, Precision},
     optim::{AdamWConfig, ScheduleKind},
+    train::Keep,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    finetune::{Range, SettingsError},
     limits,
+    run::{Range, Recipe, SettingsError},
 };
 
 /// Everything that fixes what pretraining computes.
@@ -109,7 +110,6 @@ impl Settings {
                 return Err(SettingsError::Missing(name));
             }
         }
-        let share = "a share of all steps in [0, 1)";
         SettingsError::unless([
             Range::count(
                 "vocab_size",
@@ -126,10 +126,6 @@ impl Settings {
                 "a divisor of `width`",
             ),
             Range::count("length", self.length, 8..=limits::LENGTH),
-            Range::count("epochs", self.epochs, 1..=limits::EPOCHS),
-            Range::count("batch_size", self.batch_size, 1..=limits::BATCH),
-            Range::at_least_1("max_steps", self.max_steps),
-            Range::at_least_1("checkpoint_every", Some(self.checkpoint_every)),
             Range::share("dropout", self.dropout, "a probability in [0, 1)"),
             Range::number(
                 "masked",
@@ -137,15 +133,53 @@ impl Settings {
                 self.masked > 0.0 && self.masked < 1.0,
                 "a share between 0 and 1",
             ),
-            Range::share("warmup", self.warmup, share),
-            Range::positive("lr", self.lr),
-            Range::positive("clip", self.clip.unwrap_or(1.0)),
         ])?;
+        self.recipe().check()?;
         let there = limits::memory().unwrap_or(u64::MAX);
         let needed = self.bytes();
         match needed > there {
             true => Err(SettingsError::Memory { needed, there }),
             false => Ok(()),
+        }
+    }
+
+    /// How parameters are moved.
+    pub fn recipe(&self) -> Recipe {
+        Recipe {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            accumulate: 1,
+            lr: self.lr,
+            schedule: self.schedule,
+            warmup: self.warmup,
+            clip: self.clip,
+            optimizer: self.optimizer,
+            seed: self.seed,
+            max_steps: self.max_steps,
+            checkpoint_every: self.checkpoint_every,
+            gradient_checkpointing: false,
+            device: self.device,
+            precision: self.precision,
+            keep: Some(Keep::Last),
+        }
+    }
+
+    /// These settings of a run with this recipe.
+    pub(super) fn with(&self, recipe: &Recipe) -> Self {
+        Self {
+            epochs: recipe.epochs,
+            batch_size: recipe.batch_size,
+            lr: recipe.lr,
+            schedule: recipe.schedule,
+            warmup: recipe.warmup,
+            clip: recipe.clip,
+            optimizer: recipe.optimizer,
+            seed: recipe.seed,
+            max_steps: recipe.max_steps,
+            checkpoint_every: recipe.checkpoint_every,
+            device: recipe.device,
+            precision: recipe.precision,
+            ..self.clone()
         }
     }
 

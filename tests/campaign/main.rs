@@ -14,7 +14,7 @@ use std::{
 };
 
 use ailora::{
-    finetune::{Settings, read_yaml},
+    finetune::Settings,
     ir::Draw,
     models::{
         batch::{Batch, Shape, Targets},
@@ -26,8 +26,8 @@ use ailora::{
         task::{Labels, Task},
         tokenizer::Tokenizer,
     },
+    run::read_yaml,
     runtime::{
-        backend::Backend,
         engine::Engine,
         init::initialise,
         spectrum::{self, SpectrumCache},
@@ -86,7 +86,7 @@ fn run(folder: &Path) -> Read {
     let model = pretrained.model;
     let shape = Shape::new(1, 3);
     let program = model.program(shape, false, false)?;
-    let mut engine = Engine::fused(Backend::cpu(), pretrained.weights);
+    let mut engine = Engine::new(pretrained.weights);
     let plan = engine.compile(&program)?;
     let batch = Batch {
         rows: 1,
@@ -94,7 +94,7 @@ fn run(folder: &Path) -> Read {
         ids: vec![1, 2, 0],
         type_ids: vec![0; 3],
         mask: vec![1.0; 3],
-        targets: Targets::Unlabelled,
+        targets: Targets::default(),
         indices: vec![0],
     };
     let inputs = model.inputs(&batch);
@@ -234,7 +234,7 @@ fn campaign_of_generation_configurations() {
         for site in &mut sites {
             site.spec = ailora::AdapterSpec::frozen();
         }
-        let engine = Engine::fused(Backend::cpu(), pretrained.weights);
+        let engine = Engine::new(pretrained.weights);
         let mut generator = Generator::new(pretrained.model, sites, engine);
         let given = [vec![3, 4]];
         let options = Options {

@@ -4,10 +4,10 @@
 
 use ailora_graph::ir::Draw;
 use ailora_runtime::{
-    backend::{Backend, Precision},
-    engine::{Engine, EngineError, Fusion},
+    backend::{Backend, BackendError, Device, Precision},
+    engine::{Engine, Fusion},
     plan::Plan,
-    run::{Outputs, Value},
+    run::{Outputs, Run, Value},
     store::Params,
     weights::Weights,
 };
@@ -34,15 +34,15 @@ pub fn package() -> std::path::PathBuf {
 }
 
 /// The backend.
-pub fn backend() -> Backend {
+pub fn backend() -> Box<dyn Backend> {
     let cache = std::env::var_os("AILORA_CACHE").map(|folder| folder.into());
-    Backend::open(variable("AILORA_DEVICE"), precision(), cache)
-        .unwrap_or_else(|error| panic!("{error}"))
+    let opened = variable::<Device>("AILORA_DEVICE").open(precision(), cache);
+    opened.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Whether it is a device.
 pub fn is_device() -> bool {
-    !matches!(backend(), Backend::Cpu(_))
+    variable::<Device>("AILORA_DEVICE") != Device::Cpu
 }
 
 /// An engine on the backend.
@@ -69,7 +69,7 @@ pub fn tolerance(float32: f64) -> f64 {
 
 /// A plan, its parameters and what executes it.
 pub struct Runner {
-    backend: Backend,
+    backend: Box<dyn Backend>,
     plan: Plan,
     weights: Weights,
 }
@@ -89,12 +89,18 @@ impl Runner {
         &mut self,
         inputs: &[(&str, Value<'_>)],
         draw: Draw,
-    ) -> Result<Outputs<'_>, EngineError> {
+    ) -> Result<Outputs<'_>, BackendError> {
         let Self {
             backend,
             plan,
             weights,
         } = self;
-        backend.run(0, plan, weights, inputs, draw)
+        backend.run(Run {
+            id: 0,
+            plan,
+            weights,
+            inputs,
+            draw,
+        })
     }
 }

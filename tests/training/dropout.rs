@@ -150,7 +150,7 @@ fn plans_of_inference_have_no_dropout() {
 fn folded(scene: &Scene, family: &str, adapter: &str) -> Vec<f64> {
     let task = Task::parse("stsb").unwrap();
     let path = scene.path(family).display().to_string();
-    let model = Model::open(&path, task, 0, false).unwrap();
+    let model = Model::open(&path, &task, 0, false).unwrap();
     let weights = model.pretrained.weights.iter();
     let mut bindings: Bindings = weights
         .map(|(name, array)| (name.clone(), tensor(&array.shape, &array.data)))

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use ailora::{
     AdaptConfig,
-    finetune::{Report, Settings, Stage, finetune},
+    finetune::Settings,
     method::Lora,
     output::Existing,
+    run::{Report, Stage},
     runtime::train::{Control, Event, Keep, Outcome},
 };
 use serde_json::Value;
@@ -30,7 +31,8 @@ fn settings(scene: &Scene, keep: Option<Keep>) -> Settings {
 }
 
 fn run(settings: &Settings, output: &Path, stop_at: Option<u64>) -> Report {
-    finetune(settings, output, Existing::Resume, |stage| match stage {
+    let run = settings.run().unwrap();
+    run.fit(output, Existing::Resume, |stage| match stage {
         Stage::Training(Event::Step { report, .. }) if Some(report.step) == stop_at => {
             Control::Stop
         }

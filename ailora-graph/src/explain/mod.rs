@@ -62,7 +62,7 @@ pub fn explain(
         // Any leaf of a pack tells which pack of the program it is.
         let lies_here = |leaf: &&Name| {
             let block = report.layout.block(leaf, [0, 0]);
-            block.is_some_and(|block| block.pack == i)
+            block.is_some_and(|block| block.of.pack == i)
         };
         let pack = region.leaves.keys().find(lies_here).and_then(|leaf| {
             let id = region.leaves[leaf];

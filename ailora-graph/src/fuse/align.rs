@@ -31,7 +31,7 @@ pub(super) fn align(
             let own = match &node.op {
                 Op::MatMul(op) => {
                     let right = filled.right(node.args[1], 1 - inner_axis(*op), zeros);
-                    let right = block_of(new, &layout.packs[right.pack], &right)?;
+                    let right = block_of(new, layout, &right)?;
                     new.add(*op, &[args[0], right])?
                 }
                 op => {
@@ -53,7 +53,7 @@ pub(super) fn align(
             (Op::MatMul(op), &[left, right]) => match filled.lefts.get(&left) {
                 Some(&zeros) => {
                     let right = filled.right(right, inner_axis(*op), zeros);
-                    let right = block_of(new, &layout.packs[right.pack], &right)?;
+                    let right = block_of(new, layout, &right)?;
                     new.add(*op, &[args[0], right])
                 }
                 None => new.add(*op, args),
@@ -155,12 +155,8 @@ fn blocks(program: &Program, layout: &Layout) -> HashMap<Id, Block> {
         let node = &program[id];
         let block = match &node.op {
             Op::Frozen(leaf) | Op::Trained(leaf) if leaf.ty.rank() == 2 => {
-                let pack = layout.packs.iter().position(|pack| pack.name == leaf.name);
-                pack.map(|pack| Block {
-                    pack,
-                    at: [0, 0],
-                    shape: layout.packs[pack].shape,
-                })
+                let pack = layout.packs.iter().find(|pack| pack.name == leaf.name);
+                pack.and_then(|pack| layout.block(&pack.name, pack.shape))
             }
             Op::Slice(Slice { axis, start, end }) => blocks.get(&node.args[0]).map(|of| {
                 let mut block = *of;

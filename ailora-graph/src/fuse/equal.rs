@@ -50,7 +50,7 @@ impl Analysis<Node> for Places {
                 let first = blocks.next().flatten();
                 blocks.fold(first, |whole, next| whole?.beside(&next?, concat.axis))
             }
-            Op::Merge(_) => args[0].block.map(|block| layout.merged(&block)),
+            Op::Merge(_) => args[0].block.map(Block::merged),
             Op::Slice(slice) => args[0].block.map(|mut block| {
                 block.at[slice.axis] += slice.start;
                 block.shape[slice.axis] = slice.end - slice.start;
@@ -400,9 +400,8 @@ impl Equal {
         let Some(block) = self.block(id) else {
             return Some(self.graph.find(id));
         };
-        let layout = &self.graph.analysis.0;
-        let merged = self.merged.iter().filter(|_| layout.is_merged(&block));
-        let mut of = merged.filter(|(pack, ..)| *pack == block.pack % layout.packs.len());
+        let merged = self.merged.iter().filter(|_| block.of.merged);
+        let mut of = merged.filter(|(pack, ..)| *pack == block.of.pack);
         of.next().map(|&(.., id)| self.graph.find(id))
     }
 

@@ -15,28 +15,16 @@
 //!        └─────┴─────────┘
 //! ```
 
+mod uses;
+
 use std::collections::HashMap;
 
-use crate::ir::{
-    Id, Name, Op, Program,
-    ops::{elementwise::Binary, matmul::MatMul, merge::Update},
-    shape::pitch,
-};
+use self::uses::{Product, Uses};
+use crate::ir::{Id, Name, Op, Program, ops::merge::Update, shape::pitch};
 
 /// Rows and columns of a pack with adapters are multiples of this, filled up with zeros, for products of
 /// whole vectors.
 const VECTOR: usize = 8;
-
-/// A parameter's place in a pack.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
-    /// The pack's name.
-    pub pack: Name,
-    /// Its first row there.
-    pub row: usize,
-    /// Its first column there.
-    pub column: usize,
-}
 
 /// One matrix in memory that holds several parameters and zeros.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,11 +82,21 @@ pub struct Part {
     pub shape: [usize; 2],
 }
 
+/// What blocks are rectangles of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Matrix {
+    /// Whether it is not the pack as it lies, but with its adapters
+    /// [merged](crate::ir::ops::merge::Merge), which is computed.
+    pub merged: bool,
+    /// Which pack.
+    pub pack: usize,
+}
+
 /// A rectangle of a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Block {
-    /// Which pack.
-    pub pack: usize,
+    /// What it is a part of.
+    pub of: Matrix,
     /// First row and column.
     pub at: [usize; 2],
     /// Rows and columns.
@@ -106,10 +104,21 @@ pub struct Block {
 }
 
 impl Block {
+    /// The same block of the merged pack.
+    pub fn merged(self) -> Self {
+        Self {
+            of: Matrix {
+                merged: true,
+                ..self.of
+            },
+            ..self
+        }
+    }
+
     /// The two side by side along `axis`, if they touch there.
     pub fn beside(&self, next: &Self, axis: usize) -> Option<Self> {
         let across = 1 - axis;
-        let touches = self.pack == next.pack
+        let touches = self.of == next.of
             && self.at[across] == next.at[across]
             && self.shape[across] == next.shape[across]
             && self.at[axis] + self.shape[axis] == next.at[axis];
@@ -228,26 +237,17 @@ impl Layout {
             ))
         };
         let (pack, at) = place.or_else(whole)?;
-        Some(Block { pack, at, shape })
+        let merged = false;
+        Some(Block {
+            of: Matrix { merged, pack },
+            at,
+            shape,
+        })
     }
 
     /// The pack that a block is of; a merged pack lies as the one that it is made of.
     pub fn pack_of(&self, block: &Block) -> &Pack {
-        &self.packs[block.pack % self.packs.len()]
-    }
-
-    /// Whether a block is of a [merged](crate::ir::ops::merge::Merge) pack, which is computed. These
-    /// are numbered behind the others.
-    pub fn is_merged(&self, block: &Block) -> bool {
-        block.pack >= self.packs.len()
-    }
-
-    /// The same block of the merged pack.
-    pub fn merged(&self, block: &Block) -> Block {
-        Block {
-            pack: block.pack % self.packs.len() + self.packs.len(),
-            ..*block
-        }
+        &self.packs[block.of.pack]
     }
 
     /// The block with `before` and `after` more along `axis`, if only zeros are there.
@@ -294,188 +294,140 @@ impl Layout {
                 && is_free(&product.parameter)
                 && !self.places.contains_key(&product.parameter)
         };
-        let mut weights: Vec<(Name, usize, Vec<Id>)> = Vec::new();
+        let mut weights: Vec<Weight> = Vec::new();
         let mut downs: Vec<(Id, &Product)> = Vec::new();
         for product in products.iter().map(|&i| &uses.products[i]).filter(packable) {
             match uses.scaled_left(region, product.node) {
                 Some(hidden) => downs.push((hidden, product)),
-                None if weights.iter().any(|(name, ..)| *name == product.parameter) => {}
-                None => {
-                    let sums = uses.sums(region, product.node);
-                    weights.push((product.parameter.clone(), product.out, sums));
-                }
+                None if weights
+                    .iter()
+                    .any(|weight| weight.parameter == product.parameter) => {}
+                None => weights.push(Weight {
+                    parameter: product.parameter.clone(),
+                    out: product.out,
+                    sums: uses.sums(region, product.node),
+                }),
             }
         }
-        let mut adapters: Vec<Adapter> = Vec::new();
-        for up in uses
-            .products
-            .iter()
-            .filter(packable)
-            .filter(|up| up.left != left)
-        {
-            let sums = uses.sums(region, up.node);
-            let is_added = |(_, out, own): &(Name, usize, Vec<Id>)| {
-                *out == up.out && own.iter().any(|sum| sums.contains(sum))
-            };
-            let Some(target) = weights.iter().position(is_added) else {
-                continue;
-            };
-            let known = adapters
-                .iter()
-                .position(|adapter| adapter.hidden == up.left);
-            let at = known.unwrap_or_else(|| {
-                let down = downs.iter().find(|(hidden, _)| *hidden == up.left);
-                adapters.push(Adapter {
-                    hidden: up.left,
-                    down: down.map(|(_, down)| down.parameter.clone()),
-                    trained: up.trained,
-                    rank: region.shape(up.left)[1],
-                    ups: Vec::new(),
-                });
-                adapters.len() - 1
-            });
-            adapters[at].ups.push((up.parameter.clone(), target));
-        }
-        // Gradients of what learns lie side by side.
-        adapters.sort_by_key(|adapter| !adapter.trained);
-        // Weights with adapters first: their gradients then lie side by side too.
-        let mut order: Vec<usize> = (0..weights.len()).collect();
-        let is_adapted = |weight: usize| {
-            adapters
-                .iter()
-                .any(|a| a.ups.iter().any(|(_, t)| *t == weight))
-        };
-        order.sort_by_key(|&weight| !is_adapted(weight));
+        let ups = uses.products.iter().filter(packable);
+        let ups = ups.filter(|up| up.left != left);
+        let adapters = adapters(region, uses, &weights, &downs, ups);
         if weights.is_empty() || weights.len() + adapters.len() < 2 {
             return None;
         }
         let inner = region.shape(left)[1];
+        let (parts, [row, column], corner) = arranged(&weights, &adapters, inner);
         // Rows are the features that come out, columns those that go in; `orient` turns both for a
         // weight that lies the other way.
         let orient = |[a, b]: [usize; 2]| if trans_b { [a, b] } else { [b, a] };
-        let mut parts = Vec::new();
-        let mut part = |parameter: &Name, at: [usize; 2], shape: [usize; 2]| {
-            parts.push(Part {
-                parameter: parameter.clone(),
-                at: orient(at),
-                shape: orient(shape),
-            });
-        };
-        let mut row = 0;
-        let mut rows = vec![0; weights.len()];
-        for weight in order {
-            let (name, out, _) = &weights[weight];
-            part(name, [row, 0], [*out, inner]);
-            rows[weight] = row;
-            row += out;
-        }
-        let corner = orient([row, inner]);
-        let mut column = inner;
-        for adapter in &adapters {
-            if let Some(down) = &adapter.down {
-                part(down, [row, 0], [adapter.rank, inner]);
-                row += adapter.rank;
-            }
-            for (up, target) in &adapter.ups {
-                part(
-                    up,
-                    [rows[*target], column],
-                    [weights[*target].1, adapter.rank],
-                );
-            }
-            column += adapter.rank;
-        }
-        let name = format!("pack:{}", weights.first()?.0);
+        let parts = parts.into_iter().map(|part| Part {
+            at: orient(part.at),
+            shape: orient(part.shape),
+            ..part
+        });
+        let name = format!("pack:{}", weights.first()?.parameter);
         let mut shape = orient([row, column]);
         if !adapters.is_empty() {
             shape = shape.map(|size| size.next_multiple_of(VECTOR));
             shape[1] = pitch(shape[1]);
         }
-        self.push(name.into(), shape, corner, parts);
+        let parts = parts.collect();
+        self.push(name.into(), shape, orient(corner), parts);
         Some(())
     }
 }
 
-/// A product with a parameter on its right.
-struct Product {
-    node: Id,
+/// A weight to be packed.
+struct Weight {
     parameter: Name,
-    trained: bool,
-    trans_b: bool,
-    /// Columns of the result.
+    /// Features that come out.
     out: usize,
-    left: Id,
+    /// The sums that its product is a term of.
+    sums: Vec<Id>,
 }
 
-/// Who multiplies and sums what in a region.
-struct Uses {
-    products: Vec<Product>,
-    by_left: Vec<(Id, Vec<usize>)>,
-    readers: Vec<Vec<Id>>,
-}
-
-impl Uses {
-    fn of(region: &Program) -> Self {
-        let mut uses = Self {
-            products: Vec::new(),
-            by_left: Vec::new(),
-            readers: vec![Vec::new(); region.len()],
+/// The adapters whose products with `ups` are added to those with `weights`, by the hidden values that
+/// they go through, which products with `downs` make.
+fn adapters<'a>(
+    region: &Program,
+    uses: &Uses,
+    weights: &[Weight],
+    downs: &[(Id, &Product)],
+    ups: impl Iterator<Item = &'a Product>,
+) -> Vec<Adapter> {
+    let mut adapters: Vec<Adapter> = Vec::new();
+    for up in ups {
+        let sums = uses.sums(region, up.node);
+        let is_added = |weight: &Weight| {
+            weight.out == up.out && weight.sums.iter().any(|sum| sums.contains(sum))
         };
-        for id in region.ids() {
-            let node = &region[id];
-            for &arg in &node.args {
-                uses.readers[usize::from(arg)].push(id);
-            }
-            let Op::MatMul(MatMul { trans_b, .. }) = node.op else {
-                continue;
-            };
-            let (Op::Frozen(leaf) | Op::Trained(leaf)) = &region[node.args[1]].op else {
-                continue;
-            };
-            let left = node.args[0];
-            match uses.by_left.iter_mut().find(|(known, _)| *known == left) {
-                Some((_, products)) => products.push(uses.products.len()),
-                None => uses.by_left.push((left, vec![uses.products.len()])),
-            }
-            uses.products.push(Product {
-                node: id,
-                parameter: leaf.name.clone(),
-                trained: matches!(region[node.args[1]].op, Op::Trained(_)),
-                trans_b,
-                out: region.shape(id)[1],
-                left,
+        let Some(target) = weights.iter().position(is_added) else {
+            continue;
+        };
+        let known = adapters
+            .iter()
+            .position(|adapter| adapter.hidden == up.left);
+        let at = known.unwrap_or_else(|| {
+            let down = downs.iter().find(|(hidden, _)| *hidden == up.left);
+            adapters.push(Adapter {
+                hidden: up.left,
+                down: down.map(|(_, down)| down.parameter.clone()),
+                trained: up.trained,
+                rank: region.shape(up.left)[1],
+                ups: Vec::new(),
             });
+            adapters.len() - 1
+        });
+        adapters[at].ups.push((up.parameter.clone(), target));
+    }
+    // Gradients of what learns lie side by side.
+    adapters.sort_by_key(|adapter| !adapter.trained);
+    adapters
+}
+
+/// Where weights and adapters lie in a pack of `inner` columns and those of the adapters' `B`: the parts,
+/// how many rows and columns they take, and where nothing but zeros is.
+fn arranged(
+    weights: &[Weight],
+    adapters: &[Adapter],
+    inner: usize,
+) -> (Vec<Part>, [usize; 2], [usize; 2]) {
+    let mut parts = Vec::new();
+    let mut part = |parameter: &Name, at: [usize; 2], shape: [usize; 2]| {
+        parts.push(Part {
+            parameter: parameter.clone(),
+            at,
+            shape,
+        });
+    };
+    // Weights with adapters first: their gradients then lie side by side too.
+    let mut order: Vec<usize> = (0..weights.len()).collect();
+    let is_adapted = |weight: usize| {
+        adapters
+            .iter()
+            .any(|a| a.ups.iter().any(|(_, t)| *t == weight))
+    };
+    order.sort_by_key(|&weight| !is_adapted(weight));
+    let mut row = 0;
+    let mut rows = vec![0; weights.len()];
+    for weight in order {
+        let Weight { parameter, out, .. } = &weights[weight];
+        part(parameter, [row, 0], [*out, inner]);
+        rows[weight] = row;
+        row += out;
+    }
+    let corner = [row, inner];
+    let mut column = inner;
+    for adapter in adapters {
+        if let Some(down) = &adapter.down {
+            part(down, [row, 0], [adapter.rank, inner]);
+            row += adapter.rank;
         }
-        uses
-    }
-
-    fn products_of(&self, left: Id) -> impl Iterator<Item = &Product> {
-        self.products
-            .iter()
-            .filter(move |product| product.left == left)
-    }
-
-    /// What a product, perhaps scaled, is on the left of other products.
-    fn scaled_left(&self, region: &Program, product: Id) -> Option<Id> {
-        let scaled = self.readers[usize::from(product)]
-            .iter()
-            .copied()
-            .filter(|&id| matches!(region[id].op, Op::Binary(Binary::Mul)));
-        std::iter::once(product)
-            .chain(scaled)
-            .find(|&id| self.products_of(id).next().is_some())
-    }
-
-    /// The sums that a node ends in.
-    fn sums(&self, region: &Program, mut id: Id) -> Vec<Id> {
-        let mut sums = vec![id];
-        while let Some(&sum) = self.readers[usize::from(id)]
-            .iter()
-            .find(|&&reader| matches!(region[reader].op, Op::Binary(Binary::Add)))
-        {
-            sums.push(sum);
-            id = sum;
+        for (up, target) in &adapter.ups {
+            let shape = [weights[*target].out, adapter.rank];
+            part(up, [rows[*target], column], shape);
         }
-        sums
+        column += adapter.rank;
     }
+    (parts, [row, column], corner)
 }

@@ -136,12 +136,8 @@ fn parameter(
     });
     match packed {
         Some((pack, part)) => {
-            let block = Block {
-                pack: 0,
-                at: part.at,
-                shape: part.shape,
-            };
-            block_of(program, pack, &block)
+            let whole = program.frozen(&pack.name, Type::f32(pack.shape))?;
+            part_of(program, whole, part.at, part.shape)
         }
         None => program.add(node.op.clone(), &[]),
     }
@@ -226,13 +222,11 @@ fn rebuild(
                 return Ok(image);
             }
             let image = match (self.equal.block(id), self.choice.nodes.get(&id)) {
-                (Some(block), _) if self.layout.is_merged(&block) => {
+                (Some(block), _) if block.of.merged => {
                     let whole = self.merged(id)?;
-                    part_of(&mut self.program, whole, &block)?
+                    part_of(&mut self.program, whole, block.at, block.shape)?
                 }
-                (Some(block), _) => {
-                    block_of(&mut self.program, self.layout.pack_of(&block), &block)?
-                }
+                (Some(block), _) => block_of(&mut self.program, self.layout, &block)?,
                 (None, Some(node)) => {
                     let args: Result<Vec<Id>, _> =
                         node.args.iter().map(|&arg| self.image(arg)).collect();
@@ -271,15 +265,22 @@ fn rebuild(
     Ok(rebuild.program)
 }
 
-fn block_of(program: &mut Program, pack: &Pack, block: &Block) -> Result<Id, ProgramError> {
+/// A block of a pack as it lies in memory.
+fn block_of(program: &mut Program, layout: &Layout, block: &Block) -> Result<Id, ProgramError> {
+    let pack = layout.pack_of(block);
     let whole = program.frozen(&pack.name, Type::f32(pack.shape))?;
-    part_of(program, whole, block)
+    part_of(program, whole, block.at, block.shape)
 }
 
-fn part_of(program: &mut Program, mut id: Id, block: &Block) -> Result<Id, ProgramError> {
+/// The rectangle of `shape` at `at` of a matrix.
+fn part_of(
+    program: &mut Program,
+    mut id: Id,
+    at: [usize; 2],
+    shape: [usize; 2],
+) -> Result<Id, ProgramError> {
     for axis in 0..2 {
-        let start = block.at[axis];
-        id = program.slice(id, axis, start, start + block.shape[axis])?;
+        id = program.slice(id, axis, at[axis], at[axis] + shape[axis])?;
     }
     Ok(id)
 }

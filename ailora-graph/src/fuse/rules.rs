@@ -10,7 +10,7 @@ use egg::Id;
 
 use super::{
     equal::{Equal, Member, Product},
-    layout::Block,
+    layout::{Block, Matrix},
 };
 use crate::ir::{
     Op, Real,
@@ -145,9 +145,9 @@ fn siblings(equal: &mut Equal) -> usize {
         let across = inner_axis(op);
         let along = 1 - across;
         // Narrow before wide, so that what was joined before is seen to hold others.
-        members.sort_by_key(|m| (m.block.pack, m.block.at, m.block.shape));
+        members.sort_by_key(|m| (m.block.of, m.block.at, m.block.shape));
         let contains = |a: &Block, b: &Block| {
-            a.pack == b.pack
+            a.of == b.of
                 && a.shape != b.shape
                 && (0..2)
                     .all(|i| a.at[i] <= b.at[i] && b.at[i] + b.shape[i] <= a.at[i] + a.shape[i])
@@ -155,8 +155,8 @@ fn siblings(equal: &mut Equal) -> usize {
         let blocks: Vec<Block> = members.iter().map(|m| m.block).collect();
         members.retain(|m| !blocks.iter().any(|other| contains(&m.block, other)));
         members.sort_by_key(|m| {
-            let Block { pack, at, shape } = m.block;
-            (pack, at[across], shape[across], at[along])
+            let Block { of, at, shape } = m.block;
+            (of, at[across], shape[across], at[along])
         });
         members.dedup_by_key(|m| m.block);
         let mut at = 0;
@@ -221,14 +221,14 @@ fn gather(equal: &mut Equal) -> usize {
             p.left == left && results.chain([p.result]).any(is_left)
         })
     };
-    let mut chains: Vec<((usize, MatMul), Vec<Link>)> = Vec::new();
+    let mut chains: Vec<((Matrix, MatMul), Vec<Link>)> = Vec::new();
     for product in &products {
         let Some(block) = product.block.filter(|_| !product.op.trans_a) else {
             continue;
         };
         let axis = inner_axis(product.op);
         let link = (block.at[axis], block.shape[axis], product.left);
-        let key = (block.pack, product.op);
+        let key = (block.of, product.op);
         match chains.iter_mut().find(|(known, _)| *known == key) {
             Some((_, links)) if links.contains(&link) => {}
             Some((_, links)) => links.push(link),
@@ -374,7 +374,7 @@ fn join_terms(equal: &mut Equal, root: Id, mut products: Vec<Product>, others: V
     let key = |p: &Product| {
         let axis = inner_axis(p.op);
         p.block
-            .map(|block| (p.op, block.pack, block.at[1 - axis], block.at[axis]))
+            .map(|block| (p.op, block.of, block.at[1 - axis], block.at[axis]))
     };
     products.sort_by_key(key);
     let mut runs: Vec<(Vec<Product>, Option<Block>)> = Vec::new();
@@ -436,12 +436,12 @@ fn merge(equal: &mut Equal) -> usize {
         let (whole, corner) = (pack.end(), pack.corner);
         let end = block.at[outer] + block.shape[outer];
         let spans = block.shape[inner] == whole[inner] && end <= corner[outer];
-        if layout.is_merged(&block) || !spans || corner[inner] == whole[inner] {
+        if block.of.merged || !spans || corner[inner] == whole[inner] {
             continue;
         }
         // The adapters that make the second part of the left side.
         let mut down = Block {
-            pack: block.pack,
+            of: block.of,
             at: [0, 0],
             shape: corner,
         };
@@ -462,7 +462,7 @@ fn merge(equal: &mut Equal) -> usize {
                 let plain = (p.result == h).then_some(Real(1.0));
                 scale.map(|(_, scale, _)| *scale).or(plain)
             });
-            let Some(merged) = scale.and_then(|scale| equal.merge(block.pack, scale)) else {
+            let Some(merged) = scale.and_then(|scale| equal.merge(block.of.pack, scale)) else {
                 continue;
             };
             let mut part = block.shape;

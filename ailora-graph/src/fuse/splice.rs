@@ -224,7 +224,7 @@ impl<'a> Splice<'a> {
             let leaf = own.leaves.keys().find(|leaf| {
                 let layout = &self.fusion.solved[*solved].1.layout;
                 let block = layout.block(leaf, [0, 0]);
-                block.is_some_and(|block| layout.packs[block.pack].name == pack.name)
+                block.is_some_and(|block| layout.pack_of(&block).name == pack.name)
             })?;
             self.fusion.parameter(own, leaf)
         });

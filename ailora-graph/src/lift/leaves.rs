@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use luminal::prelude::{Graph, GraphTensor, NodeIndex, Shape, ShapeTracker};
 
-use crate::{Module, Visitor, ir::Type, nn};
+use crate::{Module, Visitor, dialect, ir::Type};
 
 /// What is known of a graph's loads.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +77,7 @@ impl Output {
         Self {
             name: name.to_owned(),
             node,
-            tracker: Some(nn::tracker(shape)),
+            tracker: Some(dialect::tracker(shape)),
             graph: None,
         }
     }

@@ -22,6 +22,7 @@ use luminal::{
 };
 
 use crate::{
+    dialect::Dialect,
     ir::{
         Id, Op, Program, ProgramError, Type,
         ops::{
@@ -29,7 +30,6 @@ use crate::{
             reduce::{Combine, Reduce},
         },
     },
-    nn::Dialect,
 };
 use view::View;
 

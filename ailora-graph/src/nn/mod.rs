@@ -28,12 +28,9 @@
 //! # Ok::<(), ailora_graph::lift::LiftError>(())
 //! ```
 
-mod dialect;
 mod layers;
 mod tensor;
 
-pub use dialect::Dialect;
-pub(crate) use dialect::tracker;
 pub use layers::{Conv1d, Embedding, LayerNorm, Linear, RmsNorm};
 pub use tensor::Tensor;
 
@@ -42,7 +39,7 @@ use std::cell::{Cell, RefCell};
 use luminal::prelude::{Graph, NodeIndex, R0};
 
 use crate::{
-    Module, Visitor,
+    Module, Visitor, dialect,
     ir::{Op, Program, Type},
     lift::{Leaves, LiftError, Output, lift},
 };

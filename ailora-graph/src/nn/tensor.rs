@@ -1,6 +1,7 @@
 use luminal::prelude::{GraphTensor, NodeIndex, Shape};
 
-use super::{Cx, dialect::tracker};
+use super::Cx;
+use crate::dialect::tracker;
 use crate::ir::{
     Name, Op, Real, Type,
     ops::{

@@ -8,7 +8,7 @@ use crate::plan::{Buffer, Plan, View};
 /// The plan gives buffers that are alive together disjoint places, and each step writes views that
 /// it does not read other than element for element. That is what makes handing out shared and
 /// exclusive slices of the one arena sound.
-pub(super) struct Memory<'a> {
+pub(crate) struct Memory<'a> {
     arena: *mut f32,
     buffers: Vec<Place<'a>>,
     len: usize,
@@ -57,31 +57,35 @@ impl<'a> Memory<'a> {
     /// A view's elements behind a pointer, for a kernel whose threads share them.
     pub fn region(&self, view: View) -> Region {
         let len = view.span();
-        let start = match self.buffers[view.buffer] {
-            Place::Parameter(data) => data[view.start..view.start + len].as_ptr().cast_mut(),
+        let (start, writable) = match self.buffers[view.buffer] {
+            Place::Parameter(data) => {
+                let data = &data[view.start..view.start + len];
+                (data.as_ptr().cast_mut(), 0)
+            }
             Place::Arena(start) => {
                 let start = start + view.start;
                 assert!(start + len <= self.len, "the plan fits its arena");
                 // SAFETY: in bounds.
-                unsafe { self.arena.add(start) }
+                (unsafe { self.arena.add(start) }, len)
             }
         };
         Region {
             start,
             len,
+            writable,
             stride: (!view.is_dense()).then_some(view.stride),
         }
     }
 }
 
-/// Elements that the threads of one step read and write in parts.
-///
-/// A plan never writes a parameter, so none is written through this.
+/// Elements that the threads of one step read and, unless they are a parameter's, write in parts.
 #[derive(Clone, Copy)]
-pub(super) struct Region {
+pub(crate) struct Region {
     start: *mut f32,
     /// From the first element to behind the last.
     len: usize,
+    /// As many, or 0 where they are a parameter's, behind a shared reference.
+    writable: usize,
     /// Between rows, if there are gaps.
     stride: Option<usize>,
 }
@@ -99,6 +103,7 @@ impl Region {
         Self {
             start: elements.as_mut_ptr(),
             len: elements.len(),
+            writable: elements.len(),
             stride,
         }
     }
@@ -109,8 +114,18 @@ impl Region {
     }
 
     /// Elements from `start` on, of which `len` are within the region.
-    pub fn at(self, start: usize, len: usize) -> *mut f32 {
+    pub fn at(self, start: usize, len: usize) -> *const f32 {
         assert!(start + len <= self.len, "a kernel stays within its view");
+        // SAFETY: in bounds.
+        unsafe { self.start.add(start) }
+    }
+
+    /// As [`at`](Self::at), to be written.
+    fn at_mut(self, start: usize, len: usize) -> *mut f32 {
+        assert!(
+            start + len <= self.writable,
+            "a kernel stays within its view, and writes no parameter"
+        );
         // SAFETY: in bounds.
         unsafe { self.start.add(start) }
     }
@@ -130,7 +145,7 @@ impl Region {
     /// Nothing else uses them while the slice is used.
     pub unsafe fn write<'a>(self, start: usize, len: usize) -> &'a mut [f32] {
         // SAFETY: in bounds, and exclusive by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.at(start, len), len) }
+        unsafe { std::slice::from_raw_parts_mut(self.at_mut(start, len), len) }
     }
 
     /// All elements, to be written.
@@ -176,7 +191,38 @@ impl Region {
             .map_or(0, |gaps| gaps * stride + columns);
         // SAFETY: in bounds, and exclusive by the caller's promise.
         unsafe {
-            MatMut::from_raw_parts_mut(self.at(start, span), rows, columns, stride as isize, 1)
+            let start = self.at_mut(start, span);
+            MatMut::from_raw_parts_mut(start, rows, columns, stride as isize, 1)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ailora_graph::ir::{Program, Type};
+
+    use super::*;
+    use crate::plan::plan;
+
+    #[test]
+    #[should_panic(expected = "writes no parameter")]
+    fn a_parameter_is_not_written() {
+        let mut p = Program::new();
+        let w = p.frozen("w", Type::f32([4])).unwrap();
+        let twice = p.scale(w, 2.0).unwrap();
+        p.set_output("twice", twice);
+        let plan = plan(&p);
+        let (w, mut arena) = ([1.0; 4], vec![0.0; plan.arena_len]);
+        let memory = Memory::new(&plan, &mut arena, |_| Some(&w[..])).unwrap();
+        let step = &plan.steps[0];
+        // SAFETY: nothing else uses either.
+        let (read, written) = unsafe {
+            let written = memory.region(step.writes[0]).write(0, 4);
+            (memory.region(step.reads[0]).read(0, 4), written)
+        };
+        assert_eq!(read, w);
+        written.fill(3.0);
+        // SAFETY: it panics.
+        unsafe { memory.region(step.reads[0]).write(0, 4) };
     }
 }

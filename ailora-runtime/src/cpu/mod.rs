@@ -2,66 +2,50 @@
 //! fused loops for the rest. Float32. The same inputs give the same bits, whatever else the machine
 //! does.
 
-mod attention;
-mod gemm;
-mod loops;
-mod loss;
-mod math;
+pub(crate) mod math;
 mod memory;
-mod rows;
-mod take_along;
-mod tensors;
-mod thin;
+pub(crate) mod rows;
+mod stepper;
 
-use std::time::Instant;
+pub(crate) use memory::Region;
 
-use ailora_graph::ir::{
-    Draw,
-    ops::matmul::{Dims, MatMul},
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use ailora_graph::{
+    fuse::{cost::Costs, layout::Pack},
+    ir::{Draw, Program},
 };
 
 use crate::{
-    plan::{Input, Kernel, Plan, Step},
-    run::{Outputs, RunError, Value, bound},
+    backend::{Backend, BackendError, Footprint, MemoryUse, Platform, Precision},
+    plan::{Input, Plan, Step, View, plan},
+    run::{Outputs, Run, RunError, Value, bound},
+    spectrum::Solver,
     store::Params,
+    weights::Weights,
 };
 use memory::Memory;
-use take_along::Places;
+use stepper::Training;
+
+/// Bytes of each number that is trained: gradient and two moments, float32.
+const STATE: usize = 3 * size_of::<f32>();
 
 /// Memory and threads of the CPU. One arena serves every plan that is run in it.
 #[derive(Debug, Default)]
 pub struct Cpu {
     arena: Vec<Line>,
+    training: Option<Training>,
 }
 
 /// A cache line: the arena's alignment.
 #[derive(Clone, Copy, Debug, Default, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+pub(crate) struct Line([f32; 16]);
 
 impl Cpu {
     /// A backend whose arena grows to the plans that it runs.
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// Makes the arena large enough for `plan`, so that running it allocates nothing.
-    ///
-    /// # Errors
-    /// There is not as much memory.
-    pub fn reserve(&mut self, plan: &Plan) -> Result<(), RunError> {
-        let lines = plan.arena_len.div_ceil(16);
-        if let Some(more) = lines.checked_sub(self.arena.len()) {
-            let reserved = self.arena.try_reserve_exact(more);
-            reserved.map_err(|_| RunError::NoMemory(plan.arena_bytes()))?;
-            self.arena.resize(lines, Line::default());
-        }
-        Ok(())
-    }
-
-    /// Bytes of the arena.
-    pub fn arena_bytes(&self) -> usize {
-        size_of_val(&*self.arena)
     }
 
     /// Executes a plan.
@@ -75,7 +59,7 @@ impl Cpu {
         inputs: &[(&str, Value<'_>)],
         draw: Draw,
     ) -> Result<Outputs<'a>, RunError> {
-        self.run_observed(plan, params, inputs, |step, memory| {
+        run_in(&mut self.arena, plan, params, inputs, |step, memory| {
             execute(step, memory, draw);
         })
     }
@@ -94,7 +78,7 @@ impl Cpu {
     ) -> Result<Outputs<'a>, RunError> {
         seconds.resize(plan.steps.len(), 0.0);
         let mut seconds = seconds.iter_mut();
-        self.run_observed(plan, params, inputs, |step, memory| {
+        run_in(&mut self.arena, plan, params, inputs, |step, memory| {
             let start = Instant::now();
             execute(step, memory, draw);
             if let Some(total) = seconds.next() {
@@ -102,34 +86,129 @@ impl Cpu {
             }
         })
     }
+}
 
-    fn run_observed<'a>(
-        &'a mut self,
-        plan: &'a Plan,
-        params: &'a Params,
-        inputs: &[(&str, Value<'_>)],
-        mut run_step: impl FnMut(&Step, &Memory),
-    ) -> Result<Outputs<'a>, RunError> {
-        self.reserve(plan)?;
-        let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
-        let sizes = |name: &str, data: &[f32]| {
-            let known = plan.parameters.iter().find(|(other, _)| &**other == name);
-            known.is_none_or(|(_, ty)| ty.len() == data.len())
-        };
-        let memory = Memory::new(plan, arena, |name| {
-            let data = params.get(name)?.data.as_slice();
-            sizes(name, data).then_some(data)
-        });
-        let memory = memory.map_err(RunError::MissingParameter)?;
-        for (input, value) in bound(&plan.inputs, inputs)? {
-            fill(input, value, &memory);
-        }
-        for step in &plan.steps {
-            run_step(step, &memory);
-        }
-        let arena: &[f32] = bytemuck::cast_slice(&self.arena);
-        Ok(Outputs::in_place(plan, arena, params))
+impl Platform for Cpu {
+    fn precision(&self) -> Precision {
+        Precision::F32
     }
+
+    fn costs(&self) -> Costs {
+        Costs::default()
+    }
+
+    fn plan(&self, program: &Program) -> Plan {
+        plan(program)
+    }
+
+    fn footprint(&self, plans: &[Plan], trained: usize) -> Footprint {
+        let read = plans.iter().flat_map(|plan| &plan.parameters);
+        let parameters: HashMap<_, usize> = read
+            .map(|(name, ty)| (name, size_of::<f32>() * ty.len()))
+            .collect();
+        Footprint {
+            parameters: parameters.values().sum(),
+            arena: plans.iter().map(Plan::arena_bytes).max().unwrap_or(0),
+            state: STATE * trained,
+            workspace: 0,
+        }
+    }
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> String {
+        format!("CPU, {} threads", rayon::current_num_threads())
+    }
+
+    fn solver(&self) -> Option<Arc<dyn Solver>> {
+        None
+    }
+
+    fn pack(&self, weights: &mut Weights, pack: &Pack) {
+        weights.pack(pack);
+    }
+
+    fn add(&mut self, plan: &Plan) -> Result<(), BackendError> {
+        Ok(reserve(&mut self.arena, plan)?)
+    }
+
+    fn run<'a>(&'a mut self, run: Run<'a, '_>) -> Result<Outputs<'a>, BackendError> {
+        let params = run.weights.arrays();
+        Ok(Self::run(self, run.plan, params, run.inputs, run.draw)?)
+    }
+
+    fn profile<'a>(
+        &'a mut self,
+        run: Run<'a, '_>,
+        seconds: &mut Vec<f64>,
+    ) -> Result<Outputs<'a>, BackendError> {
+        let params = run.weights.arrays();
+        let outputs = Self::profile(self, run.plan, params, run.inputs, run.draw, seconds);
+        Ok(outputs?)
+    }
+
+    fn time(&mut self, run: Run<'_, '_>, timed: &[bool]) -> Result<f64, BackendError> {
+        let mut seconds = Vec::new();
+        Backend::profile(self, run, &mut seconds)?;
+        let own = seconds.iter().zip(timed).filter(|(_, timed)| **timed);
+        Ok(own.map(|(seconds, _)| seconds).sum())
+    }
+
+    fn arena_bytes(&self) -> usize {
+        size_of_val(&*self.arena)
+    }
+
+    fn peak_bytes(&self, _: &[Plan], weights: &Weights, trained: usize) -> usize {
+        weights.bytes() + self.arena_bytes() + STATE * trained
+    }
+
+    fn memory(&self) -> Result<MemoryUse, BackendError> {
+        let bytes = self.arena_bytes();
+        Ok(MemoryUse {
+            used: bytes,
+            peak: bytes,
+        })
+    }
+}
+
+/// Makes the arena large enough for a plan, so that running it allocates nothing.
+fn reserve(arena: &mut Vec<Line>, plan: &Plan) -> Result<(), RunError> {
+    let lines = plan.arena_len.div_ceil(16);
+    if let Some(more) = lines.checked_sub(arena.len()) {
+        let reserved = arena.try_reserve_exact(more);
+        reserved.map_err(|_| RunError::NoMemory(plan.arena_bytes()))?;
+        arena.resize(lines, Line::default());
+    }
+    Ok(())
+}
+
+/// Executes a plan in an arena, each step by `run_step`.
+fn run_in<'a>(
+    arena: &'a mut Vec<Line>,
+    plan: &'a Plan,
+    params: &'a Params,
+    inputs: &[(&str, Value<'_>)],
+    mut run_step: impl FnMut(&Step, &Memory),
+) -> Result<Outputs<'a>, RunError> {
+    reserve(arena, plan)?;
+    let elements: &mut [f32] = bytemuck::cast_slice_mut(arena);
+    let sizes = |name: &str, data: &[f32]| {
+        let known = plan.parameters.iter().find(|(other, _)| &**other == name);
+        known.is_none_or(|(_, ty)| ty.len() == data.len())
+    };
+    let memory = Memory::new(plan, elements, |name| {
+        let data = params.get(name)?.data.as_slice();
+        sizes(name, data).then_some(data)
+    });
+    let memory = memory.map_err(RunError::MissingParameter)?;
+    for (input, value) in bound(&plan.inputs, inputs)? {
+        fill(input, value, &memory);
+    }
+    for step in &plan.steps {
+        run_step(step, &memory);
+    }
+    let elements: &[f32] = bytemuck::cast_slice(arena);
+    Ok(Outputs::in_place(plan, elements, params))
 }
 
 /// Puts a value where the plan reads it.
@@ -147,95 +226,41 @@ fn fill(input: &Input, value: Value<'_>, memory: &Memory) {
 }
 
 fn execute(step: &Step, memory: &Memory, draw: Draw) {
-    let read = |i: usize| memory.read(step.reads[i]);
-    let ids = |i: usize| -> &[i32] { bytemuck::cast_slice(read(i)) };
-    let region = || memory.region(step.writes[0]);
-    let source = |i: usize| memory.region(step.reads[i]);
-    // What an attention reads, with the biases that are at `first` and behind.
-    let operands = |biases: [bool; 3], first: usize| {
-        let mut next = first..;
-        [0, 1, 2].map(|i| attention::Operand {
-            values: source(i),
-            bias: biases[i].then(|| next.next()).flatten().map(read),
-        })
-    };
-    // SAFETY: these kernels run on this thread, and the plan keeps what they write apart from what
-    // they read.
-    let write = || unsafe { region().write_all() };
-    match &step.kernel {
-        Kernel::Gemm {
-            op,
-            dims,
-            alpha,
-            accumulate,
-        } => {
-            if step.reads.len() > 2 {
-                gemm::copy(*dims, source(2), region());
-            }
-            let operands = [source(0), source(1), region()];
-            gemm::run(*op, *dims, *alpha, *accumulate, operands);
-        }
-        Kernel::Outer { depth, products } => {
-            let op = MatMul {
-                trans_a: true,
-                trans_b: false,
-            };
-            let operands = step.reads.chunks_exact(2).zip(&step.writes);
-            for (product, (factors, &to)) in products.iter().zip(operands) {
-                let [m, n] = product.shape;
-                let dims = Dims {
-                    batch: 1,
-                    m,
-                    n,
-                    k: *depth,
-                    batched_b: false,
-                };
-                let operands = [factors[0], factors[1], to].map(|view| memory.region(view));
-                gemm::run(op, dims, product.alpha, false, operands);
-            }
-        }
-        Kernel::Merge { op, shape } => gemm::merge(op, *shape, source(0), region()),
-        Kernel::Loop(walk) => loops::run(walk, memory, &step.reads, &step.writes, draw),
-        Kernel::Attention { op, dims, biases } => {
-            let operands = operands(*biases, 4);
-            attention::forward(op, *dims, operands, read(3), region(), draw);
-        }
-        Kernel::AttentionGrad {
-            op,
-            dims,
-            biases,
-            wants,
-        } => {
-            let mut writes = step.writes.iter().map(|&view| memory.region(view));
-            let gradients = wants.map(|wanted| wanted.then(|| writes.next()).flatten());
-            let operands = operands(*biases, 5);
-            attention::backward(op, *dims, operands, read(3), source(4), gradients, draw);
-        }
-        Kernel::Rotary { width, half } => {
-            tensors::rotary(*width, *half, source(0), [read(1), read(2)], region());
-        }
-        Kernel::Gather { width } => tensors::gather(*width, read(0), ids(1), write()),
-        Kernel::ScatterAdd { width } => tensors::scatter_add(*width, ids(0), read(1), write()),
-        Kernel::TakeAlong { op, widths } => {
-            Places::new(*op, *widths, ids(1)).take(read(0), write());
-        }
-        Kernel::TakeAlongGrad { op, widths } => {
-            Places::new(*op, *widths, ids(0)).add(read(1), write());
-        }
-        Kernel::Reduce {
-            combine,
-            shape,
-            strides,
-        } => tensors::reduce(*combine, shape, strides, source(0), write()),
-        Kernel::Copy(moved) => tensors::copy(moved, source(0), region()),
-        Kernel::CrossEntropy { classes, smoothing } => {
-            write()[0] = loss::cross_entropy(*classes, *smoothing, read(0), ids(1));
-        }
-        Kernel::CrossEntropyGrad { classes, smoothing } => {
-            if step.reads[0] != step.writes[0] {
-                write().copy_from_slice(read(0));
-            }
-            loss::cross_entropy_grad(*classes, *smoothing, ids(1), write());
-        }
+    step.kernel.operation().run(&Call {
+        memory,
+        reads: &step.reads,
+        writes: &step.writes,
+        draw,
+    });
+}
+
+/// A step that is executed, with its operands in memory.
+pub(crate) struct Call<'a> {
+    memory: &'a Memory<'a>,
+    pub reads: &'a [View],
+    pub writes: &'a [View],
+    /// What fixes its random numbers.
+    pub draw: Draw,
+}
+
+impl Call<'_> {
+    /// The elements of a read without gaps.
+    pub fn read(&self, i: usize) -> &[f32] {
+        self.memory.read(self.reads[i])
+    }
+
+    /// The ids of a read without gaps.
+    pub fn ids(&self, i: usize) -> &[i32] {
+        bytemuck::cast_slice(self.read(i))
+    }
+
+    /// A read, for threads that share it.
+    pub fn source(&self, i: usize) -> Region {
+        self.memory.region(self.reads[i])
+    }
+
+    /// A write, for threads that share it.
+    pub fn target(&self, i: usize) -> Region {
+        self.memory.region(self.writes[i])
     }
 }

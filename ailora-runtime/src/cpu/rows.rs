@@ -9,7 +9,7 @@ const CHAINS: usize = 4;
 
 /// The sum of `f` over pairs.
 #[inline(always)]
-pub(super) fn sum<S: Simd>(
+pub(crate) fn sum<S: Simd>(
     simd: S,
     a: &[f32],
     b: &[f32],
@@ -47,19 +47,19 @@ pub(super) fn sum<S: Simd>(
 
 /// The sum of a row.
 #[inline(always)]
-pub(super) fn total<S: Simd>(simd: S, row: &[f32]) -> f32 {
+pub(crate) fn total<S: Simd>(simd: S, row: &[f32]) -> f32 {
     sum(simd, row, row, |x, _| x)
 }
 
 /// The larger of two; NaN if one is, unlike `f32::max`.
 #[inline(always)]
-pub(super) fn larger(a: f32, b: f32) -> f32 {
+pub(crate) fn larger(a: f32, b: f32) -> f32 {
     if a > b || a.is_nan() { a } else { b }
 }
 
 /// The largest element; NaN if there is one.
 #[inline(always)]
-pub(super) fn max(row: &[f32]) -> f32 {
+pub(crate) fn max(row: &[f32]) -> f32 {
     const LANES: usize = 16;
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (whole, rest) = row.as_chunks::<LANES>();
@@ -74,7 +74,7 @@ pub(super) fn max(row: &[f32]) -> f32 {
 
 /// Softmax of `x`.
 #[inline(always)]
-pub(super) fn softmax<S: Simd>(simd: S, x: &[f32], to: &mut [f32]) {
+pub(crate) fn softmax<S: Simd>(simd: S, x: &[f32], to: &mut [f32]) {
     let max = max(x);
     for (to, &x) in to.iter_mut().zip(x) {
         *to = math::exp(x - max);
@@ -87,7 +87,7 @@ pub(super) fn softmax<S: Simd>(simd: S, x: &[f32], to: &mut [f32]) {
 
 /// `y (dy - sum(y dy))`
 #[inline(always)]
-pub(super) fn softmax_grad<S: Simd>(simd: S, y: &[f32], dy: &[f32], to: &mut [f32]) {
+pub(crate) fn softmax_grad<S: Simd>(simd: S, y: &[f32], dy: &[f32], to: &mut [f32]) {
     let dot = sum(simd, y, dy, |y, dy| simd.mul_f32s(y, dy));
     for ((to, &y), &dy) in to.iter_mut().zip(y).zip(dy) {
         *to = y * (dy - dot);
@@ -119,7 +119,7 @@ fn moments<S: Simd>(simd: S, row: &[f32], centered: bool, eps: f32) -> (f32, f32
 
 /// `x` with unit variance, and zero mean if centred.
 #[inline(always)]
-pub(super) fn normalize<S: Simd>(simd: S, x: &[f32], to: &mut [f32], centered: bool, eps: f32) {
+pub(crate) fn normalize<S: Simd>(simd: S, x: &[f32], to: &mut [f32], centered: bool, eps: f32) {
     let (mean, factor) = moments(simd, x, centered, eps);
     for (to, &x) in to.iter_mut().zip(x) {
         *to = (x - mean) * factor;
@@ -129,7 +129,7 @@ pub(super) fn normalize<S: Simd>(simd: S, x: &[f32], to: &mut [f32], centered: b
 /// `f (dy - mean(dy) - y mean(y dy))`, with `y` the normalised `x` and `f` its factor; `mean(dy)` if
 /// centred.
 #[inline(always)]
-pub(super) fn normalize_grad<S: Simd>(
+pub(crate) fn normalize_grad<S: Simd>(
     simd: S,
     x: &[f32],
     dy: &[f32],

@@ -9,7 +9,8 @@ use cudarc::nvrtc::{result as nvrtc, sys};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{CudaError, kept, library, source::PRELUDE};
+use super::{CudaError, kept, library};
+use crate::kernels::device::PRELUDE;
 
 /// The compiler for one architecture.
 #[derive(Clone, Debug)]

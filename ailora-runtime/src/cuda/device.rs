@@ -18,7 +18,8 @@ use cudarc::{
     },
 };
 
-use super::{CudaError, error::During, library, source::Target};
+use super::{CudaError, error::During, library};
+use crate::kernels::device::Target;
 
 const MIB: usize = 1 << 20;
 
@@ -213,7 +214,11 @@ impl Device {
     ///
     /// # Errors
     /// The driver fails.
-    pub(super) fn copy(&self, rectangle: &Rectangle) -> Result<(), CudaError> {
+    ///
+    /// # Safety
+    /// All rows at both places are in memory of this device or of a [`Locked`](super::staging::Locked),
+    /// which is not freed until the copy is done; nothing else writes them until then.
+    pub(super) unsafe fn copy(&self, rectangle: &Rectangle) -> Result<(), CudaError> {
         let &Rectangle {
             from,
             to,
@@ -241,7 +246,7 @@ impl Device {
             WidthInBytes: bytes,
             Height: rows,
         };
-        // SAFETY: whoever made the rectangle keeps it in bounds until the copy is done.
+        // SAFETY: by the caller's promise.
         unsafe { cuMemcpy2DAsync_v2(&copy, self.stream.cu_stream()) }
             .result()
             .during("copying on the device")
@@ -275,7 +280,12 @@ impl Device {
     ///
     /// # Errors
     /// The driver refuses it.
-    pub(super) fn launch(
+    ///
+    /// # Safety
+    /// The kernel has as many parameters as there are arguments, of these types. What it reads and
+    /// writes behind each pointer, with this grid, is memory of this device that is as large and is not
+    /// freed until the kernel is done.
+    pub(super) unsafe fn launch(
         &self,
         function: &CudaFunction,
         grid: (u32, u32, u32),
@@ -286,8 +296,7 @@ impl Device {
             .iter()
             .map(|a| std::ptr::from_ref(a).cast_mut().cast());
         let mut pointers: Vec<_> = pointers.collect();
-        // SAFETY: the kernel takes these pointers, which the plan keeps apart and in bounds; the
-        // arguments themselves are read before this returns.
+        // SAFETY: by the caller's promise; the arguments themselves are read before this returns.
         unsafe {
             launch_kernel(
                 function.cu_function(),
@@ -454,7 +463,8 @@ mod tests {
         let binary = compiler.compile(&[&code]).unwrap().concat();
         let module = device.context().load_module(Ptx::from_binary(binary));
         let function = module.unwrap().load_function(ENTRY).unwrap();
-        device.launch(&function, (1, 1, 1), (1, 0), &[]).unwrap();
+        // SAFETY: it takes nothing.
+        unsafe { device.launch(&function, (1, 1, 1), (1, 0), &[]) }.unwrap();
         let mut number = [0.0_f32];
         let lost = [
             device.download(&buffer, 0, &mut number).unwrap_err(),

@@ -86,9 +86,6 @@ pub enum CudaError {
     /// An input or a parameter does not fit.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// A plan leaves no gradient, or no loss.
-    #[error("the compiled program has no output `{0}`; training needs a loss and its gradients")]
-    NoOutput(String),
     /// A matrix product failed.
     #[error("a matrix product failed: {0}")]
     Product(String),

@@ -1,6 +1,6 @@
 //! A plan on a device.
 
-use ailora_graph::ir::{DType, Draw, Name};
+use ailora_graph::ir::{Draw, Name};
 use bytemuck::Pod;
 use cudarc::driver::{
     CudaFunction, CudaGraph,
@@ -10,20 +10,18 @@ use half::{bf16, slice::HalfFloatSliceExt};
 use indexmap::{IndexMap, IndexSet};
 
 use super::{
-    CudaError, Element, Resources,
+    CudaError, Resources,
     device::{Buffer, Device, no_other_captures},
     error::During,
     gemm,
-    source::{self, Action, Actions, Param, Target},
+    planner::{actions, elements, kernels, places},
 };
 use crate::{
-    backend::Precision,
-    plan::{self, Input, Kernel, Places, Plan, View},
+    kernels::device::{Action, Actions, Element, Param},
+    plan::{self, Input, Places, Plan, View},
     run::Value,
 };
 
-/// Buffers of at most this many elements are kept in float32: losses, norms, counts.
-const FEW: usize = 16;
 /// Runs of a plan that try to capture it.
 const TRIES: usize = 3;
 
@@ -68,92 +66,14 @@ pub(super) enum Launch {
     Product(gemm::Launch),
 }
 
-/// The types of a plan's buffers on a device.
-///
-/// In bf16, activations and matrices are bf16; ids, vectors (biases, gains), what is small, what the
-/// plan is given as floats, and what it puts out are as they are.
-pub(super) fn elements(plan: &Plan, precision: Precision) -> Vec<Element> {
-    let mut elements = vec![
-        match precision {
-            Precision::Bf16 => Element::Bf16,
-            Precision::F32 | Precision::Tf32 => Element::F32,
-        };
-        plan.buffers.len()
-    ];
-    for (i, buffer) in plan.buffers.iter().enumerate() {
-        let is_vector = match buffer {
-            plan::Buffer::Arena { len, .. } => *len <= FEW,
-            plan::Buffer::Parameter { name, .. } => plan
-                .parameters
-                .iter()
-                .any(|(known, ty)| known == name && ty.rank() < 2),
-        };
-        if is_vector {
-            elements[i] = Element::F32;
-        }
-    }
-    for (view, _) in plan.outputs.values() {
-        if let plan::Buffer::Arena { .. } = plan.buffers[view.buffer] {
-            elements[view.buffer] = Element::F32;
-        }
-    }
-    for input in &plan.inputs {
-        elements[input.view.buffer] = match input.ty.dtype {
-            DType::I32 => Element::I32,
-            DType::F32 => Element::F32,
-        };
-    }
-    for step in &plan.steps {
-        match step.kernel {
-            // Moved ids stay ids.
-            Kernel::Copy(_) if elements[step.reads[0].buffer] == Element::I32 => {
-                elements[step.writes[0].buffer] = Element::I32;
-            }
-            Kernel::CrossEntropy { .. } => elements[step.writes[0].buffer] = Element::F32,
-            _ => {}
-        }
-    }
-    elements
-}
-
-/// What each step of a plan becomes on a device, over buffers of these types.
-pub(super) fn actions(plan: &Plan, elements: &[Element], target: Target) -> Vec<Actions> {
-    let steps = plan.steps.iter();
-    steps
-        .map(|step| source::actions(step, elements, target))
-        .collect()
-}
-
-/// Where a plan's buffers and what its steps work in lie.
-pub(super) fn places(plan: &Plan, elements: &[Element], actions: &[Actions]) -> Places {
-    let buffers = plan.buffers.iter().zip(elements);
-    let bytes: Vec<usize> = buffers
-        .map(|(buffer, element)| match buffer {
-            plan::Buffer::Arena { len, .. } => aligned(len * element.bytes()),
-            plan::Buffer::Parameter { .. } => 0,
-        })
-        .collect();
-    let scratch: Vec<usize> = actions.iter().map(|a| aligned(a.scratch)).collect();
-    plan.places(&bytes, &scratch)
-}
-
-/// The generated kernels among actions.
-pub(super) fn kernels(actions: &[Actions]) -> impl Iterator<Item = &source::Source> {
-    let actions = actions.iter().flat_map(|actions| &actions.list);
-    actions.filter_map(|action| match action {
-        Action::Kernel(kernel) => Some(kernel),
-        Action::Product(_) => None,
-    })
-}
-
 impl Executable {
     /// Compiles a plan's kernels, those that `functions` does not have yet.
     ///
     /// # Errors
     /// A kernel does not compile.
     pub fn new(cuda: &mut Resources, plan: &Plan) -> Result<Self, CudaError> {
-        let elements = elements(plan, cuda.precision);
-        let actions = actions(plan, &elements, cuda.device.target());
+        let elements = elements(plan, cuda.planner.precision);
+        let actions = actions(plan, &elements, cuda.planner.target);
         cuda.compile(kernels(&actions).map(|kernel| kernel.code.as_str()))?;
         let params = kernels(&actions).flat_map(|kernel| &kernel.params);
         let streams: IndexSet<Name> = params
@@ -199,7 +119,7 @@ impl Executable {
             return graph.launch().during("launching a plan");
         }
         for launches in &self.launches {
-            launches.iter().try_for_each(|launch| cuda.launch(launch))?;
+            launch(cuda, launches)?;
         }
         if self.tries == 0 {
             return Ok(());
@@ -227,8 +147,8 @@ impl Executable {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).during("capturing a plan")?;
         let steps = self.launches.iter().enumerate();
-        let mut launches = steps.filter(|(i, _)| which(*i)).flat_map(|(_, all)| all);
-        let launched = launches.try_for_each(|launch| cuda.launch(launch));
+        let mut steps = steps.filter(|(i, _)| which(*i));
+        let launched = steps.try_for_each(|(_, launches)| launch(cuda, launches));
         let flags = sys::CUgraphInstantiate_flags(0);
         let graph = stream.end_capture(flags).during("capturing a plan");
         launched.and(graph)
@@ -255,8 +175,9 @@ impl Executable {
             stream.record_event(Some(flags)).during("timing a plan")
         };
         // Kernels are loaded by their first launch.
-        let mut launches = self.launches.iter().flatten();
-        launches.try_for_each(|launch| cuda.launch(launch))?;
+        self.launches
+            .iter()
+            .try_for_each(|launches| launch(cuda, launches))?;
         let mut seconds = [0.0; 2];
         for (total, others) in seconds.iter_mut().zip([false, true]) {
             let Some(graph) = self.capture(cuda, |i| !(others && timed[i]))? else {
@@ -294,7 +215,7 @@ impl Executable {
         };
         let mut marks = vec![mark()?];
         for launches in &self.launches {
-            launches.iter().try_for_each(|launch| cuda.launch(launch))?;
+            launch(cuda, launches)?;
             marks.push(mark()?);
         }
         for (total, pair) in seconds.iter_mut().zip(marks.windows(2)) {
@@ -379,8 +300,9 @@ impl Executable {
                         let Resources {
                             device, products, ..
                         } = cuda;
-                        products
-                            .prepare(device, product, addresses)?
+                        // SAFETY: they lie where the plan has them, in the arena and the parameters,
+                        // whose contents are the plan's own to write.
+                        unsafe { products.prepare(device, product, addresses)? }
                             .map(Launch::Product)
                     }
                 };
@@ -443,6 +365,15 @@ impl Executable {
     }
 }
 
+/// Queues what a step launches.
+fn launch(cuda: &Resources, launches: &[Launch]) -> Result<(), CudaError> {
+    launches.iter().try_for_each(|launch| {
+        // SAFETY: launches are resolved again when the arena moves, parameters stay where they are, and
+        // the plan gives kernels views that are in bounds and apart.
+        unsafe { cuda.launch(launch) }
+    })
+}
+
 /// Lets a kernel's blocks have that many bytes of shared memory, which is asked for beyond 48 KiB.
 fn allow_shared(function: &CudaFunction, bytes: usize) -> Result<(), CudaError> {
     let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -473,10 +404,6 @@ pub(super) fn read(
     }
 }
 
-fn aligned(bytes: usize) -> usize {
-    bytes.next_multiple_of(256)
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -488,10 +415,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cuda::{Cuda, Options},
-        plan::plan,
-        store::Params,
-        weights::Weights,
+        backend::Precision, cuda::Cuda, plan::plan, run::Run, store::Params, weights::Weights,
     };
 
     const DRAW: Draw = Draw { seed: 3, step: 5 };
@@ -500,8 +424,8 @@ mod tests {
     #[test]
     fn plans_are_captured_while_other_threads_open_and_close_the_device() {
         const OTHERS: usize = 30;
-        let options = Options::default();
-        let Ok(mut cuda) = Cuda::open(&options) else {
+        let open = || Cuda::open(0, Precision::F32, None);
+        let Ok(mut cuda) = open() else {
             println!("skipped: there is no device");
             return;
         };
@@ -516,15 +440,20 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| {
                 while closed.load(Ordering::Relaxed) < OTHERS {
-                    drop(Cuda::open(&options));
+                    drop(open());
                     closed.fetch_add(1, Ordering::Relaxed);
                 }
             });
             while closed.load(Ordering::Relaxed) < OTHERS {
                 let inputs = [("x", Value::F32(&data))];
-                let ran = cuda
-                    .add(&plan)
-                    .and_then(|()| cuda.execute(runs, &plan, &mut weights, &inputs, DRAW));
+                let run = Run {
+                    id: runs,
+                    plan: &plan,
+                    weights: &mut weights,
+                    inputs: &inputs,
+                    draw: DRAW,
+                };
+                let ran = cuda.compile(&plan).and_then(|()| cuda.execute(run));
                 runs += 1;
                 captured += usize::from(ran.is_ok() && cuda.programs[runs - 1].graph.is_some());
             }

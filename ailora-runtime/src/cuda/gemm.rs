@@ -1,11 +1,12 @@
 //! Matrix products by cuBLASLt, whose algorithms are chosen by timing once and remembered, and by
 //! cuBLAS where a batch has two levels.
 
-use std::{collections::HashMap, ffi::c_void, path::PathBuf, sync::Arc};
+mod pointers;
+
+use std::{collections::HashMap, ffi::c_void, path::PathBuf};
 
 use ailora_graph::ir::ops::matmul::MatMul;
 use cudarc::{
-    cublas::sys as blas,
     cublaslt::{
         result::{self as lt, CublasError},
         sys,
@@ -13,14 +14,12 @@ use cudarc::{
     driver::sys::{CUdeviceptr, CUevent_flags},
 };
 
-use super::{
-    CudaError, Device,
-    device::{Buffer, Rectangle, no_other_captures},
-    error::During,
-    kept,
-    source::{Element, Matrix, Product},
+use super::{CudaError, Device, device::no_other_captures, error::During, kept};
+use crate::{
+    backend::Precision,
+    kernels::device::{Element, Product},
 };
-use crate::backend::Precision;
+use pointers::Pointers;
 
 /// Algorithms that are timed, of those that the library thinks fastest.
 const CANDIDATES: usize = 16;
@@ -81,7 +80,11 @@ impl Products {
     ///
     /// # Errors
     /// The library has none for it, or the device fails.
-    pub fn prepare(
+    ///
+    /// # Safety
+    /// At the addresses are the product's operands, in memory of the device that is not freed until this
+    /// returns, and is the result's to be written.
+    pub unsafe fn prepare(
         &mut self,
         device: &Device,
         product: &Product,
@@ -100,7 +103,8 @@ impl Products {
         };
         if let Some(batch) = one_level.filter(|_| product.sizes[2] > 0) {
             let mut matmul = Matmul::new(product, self.precision, addresses, batch)?;
-            if self.choose(device, &mut matmul)? {
+            // SAFETY: by the caller's promise.
+            if unsafe { self.choose(device, &mut matmul)? } {
                 return Ok(Some(Launch::Matmul(Box::new(matmul))));
             }
         }
@@ -112,10 +116,17 @@ impl Products {
     ///
     /// # Errors
     /// The library refuses it.
-    pub fn run(&self, device: &Device, launch: &Launch) -> Result<(), CudaError> {
-        match launch {
-            Launch::Matmul(matmul) => Ok(matmul.run(self.handle, device, &matmul.algorithm)?),
-            Launch::Pointers(pointers) => pointers.run(device),
+    ///
+    /// # Safety
+    /// The operands are still at the addresses that it was prepared with, and are not freed until it is
+    /// done.
+    pub unsafe fn run(&self, device: &Device, launch: &Launch) -> Result<(), CudaError> {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            match launch {
+                Launch::Matmul(matmul) => Ok(matmul.run(self.handle, device, &matmul.algorithm)?),
+                Launch::Pointers(pointers) => pointers.run(device),
+            }
         }
     }
 
@@ -138,7 +149,10 @@ impl Products {
 
     /// Gives a product the fastest algorithm; whether there is one, which depends on the alignment of
     /// its operands.
-    fn choose(&mut self, device: &Device, matmul: &mut Matmul) -> Result<bool, CudaError> {
+    ///
+    /// # Safety
+    /// As [`Matmul::run`].
+    unsafe fn choose(&mut self, device: &Device, matmul: &mut Matmul) -> Result<bool, CudaError> {
         if let Some(&data) = self.chosen.get(&matmul.key) {
             matmul.algorithm.data = data;
             return Ok(true);
@@ -148,14 +162,16 @@ impl Products {
         let mut best = (f32::INFINITY, None);
         for candidate in &candidates {
             // The first run may load code.
-            if matmul.run(self.handle, device, candidate).is_err() {
+            // SAFETY: by the caller's promise.
+            if unsafe { matmul.run(self.handle, device, candidate) }.is_err() {
                 continue;
             }
             // What is shorter than its launch would hide behind it.
-            let once = self.time(device, matmul, candidate, 1)?;
+            // SAFETY: by the caller's promise, here and below.
+            let once = unsafe { self.time(device, matmul, candidate, 1)? };
             let runs = (LONG / once.max(f32::MIN_POSITIVE)).clamp(1.0, MOST_RUNS) as u32;
             for _ in 0..TIMES {
-                let took = self.time(device, matmul, candidate, runs)?;
+                let took = unsafe { self.time(device, matmul, candidate, runs)? };
                 if took < best.0 {
                     best = (took, Some(*candidate));
                 }
@@ -174,7 +190,10 @@ impl Products {
 
 impl Products {
     /// Milliseconds of a product, as the mean of some runs.
-    fn time(
+    ///
+    /// # Safety
+    /// As [`Matmul::run`].
+    unsafe fn time(
         &self,
         device: &Device,
         matmul: &Matmul,
@@ -191,7 +210,8 @@ impl Products {
         let (start, end) = (event()?, event()?);
         start.record(device.stream()).during("timing")?;
         for _ in 0..runs {
-            matmul.run(self.handle, device, algorithm)?;
+            // SAFETY: by the caller's promise.
+            unsafe { matmul.run(self.handle, device, algorithm)? };
         }
         end.record(device.stream()).during("timing")?;
         let took = start.elapsed_ms(&end).during("timing a product")?;
@@ -418,7 +438,11 @@ impl Matmul {
             .collect())
     }
 
-    fn run(
+    /// Queues the product.
+    ///
+    /// # Safety
+    /// At the pointers are operands of these layouts, which are not freed until it is done.
+    unsafe fn run(
         &self,
         handle: sys::cublasLtHandle_t,
         device: &Device,
@@ -426,7 +450,7 @@ impl Matmul {
     ) -> Result<(), CublasError> {
         let [a, b, c, d] = self.pointers.map(|pointer| pointer as *mut c_void);
         let [alpha, beta] = &self.factors;
-        // SAFETY: the plan gives operands of these layouts, and everything is alive.
+        // SAFETY: by the caller's promise, and everything else is alive.
         unsafe {
             lt::matmul(
                 handle,
@@ -459,121 +483,5 @@ impl Drop for Matmul {
             }
             lt::destroy_matmul_desc(self.description).ok();
         }
-    }
-}
-
-/// Products whose operands are at addresses that a list on the device holds.
-#[derive(Debug)]
-pub(super) struct Pointers {
-    /// Of what is added to where the result is left.
-    copies: Vec<Rectangle>,
-    list: Arc<Buffer>,
-    count: usize,
-    sizes: [i32; 3],
-    transposed: [bool; 2],
-    strides: [i32; 3],
-    elements: [Element; 3],
-    factors: [f32; 2],
-    compute: blas::cublasComputeType_t,
-}
-
-impl Pointers {
-    fn new(
-        device: &Device,
-        product: &Product,
-        precision: Precision,
-        addresses: [CUdeviceptr; 4],
-    ) -> Result<Self, CudaError> {
-        let [outer, inner] = product.batches;
-        let count = outer.0 * inner.0;
-        let mut list: Vec<CUdeviceptr> = Vec::with_capacity(4 * count);
-        // The library's first side is `b`.
-        for i in [1, 0, 3, 2] {
-            let operand = &product.operands[i];
-            for o in 0..outer.0 {
-                list.extend((0..inner.0).map(|j| {
-                    let elements = operand.offset + o * outer.1[i] + j * inner.1[i];
-                    addresses[i] + (elements * operand.element.bytes()) as CUdeviceptr
-                }));
-            }
-        }
-        let [a, b, c, d] = &product.operands;
-        let added = list.split_off(3 * count);
-        let is_apart = product.accumulate && list[2 * count..] != added;
-        let pitch = |matrix: &Matrix| matrix.stride * matrix.element.bytes();
-        let copies = added.iter().zip(&list[2 * count..]);
-        let copies = copies.filter(|_| is_apart).map(|(&from, &to)| Rectangle {
-            from,
-            to,
-            pitches: [c, d].map(pitch),
-            rows: product.sizes[0],
-            bytes: product.sizes[1] * d.element.bytes(),
-        });
-        let buffer = device.allocate(8 * list.len(), "the addresses of a product's operands")?;
-        device.upload(&list, &buffer, 0)?;
-        let ByColumns {
-            m,
-            n,
-            k,
-            transposed,
-        } = ByColumns::new(product);
-        Ok(Self {
-            copies: copies.collect(),
-            list: Arc::new(buffer),
-            count,
-            sizes: [m, n, k].map(|size| size as i32),
-            transposed,
-            strides: [b.stride, a.stride, d.stride].map(|stride| stride.max(1) as i32),
-            elements: [b.element, a.element, d.element],
-            factors: [product.alpha, f32::from(u8::from(product.accumulate))],
-            compute: match precision {
-                Precision::Tf32 if a.element != Element::Bf16 => {
-                    blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
-                }
-                _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-            },
-        })
-    }
-
-    fn run(&self, device: &Device) -> Result<(), CudaError> {
-        for copy in &self.copies {
-            device.copy(copy)?;
-        }
-        use blas::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
-        let turn = |turned| if turned { CUBLAS_OP_T } else { CUBLAS_OP_N };
-        let kind = |element| match element {
-            Element::Bf16 => blas::cudaDataType_t::CUDA_R_16BF,
-            Element::F32 | Element::I32 => blas::cudaDataType_t::CUDA_R_32F,
-        };
-        let at = |i: usize| self.list.at(8 * i * self.count);
-        let [m, n, k] = self.sizes;
-        let [alpha, beta] = &self.factors;
-        // SAFETY: the plan gives operands of these layouts; the lists are on the device.
-        unsafe {
-            blas::cublasGemmBatchedEx(
-                device.blas(),
-                turn(self.transposed[0]),
-                turn(self.transposed[1]),
-                m,
-                n,
-                k,
-                std::ptr::from_ref(alpha).cast(),
-                at(0) as *const *const c_void,
-                kind(self.elements[0]),
-                self.strides[0],
-                at(1) as *const *const c_void,
-                kind(self.elements[1]),
-                self.strides[1],
-                std::ptr::from_ref(beta).cast(),
-                at(2) as *const *mut c_void,
-                kind(self.elements[2]),
-                self.strides[2],
-                self.count as i32,
-                self.compute,
-                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-            )
-            .result()?;
-        }
-        Ok(())
     }
 }

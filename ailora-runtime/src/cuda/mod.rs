@@ -11,29 +11,32 @@ mod gemm;
 mod kept;
 mod library;
 mod optimizer;
-mod source;
+mod planner;
 mod spectrum;
 mod staging;
+#[cfg(test)]
+mod tests;
 
 pub use device::Device;
 pub use error::CudaError;
-pub(crate) use optimizer::{Optimizer, Queued, Share};
-pub use source::Element;
+pub use planner::compile;
 pub use spectrum::CudaSolver;
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use ailora_graph::{
-    fuse::cost::{Costs, ProductCost},
-    ir::{Draw, Name, Type},
+    fuse::{cost::Costs, layout::Pack},
+    ir::{Name, Program},
 };
 use cudarc::{driver::CudaFunction, nvrtc::Ptx};
 use indexmap::IndexMap;
 
 use crate::{
-    backend::Precision,
+    backend::{Backend, BackendError, Footprint, MemoryUse, Platform, Precision},
+    kernels::device::{Element, Target},
     plan::Plan,
-    run::{Outputs, RunError, Value, bound},
+    run::{Outputs, Run, RunError, bound},
+    spectrum::Solver,
     weights::Weights,
 };
 use compile::Compiler;
@@ -41,18 +44,29 @@ use device::Buffer;
 use error::During;
 use execute::{Executable, Launch};
 use gemm::Products;
-use source::Target;
+use optimizer::Training;
+use planner::{Planner, element};
 use staging::Staging;
 
-/// Which device, and how it computes.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// The device's number, from 0.
-    pub ordinal: usize,
-    /// What it computes in.
-    pub precision: Precision,
-    /// Where machine code and chosen algorithms are kept.
-    pub cache: Option<PathBuf>,
+/// The device of a number, from 0, as a backend. Machine code and chosen algorithms are kept in `cache`.
+///
+/// # Errors
+/// A library is missing, or there is no such device.
+pub fn open(
+    ordinal: usize,
+    precision: Precision,
+    cache: Option<PathBuf>,
+) -> Result<Box<dyn Backend>, CudaError> {
+    Ok(Box::new(Cuda::open(ordinal, precision, cache)?))
+}
+
+/// A Hopper, which need not be there, for planning.
+///
+/// # Errors
+/// None; a build without CUDA has none.
+pub fn platform(precision: Precision) -> Result<Box<dyn Platform>, CudaError> {
+    let target = Target::HOPPER;
+    Ok(Box::new(Planner { target, precision }))
 }
 
 /// A device with parameters and compiled plans on it.
@@ -61,13 +75,14 @@ pub struct Cuda {
     resources: Resources,
     programs: Vec<Executable>,
     outputs: IndexMap<Name, Vec<f32>>,
+    training: Training,
 }
 
 /// What all plans share.
 #[derive(Debug)]
 struct Resources {
     device: Device,
-    precision: Precision,
+    planner: Planner,
     compiler: Compiler,
     products: Products,
     functions: HashMap<String, CudaFunction>,
@@ -84,17 +99,21 @@ struct Parameter {
 }
 
 impl Cuda {
-    /// Opens a device.
+    /// Opens the device of a number, from 0. Machine code and chosen algorithms are kept in `cache`.
     ///
     /// # Errors
     /// A library is missing, or there is no such device.
-    pub fn open(options: &Options) -> Result<Self, CudaError> {
-        let device = Device::open(options.ordinal)?;
-        let folder = options.cache.clone();
+    pub fn open(
+        ordinal: usize,
+        precision: Precision,
+        cache: Option<PathBuf>,
+    ) -> Result<Self, CudaError> {
+        let device = Device::open(ordinal)?;
+        let target = device.target();
         let resources = Resources {
-            precision: options.precision,
-            compiler: Compiler::new(device.arch(), folder.clone())?,
-            products: Products::new(&device, options.precision, folder.as_ref())?,
+            planner: Planner { target, precision },
+            compiler: Compiler::new(device.arch(), cache.clone())?,
+            products: Products::new(&device, precision, cache.as_ref())?,
             functions: HashMap::new(),
             parameters: HashMap::new(),
             arena: device.allocate(0, "activations")?,
@@ -105,24 +124,12 @@ impl Cuda {
             resources,
             programs: Vec::new(),
             outputs: IndexMap::new(),
+            training: Training::default(),
         })
     }
 
-    /// The device.
-    pub fn device(&self) -> &Device {
-        &self.resources.device
-    }
-
-    /// What it computes in.
-    pub fn precision(&self) -> Precision {
-        self.resources.precision
-    }
-
     /// Compiles a plan, the next in order, and makes the arena large enough for it.
-    ///
-    /// # Errors
-    /// A kernel does not compile, or memory does not suffice.
-    pub fn add(&mut self, plan: &Plan) -> Result<(), CudaError> {
+    fn compile(&mut self, plan: &Plan) -> Result<(), CudaError> {
         let program = Executable::new(&mut self.resources, plan)?;
         let needed = program.bytes();
         if self.resources.arena.bytes() < needed {
@@ -134,215 +141,102 @@ impl Cuda {
         Ok(())
     }
 
-    /// Bytes that training takes here, of plans over one set of parameters, of whose numbers `trained`
-    /// are trained.
-    pub fn footprint<'a>(
-        &self,
-        plans: impl IntoIterator<Item = &'a Plan>,
-        trained: usize,
-    ) -> Footprint {
-        let target = self.resources.device.target();
-        Footprint::on(target, plans, self.precision(), trained)
-    }
-
-    /// Bytes of the arena: activations, gradients and scratch of the largest plan.
-    pub fn arena_bytes(&self) -> usize {
-        self.resources.arena.bytes()
-    }
-
-    /// Executes plan number `id`, which is `plan`, and copies its results.
-    ///
-    /// # Errors
-    /// An input or a parameter that is missing or does not fit; the device failed.
-    pub fn run(
-        &mut self,
-        id: usize,
-        plan: &Plan,
-        weights: &mut Weights,
-        inputs: &[(&str, Value<'_>)],
-        draw: Draw,
-    ) -> Result<Outputs<'_>, CudaError> {
-        self.execute(id, plan, weights, inputs, draw)?;
-        self.results(id, plan)
-    }
-
-    /// Executes plan number `id` and leaves its results on the device.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    fn execute(
-        &mut self,
-        id: usize,
-        plan: &Plan,
-        weights: &mut Weights,
-        inputs: &[(&str, Value<'_>)],
-        draw: Draw,
-    ) -> Result<(), CudaError> {
-        let inputs = bound(&plan.inputs, inputs)?;
-        self.resources.provide(plan, weights)?;
-        self.programs[id].run(&mut self.resources, plan, &inputs, draw)
+    /// Executes a plan and leaves its results on the device.
+    fn execute(&mut self, run: Run<'_, '_>) -> Result<(), CudaError> {
+        let inputs = bound(&run.plan.inputs, run.inputs)?;
+        self.resources.provide(run.plan, run.weights)?;
+        self.programs[run.id].run(&mut self.resources, run.plan, &inputs, run.draw)
     }
 
     fn results(&mut self, id: usize, plan: &Plan) -> Result<Outputs<'_>, CudaError> {
         self.programs[id].outputs(&self.resources, plan, &mut self.outputs)?;
         Ok(Outputs::copied(&self.outputs))
     }
+}
 
-    /// Seconds of a run of the steps that are `timed`, without moving inputs or results.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run); a product that cannot be captured.
-    pub fn time(
-        &mut self,
-        id: usize,
-        plan: &Plan,
-        weights: &mut Weights,
-        inputs: &[(&str, Value<'_>)],
-        draw: Draw,
-        timed: &[bool],
-    ) -> Result<f64, CudaError> {
-        let inputs = bound(&plan.inputs, inputs)?;
-        self.resources.provide(plan, weights)?;
-        self.programs[id].time(&mut self.resources, plan, &inputs, draw, timed)
+impl Platform for Cuda {
+    fn precision(&self) -> Precision {
+        self.resources.planner.precision()
     }
 
-    /// As [`run`](Self::run); adds to `seconds` what each step of the plan took on the device.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    pub fn profile(
-        &mut self,
-        id: usize,
-        plan: &Plan,
-        weights: &mut Weights,
-        inputs: &[(&str, Value<'_>)],
-        draw: Draw,
-        seconds: &mut Vec<f64>,
-    ) -> Result<Outputs<'_>, CudaError> {
-        let inputs = bound(&plan.inputs, inputs)?;
-        self.resources.provide(plan, weights)?;
-        self.programs[id].profile(&mut self.resources, plan, &inputs, draw, seconds)?;
-        self.results(id, plan)
+    fn costs(&self) -> Costs {
+        self.resources.planner.costs()
+    }
+
+    fn plan(&self, program: &Program) -> Plan {
+        self.resources.planner.plan(program)
+    }
+
+    fn footprint(&self, plans: &[Plan], trained: usize) -> Footprint {
+        self.resources.planner.footprint(plans, trained)
     }
 }
 
-/// Bytes that training takes on a device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Footprint {
-    /// Of parameters.
-    pub parameters: usize,
-    /// Of activations, gradients on the way and scratch.
-    pub arena: usize,
-    /// Of gradients, float32 values and the optimiser's moments of what is trained.
-    pub state: usize,
-    /// What products may work in.
-    pub workspace: usize,
-}
-
-impl Footprint {
-    /// Of plans over one set of parameters, of whose numbers `trained` are trained, on a Hopper, which
-    /// need not be there; [`Cuda::footprint`] is about the device that is.
-    pub fn new<'a>(
-        plans: impl IntoIterator<Item = &'a Plan>,
-        precision: Precision,
-        trained: usize,
-    ) -> Self {
-        Self::on(Target::HOPPER, plans, precision, trained)
+impl Backend for Cuda {
+    fn name(&self) -> String {
+        self.resources.device.name().to_owned()
     }
 
-    fn on<'a>(
-        target: Target,
-        plans: impl IntoIterator<Item = &'a Plan>,
-        precision: Precision,
-        trained: usize,
-    ) -> Self {
-        let mut parameters: HashMap<&str, usize> = HashMap::new();
-        let mut arena = 0;
-        for plan in plans {
-            for (name, ty) in &plan.parameters {
-                parameters.insert(name, element(precision, ty).bytes() * ty.len());
+    fn solver(&self) -> Option<Arc<dyn Solver>> {
+        match CudaSolver::open(self.resources.device.ordinal()) {
+            Ok(solver) => Some(Arc::new(solver)),
+            Err(why) => {
+                tracing::warn!(%why, "weights are decomposed by the processor");
+                None
             }
-            let elements = execute::elements(plan, precision);
-            let actions = execute::actions(plan, &elements, target);
-            arena = arena.max(execute::places(plan, &elements, &actions).bytes);
-        }
-        Self {
-            parameters: parameters.values().sum(),
-            arena,
-            state: optimizer::BYTES * trained,
-            workspace: Device::PRODUCT_WORKSPACE,
         }
     }
 
-    /// All together.
-    pub fn total(&self) -> usize {
-        self.parameters + self.arena + self.state + self.workspace
+    fn pack(&self, weights: &mut Weights, pack: &Pack) {
+        weights.pack_elsewhere(pack);
     }
-}
 
-/// The type of a parameter's elements: matrices are as narrow as what is computed in.
-fn element(precision: Precision, ty: &Type) -> Element {
-    match precision {
-        Precision::Bf16 if ty.rank() >= 2 => Element::Bf16,
-        _ => Element::F32,
+    fn add(&mut self, plan: &Plan) -> Result<(), BackendError> {
+        Ok(self.compile(plan)?)
     }
-}
 
-/// What products and sums take on a device, from a Hopper's rates.
-pub fn costs(precision: Precision) -> Costs {
-    const START: f64 = 3e-6;
-    const BYTE: f64 = 1.0 / 2.5e12;
-    let (flops, bytes) = match precision {
-        Precision::F32 => (45e12, 4.0),
-        Precision::Tf32 => (350e12, 4.0),
-        Precision::Bf16 => (700e12, 2.0),
-    };
-    let element = bytes * BYTE;
-    let product = ProductCost {
-        flop: 1.0 / flops,
-        left: element,
-        right: element,
-        result: element,
-        start: START,
-    };
-    Costs {
-        product,
-        outer: product,
-        // Read twice and written.
-        element: 3.0 * element,
-        merges: precision != Precision::Bf16,
-        vector: 16 / bytes as usize,
+    fn run<'a>(&'a mut self, run: Run<'a, '_>) -> Result<Outputs<'a>, BackendError> {
+        let Run { id, plan, .. } = run;
+        self.execute(run)?;
+        Ok(self.results(id, plan)?)
     }
-}
 
-/// Compiles all kernels of plans for an architecture such as `sm_80` or `sm_90a`, and the optimiser's
-/// and the decompositions', which needs the compiler but no device; how many there are.
-///
-/// # Errors
-/// The compiler is missing, or a kernel does not compile.
-pub fn compile(
-    plans: &[Plan],
-    precision: Precision,
-    arch: &str,
-    cache: Option<PathBuf>,
-) -> Result<usize, CudaError> {
-    let compiler = Compiler::new(arch.to_owned(), cache)?;
-    let target = match arch {
-        "sm_90a" => Target::HOPPER,
-        _ => Target::AMPERE,
-    };
-    let actions: Vec<source::Actions> = plans
-        .iter()
-        .flat_map(|plan| execute::actions(plan, &execute::elements(plan, precision), target))
-        .collect();
-    let mut codes: Vec<&str> = execute::kernels(&actions)
-        .map(|kernel| kernel.code.as_str())
-        .chain([optimizer::SOURCE])
-        .chain(spectrum::KERNELS)
-        .collect();
-    codes.sort_unstable();
-    codes.dedup();
-    compiler.compile(&codes).map(|binaries| binaries.len())
+    /// Seconds are those on the device.
+    fn profile<'a>(
+        &'a mut self,
+        run: Run<'a, '_>,
+        seconds: &mut Vec<f64>,
+    ) -> Result<Outputs<'a>, BackendError> {
+        let Run { id, plan, .. } = run;
+        let inputs = bound(&plan.inputs, run.inputs)?;
+        self.resources.provide(plan, run.weights)?;
+        self.programs[id].profile(&mut self.resources, plan, &inputs, run.draw, seconds)?;
+        Ok(self.results(id, plan)?)
+    }
+
+    /// Without moving inputs or results. A product that cannot be captured is an error.
+    fn time(&mut self, run: Run<'_, '_>, timed: &[bool]) -> Result<f64, BackendError> {
+        let inputs = bound(&run.plan.inputs, run.inputs)?;
+        self.resources.provide(run.plan, run.weights)?;
+        let program = &mut self.programs[run.id];
+        Ok(program.time(&mut self.resources, run.plan, &inputs, run.draw, timed)?)
+    }
+
+    fn arena_bytes(&self) -> usize {
+        self.resources.arena.bytes()
+    }
+
+    fn peak_bytes(&self, plans: &[Plan], _: &Weights, trained: usize) -> usize {
+        self.footprint(plans, trained).total()
+    }
+
+    fn memory(&self) -> Result<MemoryUse, BackendError> {
+        let (free, total) = self.resources.device.memory()?;
+        Ok(MemoryUse {
+            used: total - free,
+            peak: self.resources.device.peak_bytes(),
+        })
+    }
 }
 
 impl Resources {
@@ -382,7 +276,12 @@ impl Resources {
         Ok(std::array::from_fn(|i| functions[i].clone()))
     }
 
-    fn launch(&self, launch: &Launch) -> Result<(), CudaError> {
+    /// Queues a launch.
+    ///
+    /// # Safety
+    /// What lies at its addresses is what the kernel or the product takes there, and stays until it is
+    /// done.
+    unsafe fn launch(&self, launch: &Launch) -> Result<(), CudaError> {
         match launch {
             Launch::Kernel {
                 function,
@@ -390,10 +289,13 @@ impl Resources {
                 block,
                 shared,
                 arguments,
-            } => self
-                .device
-                .launch(function, *grid, (*block, *shared), arguments),
-            Launch::Product(product) => self.products.run(&self.device, product),
+            } => {
+                let block = (*block, *shared);
+                // SAFETY: by the caller's promise.
+                unsafe { self.device.launch(function, *grid, block, arguments) }
+            }
+            // SAFETY: by the caller's promise.
+            Launch::Product(product) => unsafe { self.products.run(&self.device, product) },
         }
     }
 
@@ -411,7 +313,7 @@ impl Resources {
             if self.parameters.contains_key(&**name) {
                 continue;
             }
-            let element = element(self.precision, ty);
+            let element = element(self.planner.precision, ty);
             let bytes = element.bytes() * ty.len();
             // Zero where no parameter lies.
             let buffer = self

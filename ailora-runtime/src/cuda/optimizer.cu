@@ -1,33 +1,9 @@
 // The optimiser over all trained parameters at once. Gradients, moments and float32 values lie one
 // parameter behind the other in flat arrays; a block handles neighbours of one parameter.
 
-// A trained parameter.
-struct Parameter {
-    // Where compiled plans read it: rows of `width`, `stride` apart.
-    void* place;
-    // Its first element in the flat arrays, and how many it has.
-    u64 start, len;
-    u32 width, stride;
-    // Its multiple of the base rate.
-    double lr;
-    u64 is_bf16;
-};
+// `Parameter`, `Part`, `Outcome` and `COUNT` are declared in optimizer.rs.
 
-// What a block handles: `COUNT` elements of a parameter, from `first` on.
-struct Part {
-    u32 parameter, first;
-};
-
-// What a step came to: the norm of the gradients, what multiplies them, and the losses of its
-// micro-batches; not finite if training diverged.
-struct Outcome {
-    double norm;
-    float factor;
-    u32 finite;
-    float losses[1];
-};
-
-#define COUNT 4096u
+__device__ float* losses(Outcome* outcome) { return reinterpret_cast<float*>(outcome + 1); }
 
 // gradients = share g, or += share g; sources holds where each parameter's g is.
 extern "C" __global__ void accumulate(const Parameter* parameters, const Part* parts,
@@ -42,7 +18,7 @@ extern "C" __global__ void accumulate(const Parameter* parameters, const Part* p
         const float g = share * source[i];
         *sum = is_first ? g : *sum + g;
     }
-    if (blockIdx.x == 0 && threadIdx.x == 0) outcome->losses[batch] = *loss;
+    if (blockIdx.x == 0 && threadIdx.x == 0) losses(outcome)[batch] = *loss;
 }
 
 // The sum of squares of each part.
@@ -80,7 +56,7 @@ extern "C" __global__ void clip_norm(const double* sums, u32 count, double most,
     if (threadIdx.x == 0) {
         const double norm = sqrt(partials[0]);
         u32 finite = norm < 1.0 / 0.0;
-        for (u32 i = 0; i < batches; ++i) finite &= fabsf(outcome->losses[i]) < INF;
+        for (u32 i = 0; i < batches; ++i) finite &= fabsf(losses(outcome)[i]) < INF;
         if (follows) finite &= outcome->finite;
         outcome->norm = norm;
         outcome->factor = most > 0.0 ? float(min(most / (norm + 1e-6), 1.0)) : 1.0f;

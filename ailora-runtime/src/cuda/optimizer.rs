@@ -1,62 +1,121 @@
 //! Gradients, moments and values of what is trained, on the device.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use ailora_graph::{grad::gradient_name, ir::Draw};
+use ailora_graph::grad::gradient_name;
 use bytemuck::{Pod, Zeroable};
 use cudarc::driver::{CudaFunction, sys::CUdeviceptr};
 use indexmap::IndexMap;
 
 use super::{
-    Cuda, CudaError, Element,
+    Cuda, CudaError, Device, Resources,
     device::{Buffer, Rectangle},
     staging::Locked,
 };
 use crate::{
-    optim::{AdamW, AdamWConfig, Moments},
+    backend::BackendError,
+    collective::Collective,
+    kernels::device::Element,
+    optim::{AdamW, AdamWConfig, Moments, Share, Stepper, Update, Updated},
     plan::Plan,
-    run::Value,
+    run::Run,
     weights::{Place, Weights},
 };
 
-pub(super) const SOURCE: &str = include_str!("optimizer.cu");
 /// Bytes for each number that is trained: gradient, value and two moments, float32.
 pub(super) const BYTES: usize = 16;
 /// Elements that a block handles.
 const COUNT: usize = 4096;
 const THREADS: u32 = 256;
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Parameter {
-    place: CUdeviceptr,
-    start: u64,
-    len: u64,
-    width: u32,
-    stride: u32,
-    lr: f64,
-    is_bf16: u64,
+/// Declares structs for both sides: as they are here, and `STRUCTS`, the same for the kernels.
+macro_rules! shared_structs {
+    ($($(#[$meta:meta])* struct $name:ident { $($(#[$doc:meta])* $field:ident: $ty:ident,)* })*) => {
+        $(
+            $(#[$meta])*
+            #[derive(Clone, Copy, Debug, Pod, Zeroable)]
+            #[repr(C)]
+            struct $name { $($(#[$doc])* $field: $ty,)* }
+        )*
+        const STRUCTS: &str = concat!($(
+            "struct ", stringify!($name), " {\n",
+            $("    ", c_type!($ty), " ", stringify!($field), ";\n",)*
+            "};\n",
+        )*);
+    };
 }
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Part {
-    parameter: u32,
-    first: u32,
+/// What a type is in a kernel.
+macro_rules! c_type {
+    (CUdeviceptr) => {
+        "void*"
+    };
+    (u32) => {
+        "u32"
+    };
+    (u64) => {
+        "u64"
+    };
+    (f32) => {
+        "float"
+    };
+    (f64) => {
+        "double"
+    };
 }
 
-/// What a step came to; the losses of its micro-batches follow.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-struct Outcome {
-    norm: f64,
-    factor: f32,
-    finite: u32,
+shared_structs! {
+    /// A trained parameter.
+    struct Parameter {
+        /// Where compiled plans read it: rows of `width`, `stride` apart.
+        place: CUdeviceptr,
+        /// Its first element in the flat arrays.
+        start: u64,
+        /// How many it has.
+        len: u64,
+        width: u32,
+        stride: u32,
+        /// Its multiple of the base rate.
+        lr: f64,
+        is_bf16: u64,
+    }
+
+    /// What a block handles: `COUNT` elements of a parameter, from `first` on.
+    struct Part {
+        parameter: u32,
+        first: u32,
+    }
+
+    /// What a step came to; the losses of its micro-batches follow.
+    struct Outcome {
+        /// Of the gradients.
+        norm: f64,
+        /// What multiplies them.
+        factor: f32,
+        /// 0 if training diverged.
+        finite: u32,
+    }
+}
+
+/// The kernels.
+pub(super) fn source() -> String {
+    format!(
+        "{STRUCTS}\n#define COUNT {COUNT}u\n\n{}",
+        include_str!("optimizer.cu")
+    )
+}
+
+/// The optimiser's state, once a step was made, and where outcomes of steps will be that nobody waited
+/// for.
+#[derive(Debug, Default)]
+pub(super) struct Training {
+    optimizer: Option<Optimizer>,
+    queued: VecDeque<Locked>,
 }
 
 /// What the optimiser keeps on a device, and its kernels.
 #[derive(Debug)]
-pub struct Optimizer {
+struct Optimizer {
     /// Where each parameter's elements lie in the flat arrays: the first, and how many.
     ranges: IndexMap<String, (usize, usize)>,
     parameters: Buffer,
@@ -76,36 +135,9 @@ pub struct Optimizer {
     functions: [CudaFunction; 4],
 }
 
-/// A step that is queued: where its outcome will be.
-#[derive(Debug)]
-pub struct Queued(Locked);
-
-/// What a step on the device came to.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Updated {
-    /// The losses of the micro-batches, and perhaps more that are none.
-    pub losses: Vec<f32>,
-    /// The norm of the gradients, before clipping.
-    pub norm: f64,
-    /// Whether anything was updated.
-    pub updated: bool,
-}
-
-/// A micro-batch's share of a step.
-#[derive(Clone, Copy, Debug)]
-pub struct Share {
-    /// Its number in the step, from 0.
-    pub index: usize,
-    /// How many there are.
-    pub of: usize,
-    /// Its targets over the step's.
-    pub weight: f32,
-}
-
 impl Optimizer {
     /// The state of `adamw` and the values of its parameters, which plans on the device read.
-    fn new(cuda: &mut Cuda, adamw: &AdamW, weights: &Weights) -> Result<Self, CudaError> {
-        let resources = &mut cuda.resources;
+    fn new(resources: &Resources, adamw: &AdamW, weights: &Weights) -> Result<Self, CudaError> {
         let mut ranges = IndexMap::new();
         let mut parameters = Vec::new();
         let mut parts = Vec::new();
@@ -145,7 +177,7 @@ impl Optimizer {
             total += len;
         }
         let flat = |what| resources.device.allocate(BYTES / 4 * total, what);
-        let mut state = Self {
+        let state = Self {
             parameters: resources
                 .device
                 .allocate(size_of_val(&*parameters), "the list of what is trained")?,
@@ -164,61 +196,241 @@ impl Optimizer {
             spare: Vec::new(),
             sources: HashMap::new(),
             functions: resources
-                .functions(SOURCE, ["accumulate", "squares", "clip_norm", "adamw"])?,
+                .functions(&source(), ["accumulate", "squares", "clip_norm", "adamw"])?,
             ranges,
         };
         let device = &resources.device;
         device.upload(&parameters, &state.parameters, 0)?;
         device.upload(&parts, &state.parts, 0)?;
-        state.load(device, adamw, weights)?;
-        state.count = parts.len() as u32;
+        state.load_values(device, weights, |_| true)?;
+        for (name, &(start, _)) in &state.ranges {
+            if let Some(Moments { first, second }) = adamw.moments().get(name) {
+                device.upload(first, &state.first, 4 * start)?;
+                device.upload(second, &state.second, 4 * start)?;
+            }
+        }
         Ok(state)
     }
 
-    fn load(
+    /// Takes over the values of those parameters that `which` is true of.
+    fn load_values(
         &self,
-        device: &super::Device,
-        adamw: &AdamW,
+        device: &Device,
         weights: &Weights,
+        which: impl Fn(&str) -> bool,
     ) -> Result<(), CudaError> {
-        for (name, &(start, _)) in &self.ranges {
+        for (name, &(start, _)) in self.ranges.iter().filter(|(name, _)| which(name)) {
             if let Some(value) = weights.get(name) {
                 device.upload(&value.data, &self.values, 4 * start)?;
             }
-            if let Some(Moments { first, second }) = adamw.moments().get(name) {
-                device.upload(first, &self.first, 4 * start)?;
-                device.upload(second, &self.second, 4 * start)?;
-            }
         }
         Ok(())
     }
 
-    /// The address of every gradient that a plan leaves, in the order of the parameters.
-    fn sources(&mut self, cuda: &Cuda, id: usize, plan: &Plan) -> Result<(), CudaError> {
-        let arena = cuda.resources.arena.at(0);
-        if self.sources.get(&id).is_some_and(|known| known.0 == arena) {
+    /// Makes room for the losses of so many micro-batches.
+    fn reserve(&mut self, device: &Device, batches: usize) -> Result<(), CudaError> {
+        let bytes = size_of::<Outcome>() + 4 * batches;
+        if self.outcome.bytes() < bytes {
+            let larger = device.allocate(bytes, "a step's outcome")?;
+            let (from, to) = (self.outcome.at(0), larger.at(0));
+            // SAFETY: the larger one has room, and memory is freed when the work before is done.
+            unsafe { device.copy(&Rectangle::row(from, to, self.outcome.bytes()))? };
+            self.outcome = larger;
+        }
+        Ok(())
+    }
+}
+
+impl Cuda {
+    /// Sees to it that the address of every gradient that a plan leaves, in the order of the
+    /// parameters, is on the device.
+    fn find_gradients(&mut self, id: usize, plan: &Plan) -> Result<(), BackendError> {
+        let arena = self.resources.arena.at(0);
+        let Some(state) = &mut self.training.optimizer else {
+            return Ok(());
+        };
+        if state.sources.get(&id).is_some_and(|known| known.0 == arena) {
             return Ok(());
         }
-        let program = &cuda.programs[id];
-        let mut addresses = Vec::with_capacity(self.ranges.len());
-        for name in self.ranges.keys() {
+        let mut addresses = Vec::with_capacity(state.ranges.len());
+        for name in state.ranges.keys() {
             let output = gradient_name(name);
             let view = plan.outputs.get(output.as_str()).map(|(view, _)| *view);
-            let view = view.ok_or(CudaError::NoOutput(output))?;
-            addresses.push(program.at(&cuda.resources, plan, view));
+            let view = view.ok_or(BackendError::NoOutput(output))?;
+            addresses.push(self.programs[id].at(&self.resources, plan, view));
         }
-        let device = &cuda.resources.device;
+        let device = &self.resources.device;
         let list = device.allocate(8 * addresses.len(), "addresses of gradients")?;
         device.upload(&addresses, &list, 0)?;
-        self.sources.insert(id, (arena, list));
+        state.sources.insert(id, (arena, list));
+        Ok(())
+    }
+}
+
+fn missing() -> BackendError {
+    BackendError::NoOutput("loss".into())
+}
+
+impl Stepper for Cuda {
+    fn steps_ahead(&self) -> usize {
+        1
+    }
+
+    fn accumulate(
+        &mut self,
+        adamw: &AdamW,
+        run: Run<'_, '_>,
+        share: Share,
+    ) -> Result<(), BackendError> {
+        let Run {
+            id, plan, weights, ..
+        } = run;
+        if let Some(state) = &self.training.optimizer {
+            state.load_values(&self.resources.device, weights, |name| {
+                weights.is_changed(name)
+            })?;
+        }
+        let run = Run {
+            weights: &mut *weights,
+            ..run
+        };
+        self.execute(run)?;
+        if self.training.optimizer.is_none() {
+            let state = Optimizer::new(&self.resources, adamw, weights)?;
+            self.training.optimizer = Some(state);
+        }
+        self.find_gradients(id, plan)?;
+        let loss = plan.outputs.get("loss").map(|(view, _)| *view);
+        let loss = loss.ok_or_else(missing)?;
+        let loss = self.programs[id].at(&self.resources, plan, loss);
+        let state = self.training.optimizer.as_mut().ok_or_else(missing)?;
+        let device = &self.resources.device;
+        state.reserve(device, share.of)?;
+        let arguments = [
+            state.parameters.at(0),
+            state.parts.at(0),
+            state.sources[&id].1.at(0),
+            state.gradients.at(0),
+            u64::from(share.weight.to_bits()),
+            u64::from(share.first),
+            loss,
+            state.outcome.at(0),
+            share.index as u64,
+        ];
+        let grid = (state.count, 1, 1);
+        // SAFETY: as the kernel declares them; the gradients are those of the plan that was executed, in
+        // the arena as it is, and there is room for the loss.
+        unsafe { device.launch(&state.functions[0], grid, (THREADS, 0), &arguments)? };
         Ok(())
     }
 
-    /// Waits for a step.
-    ///
-    /// # Errors
-    /// The device failed.
-    pub fn wait(&mut self, Queued(memory): Queued) -> Result<Updated, CudaError> {
+    /// Through the host, which waits for the device.
+    fn reduce(
+        &mut self,
+        adamw: &AdamW,
+        weights: &Weights,
+        ranks: &dyn Collective,
+        of: usize,
+    ) -> Result<(), BackendError> {
+        if self.training.optimizer.is_none() {
+            let state = Optimizer::new(&self.resources, adamw, weights)?;
+            self.training.optimizer = Some(state);
+        }
+        let state = self.training.optimizer.as_mut().ok_or_else(missing)?;
+        let device = &self.resources.device;
+        state.reserve(device, of)?;
+        let mut losses = vec![0.0; of];
+        let behind = size_of::<Outcome>();
+        device.download(&state.outcome, behind, &mut losses)?;
+        let owned: Vec<bool> = (0..of).map(|index| ranks.owns(index)).collect();
+        for (loss, owned) in losses.iter_mut().zip(&owned) {
+            if !owned {
+                *loss = 0.0;
+            }
+        }
+        let len = state.ranges.values().map(|(_, len)| len).sum();
+        let mut gradients = vec![0.0; len];
+        if owned.contains(&true) {
+            device.download(&state.gradients, 0, &mut gradients)?;
+        }
+        ranks.sum_f32(&mut losses)?;
+        ranks.sum_f32(&mut gradients)?;
+        device.upload(&losses, &state.outcome, behind)?;
+        device.upload(&gradients, &state.gradients, 0)?;
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        adamw: &mut AdamW,
+        _: &mut Weights,
+        update: Update,
+    ) -> Result<(), BackendError> {
+        let AdamWConfig {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+        } = adamw.config();
+        let device = &self.resources.device;
+        let Training { optimizer, queued } = &mut self.training;
+        let state = optimizer.as_mut().ok_or_else(missing)?;
+        let [_, squares, norm, adamw] = &state.functions;
+        let [parameters, parts] = [state.parameters.at(0), state.parts.at(0)];
+        let [gradients, sums] = [state.gradients.at(0), state.sums.at(0)];
+        let sum = [parameters, parts, gradients, sums];
+        let clip = [
+            sums,
+            u64::from(state.count),
+            update.clip.unwrap_or(0.0).to_bits(),
+            update.batches as u64,
+            u64::from(update.follows),
+            state.outcome.at(0),
+        ];
+        let correction1 = 1.0 - beta1.powi(update.step as i32);
+        let correction2 = (1.0 - beta2.powi(update.step as i32)).sqrt();
+        let numbers = [
+            update.lr,
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            correction1,
+            correction2,
+        ];
+        let mut step = vec![
+            parameters,
+            parts,
+            gradients,
+            state.values.at(0),
+            state.first.at(0),
+            state.second.at(0),
+            state.outcome.at(0),
+        ];
+        step.extend(numbers.map(f64::to_bits));
+        let grid = (state.count, 1, 1);
+        // SAFETY: as the kernels declare them; the buffers are as large as the list of parts says, and
+        // parameters lie where that says as long as the device has them.
+        unsafe {
+            device.launch(squares, grid, (THREADS, 0), &sum)?;
+            device.launch(norm, (1, 1, 1), (THREADS, 0), &clip)?;
+            device.launch(adamw, grid, (THREADS, 0), &step)?;
+        }
+        let bytes = state.outcome.bytes();
+        let spare = state.spare.pop().filter(|spare| spare.bytes() == bytes);
+        let mut outcome = match spare {
+            Some(spare) => spare,
+            None => Locked::new(device, bytes)?,
+        };
+        outcome.download(device, &state.outcome)?;
+        queued.push_back(outcome);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<Updated, BackendError> {
+        let Training { optimizer, queued } = &mut self.training;
+        let state = optimizer.as_mut().ok_or_else(missing)?;
+        let memory = queued.pop_front().ok_or_else(missing)?;
         let (outcome, losses) = memory.read()?.split_at(size_of::<Outcome>());
         let Outcome { norm, finite, .. } = bytemuck::pod_read_unaligned(outcome);
         let updated = Updated {
@@ -229,164 +441,18 @@ impl Optimizer {
             norm,
             updated: finite != 0,
         };
-        self.spare.push(memory);
+        state.spare.push(memory);
         Ok(updated)
     }
-}
 
-impl Cuda {
-    /// Executes a plan that leaves a loss and gradients, and adds these to the step's. The state is
-    /// made when there is none.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run), or the plan leaves no gradient of something that is trained.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "what a plan runs on, and what becomes of it"
-    )]
-    pub(crate) fn accumulate(
-        &mut self,
-        state: &mut Option<Optimizer>,
-        adamw: &AdamW,
-        (id, plan): (usize, &Plan),
-        weights: &mut Weights,
-        inputs: &[(&str, Value<'_>)],
-        draw: Draw,
-        share: Share,
-    ) -> Result<(), CudaError> {
-        self.execute(id, plan, weights, inputs, draw)?;
-        if state.is_none() {
-            *state = Some(Optimizer::new(self, adamw, weights)?);
-        }
-        let Some(state) = state else {
-            return Ok(());
+    fn trained(&self) -> Result<IndexMap<String, (Vec<f32>, Moments)>, BackendError> {
+        let Some(state) = &self.training.optimizer else {
+            return Ok(IndexMap::new());
         };
-        state.sources(self, id, plan)?;
-        let bytes = size_of::<Outcome>() + 4 * share.of;
-        if state.outcome.bytes() < bytes {
-            let device = &self.resources.device;
-            let larger = device.allocate(bytes, "a step's outcome")?;
-            device.copy(&Rectangle::row(
-                state.outcome.at(0),
-                larger.at(0),
-                state.outcome.bytes(),
-            ))?;
-            state.outcome = larger;
-        }
-        let loss = plan.outputs.get("loss").map(|(view, _)| *view);
-        let loss = loss.ok_or_else(|| CudaError::NoOutput("loss".into()))?;
-        let loss = self.programs[id].at(&self.resources, plan, loss);
-        let arguments = [
-            state.parameters.at(0),
-            state.parts.at(0),
-            state.sources[&id].1.at(0),
-            state.gradients.at(0),
-            u64::from(share.weight.to_bits()),
-            u64::from(share.index == 0),
-            loss,
-            state.outcome.at(0),
-            share.index as u64,
-        ];
-        let grid = (state.count, 1, 1);
-        self.resources
-            .device
-            .launch(&state.functions[0], grid, (THREADS, 0), &arguments)
-    }
-
-    /// Queues an update from the gradients of `batches` micro-batches; none is made if a loss or the
-    /// norm is not finite, or if it `follows` a step that is not waited for yet and was not updated.
-    /// `step` counts from 1.
-    ///
-    /// # Errors
-    /// The device failed.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "what AdamW takes, and its place in the run"
-    )]
-    pub(crate) fn update(
-        &mut self,
-        state: &mut Optimizer,
-        config: AdamWConfig,
-        step: u64,
-        lr: f64,
-        clip: Option<f64>,
-        batches: usize,
-        follows: bool,
-    ) -> Result<Queued, CudaError> {
-        let AdamWConfig {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-        } = config;
-        let resources = &self.resources;
-        let [_, squares, norm, adamw] = &state.functions;
-        let [parameters, parts] = [state.parameters.at(0), state.parts.at(0)];
-        let [gradients, sums] = [state.gradients.at(0), state.sums.at(0)];
-        let grid = (state.count, 1, 1);
-        let arguments = [parameters, parts, gradients, sums];
-        resources
-            .device
-            .launch(squares, grid, (THREADS, 0), &arguments)?;
-        let arguments = [
-            sums,
-            u64::from(state.count),
-            clip.unwrap_or(0.0).to_bits(),
-            batches as u64,
-            u64::from(follows),
-            state.outcome.at(0),
-        ];
-        resources
-            .device
-            .launch(norm, (1, 1, 1), (THREADS, 0), &arguments)?;
-        let correction1 = 1.0 - beta1.powi(step as i32);
-        let correction2 = (1.0 - beta2.powi(step as i32)).sqrt();
-        let numbers = [
-            lr,
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-            correction1,
-            correction2,
-        ];
-        let mut arguments = vec![
-            parameters,
-            parts,
-            gradients,
-            state.values.at(0),
-            state.first.at(0),
-            state.second.at(0),
-            state.outcome.at(0),
-        ];
-        arguments.extend(numbers.map(f64::to_bits));
-        resources
-            .device
-            .launch(adamw, grid, (THREADS, 0), &arguments)?;
-        let bytes = state.outcome.bytes();
-        let spare = state.spare.pop().filter(|spare| spare.bytes() == bytes);
-        let mut outcome = match spare {
-            Some(spare) => spare,
-            None => Locked::new(&resources.device, bytes)?,
-        };
-        outcome.download(&resources.device, &state.outcome)?;
-        Ok(Queued(outcome))
-    }
-
-    /// The values of what is trained, and their moments.
-    ///
-    /// # Errors
-    /// The device failed.
-    pub(crate) fn trained(
-        &self,
-        state: &Optimizer,
-    ) -> Result<IndexMap<String, (Vec<f32>, Moments)>, CudaError> {
         let read = |from: &Buffer, (start, len): (usize, usize)| {
             let mut data = vec![0.0; len];
-            self.resources
-                .device
-                .download(from, 4 * start, &mut data)
-                .map(|()| data)
+            let device = &self.resources.device;
+            device.download(from, 4 * start, &mut data).map(|()| data)
         };
         let ranges = state.ranges.iter();
         ranges
@@ -398,6 +464,10 @@ impl Cuda {
                 Ok((name.clone(), (read(&state.values, range)?, moments)))
             })
             .collect()
+    }
+
+    fn restart(&mut self) {
+        self.training = Training::default();
     }
 }
 

@@ -11,11 +11,11 @@ use half::{bf16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 
 use super::{
-    CudaError, Device, Element,
+    CudaError, Device,
     device::{Buffer, Rectangle},
     error::During,
 };
-use crate::weights::Place;
+use crate::{kernels::device::Element, weights::Place};
 
 /// Bytes of a part.
 const PART: usize = 32 << 20;
@@ -80,13 +80,16 @@ impl Staging {
             unsafe { part.fill(data, element) };
             // Without gaps there is one row, and the last one may be shorter.
             let width = width.min(data.len());
-            device.copy(&Rectangle {
+            let rectangle = Rectangle {
                 from: part.address(),
                 to: to.at((place.start + i * rows * stride) * size),
                 pitches: [width * size, stride * size],
                 rows: data.len() / width,
                 bytes: width * size,
-            })?;
+            };
+            // SAFETY: in bounds, as asserted; the part is used again, or freed, when it is copied, and a
+            // buffer is freed when the work before is done.
+            unsafe { device.copy(&rectangle)? };
             part.mark(device)?;
         }
         Ok(())
@@ -136,7 +139,10 @@ impl Locked {
     /// The driver fails.
     pub fn download(&mut self, device: &Device, from: &Buffer) -> Result<(), CudaError> {
         assert!(self.bytes <= from.bytes(), "a download is in its buffer");
-        device.copy(&Rectangle::row(from.at(0), self.address(), self.bytes))?;
+        let rectangle = Rectangle::row(from.at(0), self.address(), self.bytes);
+        // SAFETY: in bounds, as asserted; this memory is read, or freed, when it is copied, and a buffer
+        // is freed when the work before is done.
+        unsafe { device.copy(&rectangle)? };
         self.mark(device)
     }
 

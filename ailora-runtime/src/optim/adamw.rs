@@ -93,9 +93,8 @@ impl AdamW {
         &self.groups
     }
 
-    /// Counts an update that was made elsewhere.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn advance(&mut self) {
+    /// Counts an update that was [applied](Self::apply), or made elsewhere.
+    pub fn advance(&mut self) {
         self.step += 1;
     }
 
@@ -118,15 +117,27 @@ impl AdamW {
         lr: f64,
         factor: f64,
     ) {
-        self.step += 1;
+        self.apply(self.step + 1, weights, gradients, lr, factor);
+        self.advance();
+    }
+
+    /// As [`update`](Self::update), as update number `step`, from 1, which is not counted.
+    pub fn apply(
+        &mut self,
+        step: u64,
+        weights: &mut Weights,
+        gradients: &IndexMap<String, Vec<f32>>,
+        lr: f64,
+        factor: f64,
+    ) {
         let AdamWConfig {
             beta1,
             beta2,
             eps,
             weight_decay,
         } = self.config;
-        let correction1 = 1.0 - beta1.powi(self.step as i32);
-        let correction2 = (1.0 - beta2.powi(self.step as i32)).sqrt();
+        let correction1 = 1.0 - beta1.powi(step as i32);
+        let correction2 = (1.0 - beta2.powi(step as i32)).sqrt();
         for group in &self.groups {
             let lr = lr * group.lr;
             let rate = (lr / correction1) as f32;

@@ -124,9 +124,8 @@ pub(super) fn allocate(lowered: Lowered) -> Plan {
 }
 
 /// Places on a device whose elements are not all of one size.
-#[cfg(feature = "cuda")]
 #[derive(Clone, Debug)]
-pub(crate) struct Places {
+pub struct Places {
     /// The first byte of each buffer in the arena.
     pub buffers: Vec<usize>,
     /// The first byte of what each step works in.
@@ -135,11 +134,10 @@ pub(crate) struct Places {
     pub bytes: usize,
 }
 
-#[cfg(feature = "cuda")]
 impl Plan {
     /// Places for buffers of as many bytes, 0 for those that lie elsewhere, and for as many bytes
     /// that each step works in.
-    pub(crate) fn places(&self, buffers: &[usize], scratch: &[usize]) -> Places {
+    pub fn places(&self, buffers: &[usize], scratch: &[usize]) -> Places {
         let (inputs, outputs) = (&self.inputs, &self.outputs);
         let mut all = lifetimes(buffers.iter().copied(), inputs, &self.steps, outputs);
         all.extend(scratch.iter().enumerate().map(|(time, &size)| Lifetime {

@@ -5,22 +5,21 @@
 //! value lies in one arena. A backend then only executes; a step allocates nothing.
 
 mod allocate;
-mod distant;
-mod kernel;
 mod lower;
+mod non_temporal;
 mod outer;
 mod recompute;
 mod units;
 mod view;
 
-#[cfg(feature = "cuda")]
-pub(crate) use allocate::Places;
-pub use kernel::{Instruction, Kernel, Loop, LoopOp, Operand, Outer, Source, Stored, Strided};
+pub use allocate::Places;
 use units::Form;
 pub use view::View;
 
 use ailora_graph::ir::{Name, Program, Type};
 use indexmap::IndexMap;
+
+use crate::kernels::Kernel;
 
 /// Where a buffer lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +73,16 @@ pub struct IdRange {
     pub ignorable: bool,
 }
 
+impl IdRange {
+    /// Of so many rows.
+    pub(crate) fn below(limit: usize) -> Self {
+        Self {
+            limit,
+            ignorable: false,
+        }
+    }
+}
+
 /// A program compiled to kernels over an arena.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -122,13 +131,13 @@ pub fn separate(program: &Program) -> Plan {
 
 /// As [`plan()`], but what loops can compute again for less than it takes to keep is not kept: less
 /// memory and fewer bytes moved for more arithmetic, as devices want it.
-pub fn lean(program: &Program) -> Plan {
-    compile(program, Form::Lean)
+pub fn rematerialising(program: &Program) -> Plan {
+    compile(program, Form::Rematerialising)
 }
 
 fn compile(program: &Program, form: Form) -> Plan {
     let schedule = units::schedule(program, form);
     let mut plan = allocate::allocate(lower::lower(program, &schedule));
-    distant::mark(&mut plan);
+    non_temporal::mark(&mut plan);
     plan
 }

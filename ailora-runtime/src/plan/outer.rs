@@ -129,7 +129,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::plan::lean;
+    use crate::plan::rematerialising;
 
     /// How many products each kernel of a program has that computes three gradients, one of other rows.
     fn joined(change: impl FnOnce(&mut Program, [Id; 4])) -> Vec<usize> {
@@ -143,7 +143,7 @@ mod tests {
             p.set_output(name, gradient);
         }
         change(&mut p, [x, dy, h, dh]);
-        let steps = lean(&p).steps;
+        let steps = rematerialising(&p).steps;
         let products = steps.iter().map(|step| step.kernel.products());
         products.filter(|n| *n > 0).collect()
     }

@@ -69,7 +69,7 @@ pub(super) enum Form {
     /// As much as can.
     Fused,
     /// As much as can, and loops compute again what they would keep for less.
-    Lean,
+    Rematerialising,
 }
 
 /// The units of a program in execution order.
@@ -84,7 +84,7 @@ pub(super) fn schedule(program: &Program, form: Form) -> Vec<Unit> {
     }
     grouping.join_attention_gradients();
     let mut units = grouping.order();
-    if form == Form::Lean {
+    if form == Form::Rematerialising {
         join_outer_products(program, &mut units);
         recompute(program, &mut units);
     }

@@ -3,8 +3,6 @@
 
 use faer::diag::DiagMut;
 use faer::dyn_stack::{MemBuffer, MemStack};
-#[cfg(feature = "cuda")]
-use faer::linalg::evd::{self, ComputeEigenvectors};
 use faer::linalg::householder::{
     apply_block_householder_sequence_on_the_left_in_place_scratch,
     apply_block_householder_sequence_on_the_left_in_place_with_conj,
@@ -113,28 +111,6 @@ pub(crate) fn thin_svd(a: MatRef<'_, f64>, par: Par) -> Option<ThinSvd> {
     let diagonal = ColMut::from_slice_mut(&mut s).as_diagonal_mut();
     decompose(a, diagonal, Some((&mut u, &mut v)), par, &mut memory)?;
     Some(ThinSvd { u, s, v })
-}
-
-/// The eigenvalues of a symmetric matrix in non-increasing order and its eigenvectors as columns, or
-/// `None` if the iteration does not converge.
-#[cfg(feature = "cuda")]
-pub(crate) fn symmetric_eigen(a: MatRef<'_, f64>, par: Par) -> Option<(Vec<f64>, Mat<f64>)> {
-    let n = a.nrows();
-    let (mut values, mut vectors) = (vec![0.0; n], Mat::zeros(n, n));
-    let scratch =
-        evd::self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, par, Default::default());
-    evd::self_adjoint_evd(
-        a,
-        ColMut::from_slice_mut(&mut values).as_diagonal_mut(),
-        Some(vectors.as_mut()),
-        par,
-        MemStack::new(&mut MemBuffer::new(scratch)),
-        Default::default(),
-    )
-    .ok()?;
-    values.reverse();
-    let vectors = vectors.as_ref().reverse_cols().to_owned();
-    Some((values, vectors))
 }
 
 /// The singular values of `a` in non-increasing order, or `None` if the iteration does not

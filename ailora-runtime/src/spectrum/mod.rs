@@ -12,7 +12,7 @@
 mod accuracy;
 mod batch;
 mod cache;
-mod dense;
+pub(crate) mod dense;
 mod error;
 mod exact;
 mod lanczos;
@@ -27,8 +27,6 @@ pub use accuracy::Accuracy;
 pub use ailora_graph::method::End;
 pub use batch::{Progress, Request, triplets_of};
 pub use cache::SpectrumCache;
-#[cfg(feature = "cuda")]
-pub(crate) use dense::{symmetric_eigen, thin_svd};
 pub use error::SpectrumError;
 pub use matrix::Matrix;
 pub use solver::{Columns, Solver};

@@ -55,6 +55,14 @@ pub enum CheckpointError {
         /// The tensor.
         name: String,
     },
+    /// A parameter that is not trained.
+    #[error(
+        "the checkpoint has a tensor `{name}` that is not trained here; it is of another model"
+    )]
+    Unknown {
+        /// The tensor.
+        name: String,
+    },
 }
 
 /// The state of a trainer between two steps.

@@ -1,11 +1,11 @@
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, marker::PhantomData, path::PathBuf, str::FromStr};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{CheckpointError, MicroBatch, StepReport, TrainError, Trainer};
-use crate::engine::Engine;
+use crate::{collective::Collective, engine::Engine};
 
 /// The batches of an epoch, as they are prepared.
 pub type Batches<'a, B, E> = Box<dyn Iterator<Item = Result<B, E>> + 'a>;
@@ -16,6 +16,16 @@ pub trait Workload {
     type Batch;
     /// Why a batch or an evaluation failed.
     type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Compiles every program that so many epochs and their evaluations need. Programs of training come
+    /// first: what they read is laid out for them.
+    ///
+    /// # Errors
+    /// A program cannot be built.
+    fn compile(&mut self, engine: &mut Engine, epochs: usize) -> Result<(), Self::Error>;
+
+    /// The score by which one epoch is better than another; none if nothing is held out.
+    fn headline(&self) -> Option<Headline>;
 
     /// How many steps an epoch has.
     fn steps_per_epoch(&self) -> u64;
@@ -53,10 +63,46 @@ pub struct Fit {
     pub checkpoint_every: u64,
     /// What stands for everything that fixes the run.
     pub fingerprint: String,
-    /// The metric whose largest value makes the best epoch; none if nothing is held out to measure.
-    pub headline: Option<String>,
+    /// The score that makes the best epoch; none if nothing is held out to measure.
+    pub headline: Option<Headline>,
     /// Which epoch's parameters the trainer keeps.
     pub keep: Keep,
+}
+
+/// Which values of a score are better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    /// Larger ones, as of an accuracy.
+    Higher,
+    /// Smaller ones, as of a loss.
+    Lower,
+}
+
+/// The score by which one epoch is better than another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Headline {
+    /// Its name among the metrics.
+    pub name: String,
+    /// Which values are better.
+    pub better: Better,
+}
+
+impl Headline {
+    /// A score that is better when it is larger.
+    pub fn higher(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            better: Better::Higher,
+        }
+    }
+
+    /// A score that is better when it is smaller.
+    pub fn lower(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            better: Better::Lower,
+        }
+    }
 }
 
 /// Which epoch's parameters a run leaves.
@@ -124,12 +170,16 @@ impl Progress {
             .is_some_and(|last| last.step >= step)
     }
 
-    /// The evaluation with the largest headline metric, the first of equals; none where that was never
+    /// The evaluation with the best headline score, the first of equals; none where that was never
     /// measured or never a number.
-    pub fn best(&self, headline: Option<&str>) -> Option<&Evaluation> {
+    pub fn best(&self, headline: Option<&Headline>) -> Option<&Evaluation> {
+        let Headline { name, better } = headline?;
         let measured = |evaluation: &'_ Evaluation| -> Option<f64> {
-            let value = *evaluation.metrics.get(headline?)?;
-            (!value.is_nan()).then_some(value)
+            let value = *evaluation.metrics.get(name)?;
+            (!value.is_nan()).then_some(match better {
+                Better::Higher => value,
+                Better::Lower => -value,
+            })
         };
         let values = self
             .evaluations
@@ -189,7 +239,7 @@ pub enum Outcome {
 pub enum FitError<E: std::error::Error + 'static, C: std::error::Error + 'static> {
     /// A step failed.
     #[error(transparent)]
-    Train(TrainError),
+    Train(#[from] TrainError),
     /// A checkpoint could not be written.
     #[error(transparent)]
     Checkpoint(CheckpointError),
@@ -204,6 +254,9 @@ pub enum FitError<E: std::error::Error + 'static, C: std::error::Error + 'static
 /// Trains until the epochs are done or `watch` says stop, from where `progress` and the trainer
 /// stand. The losses are those of an uninterrupted run, bit for bit, wherever it was stopped.
 ///
+/// Of several [ranks](crate::collective) each makes the same calls; the first writes checkpoints. They
+/// stop where one is told to, and where one fails all do, with its reason.
+///
 /// # Errors
 /// A step, an evaluation, a checkpoint or `watch` failed; the last checkpoint is intact.
 pub fn fit<W: Workload, C: std::error::Error + 'static>(
@@ -211,109 +264,202 @@ pub fn fit<W: Workload, C: std::error::Error + 'static>(
     workload: &mut W,
     options: &Fit,
     progress: &mut Progress,
-    mut watch: impl FnMut(Event<'_>) -> Result<Control, C>,
+    watch: impl FnMut(Event<'_>) -> Result<Control, C>,
 ) -> Result<Outcome, FitError<W::Error, C>> {
+    let ranks = trainer.ranks().clone();
     let per_epoch = workload.steps_per_epoch();
     let total = per_epoch * options.epochs as u64;
-    let total = options.max_steps.map_or(total, |max| max.min(total));
-    let save = |trainer: &Trainer, progress: &Progress| {
-        trainer
-            .checkpoint()
-            .map_err(|error| FitError::Train(error.into()))?
-            .save(&options.checkpoint, &options.fingerprint, progress)
-            .map_err(FitError::Checkpoint)
+    let mut running = Running {
+        trainer,
+        options,
+        progress,
+        watch,
+        ranks: &*ranks,
+        per_epoch: per_epoch.max(1),
+        total: options.max_steps.map_or(total, |max| max.min(total)),
+        stop: false,
+        errors: PhantomData,
     };
-    while trainer.steps_done() < total || !progress.is_evaluated(trainer.steps_done()) {
-        let epoch = (trainer.steps_done() / per_epoch.max(1)) as usize;
-        let skip = trainer.steps_done() % per_epoch.max(1);
-        let epoch_end = total.min((epoch as u64 + 1) * per_epoch);
-        let mut batches = workload.epoch(epoch, skip).map_err(FitError::Workload)?;
-        let mut stop = false;
-        while trainer.steps_done() < epoch_end {
-            // Steps follow each other to the next checkpoint, which all of them have to be done for.
-            let every = options.checkpoint_every.max(1);
-            let done = trainer.steps_done();
-            let count = epoch_end.min((done / every + 1) * every) - done;
-            let mut observe = |report: StepReport, progress: &mut Progress| {
-                progress.loss_sum += report.loss * report.targets as f64;
-                progress.targets += report.targets;
-                let event = Event::Step {
-                    epoch: epoch + 1,
-                    report: &report,
-                };
-                watch(event).map_err(FitError::Watcher)
-            };
-            let mut steps = trainer.steps();
-            for batch in batches.by_ref().take(count as usize) {
-                let batch = batch.map_err(FitError::Workload)?;
-                let report = steps.submit(&W::micro_batches(&batch));
-                if let Some(report) = report.map_err(FitError::Train)? {
-                    stop |= observe(report, progress)? == Control::Stop;
-                }
-                if stop {
+    let outcome = running.run(workload);
+    if let Err(error) = &outcome {
+        ranks.fail(&error.to_string());
+    }
+    outcome
+}
+
+/// Whether it is so on any rank.
+fn any(ranks: &dyn Collective, here: bool) -> Result<bool, TrainError> {
+    let mut count = [f64::from(u8::from(here))];
+    ranks.sum_f64(&mut count)?;
+    Ok(count[0] > 0.0)
+}
+
+/// A loop that is going on.
+struct Running<'a, F, E, C> {
+    trainer: &'a mut Trainer,
+    options: &'a Fit,
+    progress: &'a mut Progress,
+    watch: F,
+    ranks: &'a dyn Collective,
+    per_epoch: u64,
+    /// Steps of the run.
+    total: u64,
+    /// Whether this rank was told to stop.
+    stop: bool,
+    errors: PhantomData<(E, C)>,
+}
+
+impl<F, E, C> Running<'_, F, E, C>
+where
+    F: FnMut(Event<'_>) -> Result<Control, C>,
+    E: std::error::Error + 'static,
+    C: std::error::Error + 'static,
+{
+    fn run<W: Workload<Error = E>>(&mut self, workload: &mut W) -> Result<Outcome, FitError<E, C>> {
+        self.trainer.check_ranks()?;
+        while self.done() < self.total || !self.progress.is_evaluated(self.done()) {
+            let epoch = (self.done() / self.per_epoch) as usize;
+            let skip = self.done() % self.per_epoch;
+            let end = self.total.min((epoch as u64 + 1) * self.per_epoch);
+            let mut batches = workload.epoch(epoch, skip).map_err(FitError::Workload)?;
+            while self.done() < end {
+                let before = self.done();
+                self.steps::<W>(&mut batches, epoch, end)?;
+                let step = self.done();
+                if step == before {
                     break;
                 }
-            }
-            if let Some(report) = steps.finish().map_err(FitError::Train)? {
-                stop |= observe(report, progress)? == Control::Stop;
-            }
-            drop(steps);
-            let step = trainer.steps_done();
-            if step == done {
-                break;
-            }
-            if step < epoch_end {
-                save(trainer, progress)?;
-                watch(Event::Checkpointed { step }).map_err(FitError::Watcher)?;
-                if stop {
-                    return Ok(Outcome::Stopped);
+                if step < end {
+                    self.save()?;
+                    self.tell(Event::Checkpointed { step })?;
+                    if self.stop {
+                        return Ok(Outcome::Stopped);
+                    }
                 }
             }
+            drop(batches);
+            self.end_epoch(workload, epoch)?;
+            self.stop = any(self.ranks, self.stop)?;
+            if self.stop && self.done() < self.total {
+                return Ok(Outcome::Stopped);
+            }
         }
-        drop(batches);
+        Ok(Outcome::Finished)
+    }
+
+    fn done(&self) -> u64 {
+        self.trainer.steps_done()
+    }
+
+    fn tell(&mut self, event: Event<'_>) -> Result<(), FitError<E, C>> {
+        let control = (self.watch)(event).map_err(FitError::Watcher)?;
+        self.stop |= control == Control::Stop;
+        Ok(())
+    }
+
+    /// Makes steps to the next checkpoint, to which they follow each other, or to the epoch's end, or
+    /// until one is the last that is wanted.
+    fn steps<W: Workload<Error = E>>(
+        &mut self,
+        batches: &mut Batches<'_, W::Batch, E>,
+        epoch: usize,
+        end: u64,
+    ) -> Result<(), FitError<E, C>> {
+        let every = self.options.checkpoint_every.max(1);
+        let done = self.done();
+        let count = end.min((done / every + 1) * every) - done;
+        let Self {
+            trainer,
+            progress,
+            watch,
+            ranks,
+            stop,
+            ..
+        } = self;
+        let mut observe = |report: StepReport| {
+            progress.loss_sum += report.loss * report.targets as f64;
+            progress.targets += report.targets;
+            let event = Event::Step {
+                epoch: epoch + 1,
+                report: &report,
+            };
+            *stop |= watch(event).map_err(FitError::Watcher)? == Control::Stop;
+            // All ranks have made this step, and ask after it.
+            *stop = any(*ranks, *stop)?;
+            Ok::<bool, FitError<E, C>>(*stop)
+        };
+        let mut steps = trainer.steps();
+        for batch in batches.by_ref().take(count as usize) {
+            let batch = batch.map_err(FitError::Workload)?;
+            if let Some(report) = steps.submit(&W::micro_batches(&batch))?
+                && observe(report)?
+            {
+                break;
+            }
+        }
+        if let Some(report) = steps.finish()? {
+            observe(report)?;
+        }
+        Ok(())
+    }
+
+    /// Evaluates what there is at the end of an epoch, keeps it if it is the best, and saves it.
+    fn end_epoch<W: Workload<Error = E>>(
+        &mut self,
+        workload: &mut W,
+        epoch: usize,
+    ) -> Result<(), FitError<E, C>> {
         // An epoch that `max_steps` cuts short goes on where that is more: its checkpoint is of before its
         // evaluation, which a whole epoch has not.
-        let whole = trainer.steps_done().is_multiple_of(per_epoch.max(1));
+        let whole = self.done().is_multiple_of(self.per_epoch);
         if !whole {
-            save(trainer, progress)?;
+            self.save()?;
         }
-        let engine = trainer.engine();
-        let engine = engine.map_err(|error| FitError::Train(error.into()))?;
+        let engine = self.trainer.engine().map_err(TrainError::from)?;
         let metrics = workload.evaluate(engine).map_err(FitError::Workload)?;
-        let evaluation = Evaluation {
+        let progress = &mut *self.progress;
+        progress.evaluations.push(Evaluation {
             epoch: epoch + 1,
-            step: trainer.steps_done(),
+            step: self.trainer.steps_done(),
             train_loss: progress.loss_sum / progress.targets.max(1) as f64,
             metrics,
-        };
+        });
         (progress.loss_sum, progress.targets) = (0.0, 0);
-        progress.evaluations.push(evaluation);
-        let best = progress.best(options.headline.as_deref());
+        let best = progress.best(self.options.headline.as_ref());
         let best = best.is_some_and(|best| best.epoch == epoch + 1);
-        if best && options.keep == Keep::Best {
-            trainer
-                .keep()
-                .map_err(|error| FitError::Train(error.into()))?;
+        if best && self.options.keep == Keep::Best {
+            self.trainer.keep().map_err(TrainError::from)?;
             progress.kept = Some(epoch + 1);
         }
         if let Some(evaluation) = progress.evaluations.last() {
             let event = Event::Evaluated {
                 evaluation,
                 best,
-                trainer,
+                trainer: self.trainer,
             };
-            stop |= watch(event).map_err(FitError::Watcher)? == Control::Stop;
+            let control = (self.watch)(event).map_err(FitError::Watcher)?;
+            self.stop |= control == Control::Stop;
         }
         if whole {
-            save(trainer, progress)?;
+            self.save()?;
         }
-        let event = Event::Checkpointed {
-            step: trainer.steps_done(),
-        };
-        watch(event).map_err(FitError::Watcher)?;
-        if stop && trainer.steps_done() < total {
-            return Ok(Outcome::Stopped);
-        }
+        let step = self.done();
+        self.tell(Event::Checkpointed { step })
     }
-    Ok(Outcome::Finished)
+
+    /// Writes a checkpoint of what all ranks have.
+    fn save(&mut self) -> Result<(), FitError<E, C>> {
+        self.trainer.check_ranks()?;
+        if !self.ranks.leads() {
+            return Ok(());
+        }
+        let Fit {
+            checkpoint,
+            fingerprint,
+            ..
+        } = self.options;
+        let state = self.trainer.checkpoint().map_err(TrainError::from)?;
+        let saved = state.save(checkpoint, fingerprint, self.progress);
+        saved.map_err(FitError::Checkpoint)
+    }
 }

@@ -6,6 +6,7 @@ mod trainer;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use fit::{
-    Batches, Control, Evaluation, Event, Fit, FitError, Keep, Outcome, Progress, Workload, fit,
+    Batches, Better, Control, Evaluation, Event, Fit, FitError, Headline, Keep, Outcome, Progress,
+    Workload, fit,
 };
 pub use trainer::{MicroBatch, StepReport, Steps, TrainError, Trainer};

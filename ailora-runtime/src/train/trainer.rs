@@ -1,13 +1,16 @@
-use ailora_graph::{grad::gradient_name, ir::Draw};
+use std::{collections::VecDeque, sync::Arc};
+
+use ailora_graph::ir::Draw;
+use crc32c::crc32c_append;
 use indexmap::IndexMap;
 use thiserror::Error;
 
 use super::{Checkpoint, CheckpointError};
-#[cfg(feature = "cuda")]
-use crate::{backend::Backend, cuda};
 use crate::{
+    backend::BackendError,
+    collective::{Collective, CollectiveError},
     engine::{Engine, EngineError, PlanId},
-    optim::{AdamW, Moments, Schedule, global_norm},
+    optim::{AdamW, Moments, Schedule, Share, Update},
     run::Value,
     store::{Array, Params},
 };
@@ -31,13 +34,23 @@ pub enum TrainError {
         /// What it was.
         value: f64,
     },
-    /// The device failed.
-    #[cfg(feature = "cuda")]
+    /// The optimiser could not run.
     #[error(transparent)]
-    Cuda(#[from] cuda::CudaError),
-    /// The program has no output of this name.
-    #[error("the compiled program has no output `{0}`; training needs a loss and its gradients")]
-    NoOutput(String),
+    Backend(#[from] BackendError),
+    /// The ranks cannot go on together.
+    #[error(transparent)]
+    Ranks(#[from] CollectiveError),
+    /// Ranks that do not train the same.
+    #[error(
+        "after step {step}, rank {rank} has other values of what is trained than rank 0; start anew \
+         from a checkpoint, with the same version and files on every rank"
+    )]
+    Apart {
+        /// Updates made.
+        step: u64,
+        /// The rank.
+        rank: usize,
+    },
 }
 
 /// Part of a step's batch: inputs for one compiled program.
@@ -104,26 +117,19 @@ impl StepReport {
 pub struct Trainer {
     engine: Engine,
     optimizer: AdamW,
-    gradients: IndexMap<String, Vec<f32>>,
     lr: f64,
     schedule: Schedule,
     clip: Option<f64>,
     draw: Draw,
     /// What was trained when [`keep`](Trainer::keep) was last called.
     kept: Option<Params>,
-    /// The gradients and the optimiser's state, where a device has them.
-    #[cfg(feature = "cuda")]
-    on_device: Option<cuda::Optimizer>,
-    /// The step after which the engine's weights were last fetched from there.
-    #[cfg(feature = "cuda")]
+    /// The step after which the engine's weights were last made those that are trained.
     fetched: Option<u64>,
 }
 
-/// A step that a device makes.
-#[cfg(feature = "cuda")]
+/// A step that was queued.
 #[derive(Debug)]
 struct Queued {
-    on_device: cuda::Queued,
     step: u64,
     lr: f64,
     rows: usize,
@@ -137,8 +143,7 @@ struct Queued {
 #[derive(Debug)]
 pub struct Steps<'a> {
     trainer: &'a mut Trainer,
-    #[cfg(feature = "cuda")]
-    queued: Option<Queued>,
+    queued: VecDeque<Queued>,
 }
 
 impl Trainer {
@@ -151,10 +156,7 @@ impl Trainer {
         clip: Option<f64>,
         seed: u64,
     ) -> Self {
-        let zeros =
-            |(name, moments): (&String, &Moments)| (name.clone(), vec![0.0; moments.first.len()]);
         Self {
-            gradients: optimizer.moments().iter().map(zeros).collect(),
             engine,
             optimizer,
             lr,
@@ -162,9 +164,6 @@ impl Trainer {
             clip,
             draw: Draw { seed, step: 0 },
             kept: None,
-            #[cfg(feature = "cuda")]
-            on_device: None,
-            #[cfg(feature = "cuda")]
             fetched: None,
         }
     }
@@ -175,95 +174,52 @@ impl Trainer {
     /// A micro-batch does not fit its program, or the loss or a gradient is not finite; nothing is
     /// updated then.
     pub fn step(&mut self, batch: &[MicroBatch<'_>]) -> Result<StepReport, TrainError> {
-        #[cfg(feature = "cuda")]
-        if self.engine.device().is_some() {
-            let queued = self.queue(batch, false)?;
-            return self.wait(queued);
-        }
-        self.step_here(batch)
+        let queued = self.queue(batch, 0)?;
+        self.wait(&queued)
     }
 
     /// Steps one behind the other, without waiting for each.
     pub fn steps(&mut self) -> Steps<'_> {
         Steps {
             trainer: self,
-            #[cfg(feature = "cuda")]
-            queued: None,
+            queued: VecDeque::new(),
         }
     }
 
-    fn step_here(&mut self, batch: &[MicroBatch<'_>]) -> Result<StepReport, TrainError> {
-        let mut loss = 0.0;
-        for (i, (micro, share)) in batch.iter().zip(shares(batch)).enumerate() {
-            let outputs = self.engine.run(micro.plan, &micro.inputs, self.draw)?;
-            self.draw.step += 1;
-            let missing = || TrainError::NoOutput("loss".into());
-            let micro_loss = outputs
-                .get("loss")
-                .and_then(<[f32]>::first)
-                .ok_or_else(missing)?;
-            loss += share * f64::from(*micro_loss);
-            let share = share as f32;
-            for (name, sum) in &mut self.gradients {
-                let output = gradient_name(name);
-                let gradient = outputs.get(&output).ok_or(TrainError::NoOutput(output))?;
-                for (sum, &g) in sum.iter_mut().zip(gradient) {
-                    *sum = if i == 0 { share * g } else { *sum + share * g };
-                }
-            }
-        }
-        let step = self.optimizer.step() + 1;
-        let report = StepReport {
-            step,
-            loss,
-            lr: rate(self.lr, self.schedule, step, batch),
-            gradient_norm: global_norm(self.gradients.values().map(Vec::as_slice)),
-            rows: batch.iter().map(|micro| micro.rows).sum(),
-            targets: batch.iter().map(|micro| micro.targets).sum(),
-        };
-        report.finite()?;
-        // torch.nn.utils.clip_grad_norm_ divides by the norm plus 1e-6 too.
-        let factor = self
-            .clip
-            .map_or(1.0, |clip| (clip / (report.gradient_norm + 1e-6)).min(1.0));
-        let weights = self.engine.weights_mut();
-        self.optimizer
-            .update(weights, &self.gradients, report.lr, factor);
-        Ok(report)
-    }
-
-    /// Queues a step on the device; `follows` says whether there is one that is not waited for yet.
-    #[cfg(feature = "cuda")]
-    fn queue(&mut self, batch: &[MicroBatch<'_>], follows: bool) -> Result<Queued, TrainError> {
-        let missing = || TrainError::NoOutput("loss".into());
-        let (cuda, plans, weights) = self.engine.device().ok_or_else(missing)?;
+    /// Makes a step or queues it, behind `before` that are not waited for yet.
+    fn queue(&mut self, batch: &[MicroBatch<'_>], before: usize) -> Result<Queued, TrainError> {
         let shares = shares(batch);
+        let ranks = self.engine.ranks().clone();
+        let mut first = true;
         for (index, (micro, &share)) in batch.iter().zip(&shares).enumerate() {
-            let share = cuda::Share {
-                index,
-                of: batch.len(),
-                weight: share as f32,
-            };
-            let id = micro.plan.0;
-            cuda.accumulate(
-                &mut self.on_device,
-                &self.optimizer,
-                (id, &plans[id]),
-                weights,
-                &micro.inputs,
-                self.draw,
-                share,
-            )?;
+            if ranks.owns(index) {
+                let (backend, run) = self.engine.prepared(micro.plan, &micro.inputs, self.draw);
+                let share = Share {
+                    index,
+                    of: batch.len(),
+                    first: std::mem::take(&mut first),
+                    weight: share as f32,
+                };
+                backend.accumulate(&self.optimizer, run, share)?;
+            }
+            // Each micro-batch has draws of its own, whichever rank it is on.
             self.draw.step += 1;
         }
-        let state = self.on_device.as_mut().ok_or_else(missing)?;
-        let step = self.optimizer.step() + 1 + u64::from(follows);
+        let (backend, weights) = self.engine.backend_mut();
+        if ranks.world() > 1 {
+            backend.reduce(&self.optimizer, weights, &*ranks, batch.len())?;
+        }
+        let step = self.optimizer.step() + 1 + before as u64;
         let lr = rate(self.lr, self.schedule, step, batch);
-        let config = self.optimizer.config();
-        let count = batch.len();
-        let on_device = cuda.update(state, config, step, lr, self.clip, count, follows)?;
+        let update = Update {
+            step,
+            lr,
+            clip: self.clip,
+            batches: batch.len(),
+            follows: before > 0,
+        };
+        backend.update(&mut self.optimizer, weights, update)?;
         Ok(Queued {
-            on_device,
             step,
             lr,
             rows: batch.iter().map(|micro| micro.rows).sum(),
@@ -272,35 +228,57 @@ impl Trainer {
         })
     }
 
-    /// Waits for a step on the device.
-    #[cfg(feature = "cuda")]
-    fn wait(&mut self, queued: Queued) -> Result<StepReport, TrainError> {
-        let Queued {
-            on_device,
-            step,
-            lr,
-            rows,
-            targets,
-            shares,
-        } = queued;
-        let missing = || TrainError::NoOutput("loss".into());
-        let state = self.on_device.as_mut().ok_or_else(missing)?;
-        let found = state.wait(on_device)?;
-        let losses = shares.iter().zip(&found.losses);
+    /// Waits for the first step that was queued.
+    fn wait(&mut self, queued: &Queued) -> Result<StepReport, TrainError> {
+        let (backend, _) = self.engine.backend_mut();
+        let found = backend.wait()?;
+        let losses = queued.shares.iter().zip(&found.losses);
         let losses = losses.map(|(share, &loss)| share * f64::from(loss));
         let report = StepReport {
-            step,
-            loss: losses.sum(),
-            lr,
+            step: queued.step,
+            loss: losses.fold(0.0, |sum, loss| sum + loss),
+            lr: queued.lr,
             gradient_norm: found.norm,
-            rows,
-            targets,
+            rows: queued.rows,
+            targets: queued.targets,
         };
         report.finite()?;
         if found.updated {
             self.optimizer.advance();
         }
         Ok(report)
+    }
+
+    /// The ranks that this trainer is one of.
+    pub fn ranks(&self) -> &Arc<dyn Collective> {
+        self.engine.ranks()
+    }
+
+    /// Checks that all ranks have the same values of what is trained, by a checksum.
+    ///
+    /// # Errors
+    /// One has others, or failed.
+    pub fn check_ranks(&self) -> Result<(), TrainError> {
+        let ranks = self.engine.ranks();
+        if ranks.world() == 1 {
+            return Ok(());
+        }
+        let mut checksum = 0;
+        for (name, array) in self.trained()? {
+            checksum = crc32c_append(checksum, name.as_bytes());
+            checksum = crc32c_append(checksum, bytemuck::cast_slice(&array.data));
+        }
+        // Each has a place of its own in the sum.
+        let mut all = vec![0.0; ranks.world()];
+        all[ranks.rank()] = f64::from(checksum);
+        ranks.sum_f64(&mut all)?;
+        match all.iter().position(|other| *other != all[0]) {
+            None => Ok(()),
+            Some(rank) => Err(TrainError::Apart {
+                step: self.steps_done(),
+                rank,
+            }),
+        }
     }
 
     /// How many updates were made.
@@ -313,10 +291,9 @@ impl Trainer {
     /// # Errors
     /// The device that has them failed.
     pub fn engine(&mut self) -> Result<&mut Engine, EngineError> {
-        #[cfg(feature = "cuda")]
-        if self.on_device.is_some() && self.fetched != Some(self.optimizer.step()) {
-            for (name, array) in self.trained()? {
-                self.engine.weights_mut().mirror(&name, &array.data);
+        if self.fetched != Some(self.optimizer.step()) {
+            for (name, (data, _)) in self.engine.backend().trained()? {
+                self.engine.weights_mut().mirror(&name, &data);
             }
             self.fetched = Some(self.optimizer.step());
         }
@@ -381,32 +358,37 @@ impl Trainer {
     fn state(
         &self,
     ) -> Result<impl Iterator<Item = (String, Array, Moments)> + use<'_>, EngineError> {
-        #[cfg(feature = "cuda")]
-        let mut there = match (self.engine.backend(), &self.on_device) {
-            (Backend::Cuda(cuda), Some(state)) => cuda.trained(state)?,
-            _ => IndexMap::new(),
-        };
-        #[cfg(not(feature = "cuda"))]
-        let mut there: IndexMap<String, (Vec<f32>, Moments)> = IndexMap::new();
-        let moments = self.optimizer.moments();
-        Ok(self.gradients.keys().filter_map(move |name| {
+        let mut elsewhere = self.engine.backend().trained()?;
+        let state = move |(name, moments): (&String, &Moments)| {
             let mut array = self.engine.weights().get(name)?;
-            let moments = match there.swap_remove(name) {
+            let moments = match elsewhere.swap_remove(name) {
                 Some((data, moments)) => {
                     array.data = data;
                     moments
                 }
-                None => moments.get(name)?.clone(),
+                None => moments.clone(),
             };
             Some((name.clone(), array, moments))
-        }))
+        };
+        Ok(self.optimizer.moments().iter().filter_map(state))
     }
 
     /// Goes on from a checkpoint.
     ///
     /// # Errors
-    /// The checkpoint lacks a parameter, or has it in another shape.
+    /// The checkpoint lacks a parameter, has it in another shape, or has one more.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+        let trained = |name: &str| {
+            let prefixes = ["adam.first.", "adam.second.", "param.", "kept."];
+            let mut found = prefixes
+                .iter()
+                .filter_map(|prefix| name.strip_prefix(prefix));
+            found.any(|name| self.optimizer.moments().contains_key(name))
+        };
+        if let Some(name) = checkpoint.tensors.keys().find(|name| !trained(name)) {
+            let name = name.clone();
+            return Err(CheckpointError::Unknown { name });
+        }
         let mut moments = IndexMap::new();
         let mut values = Vec::new();
         let mut kept = Params::new();
@@ -414,13 +396,13 @@ impl Trainer {
             .tensors
             .keys()
             .any(|name| name.starts_with("kept."));
-        for (name, gradient) in &self.gradients {
+        for (name, known) in self.optimizer.moments() {
             let take = |prefix: &str| {
                 let full = format!("{prefix}.{name}");
                 checkpoint
                     .tensors
                     .get(&full)
-                    .filter(|array| array.data.len() == gradient.len())
+                    .filter(|array| array.data.len() == known.first.len())
                     .ok_or(CheckpointError::Tensor { name: full })
             };
             let first = take("adam.first")?.data.clone();
@@ -439,11 +421,8 @@ impl Trainer {
         self.kept = has_kept.then_some(kept);
         self.optimizer.restore(checkpoint.step, moments);
         self.draw.step = checkpoint.draws;
-        #[cfg(feature = "cuda")]
-        {
-            self.on_device = None;
-            self.fetched = None;
-        }
+        self.engine.backend_mut().0.restart();
+        self.fetched = None;
         Ok(())
     }
 }
@@ -455,13 +434,12 @@ impl Steps<'_> {
     /// As [`Trainer::step`], of this step or the one before it. Nothing is updated by a step behind
     /// one that failed.
     pub fn submit(&mut self, batch: &[MicroBatch<'_>]) -> Result<Option<StepReport>, TrainError> {
-        #[cfg(feature = "cuda")]
-        if self.trainer.engine.device().is_some() {
-            let next = self.trainer.queue(batch, self.queued.is_some())?;
-            let last = self.queued.replace(next);
-            return last.map(|last| self.trainer.wait(last)).transpose();
+        let next = self.trainer.queue(batch, self.queued.len())?;
+        self.queued.push_back(next);
+        if self.queued.len() <= self.trainer.engine.backend().steps_ahead() {
+            return Ok(None);
         }
-        self.trainer.step_here(batch).map(Some)
+        self.finish()
     }
 
     /// Waits for the step that is still on its way, if one is.
@@ -469,17 +447,16 @@ impl Steps<'_> {
     /// # Errors
     /// As [`Trainer::step`].
     pub fn finish(&mut self) -> Result<Option<StepReport>, TrainError> {
-        #[cfg(feature = "cuda")]
-        if let Some(last) = self.queued.take() {
-            return self.trainer.wait(last).map(Some);
-        }
-        Ok(None)
+        let first = self.queued.pop_front();
+        first.map(|first| self.trainer.wait(&first)).transpose()
     }
 }
 
 impl Drop for Steps<'_> {
     /// A step that nobody asked about is made all the same.
     fn drop(&mut self) {
-        self.finish().ok();
+        while !self.queued.is_empty() {
+            self.finish().ok();
+        }
     }
 }

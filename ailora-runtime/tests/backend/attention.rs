@@ -7,10 +7,7 @@ use ailora_graph::ir::{
         elementwise::{Binary, Unary},
     },
 };
-use ailora_runtime::{
-    plan::{Kernel, plan},
-    run::Value,
-};
+use ailora_runtime::{kernels::Kernel, plan::plan, run::Value};
 
 use super::{DRAW, bind, check, device::Runner, params};
 

@@ -29,8 +29,9 @@ use ailora_graph::{
     },
 };
 use ailora_runtime::{
-    engine::EngineError,
-    plan::{Kernel, Plan, lean, plan},
+    backend::BackendError,
+    kernels::{Kernel, gemm::Gemm},
+    plan::{Plan, plan, rematerialising},
     run::Value,
     store::{Array, Params},
 };
@@ -95,7 +96,7 @@ fn check(program: &Program, bindings: Bindings, tolerance: f64) {
         })
         .collect();
     let tolerance = device::tolerance(tolerance);
-    for form in [plan(program), lean(program)] {
+    for form in [plan(program), rematerialising(program)] {
         check_plan(form, &params, &inputs, &expected, tolerance);
     }
 }
@@ -176,7 +177,7 @@ fn what_is_computed_again_is_the_same_and_not_kept() {
         let expected = step.eval(&bindings, DRAW).unwrap();
         assert_eq!(again.eval(&bindings, DRAW).unwrap(), expected);
         check(&again, bindings, 2e-5);
-        [&step, &again].map(|program| lean(program).arena_bytes() as f64)
+        [&step, &again].map(|program| rematerialising(program).arena_bytes() as f64)
     });
     // Four layers keep little more than what lies between them.
     let [kept, again] = [0, 1].map(|i| arenas[1][i] - arenas[0][i]);
@@ -269,9 +270,9 @@ fn chains_run_as_one_loop_and_sums_in_place() {
         .steps
         .iter()
         .filter_map(|step| match &step.kernel {
-            Kernel::Gemm {
+            Kernel::Gemm(Gemm {
                 accumulate, alpha, ..
-            } => Some((*accumulate, *alpha)),
+            }) => Some((*accumulate, *alpha)),
             _ => None,
         })
         .collect();
@@ -548,7 +549,7 @@ fn inputs_that_do_not_fit_are_named() {
     let mut runner = Runner::new(plan.clone(), &params);
     let mask = [1.0; 15];
     let good = [1; 15];
-    let mut run = |ids: &[i32], labels: Value| -> Result<(), EngineError> {
+    let mut run = |ids: &[i32], labels: Value| -> Result<(), BackendError> {
         let inputs = [
             ("ids", Value::I32(ids)),
             ("mask", Value::F32(&mask)),
@@ -626,7 +627,7 @@ fn an_id_behind_the_end_of_a_row_is_named() {
 
 /// The forward and backward pass of a gated unit.
 #[test]
-fn lean_plans_keep_less() {
+fn rematerialising_plans_keep_less() {
     let mut p = Program::new();
     let x = p.input("x", Type::f32([64, 16])).unwrap();
     let [w, v] = ["w", "v"].map(|name| p.trained(name, Type::f32([16, 32])).unwrap());
@@ -641,7 +642,7 @@ fn lean_plans_keep_less() {
     let loss = p.reshape(sum, &[]).unwrap();
     p.set_output("loss", loss);
     let step = gradients(&p, "loss").unwrap();
-    let [kept, lean] = [plan(&step), lean(&step)].map(|plan| {
+    let [kept, again] = [plan(&step), rematerialising(&step)].map(|plan| {
         let loops = plan
             .steps
             .iter()
@@ -649,7 +650,7 @@ fn lean_plans_keep_less() {
         let written: usize = loops.map(|step| step.writes.len()).sum();
         (written, plan.arena_bytes())
     });
-    assert!(lean.0 < kept.0 && lean.1 < kept.1, "{lean:?} {kept:?}");
+    assert!(again.0 < kept.0 && again.1 < kept.1, "{again:?} {kept:?}");
     let mut bindings = Bindings::new();
     bind(&step, &mut bindings);
     check(&step, bindings, 1e-5);

@@ -10,11 +10,10 @@ use ailora_graph::{
 };
 
 use super::{
-    Architecture, Family, Inputs, Network, classification_head::ClassificationHead,
-    encoder::Activation,
+    Architecture, Family, Network, classification_head::ClassificationHead, encoder::Activation,
 };
 use crate::{
-    batch::{Batch, Shape, Targets},
+    batch::{Batch, Inputs, Shape},
     closed::{Field, Table, Unknown, applied, inert, only, unset},
     config::{
         FieldError, Fields,
@@ -340,8 +339,11 @@ impl Architecture for Bart {
 
     /// Where no text is generated, the decoder reads the input itself.
     fn inputs(&self, head: Head, batch: &Batch) -> Inputs {
-        let decoder_ids = match &batch.targets {
-            Targets::Tokens(labels) => self.shifted_right(labels, batch.shape().target_len),
+        let labels = batch.targets.inputs.ids("labels");
+        let decoder_ids = match (head, labels) {
+            (Head::Seq2SeqLm { .. }, Some(labels)) => {
+                self.shifted_right(labels, batch.targets.text_len)
+            }
             _ => self.shifted_right(&batch.ids, batch.len),
         };
         let inputs = Inputs::default()
@@ -802,6 +804,7 @@ impl Network for BartForQuestionAnswering {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Targets;
 
     fn small() -> Bart {
         let json = r#"{"vocab_size": 9, "d_model": 4, "encoder_layers": 1, "decoder_layers": 1,
@@ -826,7 +829,7 @@ mod tests {
             ids: vec![0, 2, 5, 2, 0, 2, 1, 1, 0, 5, 1, 1],
             type_ids: vec![0; 12],
             mask: vec![1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0],
-            targets: Targets::Unlabelled,
+            targets: Targets::default(),
             indices: vec![0, 1, 2],
         };
         assert_eq!(small().ends(&batch), [3, 5, 9]);

@@ -7,11 +7,11 @@ use ailora_graph::{
 };
 
 use super::{
-    Architecture, Family, Inputs, Network,
+    Architecture, Family, Network,
     encoder::{self, Activation, Encoder, EncoderConfig, first_token},
 };
 use crate::{
-    batch::{Batch, Shape},
+    batch::{Batch, Inputs, Shape},
     closed::{Table, Unknown},
     config::{
         FieldError, Fields,

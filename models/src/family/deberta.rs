@@ -11,11 +11,11 @@ use ailora_graph::{
 use serde_json::Value;
 
 use super::{
-    Architecture, Family, Inputs, Network,
+    Architecture, Family, Network,
     encoder::{Activation, Output, first_token},
 };
 use crate::{
-    batch::{Batch, Shape},
+    batch::{Batch, Inputs, Shape},
     closed::{Field, Table, Unknown, applied, inert, shortened},
     config::{
         FieldError, Fields,

@@ -9,9 +9,9 @@ use ailora_graph::{
     nn::{Cx, Embedding, Linear, RmsNorm, Tensor},
 };
 
-use super::{Architecture, Family, Inputs, Network, encoder::Activation, rotary::Rotary};
+use super::{Architecture, Family, Network, encoder::Activation, rotary::Rotary};
 use crate::{
-    batch::{Batch, Shape},
+    batch::{Batch, Inputs, Shape},
     closed::{Field, Table, Unknown, applied, inert},
     config::{
         FieldError, Fields,

@@ -22,10 +22,9 @@ use ailora_graph::{
     Module,
     nn::{Cx, Tensor},
 };
-use ailora_runtime::run::Value;
 
 use crate::{
-    batch::{Batch, Shape},
+    batch::{Batch, Inputs, Shape},
     closed::Table,
     config::{FieldError, Fields},
     generate::{Cache, Step},
@@ -145,40 +144,5 @@ pub trait Network: Module {
     /// `[rows, len, width]`
     fn step<'g>(&self, _: &'g Cx, _len: usize, _: &mut Cache<'g>) -> Option<Tensor<'g>> {
         None
-    }
-}
-
-/// Values of a program's inputs by name.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Inputs(Vec<(&'static str, Data)>);
-
-#[derive(Clone, Debug, PartialEq)]
-enum Data {
-    F32(Vec<f32>),
-    I32(Vec<i32>),
-}
-
-impl Inputs {
-    /// These values and `data` for the input `name`.
-    pub fn with_floats(mut self, name: &'static str, data: Vec<f32>) -> Self {
-        self.0.push((name, Data::F32(data)));
-        self
-    }
-
-    /// These values and `data` for the input `name`.
-    pub fn with_ids(mut self, name: &'static str, data: Vec<i32>) -> Self {
-        self.0.push((name, Data::I32(data)));
-        self
-    }
-
-    /// The values as a backend takes them.
-    pub fn values(&self) -> Vec<(&str, Value<'_>)> {
-        self.0
-            .iter()
-            .map(|(name, data)| match data {
-                Data::F32(data) => (*name, Value::F32(data)),
-                Data::I32(data) => (*name, Value::I32(data)),
-            })
-            .collect()
     }
 }

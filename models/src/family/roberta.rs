@@ -8,12 +8,12 @@ use ailora_graph::{
 };
 
 use super::{
-    Architecture, Family, Inputs, Network,
+    Architecture, Family, Network,
     classification_head::ClassificationHead,
     encoder::{self, Encoder, EncoderConfig, first_token},
 };
 use crate::{
-    batch::{Batch, Shape},
+    batch::{Batch, Inputs, Shape},
     closed::{Table, Unknown},
     config::{
         FieldError, Fields,

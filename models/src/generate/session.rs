@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     batch::{Batch, Targets},
-    classification::NotFinite,
     model::{Model, ModelError},
+    objective::NotFinite,
 };
 
 /// Prompts of nearly one length share a program: their lengths are padded to a multiple of this.
@@ -150,7 +150,7 @@ impl Generator {
             ids: texts.iter().flat_map(padded).collect(),
             type_ids: vec![0; rows * len],
             mask: texts.iter().flat_map(present).collect(),
-            targets: Targets::Unlabelled,
+            targets: Targets::default(),
             indices: (0..rows).collect(),
         };
         let id = match self.memories.get(&[rows, len]) {

@@ -12,12 +12,12 @@ use std::{
     time::Duration,
 };
 
-use ailora_runtime::store::StoreError;
 use thiserror::Error;
 
 use self::{cache::Repository, client::Client};
 use crate::{
-    embedded, gguf, tokenizer,
+    embedded::{self, EmbeddedError},
+    gguf, tokenizer,
     weights::{self, WeightsError},
 };
 
@@ -94,9 +94,9 @@ pub enum HubError {
         /// What went wrong.
         cause: Box<str>,
     },
-    /// The model that is built in cannot be written to a folder.
+    /// The model that is built in cannot be had.
     #[error(transparent)]
-    Embedded(#[from] StoreError),
+    Embedded(#[from] EmbeddedError),
     /// The downloaded index of shards cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),

@@ -9,26 +9,12 @@ use safetensors::Dtype;
 
 use super::{
     PROGRAM, PickleError, format,
+    storage::Storage,
     view::{RANK, View},
 };
 
 /// How deep tuples may be in each other; PyTorch's are two deep.
 const DEPTH: usize = 32;
-
-/// A stretch of numbers in the file.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Storage {
-    pub dtype: Dtype,
-    pub key: String,
-    pub len: usize,
-}
-
-impl Storage {
-    pub fn bytes(&self) -> Result<usize, PickleError> {
-        let bytes = self.len.checked_mul(self.dtype.bitsize() / 8);
-        bytes.ok_or_else(|| PickleError::Format(format!("storage {} is too long", self.key)))
-    }
-}
 
 /// A view of a storage, both numbers of the machine's.
 #[derive(Debug)]
@@ -142,6 +128,53 @@ fn text(bytes: &[u8]) -> Result<&str, PickleError> {
     std::str::from_utf8(bytes).or_else(|error| format(error.to_string()))
 }
 
+/// The value that an operation brings with it, if it is one that does.
+fn literal<'a>(op: u8, program: &mut Program<'a>) -> Result<Option<Value<'a>>, PickleError> {
+    Ok(Some(match op {
+        b'N' => Value::None,
+        0x88 | 0x89 => Value::Bool,
+        b'K' => {
+            let [byte] = program.take()?;
+            Value::Number(byte.into())
+        }
+        b'M' => Value::Number(u16::from_le_bytes(program.take()?).into()),
+        b'J' => Value::Number(i32::from_le_bytes(program.take()?).into()),
+        0x8a => {
+            let [len] = program.take()?;
+            number(program.bytes(len.into())?)
+        }
+        b'G' => {
+            program.take::<8>()?;
+            Value::Float
+        }
+        b'X' => {
+            let len = u32::from_le_bytes(program.take()?);
+            Value::Text(text(program.bytes(len as usize)?)?)
+        }
+        0x8c => {
+            let [len] = program.take()?;
+            Value::Text(text(program.bytes(len.into())?)?)
+        }
+        b'c' => {
+            let (module, name) = (program.line()?, program.line()?);
+            global(module, name)?
+        }
+        _ => return Ok(None),
+    }))
+}
+
+/// An integer of any length, in two's complement from the lowest byte.
+fn number(digits: &[u8]) -> Value<'_> {
+    let mut number = [0; 8];
+    let Some(low) = number.get_mut(..digits.len()) else {
+        return Value::Long(digits);
+    };
+    low.copy_from_slice(digits);
+    let negative = digits.last().is_some_and(|byte| byte & 0x80 != 0);
+    number[digits.len()..].fill(if negative { 0xff } else { 0 });
+    Value::Number(i64::from_le_bytes(number))
+}
+
 /// The stack machine, for the operations that PyTorch's pickles are made of.
 #[derive(Debug, Default)]
 pub(super) struct Machine<'a> {
@@ -162,83 +195,18 @@ impl<'a> Machine<'a> {
     pub fn run(&mut self, program: &mut Program<'a>) -> Result<Value<'a>, PickleError> {
         loop {
             let [op] = program.take()?;
+            if let Some(value) = literal(op, program)? {
+                self.push(value);
+                continue;
+            }
             match op {
                 0x80 => drop(program.take::<1>()?),
                 0x95 => drop(program.take::<8>()?),
                 b'(' => self.marks.push(self.stack.len()),
-                b'N' => self.push(Value::None),
-                0x88 | 0x89 => self.push(Value::Bool),
-                b'K' => {
-                    let [byte] = program.take()?;
-                    self.push(Value::Number(byte.into()));
-                }
-                b'M' => {
-                    let number = u16::from_le_bytes(program.take()?);
-                    self.push(Value::Number(number.into()));
-                }
-                b'J' => {
-                    let number = i32::from_le_bytes(program.take()?);
-                    self.push(Value::Number(number.into()));
-                }
-                0x8a => {
-                    let [len] = program.take()?;
-                    let digits = program.bytes(len.into())?;
-                    let mut number = [0; 8];
-                    let value = match number.get_mut(..digits.len()) {
-                        Some(low) => {
-                            low.copy_from_slice(digits);
-                            let negative = digits.last().is_some_and(|byte| byte & 0x80 != 0);
-                            let fill = if negative { 0xff } else { 0 };
-                            number[digits.len()..].fill(fill);
-                            Value::Number(i64::from_le_bytes(number))
-                        }
-                        None => Value::Long(digits),
-                    };
-                    self.push(value);
-                }
-                b'G' => {
-                    program.take::<8>()?;
-                    self.push(Value::Float);
-                }
-                b'X' => {
-                    let len = u32::from_le_bytes(program.take()?);
-                    let text = text(program.bytes(len as usize)?)?;
-                    self.push(Value::Text(text));
-                }
-                0x8c => {
-                    let [len] = program.take()?;
-                    let text = text(program.bytes(len.into())?)?;
-                    self.push(Value::Text(text));
-                }
-                b'c' => {
-                    let (module, name) = (program.line()?, program.line()?);
-                    self.push(global(module, name)?);
-                }
                 0x93 => match (self.pop()?, self.pop()?) {
                     (Value::Text(name), Value::Text(module)) => self.push(global(module, name)?),
                     _ => return format("a name that is no text"),
                 },
-                b'}' => {
-                    self.dicts.push(Vec::new());
-                    self.push(Value::Dict(self.dicts.len() - 1));
-                }
-                b']' => {
-                    self.lists.push(Vec::new());
-                    self.push(Value::List(self.lists.len() - 1));
-                }
-                b')' => self.tuple(Vec::new())?,
-                b't' => {
-                    let values = self.pop_to_mark()?;
-                    self.tuple(values)?;
-                }
-                0x85..=0x87 => {
-                    let at = self.stack.len().checked_sub(usize::from(op - 0x84));
-                    let Some(at) = at else {
-                        return format("the stack is empty");
-                    };
-                    let values = self.stack.split_off(at);
-                    self.tuple(values)?;
-                }
                 b'q' => {
                     let [at] = program.take()?;
                     self.remember(at.into())?;
@@ -256,22 +224,6 @@ impl<'a> Machine<'a> {
                     let at = u32::from_le_bytes(program.take()?);
                     self.recall(at)?;
                 }
-                b's' => {
-                    let (value, key) = (self.pop()?, self.pop()?);
-                    self.set(vec![key, value])?;
-                }
-                b'u' => {
-                    let items = self.pop_to_mark()?;
-                    self.set(items)?;
-                }
-                b'a' => {
-                    let value = self.pop()?;
-                    self.append(vec![value])?;
-                }
-                b'e' => {
-                    let values = self.pop_to_mark()?;
-                    self.append(values)?;
-                }
                 b'Q' => {
                     let id = self.pop()?;
                     let storage = self.storage(id)?;
@@ -288,9 +240,54 @@ impl<'a> Machine<'a> {
                     self.pop()?;
                 }
                 b'.' => return self.pop(),
-                _ => return format(format!("operation {op:#04x} of pickles is not expected")),
+                _ => self.collect(op)?,
             }
         }
+    }
+
+    /// Runs an operation on a list, a tuple or a dictionary.
+    fn collect(&mut self, op: u8) -> Result<(), PickleError> {
+        match op {
+            b'}' => {
+                self.dicts.push(Vec::new());
+                self.push(Value::Dict(self.dicts.len() - 1));
+            }
+            b']' => {
+                self.lists.push(Vec::new());
+                self.push(Value::List(self.lists.len() - 1));
+            }
+            b')' => self.tuple(Vec::new())?,
+            b't' => {
+                let values = self.pop_to_mark()?;
+                self.tuple(values)?;
+            }
+            0x85..=0x87 => {
+                let at = self.stack.len().checked_sub(usize::from(op - 0x84));
+                let Some(at) = at else {
+                    return format("the stack is empty");
+                };
+                let values = self.stack.split_off(at);
+                self.tuple(values)?;
+            }
+            b's' => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                self.set(vec![key, value])?;
+            }
+            b'u' => {
+                let items = self.pop_to_mark()?;
+                self.set(items)?;
+            }
+            b'a' => {
+                let value = self.pop()?;
+                self.append(vec![value])?;
+            }
+            b'e' => {
+                let values = self.pop_to_mark()?;
+                self.append(values)?;
+            }
+            _ => return format(format!("operation {op:#04x} of pickles is not expected")),
+        }
+        Ok(())
     }
 
     fn push(&mut self, value: Value<'a>) {

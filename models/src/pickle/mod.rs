@@ -9,6 +9,7 @@
 //! is read once, and as many tensors may share one as models do.
 
 mod machine;
+mod storage;
 mod view;
 
 use std::{
@@ -26,7 +27,8 @@ use thiserror::Error;
 use zip::{CompressionMethod, ZipArchive, read::ZipFile};
 
 use self::{
-    machine::{Machine, Program, Storage, Value},
+    machine::{Machine, Program, Value},
+    storage::Storage,
     view::View,
 };
 use crate::closed::wall;

@@ -2,7 +2,7 @@
 
 use ailora_runtime::store::{Array, decode};
 
-use super::{PickleError, machine::Storage};
+use super::{PickleError, storage::Storage};
 
 /// Dimensions of a tensor at most, as in PyTorch.
 pub(super) const RANK: usize = 64;

@@ -1,10 +1,8 @@
-use std::fmt;
-use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::closed::brief;
+use crate::{closed::brief, data::DataError};
 
 /// Why a task or its data could not be had.
 #[derive(Debug, Error)]
@@ -19,103 +17,37 @@ pub enum TaskError {
         /// The nearest name as a question, or nothing.
         suggestion: String,
     },
+    /// A description that is no task.
+    #[error("not the description of a task: {}", brief(.0))]
+    Description(String),
     /// The data folder lacks a split's file.
     #[error("{} has no file {file}, which holds the {split} split of task {task}", dir.display())]
     MissingFile {
         /// The data folder.
         dir: PathBuf,
         /// The task's name.
-        task: &'static str,
+        task: String,
         /// The split's name.
-        split: &'static str,
+        split: String,
         /// The file's name.
-        file: &'static str,
+        file: String,
     },
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The file is empty or has a header only.
-    #[error("{} holds no examples", path.display())]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The header lacks a column the task needs.
-    #[error("{}, line 1: the header has no column `{column}`; found columns: {}", path.display(), brief(found))]
-    MissingColumn {
-        /// The file.
-        path: PathBuf,
-        /// The column's name.
-        column: &'static str,
-        /// The header's columns.
-        found: String,
-    },
-    /// A row has too few or too many columns.
-    #[error("{}, line {line}: expected {expected} tab-separated columns ({}), found {found}", path.display(), brief(names))]
-    Columns {
-        /// The file.
-        path: PathBuf,
-        /// Line number from 1.
-        line: usize,
-        /// Number of columns of the file.
-        expected: usize,
-        /// Names of the file's columns.
-        names: String,
-        /// Number of columns of this row.
-        found: usize,
-    },
-    /// A cell holds something else than it should.
-    #[error("{}, {place}, column `{column}`: expected {expected}, found {}", path.display(), brief(found))]
-    Cell {
-        /// The file.
-        path: PathBuf,
-        /// Where in the file.
-        place: Place,
-        /// The column's or field's name.
-        column: String,
-        /// What the cell should hold.
-        expected: String,
-        /// What it holds.
-        found: String,
-    },
-    /// The file is not the JSON it should be.
-    #[error("{}: expected a JSON array of objects: {}", path.display(), brief(source))]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// The cause, with line and column.
-        source: serde_json::Error,
-    },
+    /// A file cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
 }
 
-/// Where in a file a row is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// Line number from 1.
-    Line(usize),
-    /// Number of an array's element, from 1.
-    Record(usize),
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Place::Line(n) => write!(f, "line {n}"),
-            Place::Record(n) => write!(f, "record {n}"),
-        }
-    }
-}
-
-/// A cell's text for an error message: quoted, escaped and cut to a readable length.
-pub(super) fn quote(cell: &str) -> String {
-    match cell.char_indices().nth(120) {
-        _ if cell.is_empty() => "nothing".to_owned(),
-        Some((end, _)) => format!("{:?}...", &cell[..end]),
-        None => format!("{cell:?}"),
-    }
+/// A model whose labels are not those of the task.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "`id2label` of the model's config.json has the labels {found}; those of task {task} are \
+     {expected}; give a model with these, or correct `id2label` if it has them by other names"
+)]
+pub struct OtherLabels {
+    /// The task.
+    pub task: String,
+    /// Its labels.
+    pub expected: String,
+    /// The model's.
+    pub found: String,
 }

@@ -1,141 +1,105 @@
-//! Tasks: what a data file looks like, what its labels mean and how predictions are scored.
+//! Tasks: which files are read, what of their records is text, and what is learned of them.
 //!
-//! A task is data. Adding one takes a file that defines a [`Task`] and a line in [`TASKS`].
+//! A task is data. The ones that are built in are files in this folder, described as a user describes
+//! his own; adding one takes such a file and a line in `BUILT_IN`. In the library a task is a value,
+//! whose format and objective may be one's own.
 
-mod cola;
+mod describe;
 mod error;
-mod json;
-mod math;
-mod mnli;
-mod mrpc;
-mod order;
-mod qnli;
-mod qqp;
-mod rte;
-mod sst2;
-mod stsb;
-mod svamp;
-mod tsv;
+mod load;
 
-pub use error::{Place, TaskError};
-pub use json::Json;
-pub use order::OtherLabels;
-pub(crate) use order::in_task_order;
-pub use tsv::Tsv;
+pub use error::{OtherLabels, TaskError};
+pub use load::{File, Splits};
 
-use std::path::Path;
+use std::sync::{Arc, LazyLock};
 
-use indexmap::IndexMap;
+use serde::Deserialize;
 
 use crate::{
-    closed::Note,
+    choice::did_you_mean,
+    config::Config,
+    data::{Format, Text},
     head::Head,
-    metrics::{self, Metric, MetricError},
+    objective::{BindError, Objective},
+    tokenizer::{Tokenizer, TokenizerError},
 };
 
-/// Every task, in the order in which they are listed to the user.
-pub static TASKS: [&Task; 10] = [
-    &cola::COLA,
-    &sst2::SST2,
-    &mrpc::MRPC,
-    &qqp::QQP,
-    &stsb::STSB,
-    &mnli::MNLI,
-    &qnli::QNLI,
-    &rte::RTE,
-    &svamp::SVAMP,
-    &math::MATH,
+/// The descriptions of every task, in the order in which they are listed to the user.
+const BUILT_IN: [&str; 10] = [
+    include_str!("cola.json"),
+    include_str!("sst2.json"),
+    include_str!("mrpc.json"),
+    include_str!("qqp.json"),
+    include_str!("stsb.json"),
+    include_str!("mnli.json"),
+    include_str!("qnli.json"),
+    include_str!("rte.json"),
+    include_str!("svamp.json"),
+    include_str!("math.json"),
 ];
 
-/// A sentence or sentence-pair task with one label an example.
-#[derive(Debug)]
+/// Every task that is built in, in the order in which they are listed to the user.
+pub static TASKS: LazyLock<Vec<Task>> = LazyLock::new(|| {
+    let tasks = BUILT_IN.iter().map(|text| Task::from_json(text));
+    tasks
+        .collect::<Result<_, _>>()
+        .expect("the descriptions of this crate are of tasks, which its tests hold")
+});
+
+/// Rows of texts, or of pairs of texts, with something to be learned of each.
+#[derive(Clone, Debug)]
 pub struct Task {
     /// Canonical lower-case name, such as `sst2`.
-    pub name: &'static str,
+    pub name: String,
     /// Other spellings accepted by [`Task::parse`], such as `SST-2`.
-    pub aliases: &'static [&'static str],
-    /// What is predicted and how it is written in the files.
-    pub labels: LabelSet,
+    pub aliases: Vec<String>,
+    /// What it is about, for the user.
+    pub about: String,
+    /// What is learned.
+    pub objective: Arc<dyn Objective>,
     /// How the files are laid out.
-    pub format: Format,
+    pub format: Arc<dyn Format>,
+    /// What of a record is the text, or the first of the pair.
+    pub text: Text,
+    /// What of it is the second text.
+    pub pair: Option<Text>,
+    /// Whether the white space around what is put into the templates is left out.
+    pub trim: bool,
+    /// Whether one text of a pair may be blank.
+    pub one_may_be_blank: bool,
+    /// Columns of the files that are known and not needed.
+    pub unused: Vec<String>,
     /// The split to train on.
     pub train: Split,
-    /// The splits to evaluate on; the first decides which epoch was best.
-    pub dev: &'static [Split],
-    /// The metrics to report; the first decides which epoch was best.
-    pub metrics: &'static [Metric],
-}
-
-/// The labels of a task and their spelling in its files.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum LabelSet {
-    /// Classes written as their index: `0`, `1`, ...
-    Indexed(&'static [&'static str]),
-    /// Classes written by name.
-    Named(&'static [&'static str]),
-    /// A number between the two bounds, both included.
-    Scored(f32, f32),
-    /// A text that a language model goes on with.
-    Text {
-        /// What the model is given, with `{}` for the example's text.
-        prompt: &'static str,
-        /// What it is given of an example that has an input beside its text: `{}` is the text, and
-        /// `{input}` the input.
-        prompt_with_input: &'static str,
-    },
-}
-
-/// The layout of a task's files.
-#[derive(Debug)]
-pub enum Format {
-    /// Tab-separated values as GLUE writes them.
-    Tsv(Tsv),
-    /// One JSON array of objects.
-    Json(Json),
+    /// The splits to evaluate on; the first decides which epoch was best. Without any there is no
+    /// best epoch, and a run leaves its last one.
+    pub dev: Vec<Split>,
 }
 
 /// A named part of a task's data and where it is found.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
     /// Name under which results are recorded.
-    pub name: &'static str,
+    pub name: String,
     /// File name within the data folder.
-    pub file: &'static str,
+    pub file: String,
     /// Which of the file's rows belong to the split.
     pub rows: Rows,
 }
 
 /// Which rows of a file belong to a split; rows count from 0.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub enum Rows {
     /// All of them.
+    #[default]
+    #[serde(rename = "all")]
     All,
     /// Those with `index % 5 == 4`.
+    #[serde(rename = "every fifth")]
     EveryFifth,
     /// Those with `index % 5 != 4`.
+    #[serde(rename = "all but every fifth")]
     AllButEveryFifth,
-}
-
-/// A sentence or a pair of sentences, with its label where the file has one.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Example {
-    /// The sentence, or the first of the pair.
-    pub text: String,
-    /// The second sentence of a pair, or the text to write behind the first.
-    pub pair: Option<String>,
-    /// The label; always there in files read with [`Labels::Required`].
-    pub label: Option<Label>,
-}
-
-/// The label of one example.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Label {
-    /// Index into [`Task::label_names`].
-    Class(usize),
-    /// Target of a regression.
-    Score(f32),
-    /// The second text is what is to be written.
-    Text,
 }
 
 /// Whether a file may come without labels, as GLUE's test files do.
@@ -147,230 +111,69 @@ pub enum Labels {
     Optional,
 }
 
-/// What a file holds.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct File {
-    /// Its rows, or those of a split.
-    pub examples: Vec<Example>,
-    /// What of the rows is not used.
-    pub notes: Vec<Note>,
-}
-
-/// A note that `unused` parts of a file's rows are not used, if there are any.
-fn beside(path: &Path, parts: &str, unused: &[String]) -> Option<Note> {
-    let names: Vec<String> = unused.iter().map(|name| format!("`{name}`")).collect();
-    (!names.is_empty()).then(|| Note {
-        path: path.to_owned(),
-        text: format!(
-            "{parts} of its rows that are not known are not used: {}",
-            names.join(", ")
-        ),
-    })
-}
-
-/// The splits of a task as read from a data folder.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Splits {
-    /// The examples to train on.
-    pub train: Vec<Example>,
-    /// The evaluation splits by name, in the order of [`Task::dev`].
-    pub dev: IndexMap<&'static str, Vec<Example>>,
-    /// What of the files is not used.
-    pub notes: Vec<Note>,
-}
-
 impl Task {
-    /// Finds a task by its name or an alias, whatever the case.
+    /// Finds a task that is built in by its name or an alias, whatever the case.
     ///
     /// # Errors
     /// [`TaskError::UnknownTask`], with the nearest name if one is near.
-    pub fn parse(name: &str) -> Result<&'static Task, TaskError> {
-        let spellings = |task: &&'static Task| [&[task.name], task.aliases].concat();
-        TASKS
-            .into_iter()
-            .find(|task| spellings(task).iter().any(|s| s.eq_ignore_ascii_case(name)))
-            .ok_or_else(|| TaskError::UnknownTask {
-                name: name.to_owned(),
-                known: TASKS.map(|task| task.name).join(", "),
-                suggestion: did_you_mean(name, TASKS.map(|task| task.name)),
-            })
+    pub fn parse(name: &str) -> Result<Task, TaskError> {
+        let is_named = |task: &&Task| {
+            let mut spellings = std::iter::once(&task.name).chain(&task.aliases);
+            spellings.any(|spelling| spelling.eq_ignore_ascii_case(name))
+        };
+        let known = || TASKS.iter().map(|task| task.name.as_str());
+        let task = TASKS.iter().find(is_named);
+        task.cloned().ok_or_else(|| TaskError::UnknownTask {
+            name: name.to_owned(),
+            known: known().collect::<Vec<_>>().join(", "),
+            suggestion: did_you_mean(name, known()),
+        })
     }
 
-    /// The head that predicts the labels.
+    /// The head that predicts the targets.
     pub fn head(&self) -> Head {
-        match self.labels {
-            LabelSet::Indexed(names) | LabelSet::Named(names) => Head::classification(names.len()),
-            LabelSet::Scored(..) => Head::regression(),
-            LabelSet::Text { .. } => Head::CausalLm,
-        }
-    }
-
-    /// Width of the model's head: the number of classes, or 1 for a regression.
-    pub fn outputs(&self) -> usize {
-        self.label_names().len().max(1)
+        self.objective.head()
     }
 
     /// Class names by index; empty where there are no classes.
-    pub fn label_names(&self) -> &'static [&'static str] {
-        match self.labels {
-            LabelSet::Indexed(names) | LabelSet::Named(names) => names,
-            LabelSet::Scored(..) | LabelSet::Text { .. } => &[],
-        }
+    pub fn label_names(&self) -> &[String] {
+        self.objective.classes()
     }
 
-    /// The metric whose highest value marks the best epoch, if the task has any.
-    pub fn headline(&self) -> Option<Metric> {
-        self.metrics.first().copied()
-    }
-
-    /// What a model is given of an example's text.
+    /// What a model is given of a text.
     pub fn prompt(&self, text: &str) -> String {
-        self.labels.prompt(text, None)
-    }
-
-    /// Reads every row of one file.
-    ///
-    /// # Errors
-    /// The first malformed row, by file and line: nothing is skipped. A file without examples.
-    pub fn load(&self, path: &Path, labels: Labels) -> Result<File, TaskError> {
-        let bytes = std::fs::read(path).map_err(|source| TaskError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let file = match &self.format {
-            Format::Tsv(tsv) => tsv.parse(&bytes, path, &self.labels, labels),
-            Format::Json(json) => json.parse(&bytes, path, &self.labels, labels),
-        }?;
-        if file.examples.is_empty() {
-            return Err(TaskError::Empty {
-                path: path.to_owned(),
-            });
-        }
-        Ok(file)
-    }
-
-    /// Reads one labelled split from a data folder.
-    ///
-    /// # Errors
-    /// As [`Task::load`], and [`TaskError::MissingFile`] if the folder lacks the split's file.
-    pub fn load_split(&self, dir: &Path, split: &Split) -> Result<File, TaskError> {
-        let path = dir.join(split.file);
-        if !path.is_file() {
-            return Err(TaskError::MissingFile {
-                dir: dir.to_owned(),
-                task: self.name,
-                split: split.name,
-                file: split.file,
-            });
-        }
-        let mut file = self.load(&path, Labels::Required)?;
-        let mut rows = 0..;
-        file.examples
-            .retain(|_| rows.next().is_some_and(|row| split.rows.contains(row)));
-        if file.examples.is_empty() {
-            return Err(TaskError::Empty { path });
-        }
-        Ok(file)
+        self.text.around(text, self.trim)
     }
 
     /// The names of the files that the splits are read from.
-    pub fn files(&self) -> impl Iterator<Item = &'static str> {
-        std::iter::once(self.train.file).chain(self.dev.iter().map(|split| split.file))
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let splits = std::iter::once(&self.train).chain(&self.dev);
+        splits.map(|split| split.file.as_str())
     }
 
-    /// Reads the training split and all evaluation splits from a data folder.
+    /// The task's objective for a model with this configuration and tokenizer. Where the model's
+    /// labels are not the task's, it is as without the model, and they are given beside it.
     ///
     /// # Errors
-    /// As [`Task::load_split`].
-    pub fn load_dir(&self, dir: &Path) -> Result<Splits, TaskError> {
-        let train = self.load_split(dir, &self.train)?;
-        let mut splits = Splits {
-            train: train.examples,
-            dev: IndexMap::new(),
-            notes: train.notes,
-        };
-        for split in self.dev {
-            let File { examples, notes } = self.load_split(dir, split)?;
-            splits.dev.insert(split.name, examples);
-            // Splits may be parts of one file.
-            let new = notes
-                .into_iter()
-                .filter(|note| !splits.notes.contains(note));
-            let new: Vec<Note> = new.collect();
-            splits.notes.extend(new);
-        }
-        Ok(splits)
-    }
-
-    /// Scores logits against labels with the task's metrics, by name in their order.
-    ///
-    /// # Shapes
-    /// `logits` is row-major `[labels.len(), outputs]`.
-    ///
-    /// # Errors
-    /// No examples, wrong shapes, labels of the wrong kind, and logits that are not finite.
-    pub fn score(
+    /// The tokenizer lacks a token that the objective needs.
+    pub fn bind(
         &self,
-        logits: &[f32],
-        labels: &[Label],
-    ) -> Result<IndexMap<String, f64>, MetricError> {
-        metrics::score(self.metrics, logits, self.outputs(), labels)
-    }
-}
-
-impl LabelSet {
-    fn prompt(&self, text: &str, input: Option<&str>) -> String {
-        match (self, input) {
-            (LabelSet::Text { prompt, .. }, None) => prompt.replacen("{}", text.trim(), 1),
-            (
-                LabelSet::Text {
-                    prompt_with_input, ..
-                },
-                Some(input),
-            ) => {
-                // What was put in is not looked through for places.
-                let (before, after) = prompt_with_input.split_once("{input}").unwrap_or_default();
-                before.replacen("{}", text.trim(), 1) + input.trim() + after
+        config: &Config,
+        tokenizer: &Tokenizer,
+    ) -> Result<(Arc<dyn Objective>, Option<OtherLabels>), TokenizerError> {
+        match self.objective.bind(config, tokenizer) {
+            Ok(bound) => Ok((bound.unwrap_or(self.objective.clone()), None)),
+            Err(BindError::Tokenizer(error)) => Err(error),
+            Err(BindError::Labels { expected, found }) => {
+                let task = self.name.clone();
+                let other = OtherLabels {
+                    task,
+                    expected,
+                    found,
+                };
+                Ok((self.objective.clone(), Some(other)))
             }
-            _ => text.to_owned(),
         }
-    }
-
-    fn parse(&self, cell: &str) -> Option<Label> {
-        match *self {
-            LabelSet::Indexed(names) => (0..names.len())
-                .find(|class| class.to_string() == cell)
-                .map(Label::Class),
-            LabelSet::Named(names) => names.iter().position(|n| *n == cell).map(Label::Class),
-            LabelSet::Scored(low, high) => {
-                let score = cell.parse().ok()?;
-                (low..=high).contains(&score).then_some(Label::Score(score))
-            }
-            LabelSet::Text { .. } => Some(Label::Text),
-        }
-    }
-
-    /// What a label cell should hold, given what it holds.
-    fn expected(&self, found: &str) -> String {
-        match *self {
-            LabelSet::Indexed(names) => {
-                let classes = names.iter().enumerate().map(|(i, n)| format!("{i} ({n})"));
-                format!("one of {}", classes.collect::<Vec<_>>().join(", "))
-            }
-            LabelSet::Named(names) => {
-                let suggestion = did_you_mean(found, names.iter().copied());
-                format!("one of {}{suggestion}", names.join(", "))
-            }
-            LabelSet::Scored(low, high) => format!("a number from {low} to {high}"),
-            LabelSet::Text { .. } => "a text".to_owned(),
-        }
-    }
-}
-
-impl Split {
-    const fn whole(name: &'static str, file: &'static str) -> Split {
-        let rows = Rows::All;
-        Split { name, file, rows }
     }
 }
 
@@ -382,18 +185,6 @@ impl Rows {
             Rows::AllButEveryFifth => index % 5 != 4,
         }
     }
-}
-
-/// `"; did you mean X?"` for the known word nearest to `word`, or nothing if none is near.
-fn did_you_mean(word: &str, known: impl IntoIterator<Item = &'static str>) -> String {
-    let word = word.to_lowercase();
-    known
-        .into_iter()
-        .map(|k| (strsim::jaro_winkler(&word, &k.to_lowercase()), k))
-        .filter(|(similarity, _)| *similarity > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, k)| format!("; did you mean `{k}`?"))
-        .unwrap_or_default()
 }
 
 #[cfg(test)]

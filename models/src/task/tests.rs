@@ -1,10 +1,13 @@
 use std::path::{Path, PathBuf};
 
+use ailora_runtime::train::Better;
 use proptest::prelude::*;
+use serde_json::Value;
 
 use super::*;
+use crate::{closed::Note, data::Example};
 
-fn task(name: &str) -> &'static Task {
+fn task(name: &str) -> Task {
     Task::parse(name).unwrap()
 }
 
@@ -27,15 +30,19 @@ fn single(text: &str, class: usize) -> Example {
     Example {
         text: text.to_owned(),
         pair: None,
-        label: Some(Label::Class(class)),
+        target: Some(class.into()),
     }
 }
 
-fn pair(text: &str, pair: &str, label: Label) -> Example {
+fn class(class: usize) -> Value {
+    class.into()
+}
+
+fn pair(text: &str, pair: &str, target: Value) -> Example {
     Example {
         text: text.to_owned(),
         pair: Some(pair.to_owned()),
-        label: Some(label),
+        target: Some(target),
     }
 }
 
@@ -64,22 +71,29 @@ fn label_order_and_headline_are_the_official_ones() {
     let facts: Vec<_> = TASKS
         .iter()
         .filter_map(|t| {
-            let first = t.label_names().first().copied();
-            Some((t.name, t.outputs(), first, t.headline()?))
+            let Head::Sequence { outputs, .. } = t.head() else {
+                return None;
+            };
+            let first = t.label_names().first().map(String::as_str);
+            Some((t.name.as_str(), outputs, first, t.objective.headline().name))
         })
         .collect();
     let expected = [
-        ("cola", 2, Some("unacceptable"), Metric::Matthews),
-        ("sst2", 2, Some("negative"), Metric::Accuracy),
-        ("mrpc", 2, Some("not_equivalent"), Metric::F1),
-        ("qqp", 2, Some("not_duplicate"), Metric::F1),
-        ("stsb", 1, None, Metric::Spearman),
-        ("mnli", 3, Some("entailment"), Metric::Accuracy),
-        ("qnli", 2, Some("entailment"), Metric::Accuracy),
-        ("rte", 2, Some("entailment"), Metric::Accuracy),
-        ("svamp", 4, Some("Addition"), Metric::Accuracy),
+        ("cola", 2, Some("unacceptable"), "matthews"),
+        ("sst2", 2, Some("negative"), "accuracy"),
+        ("mrpc", 2, Some("not_equivalent"), "f1"),
+        ("qqp", 2, Some("not_duplicate"), "f1"),
+        ("stsb", 1, None, "spearman"),
+        ("mnli", 3, Some("entailment"), "accuracy"),
+        ("qnli", 2, Some("entailment"), "accuracy"),
+        ("rte", 2, Some("entailment"), "accuracy"),
+        ("svamp", 4, Some("Addition"), "accuracy"),
     ];
+    let expected =
+        expected.map(|(task, outputs, label, name)| (task, outputs, label, name.to_owned()));
     assert_eq!(facts, expected);
+    let math = task("math").objective.headline();
+    assert_eq!((&*math.name, math.better), ("loss", Better::Lower));
 }
 
 #[test]
@@ -100,14 +114,14 @@ fn every_official_layout() {
             "mrpc",
             "\u{feff}Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t70\t71\tA b.\tB a.\r\n"
         ),
-        [pair("A b.", "B a.", Label::Class(1))]
+        [pair("A b.", "B a.", class(1))]
     );
     assert_eq!(
         rows(
             "qqp",
             "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n9\t1\t2\tWhy?\tHow?\t0\n"
         ),
-        [pair("Why?", "How?", Label::Class(0))]
+        [pair("Why?", "How?", class(0))]
     );
     let stsb =
         "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n";
@@ -119,8 +133,8 @@ fn every_official_layout() {
             )
         ),
         [
-            pair("A.", "B.", Label::Score(3.8)),
-            pair("C.", "D.", Label::Score(5.0))
+            pair("A.", "B.", Value::from(3.8_f32)),
+            pair("C.", "D.", Value::from(5.0_f32))
         ]
     );
     // The development files have five more label columns than the training file.
@@ -129,21 +143,21 @@ fn every_official_layout() {
             "mnli",
             "index\tsentence1\tsentence2\tlabel1\tgold_label\n0\tA.\tB.\tneutral\tcontradiction\n"
         ),
-        [pair("A.", "B.", Label::Class(2))]
+        [pair("A.", "B.", class(2))]
     );
     assert_eq!(
         rows(
             "qnli",
             "index\tquestion\tsentence\tlabel\n0\tWho?\tHe.\tnot_entailment\n"
         ),
-        [pair("Who?", "He.", Label::Class(1))]
+        [pair("Who?", "He.", class(1))]
     );
     assert_eq!(
         rows(
             "rte",
             "index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\tentailment\n"
         ),
-        [pair("A.", "B.", Label::Class(0))]
+        [pair("A.", "B.", class(0))]
     );
 }
 
@@ -152,7 +166,7 @@ fn test_files_without_labels() {
     let bare = |text: &str, pair: Option<&str>| Example {
         text: text.to_owned(),
         pair: pair.map(str::to_owned),
-        label: None,
+        target: None,
     };
     let optional = |name, content| load(name, content, Labels::Optional).unwrap();
     assert_eq!(
@@ -338,9 +352,9 @@ fn qqp_rows_over_several_lines_are_read_whole() {
     assert_eq!(
         required("qqp", format!("{head}{broken}")).unwrap(),
         [
-            pair("\"Was he \"", "Was he real?", Label::Class(0)),
-            pair("How?", "Why  so?", Label::Class(1)),
-            pair("Who?", "", Label::Class(0)),
+            pair("\"Was he \"", "Was he real?", class(0)),
+            pair("How?", "Why  so?", class(1)),
+            pair("Who?", "", class(0)),
         ]
     );
     let whole = "9\t9\t9\tA?\tB?\t1\n";
@@ -378,16 +392,13 @@ fn a_folder_gives_its_named_splits() {
     );
     write("dev_mismatched.tsv", "N.", "contradiction");
     let splits = task("mnli").load_dir(dir.path()).unwrap();
-    assert_eq!(splits.train, [pair("T.", "B.", Label::Class(1))]);
+    assert_eq!(splits.train, [pair("T.", "B.", class(1))]);
     assert_eq!(
         splits.dev.keys().collect::<Vec<_>>(),
-        [&"matched", &"mismatched"]
+        ["matched", "mismatched"]
     );
-    assert_eq!(splits.dev["matched"], [pair("M.", "B.", Label::Class(0))]);
-    assert_eq!(
-        splits.dev["mismatched"],
-        [pair("N.", "B.", Label::Class(2))]
-    );
+    assert_eq!(splits.dev["matched"], [pair("M.", "B.", class(0))]);
+    assert_eq!(splits.dev["mismatched"], [pair("N.", "B.", class(2))]);
 }
 
 fn svamp() -> PathBuf {
@@ -403,10 +414,8 @@ fn bundled_svamp() {
     let all = all.examples;
     let mut counts = [0; 4];
     for example in &all {
-        let Some(Label::Class(class)) = example.label else {
-            panic!("{example:?} has no class");
-        };
-        counts[class] += 1;
+        let class = example.target.as_ref().and_then(Value::as_u64).unwrap();
+        counts[class as usize] += 1;
     }
     // 165 spelt `Common-Division` and one `Common-Divison`.
     assert_eq!(counts, [195, 531, 108, 166]);
@@ -448,8 +457,8 @@ fn an_input_is_part_of_the_prompt() {
     };
     let without = Example {
         text: format!("{head}. {tail}\n\n### Instruction:\nAdd {{input}}.\n\n### Response:\n"),
-        pair: Some("7".into()),
-        label: Some(Label::Text),
+        pair: None,
+        target: Some("7".into()),
     };
     for more in [
         "",
@@ -467,7 +476,7 @@ fn an_input_is_part_of_the_prompt() {
              ### Instruction:\nAdd {{input}}.\n\n### Input:\n3 {{}} and 4\n\n### Response:\n"
         )
     );
-    assert_eq!(with.pair, without.pair);
+    assert_eq!(with.target, without.target);
     let message = row(r#", "input": [3, 4]"#).unwrap_err();
     assert_eq!(
         message,
@@ -527,6 +536,129 @@ fn malformed_json() {
     }
 }
 
+/// A description of two classes in CSV.
+const MINE: &str = r#"{
+    "name": "mine",
+    "objective": {"classification": {"label": "kind", "classes": ["a", "b"], "metrics": ["accuracy"]}},
+    "format": "csv",
+    "text": "{title}: {body}",
+    "train": {"file": "train.csv"},
+    "dev": {"dev": {"file": "train.csv", "rows": "every fifth"}}
+}"#;
+
+#[test]
+fn a_users_task_is_as_those_that_are_built_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rows = "title,body,kind,id\n".to_owned();
+    for i in 0..10 {
+        rows += &format!(
+            "T{i},\"B, {i}\",{},{i}\n",
+            if i % 3 == 0 { "b" } else { "a" }
+        );
+    }
+    std::fs::write(dir.path().join("train.csv"), rows).unwrap();
+    let task = Task::from_json(MINE).unwrap();
+    let splits = task.load_dir(dir.path()).unwrap();
+    assert_eq!((splits.train.len(), splits.dev["dev"].len()), (10, 2));
+    assert_eq!(splits.train[3], single("T3: B, 3", 1));
+    assert_eq!(splits.dev["dev"][1], single("T9: B, 9", 1));
+    let notes: Vec<_> = splits.notes.iter().map(|note| note.text.as_str()).collect();
+    let expected = "columns of its rows that are not known are not used: `id`";
+    assert_eq!(notes, [expected]);
+}
+
+#[test]
+fn a_description_has_every_field_once_and_known() {
+    let change = |from: &str, to: &str| {
+        assert!(MINE.contains(from), "{from}");
+        let error = Task::from_json(&MINE.replacen(from, to, 1)).unwrap_err();
+        error.to_string()
+    };
+    for (from, to, expected) in [
+        ("\"name\": \"mine\",", "", "missing field `name`"),
+        ("\"name\"", "\"nmae\"", "unknown field `nmae`"),
+        (
+            "\"name\"",
+            "\"text\": \"{a}\", \"name\"",
+            "`text` is there twice",
+        ),
+        ("{title}", "{title", "`text`: `{` has no partner"),
+        (
+            "\"accuracy\"",
+            "\"acuracy\"",
+            "`metrics[0]`: no metric is called `acuracy`",
+        ),
+        (
+            "classification",
+            "clasification",
+            "`objective`: `clasification` is not known",
+        ),
+        (
+            "\"kind\", ",
+            "\"kind\", \"weights\": [], ",
+            "`weights`: unknown field `weights`",
+        ),
+        (
+            "[\"a\", \"b\"]",
+            "[\"a\"]",
+            "`classes` has 1 names; expected at least 2",
+        ),
+        (
+            "[\"a\", \"b\"]",
+            "[\"a\", \"a\"]",
+            "`classes` has `a` twice",
+        ),
+        (
+            "every fifth",
+            "every sixth",
+            "unknown variant `every sixth`",
+        ),
+        ("\"csv\"", "\"csvs\"", "did you mean `csv`?"),
+    ] {
+        let error = change(from, to);
+        assert!(error.contains(expected), "{error}");
+        assert!(
+            error.starts_with("not the description of a task: "),
+            "{error}"
+        );
+    }
+    for task in TASKS.iter() {
+        assert!(!task.about.is_empty(), "{}", task.name);
+    }
+}
+
+/// A number may be written as such where the format knows numbers.
+#[test]
+fn labels_of_json_may_be_numbers() {
+    let task = Task::from_json(
+        r#"{"name": "n", "objective": {"regression": {"label": "y"}}, "format": "jsonl",
+            "text": "{x}", "train": {"file": "a"}}"#,
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a");
+    let read = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let file = task.as_ref().unwrap().load(&path, Labels::Optional);
+        file.map_err(|error| error.to_string())
+            .map(|file| file.examples)
+    };
+    let rows =
+        "{\"x\": \"a\", \"y\": -2}\n{\"x\": \"b\", \"y\": \"0.25\"}\n{\"x\": \"c\", \"y\": null}\n";
+    let targets: Vec<_> = read(rows)
+        .unwrap()
+        .into_iter()
+        .map(|row| row.target)
+        .collect();
+    assert_eq!(targets, [Some((-2.0).into()), Some(0.25.into()), None]);
+    for odd in ["[1]", "\"NaN\"", "true", "1e99"] {
+        let error = read(&format!("{{\"x\": \"a\", \"y\": {odd}}}")).unwrap_err();
+        assert!(
+            error.contains("line 1, column `y`: expected a finite number, found"),
+            "{error}"
+        );
+    }
+}
+
 proptest! {
     /// Whatever the bytes, loading answers, and what it accepts has as many examples as lines.
     #[test]
@@ -540,9 +672,9 @@ proptest! {
         ),
     ) {
         let bytes = pieces.concat();
-        for task in TASKS {
+        for task in TASKS.iter() {
             for labels in [Labels::Required, Labels::Optional] {
-                if let Ok(examples) = load(task.name, &bytes, labels) {
+                if let Ok(examples) = load(&task.name, &bytes, labels) {
                     prop_assert!(examples.len() <= bytes.split(|b| *b == b'\n').count());
                 }
             }
@@ -556,14 +688,15 @@ proptest! {
         last: bool,
     ) {
         let end = if crlf { "\r\n" } else { "\n" };
-        let names = task("rte").label_names();
+        let rte = task("rte");
+        let names = rte.label_names();
         let lines = rows.iter().map(|(a, b, class)| format!("7\t{a}\t{b}\t{}", names[*class]));
         let header = "index\tsentence1\tsentence2\tlabel".to_owned();
         let mut content = std::iter::once(header).chain(lines).collect::<Vec<_>>().join(end);
         if last {
             content += end;
         }
-        let expected: Vec<_> = rows.iter().map(|(a, b, class)| pair(a, b, Label::Class(*class))).collect();
+        let expected: Vec<_> = rows.iter().map(|(a, b, class)| pair(a, b, Value::from(*class))).collect();
         prop_assert_eq!(required("rte", content).unwrap(), expected);
     }
 }

@@ -160,62 +160,13 @@ pub(super) fn tokenizer_json(file: &Gguf) -> Result<(Value, Option<u32>), Tokeni
     let owned = tokens(file)?;
     let tokens = owned.iter().map(|(token, kind)| (&**token, *kind));
     let tokens: Vec<(&str, Kind)> = tokens.collect();
-
-    let mut vocab: IndexMap<&str, usize> = IndexMap::with_capacity(tokens.len());
-    for (id, &(token, kind)) in tokens.iter().enumerate() {
-        if kind == Kind::Unused {
-            continue;
-        }
-        if let Some(first) = vocab.insert(token, id) {
-            let cause = format!("tokens {first} and {id} of `{TOKENS}` are both {token:?}");
-            return Err(file.damaged(cause).into());
-        }
-    }
-    let added = tokens.iter().enumerate();
-    let added = added.filter_map(|(id, &(token, kind))| {
-        let special = match kind {
-            Kind::Control | Kind::Unknown => true,
-            Kind::UserDefined => false,
-            Kind::Normal | Kind::Unused => return None,
-        };
-        Some(
-            json!({"id": id, "content": token, "single_word": false, "lstrip": false,
-                   "rstrip": false, "normalized": false, "special": special}),
-        )
-    });
+    let vocab = vocabulary(file, &tokens)?;
     let unknown = tokens.iter().find(|(_, kind)| *kind == Kind::Unknown);
+    let unknown = unknown.map(|&(token, _)| token);
 
-    let role = |key: &str| -> Result<Option<(usize, &str)>, GgufError> {
-        let key = format!("tokenizer.ggml.{key}");
-        let Some(value) = file.get(&key) else {
-            return Ok(None);
-        };
-        let id = value.as_u64().and_then(|id| usize::try_from(id).ok());
-        let token = id.and_then(|id| Some((id, tokens.get(id)?.0)));
-        let expected = || format!("the id of one of the {} tokens", tokens.len());
-        token.map(Some).ok_or_else(|| file.wrong(&key, &expected()))
-    };
-    let added_role = |key: &str, id_key: &str, default: bool| {
-        let full = format!("tokenizer.ggml.{key}");
-        let adds = match file.get(&full) {
-            None => default,
-            Some(Value::Bool(adds)) => *adds,
-            Some(_) => return Err(file.wrong(&full, "true or false")),
-        };
-        if !adds {
-            return Ok(None);
-        }
-        match role(id_key)? {
-            Some(token) => Ok(Some(token)),
-            None if file.get(&full).is_none() => Ok(None),
-            None => Err(file.wrong(
-                &format!("tokenizer.ggml.{id_key}"),
-                &format!("the token that `{full}` adds"),
-            )),
-        }
-    };
-    let begin = added_role("add_bos_token", "bos_token_id", split.begins)?;
-    let end = added_role("add_eos_token", "eos_token_id", false)?;
+    let tokens = Tokens { file, tokens };
+    let begin = tokens.added_role("add_bos_token", "bos_token_id", split.begins)?;
+    let end = tokens.added_role("add_eos_token", "eos_token_id", false)?;
     let special = |found: Option<(usize, &str)>| {
         let (id, token) = found?;
         Some((token.to_owned(), u32::try_from(id).ok()?))
@@ -226,20 +177,104 @@ pub(super) fn tokenizer_json(file: &Gguf) -> Result<(Value, Option<u32>), Tokeni
     };
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": added.collect::<Vec<_>>(), "normalizer": split.normalizer,
+        "added_tokens": tokens.added(), "normalizer": split.normalizer,
         "pre_tokenizer": split.pre_tokenizer, "post_processor": around,
         "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
                     "use_regex": true},
-        "model": {"type": "BPE", "dropout": null, "unk_token": unknown.map(|(token, _)| token),
+        "model": {"type": "BPE", "dropout": null, "unk_token": unknown,
                   "continuing_subword_prefix": null, "end_of_word_suffix": null,
                   "fuse_unk": false, "byte_fallback": false,
                   "ignore_merges": split.whole_words, "vocab": vocab,
                   "merges": file.list("tokenizer.ggml.merges")?},
     });
-    role("bos_token_id")?;
-    let (pad, end) = (role("padding_token_id")?, role("eos_token_id")?);
-    let pad = pad.or(end);
+    tokens.role("bos_token_id")?;
+    let pad = tokens.role("padding_token_id")?;
+    let pad = pad.or(tokens.role("eos_token_id")?);
     Ok((tokenizer, pad.and_then(|(id, _)| u32::try_from(id).ok())))
+}
+
+/// The id of each token that is used.
+fn vocabulary<'a>(
+    file: &Gguf,
+    tokens: &[(&'a str, Kind)],
+) -> Result<IndexMap<&'a str, usize>, TokenizerError> {
+    let mut vocab = IndexMap::with_capacity(tokens.len());
+    for (id, &(token, kind)) in tokens.iter().enumerate() {
+        if kind == Kind::Unused {
+            continue;
+        }
+        if let Some(first) = vocab.insert(token, id) {
+            let cause = format!("tokens {first} and {id} of `{TOKENS}` are both {token:?}");
+            return Err(file.damaged(cause).into());
+        }
+    }
+    Ok(vocab)
+}
+
+/// A file's tokens by their ids.
+struct Tokens<'a> {
+    file: &'a Gguf,
+    tokens: Vec<(&'a str, Kind)>,
+}
+
+impl<'a> Tokens<'a> {
+    /// Those that are found in a text before it is split.
+    fn added(&self) -> Vec<Value> {
+        let added = self.tokens.iter().enumerate();
+        let added = added.filter_map(|(id, &(token, kind))| {
+            let special = match kind {
+                Kind::Control | Kind::Unknown => true,
+                Kind::UserDefined => false,
+                Kind::Normal | Kind::Unused => return None,
+            };
+            Some(
+                json!({"id": id, "content": token, "single_word": false, "lstrip": false,
+                       "rstrip": false, "normalized": false, "special": special}),
+            )
+        });
+        added.collect()
+    }
+
+    /// The token that a key names by its id, if the key is there.
+    fn role(&self, key: &str) -> Result<Option<(usize, &'a str)>, GgufError> {
+        let key = format!("tokenizer.ggml.{key}");
+        let Some(value) = self.file.get(&key) else {
+            return Ok(None);
+        };
+        let id = value.as_u64().and_then(|id| usize::try_from(id).ok());
+        let token = id.and_then(|id| Some((id, self.tokens.get(id)?.0)));
+        let expected = || format!("the id of one of the {} tokens", self.tokens.len());
+        token
+            .map(Some)
+            .ok_or_else(|| self.file.wrong(&key, &expected()))
+    }
+
+    /// The token that is put around every text, if `key` says so, or `default` where it is not there.
+    fn added_role(
+        &self,
+        key: &str,
+        id_key: &str,
+        default: bool,
+    ) -> Result<Option<(usize, &'a str)>, GgufError> {
+        let full = format!("tokenizer.ggml.{key}");
+        let given = self.file.get(&full);
+        let adds = match given {
+            None => default,
+            Some(Value::Bool(adds)) => *adds,
+            Some(_) => return Err(self.file.wrong(&full, "true or false")),
+        };
+        if !adds {
+            return Ok(None);
+        }
+        match self.role(id_key)? {
+            Some(token) => Ok(Some(token)),
+            None if given.is_none() => Ok(None),
+            None => Err(self.file.wrong(
+                &format!("tokenizer.ggml.{id_key}"),
+                &format!("the token that `{full}` adds"),
+            )),
+        }
+    }
 }
 
 /// Checks the keys that describe the tokenizer.

@@ -5,8 +5,10 @@ mod convert;
 mod error;
 pub mod fields;
 pub mod gguf;
+mod join;
 mod limits;
 mod load;
+mod places;
 mod reconcile;
 mod sentencepiece;
 mod settings;
@@ -16,12 +18,10 @@ pub mod train;
 use std::path::Path;
 
 use rayon::prelude::*;
-use tokenizers::{
-    Encoding as Tokens, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy,
-    truncate_encodings,
-};
+use tokenizers::{Encoding as Tokens, TruncationDirection};
 
 pub use error::TokenizerError;
+pub use places::Places;
 
 use crate::closed::Note;
 
@@ -239,48 +239,6 @@ impl Tokenizer {
         let tokens: Result<Vec<Tokens>, String> = tokens.collect();
         tokens.map_err(TokenizerError::Encode)
     }
-
-    /// Truncates the tokens of one or two texts and puts the special tokens around them.
-    fn combine(&self, mut tokens: Vec<Tokens>, max_len: usize) -> Result<Encoding, TokenizerError> {
-        for (segment, tokens) in tokens.iter_mut().enumerate() {
-            tokens.set_type_ids(vec![segment as u32; tokens.len()]);
-        }
-        let mut tokens = tokens.into_iter();
-        let text = tokens.next().unwrap_or_default();
-        let pair = tokens.next();
-
-        let processor = self.inner.get_post_processor();
-        let special = processor.map_or(0, |p| p.added_tokens(pair.is_some()));
-        if max_len <= special {
-            return Err(TokenizerError::TooShort { max_len, special });
-        }
-        let length = text.len() + pair.as_ref().map_or(0, Tokens::len);
-        let params = TruncationParams {
-            max_length: max_len - special,
-            strategy: TruncationStrategy::LongestFirst,
-            direction: self.truncation,
-            stride: 0,
-        };
-        let whole = limits::bounded(|| {
-            let (text, pair) = truncate_encodings(text, pair, &params)?;
-            self.inner.post_process(text, pair, true)
-        });
-        let whole = whole.map_err(TokenizerError::Encode)?;
-        let mut type_ids = whole.get_type_ids().to_vec();
-        if !self.segments {
-            type_ids.fill(0);
-        }
-        if let Some(limit) = self.segment_limit
-            && let Some(&segment) = type_ids.iter().find(|&&segment| segment as usize >= limit)
-        {
-            return Err(TokenizerError::Segment { segment, limit });
-        }
-        Ok(Encoding {
-            ids: whole.get_ids().to_vec(),
-            type_ids,
-            cut: length > max_len - special,
-        })
-    }
 }
 
 #[cfg(test)]
@@ -294,7 +252,7 @@ mod tests {
     ];
 
     /// A folder with a WordPiece tokenizer that pads and truncates to 7 if left to itself.
-    fn dir() -> tempfile::TempDir {
+    pub(super) fn dir() -> tempfile::TempDir {
         let vocab: Value = (WORDS.iter().zip(0..))
             .map(|(w, i)| (*w, json!(i)))
             .collect();
@@ -332,7 +290,7 @@ mod tests {
         std::fs::write(dir.path().join(name), value.to_string()).unwrap();
     }
 
-    fn load(dir: &tempfile::TempDir) -> Result<Tokenizer, TokenizerError> {
+    pub(super) fn load(dir: &tempfile::TempDir) -> Result<Tokenizer, TokenizerError> {
         Tokenizer::from_dir(dir.path())
     }
 

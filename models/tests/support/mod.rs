@@ -14,9 +14,8 @@ use ailora_graph::{
     method::Full,
 };
 use ailora_models::{
-    batch::{Batch, Targets},
+    batch::{Batch, Inputs, Targets},
     config::Config,
-    family::Inputs,
     head::Head,
     model::Model,
 };
@@ -80,8 +79,8 @@ impl File {
         )
     }
 
-    /// The inputs that transformers was given, as a batch.
-    pub fn batch(&self) -> Batch {
+    /// The inputs that transformers was given, as a batch for a model with this head.
+    pub fn batch(&self, head: Head) -> Batch {
         let [rows, len] = self.shape("input_ids")[..] else {
             panic!("input_ids is no matrix");
         };
@@ -92,7 +91,7 @@ impl File {
             ids: self.ids("input_ids").unwrap(),
             type_ids: self.ids("token_type_ids").unwrap_or(vec![0; rows * len]),
             mask: mask.into_iter().map(|x| x as f32).collect(),
-            targets: self.targets(),
+            targets: self.targets(head, len),
             indices: (0..rows).collect(),
         }
     }
@@ -100,13 +99,19 @@ impl File {
 
 impl File {
     /// Labels of rows, of tokens, or positions of spans.
-    fn targets(&self) -> Targets {
+    fn targets(&self, head: Head, len: usize) -> Targets {
         let span = self.ids("start_positions").zip(self.ids("end_positions"));
-        match (self.ids("labels"), span) {
-            (Some(labels), _) if self.shape("labels").len() == 2 => Targets::Tokens(labels),
-            (Some(labels), _) => Targets::Classes(labels),
-            (None, Some((starts, ends))) => Targets::Spans { starts, ends },
-            (None, None) => Targets::Unlabelled,
+        if let Some((starts, ends)) = span {
+            return Targets::spans(&starts, &ends, len);
+        }
+        let Some(labels) = self.ids("labels") else {
+            return Targets::default();
+        };
+        match head {
+            Head::CausalLm => Targets::next_tokens(&labels, len),
+            Head::Seq2SeqLm { .. } => Targets::texts(labels, self.shape("labels")[1]),
+            Head::MaskedLm => Targets::tokens(labels),
+            Head::Sequence { .. } | Head::QuestionAnswering => Targets::classes(labels),
         }
     }
 }
@@ -206,7 +211,7 @@ pub fn one_row(ids: &[i32]) -> Batch {
         ids: ids.to_vec(),
         type_ids: vec![0; ids.len()],
         mask: vec![1.0; ids.len()],
-        targets: Targets::Unlabelled,
+        targets: Targets::default(),
         indices: vec![0],
     }
 }

@@ -1,9 +1,10 @@
 //! The optimiser's kernels on the host.
 
+use ailora_graph::ir::Draw;
 use half::bf16;
 
 use super::*;
-use crate::cuda::source::{Source, tests::emulate::Kernels};
+use crate::{cuda::tests::emulate::Kernels, kernels::device::Source};
 
 const RATES: [f64; 2] = [1.0, 2.0];
 /// Rows, width and stride of a parameter in float32, and of one in bfloat16.
@@ -47,7 +48,7 @@ impl State {
             })
             .collect();
         let sources = names.map(|name| Source {
-            code: SOURCE
+            code: source()
                 .replace(&format!("void {name}("), "void KERNEL(")
                 .replace("extern \"C\"", ""),
             params: Vec::new(),
@@ -83,7 +84,7 @@ impl State {
         self.kernels.launch(i, &self.sources[i], &arguments);
     }
 
-    /// A step on these gradients of each micro-batch, as [`Cuda::update`] makes it.
+    /// A step on these gradients of each micro-batch, as [`Stepper::update`] makes it.
     fn step(
         &mut self,
         step: i32,

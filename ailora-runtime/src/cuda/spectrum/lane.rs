@@ -182,7 +182,8 @@ impl Lane {
         self.device.upload(data, &narrow.buffer, 0)?;
         let wide = self.new_matrix(matrix.cols(), matrix.rows())?;
         let len = data.len();
-        self.launch(&self.kernels.widen, &[narrow.at, wide.at, len as u64], len)?;
+        // SAFETY: both have room for as many elements.
+        unsafe { self.launch(&self.kernels.widen, &[narrow.at, wide.at, len as u64], len)? };
         Ok(wide)
     }
 
@@ -190,18 +191,24 @@ impl Lane {
     pub fn random(&self, rows: usize, columns: usize) -> Result<Columnwise, CudaError> {
         let matrix = self.new_matrix(rows, columns)?;
         let len = rows * columns;
-        self.launch(&self.kernels.random, &[matrix.at, len as u64], len)?;
+        // SAFETY: it has as many elements.
+        unsafe { self.launch(&self.kernels.random, &[matrix.at, len as u64], len)? };
         Ok(matrix)
     }
 
     pub fn identity(&self, n: usize) -> Result<Columnwise, CudaError> {
         let matrix = self.new_matrix(n, n)?;
         let arguments = [matrix.at, n as u64, (n * n) as u64];
-        self.launch(&self.kernels.identity, &arguments, n * n)?;
+        // SAFETY: it has as many elements.
+        unsafe { self.launch(&self.kernels.identity, &arguments, n * n)? };
         Ok(matrix)
     }
 
-    fn launch(
+    /// Queues a kernel with a thread for each element.
+    ///
+    /// # Safety
+    /// As [`Device::launch`].
+    unsafe fn launch(
         &self,
         kernel: &CudaFunction,
         arguments: &[CUdeviceptr],
@@ -209,8 +216,9 @@ impl Lane {
     ) -> Result<(), CudaError> {
         const BLOCK: usize = 256;
         let blocks = elements.div_ceil(BLOCK) as u32;
-        self.device
-            .launch(kernel, (blocks, 1, 1), (BLOCK as u32, 0), arguments)
+        let block = (BLOCK as u32, 0);
+        // SAFETY: by the caller's promise; memory is freed when the work before is done.
+        unsafe { self.device.launch(kernel, (blocks, 1, 1), block, arguments) }
     }
 
     pub fn copied(&self, x: View) -> Result<Columnwise, CudaError> {

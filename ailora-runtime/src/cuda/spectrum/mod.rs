@@ -19,7 +19,7 @@ use std::sync::{
 use faer::{MatRef, Par};
 
 use super::{CudaError, Device};
-use crate::spectrum::{Accuracy, Columns, End, Matrix, Solver, thin_svd};
+use crate::spectrum::{Accuracy, Columns, End, Matrix, Solver, dense::thin_svd};
 pub(super) use lane::KERNELS;
 use lane::{Columnwise, Kernels, Lane, View};
 

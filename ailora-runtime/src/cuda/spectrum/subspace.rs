@@ -7,13 +7,16 @@
 //! block is wider than that, by guard vectors: random in the beginning, it meets every direction, so
 //! nothing wanted is missed, and copies of an eigenvalue are found as any others.
 
-use faer::{Mat, MatRef, Par};
+use faer::{
+    ColMut, Mat, MatRef, Par,
+    dyn_stack::{MemBuffer, MemStack},
+    linalg::evd::{self, ComputeEigenvectors},
+};
 
 use super::{
     Basis, CudaError, End,
     lane::{Columnwise, Lane, View},
 };
-use crate::spectrum::symmetric_eigen;
 
 /// Vectors beyond twice the wanted ones.
 const GUARD: usize = 32;
@@ -210,6 +213,27 @@ fn degree(
     let degree = degree.min(RAISED.ln() / rise(values[unsettled]).max(1e-9));
     let degree = degree.min(APART.ln() / (rise(values[0]) - wanted).max(1e-9));
     Some(degree.max(1.0) as usize)
+}
+
+/// The eigenvalues of a symmetric matrix in non-increasing order and its eigenvectors as columns, or
+/// `None` if the iteration does not converge.
+fn symmetric_eigen(a: MatRef<'_, f64>, par: Par) -> Option<(Vec<f64>, Mat<f64>)> {
+    let n = a.nrows();
+    let (mut values, mut vectors) = (vec![0.0; n], Mat::zeros(n, n));
+    let scratch =
+        evd::self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, par, Default::default());
+    evd::self_adjoint_evd(
+        a,
+        ColMut::from_slice_mut(&mut values).as_diagonal_mut(),
+        Some(vectors.as_mut()),
+        par,
+        MemStack::new(&mut MemBuffer::new(scratch)),
+        Default::default(),
+    )
+    .ok()?;
+    values.reverse();
+    let vectors = vectors.as_ref().reverse_cols().to_owned();
+    Some((values, vectors))
 }
 
 #[cfg(test)]

@@ -3,7 +3,13 @@
 use ailora_graph::ir::{Id, Op};
 
 use super::Lowering;
-use crate::plan::{Instruction, Kernel, Loop, LoopOp, Operand, Source, Step, Stored, View};
+use crate::{
+    kernels::{
+        Kernel,
+        fused::{Instruction, Loop, LoopOp, Operand, Source, Stored},
+    },
+    plan::{Step, View},
+};
 
 impl Lowering<'_> {
     /// A loop over the members' common shape.
@@ -177,7 +183,7 @@ impl Domain {
             .map(|(walked, register)| Stored {
                 register,
                 rows: walked.rows,
-                is_distant: false,
+                is_non_temporal: false,
             })
             .collect();
         let mut walk = Loop {
@@ -211,7 +217,7 @@ impl Loop {
             results: vec![Stored {
                 register: 0,
                 rows: Vec::new(),
-                is_distant: false,
+                is_non_temporal: false,
             }],
         }
     }

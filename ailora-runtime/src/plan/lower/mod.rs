@@ -9,13 +9,20 @@ use std::collections::HashMap;
 use ailora_graph::ir::{
     DType, Id, Name, Op, Program, Type,
     ops::{attention::Operand as Toward, matmul::MatMul},
-    shape::broadcast_strides,
 };
 use indexmap::IndexMap;
 
 use super::{
-    IdRange, Input, Kernel, Loop, Outer, Step, Strided, View,
+    IdRange, Input, Step, View,
     units::{Product, Unit, is_fusible},
+};
+use crate::kernels::{
+    Kernel, Node,
+    attention::{Attention, AttentionGrad},
+    copy::Copy,
+    fused::Loop,
+    gemm::Gemm,
+    outer,
 };
 use homes::{Home, homes};
 
@@ -109,25 +116,26 @@ fn last(shape: &[usize]) -> usize {
     shape.last().copied().unwrap_or(1)
 }
 
+fn node(program: &Program, id: Id) -> Node<'_> {
+    let arguments = program[id].args.iter();
+    Node {
+        op: &program[id].op,
+        shape: program.shape(id),
+        arguments: arguments.map(|&arg| program.shape(arg)).collect(),
+    }
+}
+
 /// For ids, what they choose from.
 fn ranges(program: &Program) -> HashMap<Id, IdRange> {
     let mut ranges: HashMap<Id, IdRange> = HashMap::new();
     for id in program.ids() {
-        let args = &program[id].args;
-        let (ids, limit, ignorable) = match &program[id].op {
-            Op::Embedding(_) => (args[1], program.shape(args[0])[0], false),
-            Op::EmbeddingGrad(grad) => (args[0], grad.rows, false),
-            Op::TakeAlong(_) => (args[1], last(program.shape(args[0])), false),
-            Op::TakeAlongGrad(grad) => (args[0], grad.width, false),
-            Op::CrossEntropy(_) | Op::CrossEntropyGrad(_) => {
-                (args[1], program.shape(args[0])[1], true)
-            }
-            _ => continue,
+        let Some((argument, range)) = Kernel::ids(&node(program, id)) else {
+            continue;
         };
-        let range = IdRange { limit, ignorable };
-        let entry = ranges.entry(program.source(ids)).or_insert(range);
-        entry.limit = limit.min(entry.limit);
-        entry.ignorable &= ignorable;
+        let ids = program.source(program[id].args[argument]);
+        let entry = ranges.entry(ids).or_insert(range);
+        entry.limit = range.limit.min(entry.limit);
+        entry.ignorable &= range.ignorable;
     }
     ranges
 }
@@ -166,12 +174,12 @@ impl Lowering<'_> {
     fn gemm(&mut self, product: Id, op: MatMul, alpha: f32, onto: Option<Id>, to: View) {
         let args = self.program[product].args.clone();
         let dims = op.dims(self.program.shape(args[0]), self.program.shape(args[1]));
-        let kernel = Kernel::Gemm {
+        let kernel = Kernel::Gemm(Gemm {
             op,
             dims,
             alpha,
             accumulate: onto.is_some(),
-        };
+        });
         let elsewhere = onto.filter(|&onto| self.view(onto) != to);
         let reads = args.iter().chain(&elsewhere);
         self.step(kernel, reads.map(|&arg| self.view(arg)).collect(), to);
@@ -180,16 +188,16 @@ impl Lowering<'_> {
     fn outer_products(&mut self, products: &[Product]) {
         let program = self.program;
         let factors = |p: &Product| [0, 1].map(|i| program[p.product].args[i]);
-        let kernel = Kernel::Outer {
+        let kernel = Kernel::Outer(outer::Outer {
             depth: program.shape(factors(&products[0])[0])[0],
             products: products
                 .iter()
-                .map(|p| Outer {
+                .map(|p| outer::Product {
                     shape: factors(p).map(|id| last(program.shape(id))),
                     alpha: p.alpha as f32,
                 })
                 .collect(),
-        };
+        });
         let reads = products.iter().flat_map(factors);
         let reads = reads.map(|id| self.view(id)).collect();
         let writes = products.iter().map(|p| self.place(p.node)).collect();
@@ -210,17 +218,17 @@ impl Lowering<'_> {
             Op::AttentionGrad(grad) => Some(grad.of),
             _ => None,
         };
-        let kernel = Kernel::AttentionGrad {
+        let kernel = Kernel::AttentionGrad(AttentionGrad {
             op: grad.forward.clone(),
             dims: grad
                 .forward
                 .dims(program.shape(args[0]), program.shape(args[1])),
             biases: self.has_biases(args),
             wants: Toward::ALL.map(|toward| members.iter().any(|&id| of(id) == Some(toward))),
-        };
+        });
         let mut in_order = members.to_vec();
         in_order.sort_by_key(|&id| of(id));
-        let reads = self.attention_operands(args);
+        let reads = self.operands(&kernel, args);
         let writes = in_order.into_iter().map(|id| self.place(id)).collect();
         self.out.steps.push(Step {
             kernel,
@@ -229,18 +237,14 @@ impl Lowering<'_> {
         });
     }
 
-    /// Operands of an attention and then their biases: all but its mask may have gaps between rows.
-    fn attention_operands(&mut self, args: &[Id]) -> Vec<View> {
-        const MASK: usize = 3;
-        let mut views: Vec<View> = args
-            .iter()
-            .enumerate()
-            .map(|(i, &arg)| {
-                if i == MASK {
-                    self.dense(arg)
-                } else {
-                    self.view(arg)
-                }
+    /// A kernel's operands, without gaps where it takes none, and then the biases that are left to it.
+    fn operands(&mut self, kernel: &Kernel, args: &[Id]) -> Vec<View> {
+        let operation = kernel.operation();
+        let operands = args.iter().enumerate();
+        let mut views: Vec<View> = operands
+            .map(|(i, &arg)| match operation.takes_gaps(i) {
+                true => self.view(arg),
+                false => self.dense(arg),
             })
             .collect();
         let biases = args.iter().filter_map(|arg| self.biased.get(arg));
@@ -255,10 +259,8 @@ impl Lowering<'_> {
 
     fn single(&mut self, time: usize, id: Id) {
         let program = self.program;
-        let node = &program[id];
-        let args = &node.args[..];
-        let shape = |i: usize| program.shape(args[i]);
-        let kernel = match &node.op {
+        let args = &program[id].args[..];
+        let kernel = match &program[id].op {
             Op::Input(leaf) => {
                 let view = self.place(id);
                 let range = (leaf.ty.dtype == DType::I32)
@@ -312,67 +314,19 @@ impl Lowering<'_> {
                 self.gemm(id, op, 1.0, None, to);
                 return;
             }
-            Op::Attention(op) => Kernel::Attention {
+            Op::Attention(op) => Kernel::Attention(Attention {
                 op: op.clone(),
-                dims: op.dims(shape(0), shape(1)),
+                dims: op.dims(program.shape(args[0]), program.shape(args[1])),
                 biases: self.has_biases(args),
+            }),
+            op => match Kernel::of(&node(program, id)) {
+                Some(kernel) => kernel,
+                None => unreachable!("{op:?} has a unit of its own or a kernel"),
             },
-            Op::Rotary(_) => Kernel::Rotary {
-                width: shape(0)[2],
-                half: shape(1)[2],
-            },
-            Op::Merge(op) => Kernel::Merge {
-                op: op.clone(),
-                shape: [shape(0)[0], shape(0)[1]],
-            },
-            Op::Embedding(_) => Kernel::Gather { width: shape(0)[1] },
-            Op::EmbeddingGrad(_) => Kernel::ScatterAdd {
-                width: program.shape(id)[1],
-            },
-            Op::TakeAlong(op) => Kernel::TakeAlong {
-                op: *op,
-                widths: [last(shape(0)), last(shape(1))],
-            },
-            Op::TakeAlongGrad(op) => Kernel::TakeAlongGrad {
-                op: op.forward,
-                widths: [op.width, last(shape(0))],
-            },
-            Op::Reduce(op) => Kernel::Reduce {
-                combine: op.combine,
-                shape: shape(0).to_vec(),
-                strides: broadcast_strides(program.shape(id), shape(0)),
-            },
-            Op::CrossEntropy(op) => Kernel::CrossEntropy {
-                classes: shape(0)[1],
-                smoothing: op.smoothing.0 as f32,
-            },
-            Op::CrossEntropyGrad(op) => Kernel::CrossEntropyGrad {
-                classes: shape(0)[1],
-                smoothing: op.forward.smoothing.0 as f32,
-            },
-            Op::Unary(_)
-            | Op::Binary(_)
-            | Op::Dropout(_)
-            | Op::Expand(_)
-            | Op::Softmax(_)
-            | Op::SoftmaxGrad(_)
-            | Op::Normalize(_)
-            | Op::NormalizeGrad(_)
-            | Op::AttentionGrad(_) => unreachable!("loops and gradients have units of their own"),
         };
-        let reads = match &kernel {
-            Kernel::Attention { .. } => self.attention_operands(args),
-            Kernel::Reduce { .. } => vec![self.view(args[0])],
-            Kernel::Rotary { .. } => {
-                vec![self.view(args[0]), self.dense(args[1]), self.dense(args[2])]
-            }
-            _ => args.iter().map(|&arg| self.dense(arg)).collect(),
-        };
-        let reads_first = matches!(
-            kernel,
-            Kernel::Rotary { .. } | Kernel::CrossEntropyGrad { .. }
-        );
-        let to = match reads_first && self.replaces(args[0], id, time) {
+        let reads = self.operands(&kernel, args);
+        let is_in_place = kernel.operation().is_in_place();
+        let to = match is_in_place && self.replaces(args[0], id, time) {
             true => reads[0],
             false => self.place(id),
         };
@@ -381,7 +335,7 @@ impl Lowering<'_> {
     }
 
     /// How the elements of a node's argument become its own at `to`.
-    fn rearrangement(&self, id: Id, to: View) -> Strided {
+    fn rearrangement(&self, id: Id, to: View) -> Copy {
         let node = &self.program[id];
         let from = self.program.shape(node.args[0]);
         let shape = self.program.shape(id);
@@ -389,23 +343,23 @@ impl Lowering<'_> {
         match &node.op {
             Op::Permute(permute) => {
                 let axes = permute.axes.iter();
-                Strided::between(
+                Copy::between(
                     shape,
                     axes.map(|&axis| from_strides[axis]).collect(),
                     to_strides,
                 )
             }
-            Op::Slice(slice) => Strided {
+            Op::Slice(slice) => Copy {
                 from_start: slice.start * from_strides[slice.axis],
-                ..Strided::between(shape, from_strides, to_strides)
+                ..Copy::between(shape, from_strides, to_strides)
             },
-            Op::Pad(pad) => Strided {
+            Op::Pad(pad) => Copy {
                 to_start: pad.before * to_strides[pad.axis],
                 clear: true,
-                ..Strided::between(from, from_strides, to_strides)
+                ..Copy::between(from, from_strides, to_strides)
             },
             // A reshape, of rows with gaps to rows without.
-            _ => Strided::between(
+            _ => Copy::between(
                 from,
                 from_strides,
                 View::dense(0, 0, to.len()).strides(from),
@@ -438,9 +392,9 @@ impl Lowering<'_> {
             let from = self.view(arg);
             let own = program.shape(arg);
             if whole.part(shape, axis, start, own) != Some(from) {
-                let moved = Strided {
+                let moved = Copy {
                     to_start: start * strides[axis],
-                    ..Strided::between(own, from.strides(own), strides.clone())
+                    ..Copy::between(own, from.strides(own), strides.clone())
                 };
                 self.step(Kernel::Copy(moved), vec![from], whole);
             }
@@ -469,7 +423,7 @@ impl Lowering<'_> {
         }
         let shape = self.program.shape(id);
         let to = self.buffer(from.len(), Kind::Value);
-        let moved = Strided::between(shape, from.strides(shape), to.strides(shape));
+        let moved = Copy::between(shape, from.strides(shape), to.strides(shape));
         self.step(Kernel::Copy(moved), vec![from], to);
         to
     }

@@ -1,0 +1,214 @@
+//! What becomes of a plan on a device, which need not be there: the types of its buffers, its kernels' text,
+//! and the memory that it takes.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use ailora_graph::{
+    fuse::cost::{Costs, ProductCost},
+    ir::{DType, Program, Type},
+};
+
+use super::{CudaError, Device, compile::Compiler, optimizer, spectrum};
+use crate::{
+    backend::{Footprint, Platform, Precision},
+    kernels::device::{Action, Actions, Element, Operand, Source, Target},
+    plan::{self, Places, Plan, Step, View, rematerialising},
+};
+
+/// Buffers of at most this many elements are kept in float32: losses, norms, counts.
+const FEW: usize = 16;
+
+/// A device as planning knows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Planner {
+    pub target: Target,
+    pub precision: Precision,
+}
+
+impl Platform for Planner {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// From a Hopper's rates.
+    fn costs(&self) -> Costs {
+        costs(self.precision)
+    }
+
+    /// Rematerialising, as arithmetic costs a device less than memory.
+    fn plan(&self, program: &Program) -> Plan {
+        rematerialising(program)
+    }
+
+    fn footprint(&self, plans: &[Plan], trained: usize) -> Footprint {
+        let mut parameters: HashMap<&str, usize> = HashMap::new();
+        let mut arena = 0;
+        for plan in plans {
+            for (name, ty) in &plan.parameters {
+                parameters.insert(name, element(self.precision, ty).bytes() * ty.len());
+            }
+            let elements = elements(plan, self.precision);
+            let actions = actions(plan, &elements, self.target);
+            arena = arena.max(places(plan, &elements, &actions).bytes);
+        }
+        Footprint {
+            parameters: parameters.values().sum(),
+            arena,
+            state: optimizer::BYTES * trained,
+            workspace: Device::PRODUCT_WORKSPACE,
+        }
+    }
+}
+
+/// The type of a parameter's elements: matrices are as narrow as what is computed in.
+pub(super) fn element(precision: Precision, ty: &Type) -> Element {
+    match precision {
+        Precision::Bf16 if ty.rank() >= 2 => Element::Bf16,
+        _ => Element::F32,
+    }
+}
+
+fn costs(precision: Precision) -> Costs {
+    const START: f64 = 3e-6;
+    const BYTE: f64 = 1.0 / 2.5e12;
+    let (flops, bytes) = match precision {
+        Precision::F32 => (45e12, 4.0),
+        Precision::Tf32 => (350e12, 4.0),
+        Precision::Bf16 => (700e12, 2.0),
+    };
+    let element = bytes * BYTE;
+    let product = ProductCost {
+        flop: 1.0 / flops,
+        left: element,
+        right: element,
+        result: element,
+        start: START,
+    };
+    Costs {
+        product,
+        outer: product,
+        // Read twice and written.
+        element: 3.0 * element,
+        merges: precision != Precision::Bf16,
+        vector: 16 / bytes as usize,
+    }
+}
+
+/// The types of a plan's buffers on a device.
+///
+/// In bf16, activations and matrices are bf16; ids, vectors (biases, gains), what is small, what the
+/// plan is given as floats, and what it puts out are as they are.
+pub(super) fn elements(plan: &Plan, precision: Precision) -> Vec<Element> {
+    let mut elements = vec![
+        match precision {
+            Precision::Bf16 => Element::Bf16,
+            Precision::F32 | Precision::Tf32 => Element::F32,
+        };
+        plan.buffers.len()
+    ];
+    for (i, buffer) in plan.buffers.iter().enumerate() {
+        let is_vector = match buffer {
+            plan::Buffer::Arena { len, .. } => *len <= FEW,
+            plan::Buffer::Parameter { name, .. } => plan
+                .parameters
+                .iter()
+                .any(|(known, ty)| known == name && ty.rank() < 2),
+        };
+        if is_vector {
+            elements[i] = Element::F32;
+        }
+    }
+    for (view, _) in plan.outputs.values() {
+        if let plan::Buffer::Arena { .. } = plan.buffers[view.buffer] {
+            elements[view.buffer] = Element::F32;
+        }
+    }
+    for input in &plan.inputs {
+        elements[input.view.buffer] = match input.ty.dtype {
+            DType::I32 => Element::I32,
+            DType::F32 => Element::F32,
+        };
+    }
+    for step in &plan.steps {
+        let (Some(read), Some(write)) = (step.reads.first(), step.writes.first()) else {
+            continue;
+        };
+        if let Some(element) = step.kernel.operation().element(elements[read.buffer]) {
+            elements[write.buffer] = element;
+        }
+    }
+    elements
+}
+
+/// What each step of a plan becomes on a device, over buffers of these types.
+pub(super) fn actions(plan: &Plan, elements: &[Element], target: Target) -> Vec<Actions> {
+    let operands = |views: &[View]| -> Vec<Operand> {
+        let operand = |&view: &View| Operand {
+            element: elements[view.buffer],
+            view,
+        };
+        views.iter().map(operand).collect()
+    };
+    let actions = |step: &Step| {
+        let (reads, writes) = (operands(&step.reads), operands(&step.writes));
+        step.kernel.operation().actions(&reads, &writes, target)
+    };
+    plan.steps.iter().map(actions).collect()
+}
+
+/// Where a plan's buffers and what its steps work in lie.
+pub(super) fn places(plan: &Plan, elements: &[Element], actions: &[Actions]) -> Places {
+    let buffers = plan.buffers.iter().zip(elements);
+    let bytes: Vec<usize> = buffers
+        .map(|(buffer, element)| match buffer {
+            plan::Buffer::Arena { len, .. } => aligned(len * element.bytes()),
+            plan::Buffer::Parameter { .. } => 0,
+        })
+        .collect();
+    let scratch: Vec<usize> = actions.iter().map(|a| aligned(a.scratch)).collect();
+    plan.places(&bytes, &scratch)
+}
+
+/// The generated kernels among actions.
+pub(super) fn kernels(actions: &[Actions]) -> impl Iterator<Item = &Source> {
+    let actions = actions.iter().flat_map(|actions| &actions.list);
+    actions.filter_map(|action| match action {
+        Action::Kernel(kernel) => Some(kernel),
+        Action::Product(_) => None,
+    })
+}
+
+fn aligned(bytes: usize) -> usize {
+    bytes.next_multiple_of(256)
+}
+
+/// Compiles all kernels of plans for an architecture such as `sm_80` or `sm_90a`, and the optimiser's
+/// and the decompositions', which needs the compiler but no device; how many there are.
+///
+/// # Errors
+/// The compiler is missing, or a kernel does not compile.
+pub fn compile(
+    plans: &[Plan],
+    precision: Precision,
+    arch: &str,
+    cache: Option<PathBuf>,
+) -> Result<usize, CudaError> {
+    let compiler = Compiler::new(arch.to_owned(), cache)?;
+    let target = match arch {
+        "sm_90a" => Target::HOPPER,
+        _ => Target::AMPERE,
+    };
+    let actions: Vec<Actions> = plans
+        .iter()
+        .flat_map(|plan| actions(plan, &elements(plan, precision), target))
+        .collect();
+    let optimizer = optimizer::source();
+    let mut codes: Vec<&str> = kernels(&actions)
+        .map(|kernel| kernel.code.as_str())
+        .chain([optimizer.as_str()])
+        .chain(spectrum::KERNELS)
+        .collect();
+    codes.sort_unstable();
+    codes.dedup();
+    compiler.compile(&codes).map(|binaries| binaries.len())
+}

@@ -1,0 +1,59 @@
+use ailora_graph::ir::ops::matmul::{Dims, MatMul};
+
+use crate::kernels::device::{Action, Actions, Element, Operand, Param, Product, matrix};
+
+/// `c = alpha op(a) op(b)`, or `c += ...`.
+pub(in crate::kernels) fn product(
+    op: MatMul,
+    dims: Dims,
+    alpha: f32,
+    accumulate: bool,
+    reads: &[Operand],
+    to: Operand,
+) -> Actions {
+    let Dims {
+        batch,
+        m,
+        n,
+        k,
+        batched_b,
+    } = dims;
+    let mut actions = Actions::default();
+    let turned = |[rows, columns]: [usize; 2], turned| match turned {
+        true => [columns, rows],
+        false => [rows, columns],
+    };
+    let shapes = [turned([m, k], op.trans_a), turned([k, n], op.trans_b)];
+    // Both sides have one type, the narrower, to which the other is rounded; and so it is for a
+    // narrow result, which the library makes of narrow sides only.
+    let mut all = reads[..2].iter().chain([&to]);
+    let narrow = all.any(|operand| operand.element == Element::Bf16);
+    let common = if narrow { Element::Bf16 } else { Element::F32 };
+    let mut side = |i: usize| {
+        let [rows, width] = shapes[i];
+        let (at, read) = actions.of_type(i, reads[i], common);
+        let stride = read.row_stride(width);
+        (matrix(at, stride, common), rows * stride)
+    };
+    let [a, b] = [side(0), side(1)];
+    let stride = to.row_stride(n);
+    let d = (matrix(Param::Write(0), stride, to.element), m * stride);
+    let c = match reads.get(2) {
+        Some(&read) => {
+            let (at, read) = actions.of_type(2, read, to.element);
+            let stride = read.row_stride(n);
+            (matrix(at, stride, to.element), m * stride)
+        }
+        None => d.clone(),
+    };
+    let steps = [a.1, if batched_b { b.1 } else { 0 }, c.1, d.1];
+    actions.list.push(Action::product(Product {
+        op,
+        sizes: [m, n, k],
+        alpha,
+        accumulate,
+        operands: [a.0, b.0, c.0, d.0],
+        batches: [(1, [0; 4]), (batch, steps)],
+    }));
+    actions
+}

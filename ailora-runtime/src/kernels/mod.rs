@@ -1,0 +1,164 @@
+//! The operations that plans are made of. Each is a folder with all that is to know of it: what nodes it
+//! computes, what it reads and writes, how the processor executes it and what it becomes on a device.
+//!
+//! The list below is the only place that names them all. A kernel is an enum of these and no trait object,
+//! so that plans can be copied and compared, and that what looks for one kind in a plan matches on it.
+
+pub mod attention;
+pub mod copy;
+pub mod cross_entropy;
+pub(crate) mod device;
+pub mod fused;
+pub mod gather;
+pub mod gemm;
+pub mod merge;
+pub mod outer;
+pub mod reduce;
+pub mod rotary;
+pub mod scatter_add;
+pub mod take_along;
+
+use ailora_graph::ir::Op;
+
+use crate::{cpu::Call, plan::IdRange};
+use device::{Actions, Element, Operand, Target};
+
+/// A node that is to be computed: its operation, and the shapes of its result and its arguments.
+pub(crate) struct Node<'a> {
+    pub op: &'a Op,
+    pub shape: &'a [usize],
+    pub arguments: Vec<&'a [usize]>,
+}
+
+/// An operation with a kernel.
+pub(crate) trait Operation {
+    /// What it is called in tables.
+    fn label(&self) -> &'static str;
+
+    /// How many matrix products it is, beside those of attention.
+    fn products(&self) -> usize {
+        0
+    }
+
+    /// Multiply-add operations of the matrix products in it, times two.
+    fn gemm_flops(&self) -> u64 {
+        0
+    }
+
+    /// The operation that computes a node; none if it does not, or if a unit of several nodes does.
+    fn of(_: &Node<'_>) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
+    /// Which argument of a node is ids, and what these choose from.
+    fn ids(_: &Node<'_>) -> Option<(usize, IdRange)>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
+    /// Whether an argument may have gaps between its rows.
+    fn takes_gaps(&self, _argument: usize) -> bool {
+        false
+    }
+
+    /// Whether the result may be left in place of the first argument, which is read before.
+    fn is_in_place(&self) -> bool {
+        false
+    }
+
+    /// Executes it on the processor.
+    fn run(&self, call: &Call<'_>);
+
+    /// The type of what it writes on a device, if it depends on the operation, where what it reads first
+    /// has this one.
+    #[allow(dead_code, reason = "a build without CUDA has no devices")]
+    fn element(&self, _read: Element) -> Option<Element> {
+        None
+    }
+
+    /// What it becomes on a device.
+    #[allow(dead_code, reason = "a build without CUDA has no devices")]
+    fn actions(&self, reads: &[Operand], writes: &[Operand], target: Target) -> Actions;
+}
+
+/// Declares the operations.
+macro_rules! kernels {
+    ($($module:ident::$name:ident,)*) => {
+        /// What a backend executes. The views that each one reads and writes are in its step, in the order
+        /// that its documentation gives.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Kernel {
+            $(
+                #[doc = concat!("See [`", stringify!($name), "`]($module::", stringify!($name), ").")]
+                $name($module::$name),
+            )*
+        }
+
+        impl Kernel {
+            /// The kernel of a node that is computed alone.
+            pub(crate) fn of(node: &Node<'_>) -> Option<Self> {
+                None$(.or_else(|| $module::$name::of(node).map(Self::$name)))*
+            }
+
+            /// Which argument of a node is ids, and what these choose from.
+            pub(crate) fn ids(node: &Node<'_>) -> Option<(usize, IdRange)> {
+                None$(.or_else(|| $module::$name::ids(node)))*
+            }
+
+            pub(crate) fn operation(&self) -> &dyn Operation {
+                match self {
+                    $(Self::$name(operation) => operation,)*
+                }
+            }
+        }
+    };
+}
+
+kernels! {
+    attention::Attention,
+    attention::AttentionGrad,
+    copy::Copy,
+    cross_entropy::CrossEntropy,
+    cross_entropy::CrossEntropyGrad,
+    fused::Loop,
+    gather::Gather,
+    gemm::Gemm,
+    merge::Merge,
+    outer::Outer,
+    reduce::Reduce,
+    rotary::Rotary,
+    scatter_add::ScatterAdd,
+    take_along::TakeAlong,
+    take_along::TakeAlongGrad,
+}
+
+impl Kernel {
+    /// What it is called in tables.
+    pub fn label(&self) -> &'static str {
+        self.operation().label()
+    }
+
+    /// How many matrix products it is, beside those of attention.
+    pub fn products(&self) -> usize {
+        self.operation().products()
+    }
+
+    /// Multiply-add operations of the matrix products in it, times two.
+    pub fn gemm_flops(&self) -> u64 {
+        self.operation().gemm_flops()
+    }
+}
+
+fn last(shape: &[usize]) -> usize {
+    shape.last().copied().unwrap_or(1)
+}
+
+/// Where an index lies in a tensor of these strides.
+fn dot(index: &[usize], strides: &[usize]) -> usize {
+    index.iter().zip(strides).map(|(i, s)| i * s).sum()
+}

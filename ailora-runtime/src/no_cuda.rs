@@ -1,0 +1,39 @@
+//! What stands for CUDA in a build without it: the same functions, which say so.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::{
+    backend::{Backend, Platform, Precision},
+    plan::Plan,
+};
+
+/// A device was asked for of a build that knows none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("this build has no CUDA: build with the feature `cuda`, or take the device `cpu`")]
+pub struct CudaError;
+
+/// No device.
+///
+/// # Errors
+/// Always.
+pub fn open(_: usize, _: Precision, _: Option<PathBuf>) -> Result<Box<dyn Backend>, CudaError> {
+    Err(CudaError)
+}
+
+/// No device to plan for.
+///
+/// # Errors
+/// Always.
+pub fn platform(_: Precision) -> Result<Box<dyn Platform>, CudaError> {
+    Err(CudaError)
+}
+
+/// No compiler of kernels.
+///
+/// # Errors
+/// Always.
+pub fn compile(_: &[Plan], _: Precision, _: &str, _: Option<PathBuf>) -> Result<usize, CudaError> {
+    Err(CudaError)
+}

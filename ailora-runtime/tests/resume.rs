@@ -1,0 +1,278 @@
+//! A loop that is stopped and goes on: the same rows, the same random numbers, the same bits.
+
+#[path = "../../tests/device/mod.rs"]
+mod device;
+
+use std::{cell::RefCell, convert::Infallible, path::Path, rc::Rc};
+
+use ailora_graph::{
+    grad::gradients,
+    ir::{Draw, Program, Real, Type, ops::dropout::Dropout},
+};
+use ailora_runtime::{
+    engine::{Engine, Fusion, PlanId},
+    optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+    run::Value,
+    store::{Array, Params},
+    train::{
+        Batches, Checkpoint, CheckpointError, Control, Event, Fit, Headline, Keep, MicroBatch,
+        Outcome, Progress, Trainer, Workload, fit,
+    },
+};
+use indexmap::IndexMap;
+
+const ROWS: usize = 10;
+const WIDTH: usize = 6;
+const ACCUMULATE: usize = 3;
+const EPOCHS: usize = 2;
+/// Steps of an epoch: the last has one row of the ten.
+const STEPS: usize = ROWS.div_ceil(ACCUMULATE);
+
+fn values(name: &str, len: usize) -> Vec<f32> {
+    let key = Draw::default().key(name);
+    (0..len as u64).map(|i| key.normal(i) as f32).collect()
+}
+
+/// A trainer of the parameters named, in this order, in the mean square of `dropout(x a) b - 1`.
+fn trainer(names: [&str; 2]) -> (Trainer, PlanId) {
+    let mut p = Program::new();
+    let x = p.input("x", Type::f32([1, WIDTH])).unwrap();
+    let [a, b] = ["a", "b"].map(|name| p.trained(name, Type::f32([WIDTH, WIDTH])).unwrap());
+    let product = p.matmul(x, false, a, false).unwrap();
+    let dropout = Dropout {
+        rate: Real(0.5),
+        stream: "dropout".into(),
+    };
+    let dropped = p.add(dropout, &[product]).unwrap();
+    let y = p.matmul(dropped, false, b, false).unwrap();
+    let minus_one = p.constant(-1.0);
+    let apart = p.sum(y, minus_one).unwrap();
+    let square = p.product(apart, apart).unwrap();
+    let total = p.sum_to(square, &[]).unwrap();
+    let loss = p.scale(total, 1.0 / WIDTH as f64).unwrap();
+    p.set_output("loss", loss);
+    let program = gradients(&p, "loss").unwrap();
+    let params: Params = ["a", "b"]
+        .map(|name| {
+            let data = values(name, WIDTH * WIDTH);
+            let shape = vec![WIDTH, WIDTH];
+            (name.to_owned(), Array { shape, data })
+        })
+        .into();
+    let mut engine = device::engine(params, Fusion::Elementwise);
+    let plan = engine.compile(&program).unwrap();
+    let groups = names.map(|name| Group {
+        lr: if name == "a" { 1.0 } else { 2.0 },
+        parameters: vec![name.into()],
+    });
+    let optimizer = AdamW::new(AdamWConfig::default(), groups.into(), engine.weights());
+    let schedule = Schedule {
+        kind: ScheduleKind::Cosine,
+        warmup: 2,
+        total: (EPOCHS * STEPS) as u64,
+    };
+    let trainer = Trainer::new(engine, optimizer, 0.05, schedule, Some(1.0), 7);
+    (trainer, plan)
+}
+
+/// Ten rows, three a step, that notes which were given out.
+struct Rows {
+    plan: PlanId,
+    seen: Rc<RefCell<Vec<usize>>>,
+}
+
+struct Step {
+    plan: PlanId,
+    rows: Vec<Vec<f32>>,
+}
+
+impl Workload for Rows {
+    type Batch = Step;
+    type Error = Infallible;
+
+    fn compile(&mut self, _: &mut Engine, _: usize) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn headline(&self) -> Option<Headline> {
+        None
+    }
+
+    fn steps_per_epoch(&self) -> u64 {
+        STEPS as u64
+    }
+
+    fn epoch(
+        &mut self,
+        epoch: usize,
+        skip: u64,
+    ) -> Result<Batches<'_, Step, Infallible>, Infallible> {
+        let mut order: Vec<usize> = (0..ROWS).collect();
+        let key = Draw::default().key(&format!("epoch {epoch}"));
+        order.sort_by(|&a, &b| key.uniform(a as u64).total_cmp(&key.uniform(b as u64)));
+        let steps: Vec<Vec<usize>> = order.chunks(ACCUMULATE).map(<[_]>::to_vec).collect();
+        let (plan, seen) = (self.plan, self.seen.clone());
+        Ok(Box::new(steps.into_iter().skip(skip as usize).map(
+            move |step| {
+                seen.borrow_mut().extend(&step);
+                let rows = step.iter().map(|row| values(&format!("row {row}"), WIDTH));
+                let rows = rows.collect();
+                Ok(Step { plan, rows })
+            },
+        )))
+    }
+
+    fn micro_batches(batch: &Step) -> Vec<MicroBatch<'_>> {
+        let rows = batch.rows.iter();
+        rows.map(|row| MicroBatch {
+            plan: batch.plan,
+            inputs: vec![("x", Value::F32(row))],
+            rows: 1,
+            targets: 1,
+        })
+        .collect()
+    }
+
+    fn evaluate(&mut self, _: &mut Engine) -> Result<IndexMap<String, f64>, Infallible> {
+        Ok(IndexMap::new())
+    }
+}
+
+fn options(checkpoint: &Path) -> Fit {
+    Fit {
+        epochs: EPOCHS,
+        max_steps: None,
+        checkpoint: checkpoint.to_owned(),
+        checkpoint_every: 1,
+        fingerprint: "run".into(),
+        headline: None,
+        keep: Keep::Last,
+    }
+}
+
+/// What a run came to: its rows, its losses and its last state.
+#[derive(Debug, PartialEq)]
+struct Run {
+    rows: Vec<usize>,
+    losses: Vec<u64>,
+    state: Checkpoint,
+}
+
+/// Trains to the end, in a new trainer and workload after each of these steps.
+fn run(stops: &[u64]) -> Run {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint.safetensors");
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let mut losses = Vec::new();
+    let mut stops = stops.iter().copied();
+    loop {
+        let stop = stops.next();
+        let (mut trainer, plan) = trainer(["a", "b"]);
+        let mut progress = Progress::default();
+        if path.exists() {
+            let (checkpoint, saved) = Checkpoint::load(&path, "run").unwrap();
+            trainer.restore(&checkpoint).unwrap();
+            progress = saved;
+        }
+        let mut workload = Rows {
+            plan,
+            seen: seen.clone(),
+        };
+        let outcome = fit(
+            &mut trainer,
+            &mut workload,
+            &options(&path),
+            &mut progress,
+            |event| {
+                let Event::Step { report, .. } = event else {
+                    return Ok::<_, Infallible>(Control::Continue);
+                };
+                losses.push(report.loss.to_bits());
+                Ok(match Some(report.step) == stop {
+                    true => Control::Stop,
+                    false => Control::Continue,
+                })
+            },
+        );
+        if outcome.unwrap() == Outcome::Finished {
+            let state = trainer.checkpoint().unwrap();
+            let rows = seen.borrow().clone();
+            return Run {
+                rows,
+                losses,
+                state,
+            };
+        }
+    }
+}
+
+/// Wherever it is stopped, in the middle of an epoch and at its end: each row once an epoch, in the same
+/// order, with the same dropout.
+#[test]
+fn rows_and_draws_go_on_where_they_were() {
+    let whole = run(&[]);
+    for epoch in whole.rows.chunks(ROWS) {
+        let mut rows = epoch.to_vec();
+        rows.sort_unstable();
+        assert_eq!(rows, (0..ROWS).collect::<Vec<_>>());
+    }
+    assert_ne!(whole.rows[..ROWS], whole.rows[ROWS..]);
+    for stop in 1..(EPOCHS * STEPS) as u64 {
+        assert_eq!(run(&[stop]), whole, "stopped after step {stop}");
+    }
+    let every: Vec<u64> = (1..(EPOCHS * STEPS) as u64).collect();
+    assert_eq!(run(&every), whole, "stopped after every step");
+}
+
+/// Moments belong to names: parameters that are registered in another order take up their own.
+#[test]
+fn moments_are_found_by_name() {
+    let [row, next] = ["row", "next"].map(|name| values(name, WIDTH));
+    let step = |(trainer, plan): &mut (Trainer, PlanId), row: &[f32]| {
+        let batch = MicroBatch {
+            plan: *plan,
+            inputs: vec![("x", Value::F32(row))],
+            rows: 1,
+            targets: 1,
+        };
+        trainer.step(&[batch]).unwrap()
+    };
+    let mut straight = trainer(["a", "b"]);
+    for _ in 0..3 {
+        step(&mut straight, &row);
+    }
+    let saved = straight.0.checkpoint().unwrap();
+    let mut turned = trainer(["b", "a"]);
+    turned.0.restore(&saved).unwrap();
+    // The gradients' norm is summed in another order.
+    let [one, other] = [&mut straight, &mut turned].map(|trainer| step(trainer, &next));
+    assert_eq!(one.loss, other.loss);
+    let [one, other] = [straight, turned].map(|(trainer, _)| trainer.checkpoint().unwrap());
+    for (name, array) in &one.tensors {
+        for (x, y) in array.data.iter().zip(&other.tensors[name].data) {
+            assert!((x - y).abs() <= 1e-6 * x.abs().max(1e-3), "{name}: {x} {y}");
+        }
+    }
+}
+
+/// A checkpoint of a model that has more or less than this one is refused by the tensor's name.
+#[test]
+fn checkpoints_fit_exactly() {
+    let (mut trainer, _) = trainer(["a", "b"]);
+    let whole = trainer.checkpoint().unwrap();
+    let refused = |trainer: &mut Trainer, checkpoint: &Checkpoint| match trainer
+        .restore(checkpoint)
+        .unwrap_err()
+    {
+        CheckpointError::Tensor { name } | CheckpointError::Unknown { name } => name,
+        other => panic!("{other}"),
+    };
+    let mut less = whole.clone();
+    less.tensors.swap_remove("adam.second.b");
+    assert_eq!(refused(&mut trainer, &less), "adam.second.b");
+    let mut more = whole.clone();
+    let extra = more.tensors["param.a"].clone();
+    more.tensors.insert("param.c".into(), extra);
+    assert_eq!(refused(&mut trainer, &more), "param.c");
+    trainer.restore(&whole).unwrap();
+}

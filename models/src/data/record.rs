@@ -1,0 +1,92 @@
+use std::{borrow::Cow, path::Path};
+
+use serde_json::Value;
+
+use super::{DataError, Place, quote};
+
+/// One record of a file: values by the names of its columns, in the file's order.
+///
+/// A table's cells are texts; formats that know numbers, lists and objects give them as such.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record<'a> {
+    path: &'a Path,
+    place: Place,
+    fields: Vec<(Cow<'a, str>, Value)>,
+}
+
+impl<'a> Record<'a> {
+    /// A record with these fields, from a place of a file.
+    pub fn new(path: &'a Path, place: Place, fields: Vec<(Cow<'a, str>, Value)>) -> Self {
+        Self {
+            path,
+            place,
+            fields,
+        }
+    }
+
+    /// Names and values, in the file's order.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.fields.iter().map(|(name, value)| (&**name, value))
+    }
+
+    /// The value of a column, if the record has it.
+    pub fn get(&self, column: &str) -> Option<&Value> {
+        let found = self.fields.iter().find(|(name, _)| name == column);
+        found.map(|(_, value)| value)
+    }
+
+    /// Whether a column is not there, null, or empty.
+    pub fn is_unset(&self, column: &str) -> bool {
+        match self.get(column) {
+            None | Some(Value::Null) => true,
+            Some(Value::String(text)) => text.is_empty(),
+            Some(_) => false,
+        }
+    }
+
+    /// Whether a column is not there, null, or a text of nothing but white space.
+    pub fn is_blank(&self, column: &str) -> bool {
+        match self.get(column) {
+            Some(Value::String(text)) => text.trim().is_empty(),
+            _ => self.is_unset(column),
+        }
+    }
+
+    /// The text of a column, which may not be blank.
+    ///
+    /// # Errors
+    /// It holds something else than the text that was `expected`.
+    pub fn text(&self, column: &str, expected: &str) -> Result<&str, DataError> {
+        match self.get(column) {
+            Some(Value::String(text)) if !text.trim().is_empty() && !text.contains('\0') => {
+                Ok(text)
+            }
+            _ => Err(self.wrong(column, expected)),
+        }
+    }
+
+    /// What a column says as text: a number or a truth value as JSON writes it.
+    pub fn written(&self, column: &str) -> Option<Cow<'_, str>> {
+        match self.get(column)? {
+            Value::String(text) => Some(Cow::Borrowed(text)),
+            value @ (Value::Number(_) | Value::Bool(_)) => Some(Cow::Owned(value.to_string())),
+            Value::Null | Value::Array(_) | Value::Object(_) => None,
+        }
+    }
+
+    /// The error that a column holds something else than `expected`.
+    pub fn wrong(&self, column: &str, expected: &str) -> DataError {
+        let found = match self.get(column) {
+            Some(Value::String(text)) => quote(text),
+            Some(other) => quote(&other.to_string()),
+            None => "no such field".to_owned(),
+        };
+        DataError::Cell {
+            path: self.path.to_owned(),
+            place: self.place,
+            column: column.to_owned(),
+            expected: expected.to_owned(),
+            found,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Metrics of classes.
+
+use super::{dot, ratio};
+
+/// Share of predictions that equal the label.
+pub fn accuracy(predicted: &[usize], gold: &[usize]) -> f64 {
+    ratio(hits(predicted, gold), gold.len() as f64)
+}
+
+fn hits(predicted: &[usize], gold: &[usize]) -> f64 {
+    predicted.iter().zip(gold).filter(|(p, g)| p == g).count() as f64
+}
+
+/// Harmonic mean of precision and recall of class 1: `2 TP / (2 TP + FP + FN)`.
+pub fn f1(predicted: &[usize], gold: &[usize]) -> f64 {
+    let positives = |of: &[usize]| of.iter().filter(|class| **class == 1).count();
+    let both = predicted.iter().zip(gold).filter(|pg| *pg == (&1, &1));
+    let marked = positives(predicted) + positives(gold);
+    ratio(2.0 * both.count() as f64, marked as f64)
+}
+
+/// Matthews correlation, for any number of classes (Gorodkin, 2004).
+pub fn matthews(predicted: &[usize], gold: &[usize]) -> f64 {
+    let classes = predicted.iter().chain(gold).max().map_or(0, |max| max + 1);
+    let count = |of: &[usize]| {
+        let mut counts = vec![0.0; classes];
+        of.iter().for_each(|class| counts[*class] += 1.0);
+        counts
+    };
+    let (p, g, n) = (count(predicted), count(gold), gold.len() as f64);
+    let covariance = hits(predicted, gold) * n - dot(&p, &g);
+    let variances = (n * n - dot(&p, &p)) * (n * n - dot(&g, &g));
+    ratio(covariance, variances.sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn close(found: f64, expected: f64) {
+        assert!((found - expected).abs() < 1e-12, "{found} != {expected}");
+    }
+
+    /// Expected values: scikit-learn 1.9.1.
+    #[test]
+    fn class_metrics_equal_scikit_learn() {
+        let p = [
+            1, 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0,
+        ];
+        let g = [
+            1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 1, 0, 1, 0, 0, 1, 0, 0, 0,
+        ];
+        close(accuracy(&p, &g), 0.8333333333333334);
+        close(f1(&p, &g), 0.8181818181818182);
+        close(matthews(&p, &g), 0.6761234037828132);
+        let p = [
+            2, 1, 1, 0, 1, 0, 1, 2, 1, 1, 1, 1, 0, 1, 2, 2, 2, 0, 0, 0, 1, 2, 1, 1, 2, 1, 1, 2, 2,
+            1,
+        ];
+        let g = [
+            2, 1, 1, 0, 1, 2, 1, 0, 1, 0, 2, 2, 0, 1, 2, 2, 2, 1, 0, 2, 1, 0, 0, 1, 2, 1, 1, 2, 2,
+            1,
+        ];
+        close(accuracy(&p, &g), 0.7);
+        close(matthews(&p, &g), 0.5403716696320845);
+    }
+
+    #[test]
+    fn what_is_undefined_is_zero() {
+        assert_eq!(matthews(&[1, 1, 1], &[0, 1, 0]), 0.0);
+        assert_eq!(f1(&[0, 0], &[0, 0]), 0.0);
+    }
+
+    proptest! {
+        #[test]
+        fn flipped_predictions_flip_matthews(
+            classes in prop::collection::vec((0..2usize, 0..2usize), 1..60),
+        ) {
+            let (p, g): (Vec<_>, Vec<_>) = classes.into_iter().unzip();
+            let flipped: Vec<_> = p.iter().map(|class| 1 - class).collect();
+            prop_assert!((matthews(&p, &g) + matthews(&flipped, &g)).abs() < 1e-12);
+            prop_assert!((accuracy(&p, &g) + accuracy(&flipped, &g) - 1.0).abs() < 1e-12);
+        }
+
+        #[test]
+        fn matthews_ignores_the_numbering_of_classes(
+            classes in prop::collection::vec((0..3usize, 0..3usize), 1..60),
+        ) {
+            let (p, g): (Vec<_>, Vec<_>) = classes.into_iter().unzip();
+            let turn = |of: &[usize]| of.iter().map(|c| (c + 1) % 3).collect::<Vec<_>>();
+            prop_assert!((matthews(&p, &g) - matthews(&turn(&p), &turn(&g))).abs() < 1e-12);
+        }
+    }
+}

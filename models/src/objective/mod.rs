@@ -1,0 +1,274 @@
+//! Objectives: what a model learns from records, and how well it did.
+//!
+//! An [`Objective`] says which head predicts, what of a record is the target, how rows become tokens,
+//! which targets a batch gives the program, what the loss is, what outputs mean, and how predictions
+//! are scored. One is one file; adding it takes that file and a line in [`OBJECTIVES`].
+//! `docs/add-an-objective.md` follows one from the start. An objective of one's own needs neither:
+//! it is a value that [`Task`](crate::task::Task) takes.
+
+mod causal;
+mod classification;
+mod error;
+mod extractive;
+mod masked;
+mod predictor;
+mod regression;
+
+pub use causal::Causal;
+pub use classification::{Classification, Written};
+pub use error::{BindError, NotFinite, ObjectiveError};
+pub use extractive::Extractive;
+pub use masked::Masked;
+pub use predictor::{Pass, Predictor};
+pub use regression::Regression;
+
+use std::{fmt::Debug, sync::Arc};
+
+use ailora_graph::{ir::Draw, nn::Tensor};
+use ailora_runtime::{engine::Engine, train::Headline};
+use indexmap::IndexMap;
+use serde_json::Value;
+
+use crate::{
+    batch::{Batch, BatchError, Buckets, Encoded, Order, Plan, Shape, evaluation},
+    choice::{Kind, options},
+    config::Config,
+    data::{DataError, Example, Record},
+    head::Head,
+    metrics::{self, Metric},
+    tokenizer::{Tokenizer, TokenizerError},
+};
+
+/// Every objective, by the name that a task's description has.
+pub static OBJECTIVES: [Kind<dyn Objective>; 5] = [
+    Kind {
+        name: "classification",
+        about: "one of several classes of a text or a pair of texts",
+        make: |value| Ok(Arc::new(options::<Classification>(value)?.checked()?)),
+    },
+    Kind {
+        name: "regression",
+        about: "a number for a text or a pair of texts",
+        make: |value| Ok(Arc::new(options::<Regression>(value)?)),
+    },
+    Kind {
+        name: "causal",
+        about: "an answer that a language model writes behind a prompt",
+        make: |value| Ok(Arc::new(options::<Causal>(value)?)),
+    },
+    Kind {
+        name: "extractive",
+        about: "the part of a text that answers a question",
+        make: |value| Ok(Arc::new(options::<Extractive>(value)?)),
+    },
+    Kind {
+        name: "masked",
+        about: "tokens of running text that are masked",
+        make: |value| Ok(Arc::new(options::<Masked>(value)?)),
+    },
+];
+
+/// The metric of objectives without any other: the mean loss over the held-out targets.
+pub const LOSS: &str = "loss";
+
+/// What a model learns from records, and how well it did.
+///
+/// A record becomes an [`Example`] with a [`target`](Self::target), examples become
+/// [`encode`](Self::encode)d rows, rows become batches, which [`prepare`](Self::prepare) gives their
+/// targets. [`loss`](Self::loss) reads these in the program. What the program puts out for held-out
+/// rows [`predict`](Self::predict) reads, and [`evaluate`](Self::evaluate) scores.
+pub trait Objective: Debug + Send + Sync {
+    /// The head that predicts.
+    fn head(&self) -> Head;
+
+    /// The columns of a record that [`target`](Self::target) reads.
+    fn columns(&self) -> Vec<&str>;
+
+    /// What a record says is to be predicted. Only the objective reads it again.
+    ///
+    /// # Errors
+    /// A column holds something else; [`Record::wrong`] makes the error.
+    fn target(&self, record: &Record<'_>) -> Result<Value, DataError>;
+
+    /// Gives a padded batch the targets of its rows. The batch's tokens may change too, by `draw`.
+    ///
+    /// # Errors
+    /// A row without a target.
+    fn prepare(&self, batch: &mut Batch, rows: &[&Encoded], draw: Draw) -> Result<(), BatchError>;
+
+    /// The names of the classes, by their index; empty if there are no classes.
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+
+    /// This objective for a model with this configuration and tokenizer; nothing, if it is the same
+    /// for all.
+    ///
+    /// # Errors
+    /// The model has other labels, or its tokenizer lacks a token.
+    fn bind(&self, _: &Config, _: &Tokenizer) -> Result<Option<Arc<dyn Objective>>, BindError> {
+        Ok(None)
+    }
+
+    /// What the head's outputs are called in a model's files, if they have names.
+    fn output_names(&self) -> &[String] {
+        self.classes()
+    }
+
+    /// Examples as rows of tokens, in their order: the text and, behind it, the second one of a pair.
+    /// What is then longer than `max_len` loses tokens of its longer text first.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_batch`].
+    fn encode(
+        &self,
+        examples: &[Example],
+        tokenizer: &Tokenizer,
+        max_len: usize,
+    ) -> Result<Vec<Encoded>, TokenizerError> {
+        let texts = examples
+            .iter()
+            .map(|example| (example.text.as_str(), example.pair.as_deref()));
+        let encodings = tokenizer.encode_batch(&texts.collect::<Vec<_>>(), max_len)?;
+        let row = |(encoding, example): (_, &Example)| Encoded {
+            encoding,
+            target: example.target.clone(),
+        };
+        Ok(encodings.into_iter().zip(examples).map(row).collect())
+    }
+
+    /// Whether anything that is to be predicted is left of a row that may have been cut.
+    fn has_targets(&self, _: &Encoded) -> bool {
+        true
+    }
+
+    /// How rows are put into batches.
+    fn order(&self) -> Order {
+        Order::ByLength
+    }
+
+    /// The sizes of the program for these rows, padded to `len` tokens.
+    fn shape(&self, rows: &[&Encoded], len: usize) -> Shape {
+        Shape::new(rows.len(), len)
+    }
+
+    /// The mean loss of a batch over its targets, `[]`. It adds the inputs that it reads to the
+    /// graph, under the names that [`prepare`](Self::prepare) uses.
+    fn loss<'g>(&self, logits: &Tensor<'g>, shape: Shape) -> Tensor<'g> {
+        self.head().loss(logits, shape)
+    }
+
+    /// What a row's logits say, as the metrics compare it with the targets. Of a head with several
+    /// outputs the logits are one after the other.
+    fn predict(&self, logits: &[f32]) -> Value {
+        logits.into()
+    }
+
+    /// A prediction as a user reads it.
+    fn describe(&self, prediction: &Value) -> Value {
+        prediction.clone()
+    }
+
+    /// What predictions are scored with; the first is the headline.
+    fn metrics(&self) -> &[Metric] {
+        &[]
+    }
+
+    /// The score by which one epoch is better than another.
+    fn headline(&self) -> Headline {
+        match self.metrics() {
+            [] => Headline::lower(LOSS),
+            [first, ..] => Headline {
+                name: first.name.to_owned(),
+                better: first.better,
+            },
+        }
+    }
+
+    /// The pass that [`evaluate`](Self::evaluate) runs, which is compiled before the first step.
+    fn evaluation_pass(&self) -> Pass {
+        match self.metrics() {
+            [] => Pass::Loss,
+            _ => Pass::Predict,
+        }
+    }
+
+    /// Scores of held-out rows by name, [`headline`](Self::headline) among them: the metrics or,
+    /// without any, the mean loss over the rows' targets.
+    ///
+    /// # Errors
+    /// A row that cannot be predicted or scored.
+    fn evaluate(
+        &self,
+        predictor: &mut Predictor,
+        engine: &mut Engine,
+        split: &HeldOut,
+    ) -> Result<IndexMap<String, f64>, ObjectiveError> {
+        if self.metrics().is_empty() {
+            let loss = predictor.loss(engine, split)?;
+            return Ok(IndexMap::from([(LOSS.to_owned(), loss)]));
+        }
+        let logits = predictor.logits(engine, &split.rows, &split.batches)?;
+        let predictions: Vec<Value> = logits.iter().map(|row| self.predict(row)).collect();
+        let targets = split.rows.iter().map(|row| row.target.clone());
+        let targets: Vec<Value> = targets.map(Option::unwrap_or_default).collect();
+        Ok(metrics::score(self.metrics(), &predictions, &targets)?)
+    }
+}
+
+/// Rows of one held-out split.
+#[derive(Debug)]
+pub struct HeldOut {
+    /// The split's name.
+    pub name: String,
+    /// Its rows.
+    pub rows: Vec<Encoded>,
+    /// How they are batched.
+    pub batches: Vec<Plan>,
+    /// What is drawn for it, where an objective draws anything.
+    pub seed: u64,
+}
+
+impl HeldOut {
+    /// Rows in batches of `batch_size`, as `objective` orders them.
+    ///
+    /// # Errors
+    /// A row longer than all buckets, or a batch size of zero.
+    pub fn new(
+        name: &str,
+        rows: Vec<Encoded>,
+        objective: &dyn Objective,
+        buckets: &Buckets,
+        batch_size: usize,
+        seed: u64,
+    ) -> Result<Self, BatchError> {
+        let lengths: Vec<usize> = rows.iter().map(Encoded::tokens).collect();
+        Ok(Self {
+            name: name.to_owned(),
+            batches: evaluation(objective.order(), &lengths, buckets, batch_size)?,
+            rows,
+            seed,
+        })
+    }
+}
+
+/// The targets of a batch's rows, each as `read` has it.
+///
+/// # Errors
+/// A row has none, or `read` makes nothing of it; `expected` says what it should be.
+pub fn targets<T>(
+    batch: &Batch,
+    rows: &[&Encoded],
+    expected: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<T>, BatchError> {
+    let target = |(row, &index): (&&Encoded, &usize)| {
+        let found = row.target.as_ref();
+        found.and_then(&read).ok_or_else(|| BatchError::Target {
+            index,
+            expected: expected.to_owned(),
+            found: found.map_or("no label".to_owned(), Value::to_string),
+        })
+    };
+    rows.iter().zip(&batch.indices).map(target).collect()
+}

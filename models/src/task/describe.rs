@@ -1,0 +1,110 @@
+//! A task as a file describes it.
+
+use indexmap::IndexMap;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Rows, Split, Task, TaskError};
+use crate::{
+    choice::{Choice, options},
+    closed::json::Unique,
+    data::{FORMATS, Text},
+    objective::OBJECTIVES,
+};
+
+/// The fields of a description.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    name: String,
+    #[serde(default)]
+    aliases: Vec<String>,
+    #[serde(default)]
+    about: String,
+    objective: Choice,
+    format: Choice,
+    text: Text,
+    pair: Option<Text>,
+    #[serde(default)]
+    trim: bool,
+    #[serde(default)]
+    one_may_be_blank: bool,
+    #[serde(default)]
+    unused: Vec<String>,
+    train: Part,
+    #[serde(default)]
+    dev: IndexMap<String, Part>,
+}
+
+/// A split, without its name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Part {
+    file: String,
+    #[serde(default)]
+    rows: Rows,
+}
+
+impl Part {
+    fn named(self, name: String) -> Split {
+        Split {
+            name,
+            file: self.file,
+            rows: self.rows,
+        }
+    }
+}
+
+impl Task {
+    /// The task that a JSON text describes. `docs/add-an-objective.md` has the fields.
+    ///
+    /// # Errors
+    /// [`TaskError::Description`]: a field that is missing, unknown, there twice or of another type;
+    /// an objective, a format or a metric that does not exist, or whose options are wrong.
+    pub fn from_json(text: &str) -> Result<Self, TaskError> {
+        let value = serde_json::from_str(text);
+        let Unique(value) = value.map_err(|error| TaskError::Description(error.to_string()))?;
+        Self::from_value(value)
+    }
+
+    /// The task that a value describes, as [`from_json`](Self::from_json).
+    ///
+    /// # Errors
+    /// As [`from_json`](Self::from_json).
+    pub fn from_value(value: Value) -> Result<Self, TaskError> {
+        let task = |value| {
+            let Description {
+                name,
+                aliases,
+                about,
+                objective,
+                format,
+                text,
+                pair,
+                trim,
+                one_may_be_blank,
+                unused,
+                train,
+                dev,
+            } = options(value)?;
+            Ok(Self {
+                name,
+                aliases,
+                about,
+                objective: objective.make("objective", &OBJECTIVES)?,
+                format: format.make("format", &FORMATS)?,
+                text,
+                pair,
+                trim,
+                one_may_be_blank,
+                unused,
+                train: train.named("train".to_owned()),
+                dev: dev
+                    .into_iter()
+                    .map(|(name, part)| part.named(name))
+                    .collect(),
+            })
+        };
+        task(value).map_err(TaskError::Description)
+    }
+}

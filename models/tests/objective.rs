@@ -1,0 +1,190 @@
+//! Held-out losses and classes of objectives, against the float64 interpreter and their definitions.
+
+mod support;
+
+use std::sync::Arc;
+
+use ailora_graph::{Trainable, ir::Draw};
+use ailora_models::{
+    batch::{Batch, Buckets, Encoded, Shape},
+    objective::{Causal, Classification, Extractive, HeldOut, Objective, Predictor},
+    pretrained::Pretrained,
+    tokenizer::Encoding,
+};
+use ailora_runtime::engine::Engine;
+use serde_json::{Value, json};
+use support::{eval, fixtures};
+
+/// A row of seeded tokens, the last of them in segment 1.
+fn row(number: usize, prompt: usize, answer: usize, target: Option<Value>) -> Encoded {
+    let token = |i: usize| ((number * 31 + i * 17 + 7) % 90 + 3) as u32;
+    Encoded {
+        encoding: Encoding {
+            ids: (0..prompt + answer).map(token).collect(),
+            type_ids: [vec![0; prompt], vec![1; answer]].concat(),
+            cut: false,
+        },
+        target,
+    }
+}
+
+/// The scores of rows in batches of two, of a base without adapters.
+fn scores(
+    base: &Pretrained,
+    objective: &Arc<dyn Objective>,
+    rows: &[Encoded],
+) -> Vec<(String, f64)> {
+    let (model, sites) = (base.model.clone(), Vec::new());
+    let mut predictor = Predictor::new(model, objective.clone(), sites, Trainable::Adapters, 0);
+    let mut engine = Engine::new(base.weights.clone());
+    let lengths: Vec<usize> = rows.iter().map(Encoded::tokens).collect();
+    let buckets = Buckets::choose(&lengths, 32, 2).unwrap();
+    let split = HeldOut::new("dev", rows.to_vec(), &**objective, &buckets, 2, 0).unwrap();
+    let scores = objective.evaluate(&mut predictor, &mut engine, &split);
+    scores.unwrap().into_iter().collect()
+}
+
+/// The logits of one row alone, in float64.
+fn logits(base: &Pretrained, row: &Encoded) -> Vec<(String, Vec<f64>)> {
+    let plan = ailora_models::batch::Plan {
+        len: row.tokens(),
+        indices: vec![0],
+    };
+    let batch = Batch::new(&plan, std::slice::from_ref(row), 0).unwrap();
+    let program = base
+        .model
+        .program(Shape::new(1, row.tokens()), false, false);
+    eval(&program.unwrap(), &base.weights, &base.model.inputs(&batch))
+}
+
+/// `-log softmax(logits)[label]`
+fn cross_entropy(logits: &[f64], label: usize) -> f64 {
+    let total: f64 = logits.iter().map(|x| x.exp()).sum();
+    total.ln() - logits[label]
+}
+
+fn open(fixture: &str, objective: &Arc<dyn Objective>) -> Pretrained {
+    Pretrained::open(&fixtures().join("parity").join(fixture), objective.head()).unwrap()
+}
+
+/// The mean is over the tokens of all answers, however they are batched; the first token of a row is
+/// predicted from nothing, and a row without an answer changes nothing.
+#[test]
+fn the_loss_of_answers_is_the_mean_over_their_tokens() {
+    let objective: Arc<dyn Objective> = Arc::new(Causal::new("answer"));
+    let base = open("llama_mha-0", &objective);
+    let mut rows: Vec<Encoded> = [(3, 1), (2, 6), (9, 3), (0, 5)]
+        .iter()
+        .enumerate()
+        .map(|(i, &(prompt, answer))| row(i, prompt, answer, None))
+        .collect();
+    let (mut sum, mut count) = (0.0, 0);
+    for row in &rows {
+        let Encoding { ids, type_ids, .. } = &row.encoding;
+        let (_, logits) = &logits(&base, row)[0];
+        let vocabulary = logits.len() / ids.len();
+        for at in (1..ids.len()).filter(|&at| type_ids[at] == 1) {
+            let before = &logits[(at - 1) * vocabulary..][..vocabulary];
+            sum += cross_entropy(before, ids[at] as usize);
+            count += 1;
+        }
+    }
+    assert_eq!(count, 14);
+    let expected = sum / f64::from(count);
+    let found = scores(&base, &objective, &rows);
+    assert_eq!(found[0].0, "loss");
+    assert!(
+        (found[0].1 - expected).abs() <= 1e-5,
+        "{found:?} {expected}"
+    );
+
+    // In a batch of its own, which has no target at all, and beside another.
+    let prompt = row(7, 20, 0, None);
+    assert!(!objective.has_targets(&prompt));
+    for more in 1..4 {
+        rows.push(prompt.clone());
+        let again = scores(&base, &objective, &rows);
+        assert!(
+            (again[0].1 - expected).abs() <= 1e-5,
+            "{more}: {again:?} {expected}"
+        );
+    }
+}
+
+/// Rows without padding, whose places would be among those that may be chosen, as in transformers.
+#[test]
+fn the_loss_of_spans_is_the_mean_of_their_ends() {
+    let objective: Arc<dyn Objective> = Arc::new(Extractive {
+        answers: "answers".into(),
+        starts: "starts".into(),
+    });
+    let base = open("bert_qa-0", &objective);
+    let spans = [(4, 6), (0, 0), (9, 9)];
+    let rows: Vec<Encoded> = spans
+        .iter()
+        .enumerate()
+        .map(|(i, &(start, end))| row(i, 4, 12, Some(json!([start, end]))))
+        .collect();
+    let mut expected = 0.0;
+    for (row, &(start, end)) in rows.iter().zip(&spans) {
+        let found = logits(&base, row);
+        let named = |name: &str| &found.iter().find(|(found, _)| found == name).unwrap().1;
+        expected += cross_entropy(named("start_logits"), start) / 6.0;
+        expected += cross_entropy(named("end_logits"), end) / 6.0;
+    }
+    let found = scores(&base, &objective, &rows);
+    assert!(
+        (found[0].1 - expected).abs() <= 1e-5,
+        "{found:?} {expected}"
+    );
+}
+
+#[test]
+fn classes_are_the_largest_logits_and_rows_without_one_are_named() {
+    let metrics =
+        ["accuracy", "f1"].map(|name| ailora_models::metrics::Metric::named(name).unwrap());
+    let classes = Classification::new("label", ["no", "yes"], &metrics);
+    let objective: Arc<dyn Objective> = Arc::new(classes);
+    let base = open("bert_cls-0", &objective);
+    let bare: Vec<Encoded> = (0..7).map(|i| row(i, 3 + i, i % 3, None)).collect();
+    let class = |row: &Encoded| {
+        let (_, logits) = &logits(&base, row)[0];
+        usize::from(logits[1] > logits[0])
+    };
+    let found: Vec<usize> = bare.iter().map(class).collect();
+    // Wrong for every third.
+    let label = |i: usize| if i % 3 == 0 { 1 - found[i] } else { found[i] };
+    let labelled = |(i, row): (usize, &Encoded)| Encoded {
+        target: Some(label(i).into()),
+        ..row.clone()
+    };
+    let rows: Vec<Encoded> = bare.iter().enumerate().map(labelled).collect();
+    let scores = scores(&base, &objective, &rows);
+    assert_eq!(scores[0].0, "accuracy");
+    assert!((scores[0].1 - 4.0 / 7.0).abs() <= 1e-12, "{scores:?}");
+    assert_eq!(scores[1].0, "f1");
+
+    let plan = ailora_models::batch::Plan {
+        len: 16,
+        indices: vec![2, 4],
+    };
+    let mut batch = Batch::new(&plan, &rows, 0).unwrap();
+    let mut refs = vec![&rows[2], &bare[4]];
+    let error = objective
+        .prepare(&mut batch, &refs, Draw::default())
+        .unwrap_err();
+    let expected = "example 4: expected a class below 2, found no label";
+    assert_eq!(error.to_string(), expected);
+    let odd = Encoded {
+        target: Some(2.into()),
+        ..rows[2].clone()
+    };
+    refs = vec![&odd, &rows[4]];
+    let error = objective
+        .prepare(&mut batch, &refs, Draw::default())
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "example 2: expected a class below 2, found 2"
+    );
+}

@@ -1,0 +1,311 @@
+//! A pretrained model that learns a task.
+
+use std::path::{Path, PathBuf};
+
+use ailora_graph::{
+    AdaptConfig, Trainable,
+    adapter::{Layout, Site},
+    ir::Draw,
+    module::Parameter,
+};
+use ailora_models::{
+    batch::Encoded,
+    data::Example,
+    lengths::Cut,
+    objective::Predictor,
+    peft::Adapter,
+    pretrained::{LoadReport, Pretrained},
+    supervised::{Batching, Supervised},
+    task::{Splits, Task},
+};
+use ailora_runtime::{collective::Single, store::Params, train::Keep};
+use indexmap::IndexMap;
+use serde_json::{Value, json};
+
+use super::{About, Model, Settings, data, write_model};
+use crate::{
+    output::{ADAPTER, MODEL},
+    run::{Adapted, Error, Identity, Learner, Recipe, Run, SettingsError, hash},
+};
+
+/// Files of a model's folder, beside its weights, that change what is trained.
+const MODEL_FILES: [&str; 10] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spm.model",
+    "tokenizer.model",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// A pretrained model that learns a task from the task's rows.
+#[derive(Debug)]
+pub struct Finetuning {
+    settings: Settings,
+    task: Task,
+    model: Model,
+    /// The folder of the task's files.
+    data: PathBuf,
+    max_len: usize,
+    /// Training rows, before any were left out.
+    rows: usize,
+    train: Vec<Encoded>,
+    held_out: IndexMap<String, Vec<Encoded>>,
+    notices: Vec<String>,
+}
+
+impl Settings {
+    /// The run that these settings say: the model is loaded and the task's rows are read.
+    ///
+    /// # Errors
+    /// Something given is wrong, or a file cannot be read.
+    pub fn run(&self) -> Result<Run<Finetuning>, Error> {
+        self.check()?;
+        self.run_on(&Task::parse(&self.task)?)
+    }
+
+    /// As [`run`](Self::run), for a task of one's own; the settings have its name.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_on(&self, task: &Task) -> Result<Run<Finetuning>, Error> {
+        self.check()?;
+        Ok(Run {
+            learner: Finetuning::open(self, task)?,
+            adapters: self.adapters.clone(),
+            recipe: self.recipe(),
+            ranks: std::sync::Arc::new(Single),
+        })
+    }
+}
+
+impl Finetuning {
+    fn open(settings: &Settings, task: &Task) -> Result<Self, Error> {
+        if settings.keep == Some(Keep::Best) && task.dev.is_empty() {
+            let task = task.name.clone();
+            return Err(SettingsError::NothingHeldOut { task }.into());
+        }
+        let mut model = Model::open(&settings.model, task, settings.seed, false)?;
+        if settings.strict {
+            model.strict()?;
+        }
+        // What does not fit the model is said before the rows are read.
+        let parameters = model.pretrained.model.parameters();
+        let adapted = Adapted::new(
+            &settings.adapters,
+            model.pretrained.model.sites(),
+            parameters,
+        )?;
+        if adapted.trainable != Trainable::All {
+            Adapter::check(&adapted.sites)?;
+        }
+        let data = data(task, settings.data.as_deref())?;
+        let Splits { train, dev, notes } = task.load_dir(&data)?;
+        model.pretrained.report.notes.extend(notes);
+        if settings.strict {
+            model.strict()?;
+        }
+        let train = subset(train, settings.rows);
+        let max_len = model.max_len(settings.max_length);
+        let mut notices = Vec::new();
+        let mut encode = |split: &str, rows: &[Example]| -> Result<Vec<Encoded>, Error> {
+            let rows = model.encode(rows, max_len)?;
+            let cut = Cut::of(&*model.objective, &rows, max_len);
+            if cut.is_any() {
+                notices.push(format!("note: {split}: {cut}"));
+            }
+            Ok(rows)
+        };
+        let mut encoded = encode(&task.train.name, &train)?;
+        // Of a prompt without any of its answer there is nothing to learn.
+        encoded.retain(|row| model.objective.has_targets(row));
+        if encoded.is_empty() {
+            return Err(Error::NoAnswers {
+                rows: train.len(),
+                limit: max_len,
+                longest: model.max_len(usize::MAX),
+            });
+        }
+        let held_out = dev
+            .into_iter()
+            .map(|(name, rows)| {
+                let rows = encode(&name, &rows)?;
+                Ok((name, rows))
+            })
+            .collect::<Result<_, Error>>()?;
+        Ok(Self {
+            settings: settings.clone(),
+            task: task.clone(),
+            data,
+            max_len,
+            rows: train.len(),
+            train: encoded,
+            held_out,
+            notices,
+            model,
+        })
+    }
+
+    /// The parameters that the base's files have not got.
+    fn drawn(&self) -> Vec<String> {
+        let drawn = self.model.pretrained.report.initialised.iter();
+        drawn.map(|initialised| initialised.name.clone()).collect()
+    }
+
+    /// Writes the adapter as PEFT loads it, and what it is beside it.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    fn write_adapter(&self, folder: &Path, adapter: &Adapter, sites: &[Site]) -> Result<(), Error> {
+        let Self { settings, task, .. } = self;
+        adapter.save(folder, &settings.model, task.head())?;
+        let described: Vec<serde_json::Value> = sites
+            .iter()
+            .filter(|site| site.spec.trains())
+            .map(|site| {
+                json!({
+                    "path": site.path,
+                    "strategy": site.spec.strategy,
+                    "rank": site.spec.rank(),
+                    "shape": [site.out_features, site.in_features],
+                    "layout": if site.layout == Layout::OutIn { "out_in" } else { "in_out" },
+                    "lr": site.spec.lr,
+                    "scale": site.spec.scale(),
+                    "dropout": site.spec.dropout,
+                })
+            })
+            .collect();
+        let mut about = About::new(&settings.model, task, &self.model.pretrained.sha256);
+        about.seed = Some(settings.seed);
+        about.max_length = Some(settings.max_length);
+        about.sites = described;
+        about.write(folder)
+    }
+}
+
+impl Learner for Finetuning {
+    type Workload = Supervised;
+
+    fn parameters(&self) -> &[Parameter] {
+        self.model.pretrained.model.parameters()
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        self.model.pretrained.model.sites()
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn report(&self) -> Option<&LoadReport> {
+        Some(&self.model.pretrained.report)
+    }
+
+    fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    fn identity(&mut self, adapters: &AdaptConfig, recipe: &Recipe) -> Result<Identity, Error> {
+        self.settings = self.settings.with(adapters, recipe);
+        let hashed = self.task.files().map(|file| {
+            let hash = hash::file(&self.data.join(file))?;
+            Ok((file.to_owned(), hash))
+        });
+        Ok(Identity {
+            settings: serde_json::to_value(&self.settings).unwrap_or_default(),
+            base: hashes(&self.model.pretrained)?,
+            data: hashed.collect::<Result<_, Error>>()?,
+            inputs: vec![self.model.pretrained.dir.clone(), self.data.clone()],
+        })
+    }
+
+    fn take_weights(&mut self) -> Params {
+        std::mem::take(&mut self.model.pretrained.weights)
+    }
+
+    fn workload(&mut self, adapted: &Adapted, recipe: &Recipe) -> Result<Supervised, Error> {
+        let predictor = Predictor::new(
+            self.model.pretrained.model.clone(),
+            self.model.objective.clone(),
+            adapted.sites.clone(),
+            adapted.trainable.clone(),
+            self.model.tokenizer.pad_id(),
+        );
+        let batching = Batching {
+            batch_size: recipe.batch_size,
+            accumulate: recipe.accumulate,
+            max_len: self.max_len,
+            seed: recipe.seed,
+        };
+        let train = std::mem::take(&mut self.train);
+        let held_out = std::mem::take(&mut self.held_out);
+        Ok(Supervised::new(predictor, train, held_out, batching)?)
+    }
+
+    fn kept(&self, Adapted { sites, trainable }: &Adapted) -> Vec<String> {
+        let model = &self.model.pretrained.model;
+        Adapter::held(model, sites, trainable, &self.drawn())
+    }
+
+    fn writes(&self, adapted: &Adapted) -> &'static [&'static str] {
+        match adapted.trainable {
+            Trainable::All => MODEL,
+            _ => ADAPTER,
+        }
+    }
+
+    fn about(&self) -> Value {
+        json!({
+            "task": self.settings.task,
+            "method": self.settings.adapters.method,
+            "seed": self.settings.seed,
+        })
+    }
+
+    fn save(&self, folder: &Path, adapted: &Adapted, mut params: Params) -> Result<(), Error> {
+        let Adapted { sites, trainable } = adapted;
+        if *trainable == Trainable::All {
+            params.retain(|name, _| self.parameters().iter().any(|p| p.name == *name));
+            return write_model(&self.model, &self.task, &params, folder);
+        }
+        let model = &self.model.pretrained.model;
+        let adapter = Adapter::from_trained(model, sites, &params, trainable, &self.drawn())?;
+        self.write_adapter(folder, &adapter, sites)
+    }
+}
+
+/// The hashes of a model's files.
+///
+/// # Errors
+/// A file cannot be read.
+fn hashes(model: &Pretrained) -> Result<IndexMap<String, String>, Error> {
+    let mut hashes = IndexMap::from([("weights".to_owned(), model.sha256.clone())]);
+    for name in MODEL_FILES {
+        let path = model.dir.join(name);
+        if path.is_file() {
+            hashes.insert(name.to_owned(), hash::file(&path)?);
+        }
+    }
+    Ok(hashes)
+}
+
+/// Some of the rows, always the same ones, in file order.
+fn subset(rows: Vec<Example>, wanted: Option<usize>) -> Vec<Example> {
+    let Some(wanted) = wanted.filter(|&wanted| wanted < rows.len()) else {
+        return rows;
+    };
+    let key = Draw::default().key("rows");
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by(|&a, &b| key.uniform(a as u64).total_cmp(&key.uniform(b as u64)));
+    let mut kept = vec![false; rows.len()];
+    order[..wanted].iter().for_each(|&row| kept[row] = true);
+    rows.into_iter()
+        .zip(kept)
+        .filter_map(|(row, kept)| kept.then_some(row))
+        .collect()
+}

@@ -1,0 +1,230 @@
+//! A pretrained model with its tokenizer and what it is for.
+
+use std::{path::Path, sync::Arc};
+
+use ailora_graph::adapter::Trainable;
+use ailora_models::{
+    batch::Encoded,
+    closed::Unused,
+    config::Config,
+    data::Example,
+    generate::{self, Generator},
+    head::Head,
+    hub,
+    objective::{Causal, Objective, Predictor},
+    peft::{Adapter, Origin},
+    pretrained::{Pretrained, PretrainedError},
+    task::{OtherLabels, Task},
+    tokenizer::{Tokenizer, TokenizerError},
+};
+use ailora_runtime::{backend::Backend, engine::Engine};
+
+use crate::run::Error;
+
+/// A pretrained model for a task, with its tokenizer.
+#[derive(Debug)]
+pub struct Model {
+    /// Weights and configuration, with a head for the task.
+    pub pretrained: Pretrained,
+    /// The model's own tokenizer.
+    pub tokenizer: Tokenizer,
+    /// What it is for: the task's objective, bound to this model; to go on with texts, if it was
+    /// opened for that.
+    pub objective: Arc<dyn Objective>,
+    /// How the labels of a complete model differ from the task's, if they do.
+    pub other_labels: Option<OtherLabels>,
+    /// An adapter, whose tensors are not among the weights yet.
+    pub adapter: Option<Adapter>,
+}
+
+/// An adapter's folder.
+#[derive(Clone, Copy, Debug)]
+pub struct AdapterFolder<'a> {
+    /// The folder.
+    pub path: &'a Path,
+    /// Whether it is used for another base or another task than it was trained for.
+    pub force: bool,
+}
+
+impl Model {
+    /// Loads a folder or a hub id as a classifier for `task`. What the files lack, such as a new
+    /// head, is drawn from `seed`; if `complete`, nothing may be lacking.
+    ///
+    /// # Errors
+    /// The files are missing, malformed, or of a model that is not supported.
+    pub fn open(name: &str, task: &Task, seed: u64, complete: bool) -> Result<Self, Error> {
+        let mut model = Self::bare(&hub::resolve(name)?, &task.objective, task.head())?;
+        if complete {
+            model.pretrained.check_head()?;
+        } else {
+            model.pretrained.initialise_head(seed);
+        }
+        let other = model.bind(task)?;
+        model.other_labels = other.filter(|_| complete);
+        Ok(model)
+    }
+
+    /// Loads a folder or a hub id as a classifier for `task` with an adapter. Base and adapter
+    /// together must have the whole of the model.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); the folder holds no adapter for this base and this task.
+    pub fn adapted(name: &str, task: &Task, adapter: AdapterFolder<'_>) -> Result<Self, Error> {
+        let mut model = Self::bare(&hub::resolve(name)?, &task.objective, task.head())?;
+        model.bind(task)?;
+        model.adapt(name, Some(&task.name), adapter)?;
+        Ok(model)
+    }
+
+    /// Reads the folder of a model, given as such or by its id on the hub, that writes text: a causal
+    /// language model, or an encoder-decoder; with an adapter, if one is given.
+    ///
+    /// # Errors
+    /// As [`adapted`](Self::adapted), and a model that has no such head.
+    pub fn generating(name: &str, adapter: Option<AdapterFolder<'_>>) -> Result<Self, Error> {
+        let folder = hub::resolve(name)?;
+        let config = Config::from_dir(&folder).map_err(PretrainedError::from)?;
+        let head = match config.architecture.start_token() {
+            Some(_) => Head::Seq2SeqLm { smoothing: 0.0 },
+            None => Head::CausalLm,
+        };
+        let objective: Arc<dyn Objective> = Arc::new(Causal::new("text"));
+        let mut model = Self::bare(&folder, &objective, head)?;
+        match adapter {
+            Some(adapter) => model.adapt(name, None, adapter)?,
+            None => model.pretrained.check_head()?,
+        }
+        Ok(model)
+    }
+
+    /// A model as its files have it, whose head may be missing.
+    fn bare(folder: &Path, objective: &Arc<dyn Objective>, head: Head) -> Result<Self, Error> {
+        let mut pretrained = Pretrained::open(folder, head)?;
+        let tokenizer = pretrained.tokenizer()?;
+        pretrained.report.notes.extend_from_slice(tokenizer.notes());
+        Ok(Self {
+            pretrained,
+            tokenizer,
+            objective: objective.clone(),
+            other_labels: None,
+            adapter: None,
+        })
+    }
+
+    /// Binds the task's objective to the model. Gives the model's labels where they are others.
+    fn bind(&mut self, task: &Task) -> Result<Option<OtherLabels>, TokenizerError> {
+        let config = self.pretrained.model.config();
+        let (objective, other) = task.bind(config, &self.tokenizer)?;
+        self.objective = objective;
+        Ok(other)
+    }
+
+    /// How the folder says to generate. What of that is not used is added to the report.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or asks for what is not done.
+    pub fn generation(&mut self) -> Result<generate::Settings, Error> {
+        let Pretrained { dir, model, .. } = &self.pretrained;
+        let (settings, notes) = generate::Settings::read(dir, model.config())?;
+        self.pretrained.report.notes.extend(notes);
+        Ok(settings)
+    }
+
+    /// Reads an adapter for this model, which was asked for as `name`.
+    fn adapt(
+        &mut self,
+        name: &str,
+        task: Option<&str>,
+        AdapterFolder { path, force }: AdapterFolder<'_>,
+    ) -> Result<(), Error> {
+        let base = &mut self.pretrained;
+        let origin = Origin::read(path)?;
+        let mut notes: Vec<_> = origin.note.iter().cloned().collect();
+        if !force {
+            origin.check_task(path, task, base.model.head())?;
+        }
+        let adapter = Adapter::load(path, base)?;
+        let parameters = base.model.parameters();
+        let lacking = parameters.iter().filter(|parameter| {
+            let own = adapter.tensors.contains_key(&parameter.name);
+            !own && base.weights.get(&parameter.name).map(|w| &w.shape) != Some(&parameter.shape)
+        });
+        if lacking.count() > 0 {
+            // What both together lack is the error.
+            base.weights.extend(adapter.tensors);
+            base.check_head()?;
+            return Ok(());
+        }
+        if !force {
+            notes.extend(origin.check_base(path, name, base)?);
+        }
+        base.report.notes.extend(notes);
+        self.adapter = Some(adapter);
+        Ok(())
+    }
+
+    /// Nothing of the folder's files may be unused.
+    ///
+    /// # Errors
+    /// Something is; [`LoadReport::notes`] says what.
+    pub fn strict(&self) -> Result<(), Unused> {
+        match &self.pretrained.report.notes[..] {
+            [] => Ok(()),
+            notes => Err(Unused(notes.to_vec())),
+        }
+    }
+
+    /// The longest sequence, at most `wanted`.
+    pub fn max_len(&self, wanted: usize) -> usize {
+        wanted.min(self.pretrained.model.config().architecture.max_len())
+    }
+
+    /// Rows as the model sees them.
+    ///
+    /// # Errors
+    /// The tokenizer fails on a row.
+    pub fn encode(&self, rows: &[Example], max_len: usize) -> Result<Vec<Encoded>, Error> {
+        Ok(self.objective.encode(rows, &self.tokenizer, max_len)?)
+    }
+
+    /// What generates; the adapter is beside the weights, or merged into them.
+    ///
+    /// # Errors
+    /// A weight is missing.
+    pub fn generator(
+        self,
+        merged: bool,
+        backend: Box<dyn Backend>,
+    ) -> Result<(Generator, Tokenizer), Error> {
+        let mut sites = self.pretrained.model.sites();
+        let mut params = self.pretrained.weights;
+        let mut adapter = self.adapter.unwrap_or_default();
+        if merged {
+            adapter.merge_into(&mut params)?;
+            adapter = Adapter::default();
+        }
+        sites = adapter.apply_to(sites);
+        params.extend(adapter.tensors);
+        let generator =
+            Generator::new(self.pretrained.model, sites, Engine::fused(backend, params));
+        Ok((generator, self.tokenizer))
+    }
+
+    /// A predictor with the adapter, if there is one, and an engine with the parameters it needs,
+    /// which the model has no longer.
+    pub fn predictor(mut self, backend: Box<dyn Backend>) -> (Predictor, Engine, Self) {
+        let adapter = self.adapter.take().unwrap_or_default();
+        let sites = adapter.apply_to(self.pretrained.model.sites());
+        let mut params = std::mem::take(&mut self.pretrained.weights);
+        params.extend(adapter.tensors);
+        let pad = self.tokenizer.pad_id();
+        let predictor = Predictor::new(
+            self.pretrained.model.clone(),
+            self.objective.clone(),
+            sites,
+            Trainable::Adapters,
+            pad,
+        );
+        (predictor, Engine::fused(backend, params), self)
+    }
+}

@@ -1,0 +1,118 @@
+//! Settings that mean nothing, and the ranges of those that do.
+
+use std::{ops::RangeInclusive, path::PathBuf};
+
+use ailora_models::closed::brief;
+use thiserror::Error;
+
+/// Settings that mean nothing.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    /// A file that is not settings.
+    #[error("{path}: {reason}", path = path.display(), reason = brief(reason))]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        reason: String,
+    },
+    /// A setting that must be given and is not.
+    #[error("`{0}` is not given; pass --{0}, or set it in the file of --config")]
+    Missing(&'static str),
+    /// The best epoch of a task whose epochs are not measured.
+    #[error(
+        "--keep best: task {task} has no held-out metric, so that no epoch is the best one; leave \
+         --keep out, or pass --keep last"
+    )]
+    NothingHeldOut {
+        /// The task.
+        task: String,
+    },
+    /// A model that does not fit.
+    #[error(
+        "a model of these `width`, `layers`, `vocab_size` and `length` takes {needed} bytes to \
+         train, and there are {there} bytes of memory; make it smaller"
+    )]
+    Memory {
+        /// Bytes of parameters, gradients and the optimiser's state.
+        needed: u64,
+        /// Bytes of memory.
+        there: u64,
+    },
+    /// A number outside its range.
+    #[error("`{name}` is {found}; expected {expected}")]
+    OutOfRange {
+        /// The setting.
+        name: &'static str,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: f64,
+    },
+}
+
+impl SettingsError {
+    /// An error about the first setting that does not fit.
+    pub(crate) fn unless(ranges: impl IntoIterator<Item = Range>) -> Result<(), Self> {
+        match ranges.into_iter().find(|range| !range.fits) {
+            None => Ok(()),
+            Some(range) => Err(Self::OutOfRange {
+                name: range.name,
+                expected: range.expected,
+                found: range.found,
+            }),
+        }
+    }
+}
+
+/// A setting beside what it should be.
+pub(crate) struct Range {
+    name: &'static str,
+    found: f64,
+    fits: bool,
+    expected: String,
+}
+
+impl Range {
+    /// A whole number within limits.
+    pub fn count(name: &'static str, found: usize, range: RangeInclusive<usize>) -> Self {
+        Self {
+            name,
+            found: found as f64,
+            fits: range.contains(&found),
+            expected: format!("at least {} and at most {}", range.start(), range.end()),
+        }
+    }
+
+    /// A number that may be left out, and that nothing limits.
+    pub fn at_least_1(name: &'static str, found: Option<u64>) -> Self {
+        let found = found.unwrap_or(1);
+        Self {
+            name,
+            found: found as f64,
+            fits: found > 0,
+            expected: "at least 1".into(),
+        }
+    }
+
+    /// A finite number above 0.
+    pub fn positive(name: &'static str, found: f64) -> Self {
+        let fits = found.is_finite() && found > 0.0;
+        Self::number(name, found, fits, "a positive number")
+    }
+
+    /// A part of a whole, which is never reached.
+    pub fn share(name: &'static str, found: f64, expected: &str) -> Self {
+        Self::number(name, found, (0.0..1.0).contains(&found), expected)
+    }
+
+    /// A number that fits or does not.
+    pub fn number(name: &'static str, found: f64, fits: bool, expected: &str) -> Self {
+        Self {
+            name,
+            found,
+            fits,
+            expected: expected.into(),
+        }
+    }
+}

@@ -86,9 +86,9 @@ fn the_order_of_compiling_changes_neither_places_nor_bits() {
     let adapted = Projection::adapted(WIDTH, 4);
     let projections = [adapted, Projection::frozen(WIDTH), adapted];
     for layout in [Layout::OutIn, Layout::InOut] {
-        // A step, a smaller one, and the tail of an evaluation.
-        let programs = [(256, true), (64, true), (3, false)]
-            .map(|(rows, training)| program(rows, WIDTH, &projections, layout, training));
+        // A step, a smaller one, and the tail of an evaluation, which reads two of the projections.
+        let programs = [(256, true, 3), (64, true, 3), (3, false, 2)]
+            .map(|(rows, training, n)| program(rows, WIDTH, &projections[..n], layout, training));
         let expected = compiled(&programs, [0, 1, 2], None);
         let packed = expected[0]
             .0

@@ -153,7 +153,13 @@ fn classes_are_the_largest_logits_and_rows_without_one_are_named() {
     };
     let found: Vec<usize> = bare.iter().map(class).collect();
     // Wrong for every third.
-    let label = |i: usize| if i % 3 == 0 { 1 - found[i] } else { found[i] };
+    let label = |i: usize| {
+        if i.is_multiple_of(3) {
+            1 - found[i]
+        } else {
+            found[i]
+        }
+    };
     let labelled = |(i, row): (usize, &Encoded)| Encoded {
         target: Some(label(i).into()),
         ..row.clone()

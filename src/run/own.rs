@@ -5,13 +5,13 @@ use std::{collections::HashMap, fmt, path::Path, sync::Arc};
 use ailora_graph::{
     AdaptConfig,
     adapter::Site,
-    ir::{Draw, ops::loss::IGNORED},
+    ir::{Draw, Program, ops::loss::IGNORED},
     module::Parameter,
     nn::Cx,
 };
 use ailora_models::{batch::shuffle, metrics::argmax, peft::merge};
 use ailora_runtime::{
-    backend::Backend,
+    backend::{Backend, Precision},
     collective::gather,
     engine::{Engine, EngineError, PlanId},
     passes::{LOSS, PassError, Passes},
@@ -419,6 +419,29 @@ impl Rows<'_> {
         whole.into_iter().chain((rest > 0).then_some(rest))
     }
 
+    /// The program for so many rows: a training step, or the model's outputs.
+    fn program(
+        &self,
+        rows: usize,
+        training: bool,
+        precision: Precision,
+    ) -> Result<Program, OwnError> {
+        let columns = match training {
+            true => &self.train,
+            false => self.held_out.values().next().unwrap_or(&self.train),
+        };
+        let built = build(self.network, columns, rows, training)?;
+        let passes = Passes {
+            sites: &self.adapted.sites,
+            trainable: &self.adapted.trainable,
+            precision,
+        };
+        Ok(match training {
+            true => passes.step(&built.program)?,
+            false => passes.inference(&built.program)?,
+        })
+    }
+
     fn plan(
         &mut self,
         engine: &mut Engine,
@@ -429,21 +452,8 @@ impl Rows<'_> {
         if let Some(&plan) = self.plans.get(&key) {
             return Ok(plan);
         }
-        let columns = match training {
-            true => &self.train,
-            false => self.held_out.values().next().unwrap_or(&self.train),
-        };
-        let built = build(self.network, columns, rows, training)?;
-        let passes = Passes {
-            sites: &self.adapted.sites,
-            trainable: &self.adapted.trainable,
-            precision: engine.backend().precision(),
-        };
-        let program = match training {
-            true => passes.step(&built.program)?,
-            false => passes.inference(&built.program)?,
-        };
-        let plan = engine.compile(&program)?;
+        let precision = engine.backend().precision();
+        let plan = engine.compile(&self.program(rows, training, precision)?)?;
         self.plans.insert(key, plan);
         Ok(plan)
     }
@@ -515,6 +525,11 @@ impl Workload for Rows<'_> {
             .values()
             .flat_map(|rows| self.sizes(rows.rows()));
         let held_out: Vec<usize> = held_out.collect();
+        // The largest step decides where parameters lie.
+        if let Some(&rows) = training.first() {
+            let precision = engine.backend().precision();
+            engine.lay_out(&self.program(rows, true, precision)?)?;
+        }
         for rows in training {
             self.plan(engine, rows, true)?;
         }

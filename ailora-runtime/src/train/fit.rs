@@ -17,8 +17,8 @@ pub trait Workload {
     /// Why a batch or an evaluation failed.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Compiles every program that so many epochs and their evaluations need. Programs of training come
-    /// first: what they read is laid out for them.
+    /// Compiles every program that so many epochs and their evaluations need. A training step decides
+    /// where parameters lie ([`Engine::lay_out`]).
     ///
     /// # Errors
     /// A program cannot be built.

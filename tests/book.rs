@@ -141,3 +141,34 @@ fn the_summary_names_every_page() {
         }
     }
 }
+
+/// The walk of a weight names files that are there, and what is in them.
+#[test]
+fn the_walk_names_what_exists() {
+    let page = std::fs::read_to_string(root().join("docs/design.md")).unwrap();
+    let walk = page
+        .split("## The walk of one query weight")
+        .nth(1)
+        .unwrap();
+    let walk = walk.split("\n## ").next().unwrap();
+    let rows: Vec<&str> = walk
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    assert!(rows.len() > 30, "{} files", rows.len());
+    let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    for row in rows {
+        let mut quoted = row.split('`').skip(1).step_by(2);
+        let file = quoted.next().unwrap();
+        let text = std::fs::read_to_string(root().join(file));
+        let text = text.unwrap_or_else(|error| panic!("{file}: {error}"));
+        let names: Vec<&str> = quoted
+            .filter(|name| name.len() > 1 && is_name(name))
+            .collect();
+        assert!(!names.is_empty(), "{row}");
+        for name in names {
+            let mut words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            assert!(words.any(|word| word == name), "{file} has no `{name}`");
+        }
+    }
+}

@@ -14,7 +14,8 @@ use ailora_runtime::{
 };
 
 use super::{
-    Adapted, Error, Learner, Manifest, Output, Recipe, Report, Run, Stage, spectrum_cache,
+    Adapted, Error, Learner, Manifest, Output, Recipe, Report, Run, Stage, recipe::Sizes,
+    spectrum_cache,
 };
 use crate::output::Existing;
 
@@ -46,6 +47,20 @@ impl<L: Learner> Run<L> {
         existing: Existing,
         mut watch: impl FnMut(Stage<'_>) -> Control + Send,
     ) -> Result<Report, Error> {
+        let mut ready = self.ready(folder, existing, &mut watch)?;
+        ready.go_on(folder, &mut watch)?;
+        let report = ready.train(folder, &mut watch)?;
+        ready.leave(folder, &report)?;
+        Ok(report)
+    }
+
+    /// Claims the folder, gives adapters their start and compiles every program.
+    fn ready(
+        self,
+        folder: &Path,
+        existing: Existing,
+        watch: &mut (impl FnMut(Stage<'_>) -> Control + Send),
+    ) -> Result<Ready<L>, Error> {
         let Self {
             mut learner,
             adapters,
@@ -64,94 +79,155 @@ impl<L: Learner> Run<L> {
         let mut workload = learner.workload(&adapted, &together)?;
         let writes = learner.writes(&adapted);
         let open = || Output::open(folder, existing, &manifest, &identity.inputs, writes);
-        let mut files = ranks.leads().then(open).transpose()?;
+        let files = ranks.leads().then(open).transpose()?;
 
         let mut params = learner.take_weights();
-        let kept: Params = (learner.kept(&adapted).into_iter())
+        let mut left: Params = (learner.kept(&adapted).into_iter())
             .filter_map(|name| Some((name.clone(), params.get(&name)?.clone())))
             .collect();
-        announce(&learner, &adapted, &params, &mut watch);
-        start(&adapted.sites, &mut params, &recipe, &*backend, &mut watch)?;
-
-        let engine = Engine::fused(backend, params).among(ranks.clone());
+        announce(&learner, &adapted, &params, watch);
+        start(&adapted.sites, &mut params, &recipe, &*backend, watch)?;
+        let engine = Engine::fused(backend, params).among(ranks);
         let mut engine = engine.checkpointing(recipe.gradient_checkpointing);
         let compiled = workload.compile(&mut engine, recipe.epochs);
         compiled.map_err(Into::into)?;
-        let starts = starts(&adapted.sites, engine.weights());
+        left.extend(starts(&adapted.sites, engine.weights()));
         engine.release_unread();
         let total = workload.steps_per_epoch() * recipe.epochs as u64;
-        let (mut trainer, sizes) = recipe.trainer(engine, &adapted, learner.parameters(), total);
-        let fingerprint = match &files {
-            Some(files) => files.fingerprint(&manifest),
-            None => manifest.fingerprint.clone(),
-        };
-        let mut progress = Progress::default();
-        restore(
-            &files,
-            folder,
-            &manifest,
-            &mut trainer,
-            &mut progress,
-            |notice| {
-                let _ = watch(Stage::Notice(&notice));
-            },
-        )?;
-        let done = trainer.steps_done();
-        if done > total {
-            let epochs = recipe.epochs;
-            return Err(Error::Behind { epochs, done });
-        }
+        let (trainer, sizes) = recipe.trainer(engine, &adapted, learner.parameters(), total);
+        Ok(Ready {
+            learner,
+            recipe,
+            adapted,
+            manifest,
+            files,
+            left,
+            workload,
+            trainer,
+            sizes,
+            total,
+            progress: Progress::default(),
+        })
+    }
+}
 
-        let headline = workload.headline();
+/// A run whose programs are compiled.
+struct Ready<L: Learner> {
+    learner: L,
+    recipe: Recipe,
+    adapted: Adapted,
+    manifest: Manifest,
+    /// The folder's, of the rank that writes.
+    files: Option<Output>,
+    /// What is left beside what trains.
+    left: Params,
+    workload: L::Workload,
+    trainer: Trainer,
+    sizes: Sizes,
+    /// Steps of all epochs.
+    total: u64,
+    progress: Progress,
+}
+
+impl<L: Learner> Ready<L> {
+    /// What stands for everything that fixes the run.
+    fn fingerprint(&self) -> String {
+        match &self.files {
+            Some(files) => files.fingerprint(&self.manifest),
+            None => self.manifest.fingerprint.clone(),
+        }
+    }
+
+    /// Goes on from the folder's checkpoint, if a run goes on there. The first rank finds the one that
+    /// is whole, then the others read it.
+    fn go_on(
+        &mut self,
+        folder: &Path,
+        watch: &mut impl FnMut(Stage<'_>) -> Control,
+    ) -> Result<(), Error> {
+        let mut found = [0.0];
+        if let Some(files) = &self.files {
+            let (trainer, progress) = (&mut self.trainer, &mut self.progress);
+            files.restore(&self.manifest, trainer, progress, |notice| {
+                let _ = watch(Stage::Notice(&notice));
+            })?;
+            found[0] = f64::from(u8::from(self.trainer.steps_done() > 0));
+        }
+        self.trainer.ranks().sum_f64(&mut found)?;
+        if self.files.is_none() && found[0] > 0.0 {
+            let path = Output::checkpoint_in(folder);
+            let (checkpoint, saved) = Checkpoint::load(&path, &self.fingerprint())?;
+            self.trainer.restore(&checkpoint)?;
+            self.progress = saved;
+        }
+        let (done, epochs) = (self.trainer.steps_done(), self.recipe.epochs);
+        match done > self.total {
+            true => Err(Error::Behind { epochs, done }),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes the steps.
+    fn train(
+        &mut self,
+        folder: &Path,
+        watch: &mut impl FnMut(Stage<'_>) -> Control,
+    ) -> Result<Report, Error> {
+        let headline = self.workload.headline();
         let options = Fit {
-            epochs: recipe.epochs,
-            max_steps: recipe.max_steps,
+            epochs: self.recipe.epochs,
+            max_steps: self.recipe.max_steps,
             checkpoint: Output::checkpoint_in(folder),
-            checkpoint_every: recipe.checkpoint_every,
-            fingerprint,
-            keep: recipe.keep(headline.is_some()),
+            checkpoint_every: self.recipe.checkpoint_every,
+            fingerprint: self.fingerprint(),
+            keep: self.recipe.keep(headline.is_some()),
             headline,
         };
-        if let Some(best) = progress.best(options.headline.as_ref())
+        if let Some(best) = self.progress.best(options.headline.as_ref())
             && options.keep == Keep::Best
-            && progress.kept != Some(best.epoch)
+            && self.progress.kept != Some(best.epoch)
         {
             return Err(Error::NotKept(best.epoch));
         }
-        if let Some(files) = &mut files {
-            learner.begin(folder)?;
-            files.start(&manifest, &trainer)?;
+        if let Some(files) = &mut self.files {
+            self.learner.begin(folder)?;
+            files.start(&self.manifest, &self.trainer)?;
         }
-        let _ = watch(recipe.compiled(sizes, &trainer, total));
+        let compiled = self.recipe.compiled(self.sizes, &self.trainer, self.total);
+        let _ = watch(compiled);
         let outcome = fit(
-            &mut trainer,
-            &mut workload,
+            &mut self.trainer,
+            &mut self.workload,
             &options,
-            &mut progress,
+            &mut self.progress,
             |event| {
-                if let Some(files) = &mut files {
+                if let Some(files) = &mut self.files {
                     files.log(&event)?;
                 }
                 Ok::<_, Error>(watch(Stage::Training(event)))
             },
         )
         .map_err(Error::of_fit)?;
-        let report = Report::new(outcome, progress, &options, trainer.steps_done());
-        let mut params = match report.keep {
-            Keep::Best => trainer.kept()?,
-            Keep::Last => trainer.trained()?,
-        };
-        if let Some(files) = &files {
-            files.write_metrics(learner.about(), &report)?;
-            params.extend(starts);
-            for (name, array) in kept {
+        let progress = std::mem::take(&mut self.progress);
+        let steps = self.trainer.steps_done();
+        Ok(Report::new(outcome, progress, &options, steps))
+    }
+
+    /// Writes what training left.
+    fn leave(self, folder: &Path, report: &Report) -> Result<(), Error> {
+        if let Some(files) = &self.files {
+            files.write_metrics(self.learner.about(), report)?;
+            let mut params = match report.keep {
+                Keep::Best => self.trainer.kept()?,
+                Keep::Last => self.trainer.trained()?,
+            };
+            for (name, array) in self.left {
                 params.entry(name).or_insert(array);
             }
-            learner.save(folder, &adapted, params)?;
+            self.learner.save(folder, &self.adapted, params)?;
         }
         // What the first rank wrote is there when any is through.
-        ranks.barrier()?;
-        Ok(report)
+        Ok(self.trainer.ranks().barrier()?)
     }
 }
 
@@ -207,32 +283,4 @@ fn starts(sites: &[Site], weights: &Weights) -> Params {
             Some((parameter.name, array))
         })
         .collect()
-}
-
-/// Goes on from the folder's checkpoint, if a run goes on there. The first rank finds the one that is
-/// whole, then the others read it.
-fn restore(
-    files: &Option<Output>,
-    folder: &Path,
-    manifest: &Manifest,
-    trainer: &mut Trainer,
-    progress: &mut Progress,
-    say: impl FnMut(String),
-) -> Result<(), Error> {
-    let ranks = trainer.ranks().clone();
-    let mut goes_on = [0.0];
-    let mut fingerprint = manifest.fingerprint.clone();
-    if let Some(files) = files {
-        files.restore(manifest, trainer, progress, say)?;
-        goes_on[0] = f64::from(u8::from(trainer.steps_done() > 0));
-        fingerprint = files.fingerprint(manifest);
-    }
-    ranks.sum_f64(&mut goes_on)?;
-    if files.is_none() && goes_on[0] > 0.0 {
-        let path = Output::checkpoint_in(folder);
-        let (checkpoint, saved) = Checkpoint::load(&path, &fingerprint)?;
-        trainer.restore(&checkpoint)?;
-        *progress = saved;
-    }
-    Ok(())
 }

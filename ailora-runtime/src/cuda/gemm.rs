@@ -17,7 +17,7 @@ use cudarc::{
 use super::{CudaError, Device, device::no_other_captures, error::During, kept};
 use crate::{
     backend::Precision,
-    kernels::device::{Element, Product},
+    kernels::device::{Element, Matrix, Product},
 };
 use pointers::Pointers;
 
@@ -308,25 +308,7 @@ impl Matmul {
                 product.accumulate,
             ),
         };
-        use sys::{
-            cublasLtMatmulDescAttributes_t as Of, cublasLtMatrixLayoutAttribute_t as Layout,
-        };
-        let sides = [
-            Of::CUBLASLT_MATMUL_DESC_TRANSA,
-            Of::CUBLASLT_MATMUL_DESC_TRANSB,
-        ];
-        for (attribute, turned) in sides.into_iter().zip(transposed) {
-            let value = i32::from(turned);
-            // SAFETY: the attribute has this type.
-            unsafe {
-                lt::set_matmul_desc_attribute(
-                    matmul.description,
-                    attribute,
-                    (&raw const value).cast(),
-                    size_of_val(&value),
-                )?;
-            }
-        }
+        matmul.transpose(transposed)?;
         let turned = |[rows, columns]: [usize; 2], turned| match turned {
             true => [columns, rows],
             false => [rows, columns],
@@ -337,32 +319,67 @@ impl Matmul {
             (c, [m, n], steps[2]),
             (d, [m, n], steps[3]),
         ];
-        for (operand, [rows, columns], step) in shapes {
-            let layout = lt::create_matrix_layout(
-                element_type(operand.element),
-                rows as u64,
-                columns as u64,
-                operand.stride.max(rows) as i64,
-            )?;
-            matmul.layouts.push(layout);
-            let (count, step) = (count as i32, step as i64);
-            // SAFETY: the attributes have these types.
+        for (operand, shape, step) in shapes {
+            matmul.add_layout(operand, shape, [count, step])?;
+        }
+        Ok(matmul)
+    }
+
+    /// Sets which sides are transposed, as the library counts.
+    fn transpose(&mut self, transposed: [bool; 2]) -> Result<(), CublasError> {
+        use sys::cublasLtMatmulDescAttributes_t as Of;
+        let sides = [
+            Of::CUBLASLT_MATMUL_DESC_TRANSA,
+            Of::CUBLASLT_MATMUL_DESC_TRANSB,
+        ];
+        for (attribute, turned) in sides.into_iter().zip(transposed) {
+            let value = i32::from(turned);
+            // SAFETY: the attribute has this type.
             unsafe {
-                lt::set_matrix_layout_attribute(
-                    layout,
-                    Layout::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
-                    (&raw const count).cast(),
-                    size_of_val(&count),
-                )?;
-                lt::set_matrix_layout_attribute(
-                    layout,
-                    Layout::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
-                    (&raw const step).cast(),
-                    size_of_val(&step),
+                lt::set_matmul_desc_attribute(
+                    self.description,
+                    attribute,
+                    (&raw const value).cast(),
+                    size_of_val(&value),
                 )?;
             }
         }
-        Ok(matmul)
+        Ok(())
+    }
+
+    /// Adds how an operand lies: its rows and columns as the library counts, in `count` matrices that are
+    /// `step` elements apart.
+    fn add_layout(
+        &mut self,
+        operand: &Matrix,
+        [rows, columns]: [usize; 2],
+        [count, step]: [usize; 2],
+    ) -> Result<(), CublasError> {
+        use sys::cublasLtMatrixLayoutAttribute_t as Of;
+        let layout = lt::create_matrix_layout(
+            element_type(operand.element),
+            rows as u64,
+            columns as u64,
+            operand.stride.max(rows) as i64,
+        )?;
+        self.layouts.push(layout);
+        let (count, step) = (count as i32, step as i64);
+        // SAFETY: the attributes have these types.
+        unsafe {
+            lt::set_matrix_layout_attribute(
+                layout,
+                Of::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
+                (&raw const count).cast(),
+                size_of_val(&count),
+            )?;
+            lt::set_matrix_layout_attribute(
+                layout,
+                Of::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                (&raw const step).cast(),
+                size_of_val(&step),
+            )?;
+        }
+        Ok(())
     }
 
     /// The algorithms that the library thinks fastest.

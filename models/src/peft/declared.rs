@@ -188,27 +188,6 @@ pub fn load(
     })?;
     let spec = folder.spec(kind, form)?;
     let targets = folder.targets()?;
-    let path = folder.path.with_file_name(WEIGHTS);
-    let mut tensors: IndexMap<String, Array> = IndexMap::new();
-    for (origin, array) in weights::load(std::slice::from_ref(&path))? {
-        if let Some(found) = fold::not_finite(&array) {
-            return Err(PeftError::NotFinite {
-                path,
-                name: origin,
-                found,
-            });
-        }
-        let name = origin.strip_prefix(PREFIX).unwrap_or(&origin).to_owned();
-        tensors.insert(name, array);
-    }
-    let misfit = |name: &str, array: &Array, expected: String| PeftError::Tensor {
-        path: path.clone(),
-        name: format!("{PREFIX}{name}"),
-        found: array.shape.clone(),
-        expected,
-    };
-    let mut adapter = Adapter::default();
-    adapter.report.tensors = tensors.len();
     let targeted = |path: &str| match &targets {
         Modules::Ends(ends) => ends.iter().any(|end| end == path || is_end(path, end)),
         regex => regex.matches(path),
@@ -218,65 +197,126 @@ pub fn load(
         .filter(|site| targeted(&site.path))
         .map(|site| Site { spec, ..site })
         .collect();
-    for site in &sites {
-        site.check()
-            .map_err(|error| folder.error(error.to_string()))?;
-        for parameter in site.parameters(&sites) {
-            let Some(array) = tensors.shift_remove(&parameter.name) else {
-                if adapter.tensors.contains_key(&parameter.name) {
-                    continue;
-                }
-                return Err(folder.error(format!(
-                    "tensor `{PREFIX}{}` is missing: `target_modules` names its module; the adapter is \
-                     not whole: save it again",
-                    parameter.name
-                )));
-            };
-            if array.shape != parameter.shape {
-                let expected = format!("expected {:?}", parameter.shape);
-                return Err(misfit(&parameter.name, &array, expected));
-            }
-            adapter.tensors.insert(parameter.name, array);
-        }
-        adapter.sites.insert(site.path.clone(), site.clone());
-    }
-    let names = Names::of(&base.model);
-    let parameters = base.model.parameters();
-    for (origin, array) in tensors {
-        let name = names.resolve(&origin.replace(".base_layer.", "."));
-        let parameter = name.and_then(|name| parameters.iter().find(|p| p.name == name));
-        let Some(parameter) = parameter else {
-            let expected = format!(
-                "neither the model nor an adapter of kind {} at its `target_modules` has it",
-                form.kind
-            );
-            return Err(misfit(&origin, &array, expected));
-        };
-        if parameter.shape != array.shape {
-            let expected = format!("expected {:?}", parameter.shape);
-            return Err(misfit(&origin, &array, expected));
-        }
-        adapter.tensors.insert(parameter.name.clone(), array);
-        adapter.report.replaced += 1;
-    }
-    let saved = folder.texts("modules_to_save")?;
-    let lacking = parameters.iter().find(|parameter| {
-        let dots = parameter.name.match_indices('.');
-        let mut modules = dots.map(|(at, _)| &parameter.name[..at]);
-        let is_saved = modules.any(|module| saved.iter().any(|end| module.ends_with(end.as_str())));
-        is_saved && !adapter.tensors.contains_key(&parameter.name)
-    });
-    if let Some(parameter) = lacking {
-        return Err(folder.error(format!(
-            "tensor `{PREFIX}{}` is missing: `modules_to_save` names its module; the adapter is not \
-             whole: save it again",
-            parameter.name
-        )));
-    }
+    let mut tensors = folder.tensors()?;
+    let mut adapter = Adapter::default();
+    adapter.report.tensors = tensors.len();
+    folder.take_own(&sites, &mut tensors, &mut adapter)?;
+    folder.take_whole(base, form, tensors, &mut adapter)?;
     adapter.report = Applied {
         adapted: adapter.sites.len(),
-        untouched: parameters.len().saturating_sub(adapter.report.replaced),
+        untouched: (base.model.parameters().len()).saturating_sub(adapter.report.replaced),
         ..adapter.report
     };
     Ok(adapter)
+}
+
+impl Folder {
+    fn weights(&self) -> PathBuf {
+        self.path.with_file_name(WEIGHTS)
+    }
+
+    /// The folder's tensors, by their names without PEFT's prefix.
+    fn tensors(&self) -> Result<IndexMap<String, Array>, PeftError> {
+        let path = self.weights();
+        let mut tensors = IndexMap::new();
+        for (origin, array) in weights::load(std::slice::from_ref(&path))? {
+            if let Some(found) = fold::not_finite(&array) {
+                return Err(PeftError::NotFinite {
+                    path,
+                    name: origin,
+                    found,
+                });
+            }
+            let name = origin.strip_prefix(PREFIX).unwrap_or(&origin).to_owned();
+            tensors.insert(name, array);
+        }
+        Ok(tensors)
+    }
+
+    fn misfit(&self, name: &str, array: &Array, expected: String) -> PeftError {
+        PeftError::Tensor {
+            path: self.weights(),
+            name: format!("{PREFIX}{name}"),
+            found: array.shape.clone(),
+            expected,
+        }
+    }
+
+    fn missing(&self, name: &str, field: &str) -> PeftError {
+        self.error(format!(
+            "tensor `{PREFIX}{name}` is missing: `{field}` names its module; the adapter is not whole: \
+             save it again"
+        ))
+    }
+
+    /// Takes the parameters of adapters at these sites out of the tensors.
+    fn take_own(
+        &self,
+        sites: &[Site],
+        tensors: &mut IndexMap<String, Array>,
+        adapter: &mut Adapter,
+    ) -> Result<(), PeftError> {
+        for site in sites {
+            let checked = site.check();
+            checked.map_err(|error| self.error(error.to_string()))?;
+            for parameter in site.parameters(sites) {
+                let Some(array) = tensors.shift_remove(&parameter.name) else {
+                    if adapter.tensors.contains_key(&parameter.name) {
+                        continue;
+                    }
+                    return Err(self.missing(&parameter.name, "target_modules"));
+                };
+                if array.shape != parameter.shape {
+                    let expected = format!("expected {:?}", parameter.shape);
+                    return Err(self.misfit(&parameter.name, &array, expected));
+                }
+                adapter.tensors.insert(parameter.name, array);
+            }
+            adapter.sites.insert(site.path.clone(), site.clone());
+        }
+        Ok(())
+    }
+
+    /// Takes the other tensors as parameters in place of the base's, among them all of the modules that
+    /// are saved whole.
+    fn take_whole(
+        &self,
+        base: &Pretrained,
+        form: &Peft,
+        tensors: IndexMap<String, Array>,
+        adapter: &mut Adapter,
+    ) -> Result<(), PeftError> {
+        let names = Names::of(&base.model);
+        let parameters = base.model.parameters();
+        for (origin, array) in tensors {
+            let name = names.resolve(&origin.replace(".base_layer.", "."));
+            let parameter = name.and_then(|name| parameters.iter().find(|p| p.name == name));
+            let Some(parameter) = parameter else {
+                let expected = format!(
+                    "neither the model nor an adapter of kind {} at its `target_modules` has it",
+                    form.kind
+                );
+                return Err(self.misfit(&origin, &array, expected));
+            };
+            if parameter.shape != array.shape {
+                let expected = format!("expected {:?}", parameter.shape);
+                return Err(self.misfit(&origin, &array, expected));
+            }
+            adapter.tensors.insert(parameter.name.clone(), array);
+            adapter.report.replaced += 1;
+        }
+        let saved = self.texts("modules_to_save")?;
+        let is_saved = |name: &str| {
+            let mut modules = name.match_indices('.').map(|(at, _)| &name[..at]);
+            modules.any(|module| saved.iter().any(|end| module.ends_with(end.as_str())))
+        };
+        let mut lacking = parameters.iter();
+        let lacking = lacking.find(|parameter| {
+            is_saved(&parameter.name) && !adapter.tensors.contains_key(&parameter.name)
+        });
+        match lacking {
+            Some(parameter) => Err(self.missing(&parameter.name, "modules_to_save")),
+            None => Ok(()),
+        }
+    }
 }

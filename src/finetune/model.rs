@@ -166,7 +166,7 @@ impl Model {
     /// Nothing of the folder's files may be unused.
     ///
     /// # Errors
-    /// Something is; [`LoadReport::notes`] says what.
+    /// Something is; [`LoadReport::notes`](ailora_models::pretrained::LoadReport::notes) says what.
     pub fn strict(&self) -> Result<(), Unused> {
         match &self.pretrained.report.notes[..] {
             [] => Ok(()),

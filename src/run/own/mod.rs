@@ -189,7 +189,7 @@ impl<'a> Own<'a> {
     }
 
     /// This, where the loss is a mean over the labels of a column that are not
-    /// [`IGNORED`], instead of over the rows.
+    /// [`IGNORED`](ailora_graph::ir::ops::loss::IGNORED), instead of over the rows.
     #[must_use]
     pub fn targets(mut self, column: &str) -> Self {
         self.targets = Some(column.to_owned());

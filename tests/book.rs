@@ -172,3 +172,43 @@ fn the_walk_names_what_exists() {
         }
     }
 }
+
+/// A file of more than 500 lines says at its top why it is one.
+#[test]
+fn long_files_say_why() {
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for name in [
+        "src",
+        "tests",
+        "benches",
+        "examples",
+        "models",
+        "ailora-macros",
+        "ailora-graph",
+    ] {
+        folders.push(root().join(name));
+    }
+    folders.push(root().join("ailora-runtime"));
+    let (mut seen, mut silent) = (0, Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let mut lines = text.lines();
+                let says = lines
+                    .by_ref()
+                    .take(25)
+                    .any(|line| line.contains("One long file:"));
+                seen += 1;
+                if text.lines().count() > 500 && !says {
+                    silent.push(path);
+                }
+            }
+        }
+    }
+    assert!(seen > 300, "{seen} files");
+    assert!(silent.is_empty(), "{silent:#?}");
+}

@@ -1,4 +1,6 @@
 //! The built command, on models of two narrow layers.
+//!
+//! One long file: the commands share one scene.
 
 use serde_json::Value;
 

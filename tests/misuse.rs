@@ -1,5 +1,7 @@
 //! What people get wrong, and what each answer has to say: the flag, file or field; what was found; what
 //! was expected, or what to do.
+//!
+//! One long file: one table of slips.
 
 mod support;
 

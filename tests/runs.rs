@@ -1,4 +1,6 @@
 //! Runs of the built command that are stopped, resumed, and told to write where something is.
+//!
+//! One long file: the runs share one scene.
 #![cfg(unix)]
 
 use std::{

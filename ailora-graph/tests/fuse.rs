@@ -1,4 +1,6 @@
 //! Fused programs compute what they were made from, and take the form that they should.
+//!
+//! One long file: the cases share the regions that they fuse.
 
 #[path = "support/programs.rs"]
 mod programs;

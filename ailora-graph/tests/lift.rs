@@ -1,4 +1,6 @@
 //! Graphs in luminal's own API, lifted: against luminal's own execution of them.
+//!
+//! One long file: a case for each form that luminal gives a tensor.
 
 mod support;
 

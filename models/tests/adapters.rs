@@ -1,5 +1,7 @@
 //! Adapters of PEFT's of many kinds, made by `tests/fixtures/adapters.py`: what PEFT computes with
 //! them, or an error that names what is wrong with them.
+//!
+//! One long file: the cases share the folders that PEFT wrote.
 
 mod support;
 

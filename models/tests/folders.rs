@@ -1,4 +1,6 @@
 //! Model folders: names and heads of other models, shards, and everything that can be wrong.
+//!
+//! One long file: one case for each thing that can be wrong with a folder.
 
 mod support;
 

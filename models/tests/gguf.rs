@@ -1,4 +1,6 @@
 //! GGUF files: what they hold is the model, and everything else is refused by name.
+//!
+//! One long file: the cases share the files that they damage.
 
 mod support;
 #[path = "support/gguf.rs"]

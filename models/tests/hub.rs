@@ -1,4 +1,6 @@
 //! Models by id: the cache's layout, its place, and a download from a small hub of our own.
+//!
+//! One long file: the cases share one hub.
 
 use std::{
     collections::HashMap,

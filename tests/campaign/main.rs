@@ -1,6 +1,8 @@
 //! Files of every format, changed at random from a seed, are read or refused: no panic, no abort, at
 //! most 1 GB and 10 seconds each. The ordinary run has few mutants of each format;
 //! `AILORA_MUTANTS=10000 cargo test --release --workspace campaign` is the campaign at length.
+//!
+//! One long file: the formats share the mutations.
 
 mod gguf;
 mod guard;

@@ -5,6 +5,8 @@
 //! only as they lie in memory, so that a right side costs nothing to make, or one kernel for a whole
 //! pack where it is merged. Activations are joined
 //! along the layout too, and only where they compute a value that something reads.
+//!
+//! One long file: the rules are one table, and are read beside each other.
 
 use egg::Id;
 

@@ -1,3 +1,5 @@
+//! One long file: whatever adds a node is here, where the invariants of a program are kept.
+
 use std::collections::HashMap;
 
 use egg::{Id, RecExpr};

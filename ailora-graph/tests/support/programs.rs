@@ -1,4 +1,6 @@
 //! Random programs: any bytes describe a shape-correct one.
+//!
+//! One long file: one table of every operation, which random bytes choose from.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use ailora_graph::{

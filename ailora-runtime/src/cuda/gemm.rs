@@ -1,5 +1,7 @@
 //! Matrix products by cuBLASLt, whose algorithms are chosen by timing once and remembered, and by
 //! cuBLAS where a batch has two levels.
+//!
+//! One long file: what upholds the contracts of the library's handles is in one place.
 
 mod pointers;
 

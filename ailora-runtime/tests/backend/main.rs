@@ -1,4 +1,6 @@
 //! The backend against the float64 interpreter, on whole models and on every operation.
+//!
+//! One long file: the cases share the interpreter that they are held to.
 
 mod attention;
 #[path = "../../../tests/device/mod.rs"]

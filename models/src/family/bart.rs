@@ -2,6 +2,8 @@
 //! positions.
 //!
 //! Fields are named so that module paths are the parameter names of Hugging Face.
+//!
+//! One long file: it is read beside the one file that transformers has of this model.
 
 use ailora_graph::{
     Module, adapt,

@@ -1,5 +1,7 @@
 //! DeBERTa, versions 2 and 3 (He et al., 2021, 2023): attention whose scores are those of contents
 //! and of relative positions apart, and a head on a pooler of the first token.
+//!
+//! One long file: it is read beside the one file that transformers has of this model.
 
 use std::ops::Range;
 

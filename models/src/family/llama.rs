@@ -1,5 +1,7 @@
 //! LLaMA (Touvron et al., 2023; Grattafiori et al., 2024), and what shares its graph: Mistral (Jiang
 //! et al., 2023) and Qwen2 (Yang et al., 2024).
+//!
+//! One long file: it is read beside the one file that transformers has of this model.
 
 use std::sync::Arc;
 

@@ -1,4 +1,6 @@
 //! Reading a folder: every tensor is applied, known to change nothing, or refused.
+//!
+//! One long file: what becomes of each tensor is decided in one place.
 
 use std::{
     fmt,

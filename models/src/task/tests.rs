@@ -1,3 +1,5 @@
+//! One long file: the cases of all tasks share their rows.
+
 use std::path::{Path, PathBuf};
 
 use ailora_runtime::train::Better;

@@ -1,5 +1,7 @@
 //! Every generator's kernels compile for devices, and compute on the host what the CPU backend
 //! computes.
+//!
+//! One long file: the cases share the plans that they run in both ways.
 
 pub(in crate::cuda) mod emulate;
 mod machine;

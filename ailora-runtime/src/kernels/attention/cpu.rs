@@ -6,6 +6,8 @@
 //! narrower matrix beside them.
 //!
 //! Both passes are in this one file, as they share tiles, scratch memory and the probabilities.
+//!
+//! One long file: the backward pass computes again what the forward pass did, in the same tiles.
 
 use std::cell::Cell;
 

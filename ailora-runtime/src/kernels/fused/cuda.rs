@@ -5,6 +5,8 @@
 //! a warp, a warp or a block handles a row.
 //!
 //! One writer with its state writes all of a kernel, which is why this file is long.
+//!
+//! One long file: every function writes a part of one kernel's text.
 
 use std::fmt::Write;
 

@@ -16,7 +16,7 @@ use ailora::{
         embedded,
         lengths::Cut,
         peft::Origin,
-        task::Task,
+        task::{TASKS, Task},
     },
     output::Existing,
     run::{Record, backend, read_settings, read_yaml, yaml},
@@ -298,15 +298,20 @@ impl ForceArgs {
     }
 }
 
+/// What `--task` says, with what is said at its end.
+pub fn tasks(end: &str) -> String {
+    let names: Vec<&str> = TASKS.iter().map(|task| &*task.name).collect();
+    let (last, others) = names.split_last().unwrap_or((&"", &[]));
+    format!("Name of the task: {} or {last}{end}", others.join(", "))
+}
+
 /// A model for a task.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
     /// Use a pretrained model: a folder, a GGUF file, an id of the hub, or the one that is built in.
     #[arg(long, value_name = "DIR_OR_ID", default_value = embedded::MODEL)]
     pub model: String,
-    /// Name of the task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp or math [default: the
-    /// adapter's, where it records one].
-    #[arg(long)]
+    #[arg(long, help = tasks(" [default: the adapter's, where it records one]"))]
     pub task: Option<String>,
     #[command(flatten)]
     strict: StrictArgs,

@@ -30,8 +30,7 @@ pub struct Args {
     /// built in [default: embedded].
     #[arg(long, value_name = "DIR_OR_ID")]
     model: Option<String>,
-    /// Name of the task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp or math.
-    #[arg(long)]
+    #[arg(long, help = args::tasks(""))]
     task: Option<String>,
     /// Read the task's files from this folder [default: those of svamp are built in].
     #[arg(long, value_name = "DIR")]

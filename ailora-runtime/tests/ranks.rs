@@ -298,6 +298,14 @@ fn ranks_that_begin_apart_are_told_so() {
 }
 
 #[test]
+fn a_rank_that_is_not_there_has_nothing_to_send() {
+    for error in on_all(2, |rank, _| rank.broadcast(2, &mut [1.0])) {
+        let error = error.unwrap().unwrap_err().to_string();
+        assert_eq!(error, "rank 2 failed: it is none of the 2 that there are");
+    }
+}
+
+#[test]
 fn ranks_that_differ_in_their_settings_do_not_hang() {
     let ranks = on_all(2, |rank, _| {
         let count = 1 + rank.rank();

@@ -207,6 +207,10 @@ impl Collective for Rank {
     }
 
     fn broadcast(&self, from: usize, values: &mut [f32]) -> Result<(), CollectiveError> {
+        if from >= self.world {
+            let reason = format!("it is none of the {} that there are", self.world);
+            return Err(CollectiveError::Rank { rank: from, reason });
+        }
         let call = Call {
             kind: Kind::Broadcast { from },
             values: Values::F32(values.to_vec()),

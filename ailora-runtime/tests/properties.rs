@@ -134,7 +134,6 @@ fn check(program: &Program, bindings: &Bindings) -> Result<(), TestCaseError> {
         .inputs()
         .map(|leaf| {
             let input = match leaf.ty.dtype {
-                DType::F32 => Input::F32(floats(&leaf.name)),
                 DType::I32 => Input::I32(
                     bindings[&*leaf.name]
                         .data
@@ -142,6 +141,7 @@ fn check(program: &Program, bindings: &Bindings) -> Result<(), TestCaseError> {
                         .map(|&x| x as i32)
                         .collect(),
                 ),
+                _ => Input::F32(floats(&leaf.name)),
             };
             (&*leaf.name, input)
         })

@@ -1,5 +1,6 @@
 //! The one representation from lifting to planning: a pure tensor program with shapes.
 
+pub mod dtype;
 mod op;
 pub mod ops;
 mod print;
@@ -9,11 +10,12 @@ mod real;
 pub mod shape;
 mod tensor;
 
+pub use dtype::DType;
 pub use op::{Leaf, Node, Op, Operation};
 pub use program::{Bindings, EvalError, Program, ProgramError};
 pub use random::Draw;
 pub use real::Real;
-pub use shape::{DType, Type};
+pub use shape::Type;
 pub use tensor::Tensor;
 
 pub use egg::Id;

@@ -2,23 +2,7 @@
 
 use std::fmt;
 
-/// The type of a tensor's elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum DType {
-    /// Single-precision floats: everything that is computed.
-    F32,
-    /// 32-bit integers: token, type, position and class ids.
-    I32,
-}
-
-impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::I32 => "i32",
-        })
-    }
-}
+use super::DType;
 
 /// Element type and dimensions of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,20 +14,22 @@ pub struct Type {
 }
 
 impl Type {
-    /// A float tensor.
-    pub fn f32(shape: impl Into<Vec<usize>>) -> Self {
+    /// A tensor of elements of a type.
+    pub fn new(dtype: DType, shape: impl Into<Vec<usize>>) -> Self {
         Self {
-            dtype: DType::F32,
+            dtype,
             shape: shape.into(),
         }
     }
 
+    /// A float32 tensor.
+    pub fn f32(shape: impl Into<Vec<usize>>) -> Self {
+        Self::new(DType::F32, shape)
+    }
+
     /// A tensor of ids.
     pub fn i32(shape: impl Into<Vec<usize>>) -> Self {
-        Self {
-            dtype: DType::I32,
-            shape: shape.into(),
-        }
+        Self::new(DType::I32, shape)
     }
 
     /// How many elements it has.
@@ -54,6 +40,11 @@ impl Type {
     /// Whether it has no element.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many bytes its elements take.
+    pub fn bytes(&self) -> usize {
+        self.len() * self.dtype.bytes()
     }
 
     /// How many dimensions it has.

@@ -38,8 +38,8 @@ pub fn bind(program: &Program, bindings: &mut Bindings) {
     for leaf in leaves {
         let Type { dtype, shape } = &leaf.ty;
         let value = match dtype {
-            DType::F32 => normal(&leaf.name, shape, 0.5),
             DType::I32 => ids(&leaf.name, shape, 2),
+            _ => normal(&leaf.name, shape, 0.5),
         };
         bindings.entry(leaf.name.to_string()).or_insert(value);
     }

@@ -141,7 +141,7 @@ pub(super) fn elements(plan: &Plan, precision: Precision) -> Vec<Element> {
     for input in &plan.inputs {
         elements[input.view.buffer] = match input.ty.dtype {
             DType::I32 => Element::I32,
-            DType::F32 => Element::F32,
+            _ => Element::F32,
         };
     }
     for step in &plan.steps {

@@ -93,8 +93,8 @@ fn check(program: &Program, bindings: Bindings, tolerance: f64) {
         .iter()
         .enumerate()
         .map(|(i, (name, dtype, _))| match dtype {
-            DType::F32 => (name.as_str(), Value::F32(&floats[i])),
             DType::I32 => (name.as_str(), Value::I32(&ids[i])),
+            _ => (name.as_str(), Value::F32(&floats[i])),
         })
         .collect();
     let tolerance = device::tolerance(tolerance);

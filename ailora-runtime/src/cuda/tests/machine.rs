@@ -155,8 +155,8 @@ fn values(plan: &Plan, bf16: bool) -> Vec<Vec<f32>> {
                 .map(|i| match input.ty.dtype {
                     DType::I32 if ignorable && i % 3 == 1 => -100.0,
                     DType::I32 => (key.uniform(i) * range as f64).floor() as f32,
-                    DType::F32 if bf16 => half::bf16::from_f64(key.normal(i)).to_f32(),
-                    DType::F32 => key.normal(i) as f32,
+                    _ if bf16 => half::bf16::from_f64(key.normal(i)).to_f32(),
+                    _ => key.normal(i) as f32,
                 })
                 .collect()
         })
@@ -234,8 +234,8 @@ pub(super) fn agree_on(
         .enumerate()
         .map(|(i, input)| {
             let value = match input.ty.dtype {
-                DType::F32 => Value::F32(&values[i]),
                 DType::I32 => Value::I32(&ids[i]),
+                _ => Value::F32(&values[i]),
             };
             (&*input.name, value)
         })

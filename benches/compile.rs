@@ -12,9 +12,9 @@ use ailora::{
     grad::gradients,
     hoist::hoist,
     ir::Type,
-    narrow::narrow,
     prelude::*,
     runtime::plan::plan,
+    slice_pushdown::push_down_slices,
 };
 
 #[adapt(q = principal(8), v = minor(8), v_lr = 2.0)]
@@ -145,7 +145,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let program = cx.program(&model, &[("loss", &loss)])?;
         lap("lift");
         let (_, sites) = Visitor::inventory(&model);
-        let program = narrow(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train)?)?;
+        let program =
+            push_down_slices(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train)?)?;
         lap("adapt");
         let program = gradients(&program, "loss")?;
         lap("differentiate");

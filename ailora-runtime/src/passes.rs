@@ -1,5 +1,6 @@
 //! What becomes of a pretrained model's program before it is compiled, in one place: adapted, in the
-//! form that its precision computes without loss, narrowed, and differentiated where it trains.
+//! form that its precision computes without loss, with slices pushed down, and differentiated where it
+//! trains.
 
 use std::collections::HashSet;
 
@@ -8,7 +9,7 @@ use ailora_graph::{
     adapter::{Site, Trainable},
     grad::{self, GradError},
     ir::{Program, ProgramError},
-    narrow::narrow,
+    slice_pushdown::push_down_slices,
 };
 use thiserror::Error;
 
@@ -48,7 +49,7 @@ impl Passes<'_> {
     /// # Errors
     /// The adapters do not fit it.
     pub fn inference(&self, program: &Program) -> Result<Program, PassError> {
-        Ok(narrow(&self.adapted(program, Mode::Infer)?)?)
+        Ok(push_down_slices(&self.adapted(program, Mode::Infer)?)?)
     }
 
     /// As [`inference`](Self::inference), of a part of the model: adapters whose projections are in another
@@ -76,7 +77,7 @@ impl Passes<'_> {
     /// # Errors
     /// The adapters do not fit it, or it has no loss that can be differentiated.
     pub fn step(&self, program: &Program) -> Result<Program, PassError> {
-        let adapted = narrow(&self.adapted(program, Mode::Train)?)?;
+        let adapted = push_down_slices(&self.adapted(program, Mode::Train)?)?;
         Ok(grad::step(&adapted, LOSS)?)
     }
 
@@ -86,6 +87,6 @@ impl Passes<'_> {
     /// The adapters do not fit it.
     pub fn adapted(&self, program: &Program, mode: Mode) -> Result<Program, PassError> {
         let adapted = adapt(program, self.sites, self.trainable, mode)?;
-        Ok(self.precision.lossless(adapted)?)
+        Ok(self.precision.split_residual(adapted)?)
     }
 }

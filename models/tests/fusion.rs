@@ -10,7 +10,7 @@ use ailora_graph::{
     grad::gradients,
     hoist::hoist,
     method::Ailora,
-    narrow::narrow,
+    slice_pushdown::push_down_slices,
 };
 use ailora_models::pretrained::Pretrained;
 use ailora_runtime::{
@@ -38,7 +38,8 @@ fn ten_fused_steps_equal_the_interpreters() {
         initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
         let program = model.program(batch.shape(), false, true).unwrap();
         let adapted =
-            narrow(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap()).unwrap();
+            push_down_slices(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap())
+                .unwrap();
         let step = gradients(&adapted, "loss").unwrap();
         let inputs = model.inputs(&batch);
 

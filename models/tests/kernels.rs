@@ -10,7 +10,7 @@ use ailora_graph::{
     fuse::cost::Costs,
     grad::gradients,
     method::Ailora,
-    narrow::narrow,
+    slice_pushdown::push_down_slices,
 };
 use ailora_models::{head::Head, pretrained::Pretrained};
 use ailora_runtime::{
@@ -35,7 +35,8 @@ fn plans(name: &str, head: Head) -> Vec<Plan> {
     initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
     let program = base.model.program(batch.shape(), true, true).unwrap();
     let adapted =
-        narrow(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap()).unwrap();
+        push_down_slices(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap())
+            .unwrap();
     let step = gradients(&adapted, "loss").unwrap();
     let mut engine = Engine::with_fusion(params, Fusion::At(Costs::default()));
     let id = engine.compile(&step).unwrap();

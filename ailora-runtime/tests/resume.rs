@@ -10,8 +10,9 @@ use ailora_graph::{
     ir::{Draw, Program, Real, Type, ops::dropout::Dropout},
 };
 use ailora_runtime::{
-    engine::{Engine, Fusion, PlanId},
+    engine::{Engine, PlanId},
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+    passes::Fusion,
     run::Value,
     store::{Array, Params},
     train::{

@@ -4,20 +4,14 @@ mod support;
 
 use std::path::PathBuf;
 
-use ailora_graph::{
-    AdaptConfig, Trainable,
-    adapt::{Mode, adapt},
-    fuse::cost::Costs,
-    grad::gradients,
-    method::Ailora,
-    slice_pushdown::push_down_slices,
-};
+use ailora_graph::{AdaptConfig, Trainable, fuse::cost::Costs, method::Ailora};
 use ailora_models::{head::Head, pretrained::Pretrained};
 use ailora_runtime::{
     backend::Precision,
     cuda::{CudaError, compile},
-    engine::{Engine, Fusion},
+    engine::Engine,
     init::initialise,
+    passes::{Fusion, Passes},
     plan::{Plan, plan, separate},
     spectrum::Options,
 };
@@ -34,10 +28,12 @@ fn plans(name: &str, head: Head) -> Vec<Plan> {
     let mut params = base.weights;
     initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
     let program = base.model.program(batch.shape(), true, true).unwrap();
-    let adapted =
-        push_down_slices(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap())
-            .unwrap();
-    let step = gradients(&adapted, "loss").unwrap();
+    let passes = Passes {
+        sites: &sites,
+        trainable: &Trainable::Adapters,
+        precision: Precision::F32,
+    };
+    let step = passes.step(&program).unwrap();
     let mut engine = Engine::with_fusion(params, Fusion::At(Costs::default()));
     let id = engine.compile(&step).unwrap();
     vec![plan(&full), separate(&full), engine.plan(id).clone()]

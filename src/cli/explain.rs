@@ -4,14 +4,17 @@ use ailora::{
     adapter::Site,
     explain::{Explained, explain},
     fuse::cost::Costs,
-    hoist::hoist,
     models::{
         batch::Shape,
         cache,
         objective::{Pass, Predictor},
     },
     output::File,
-    runtime::{backend::Precision, costs::cached},
+    runtime::{
+        backend::Precision,
+        costs::cached,
+        passes::{Fusion, Optimized, Pipeline},
+    },
 };
 
 use super::{
@@ -83,7 +86,12 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         Pass::Train
     };
     let program = predictor.program(shape, pass, Precision::F32)?;
-    let explained = explain(&hoist(&program)?.step, &site, &costs)?;
+    let pipeline = Pipeline {
+        fusion: Fusion::At(costs),
+        checkpoints: false,
+    };
+    let Optimized { hoisted, fused } = pipeline.optimize(&program)?;
+    let explained = explain(&hoisted.step, &fused, &site)?;
     let explained = explained.ok_or_else(|| format!("the model does not use {}", site.path))?;
     let pass = if args.forward {
         "forward pass"

@@ -153,6 +153,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let program = passes.step(&program)?;
         lap("adapt_differentiate");
         let pipeline = Pipeline {
+            precision: Precision::F32,
             fusion: Fusion::At(Costs::default()),
             checkpoints: false,
         };

@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .find(|site| site.path.ends_with("layer.1.attention.self.query"));
     let query = query.ok_or("the model has no such projection")?;
     let pipeline = Pipeline {
+        precision: Precision::F32,
         fusion: Fusion::At(Costs::default()),
         checkpoints: false,
     };

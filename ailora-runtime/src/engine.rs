@@ -74,6 +74,11 @@ impl Engine {
 
     /// An engine without programs on a backend.
     pub fn on(backend: Box<dyn Backend>, params: Params, fusion: Fusion) -> Self {
+        let pipeline = Pipeline {
+            precision: backend.precision(),
+            fusion,
+            checkpoints: false,
+        };
         Self {
             weights: Weights::new(params),
             packs: Vec::new(),
@@ -81,10 +86,7 @@ impl Engine {
             plans: Vec::new(),
             reports: Vec::new(),
             backend,
-            pipeline: Pipeline {
-                fusion,
-                checkpoints: false,
-            },
+            pipeline,
             ranks: Arc::new(Single),
         }
     }

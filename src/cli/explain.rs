@@ -87,6 +87,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     };
     let program = predictor.program(shape, pass, Precision::F32)?;
     let pipeline = Pipeline {
+        precision: Precision::F32,
         fusion: Fusion::At(costs),
         checkpoints: false,
     };

@@ -3,11 +3,11 @@
 
 use std::{ffi::c_void, ptr::NonNull};
 
+use ailora_graph::ir::DType;
 use cudarc::driver::{
     CudaEvent, result,
     sys::{CUdeviceptr, CUevent_flags},
 };
-use half::{bf16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     device::{Buffer, Rectangle},
     error::During,
 };
-use crate::{kernels::device::Element, weights::Place};
+use crate::weights::Place;
 
 /// Bytes of a part.
 const PART: usize = 32 << 20;
@@ -52,10 +52,10 @@ impl Staging {
         device: &Device,
         data: &[f32],
         to: &Buffer,
-        element: Element,
+        dtype: DType,
         place: Place<'_>,
     ) -> Result<(), CudaError> {
-        let size = element.bytes();
+        let size = dtype.bytes();
         let is_dense = place.rows <= 1 || place.width == place.stride;
         // Rows without gaps are rows of any width.
         let (width, stride) = match is_dense {
@@ -77,7 +77,7 @@ impl Staging {
         for (i, data) in data.chunks(rows * width).enumerate() {
             let part = self.part(device)?;
             // SAFETY: the part is as large, aligned to pages, and what was in it is copied.
-            unsafe { part.fill(data, element) };
+            unsafe { part.fill(data, dtype) };
             // Without gaps there is one row, and the last one may be shorter.
             let width = width.min(data.len());
             let rectangle = Rectangle {
@@ -178,23 +178,24 @@ impl Locked {
     ///
     /// # Safety
     /// They fit, and nothing reads the memory.
-    unsafe fn fill(&mut self, data: &[f32], element: Element) {
+    unsafe fn fill(&mut self, data: &[f32], dtype: DType) {
         let memory = self.memory.as_ptr();
         let data = data.par_chunks(SHARE);
-        match element {
-            Element::F32 | Element::I32 => {
+        match dtype {
+            DType::F32 | DType::I32 => {
                 let len = self.bytes / 4;
                 // SAFETY: by the caller's promise.
                 let to = unsafe { std::slice::from_raw_parts_mut(memory.cast::<f32>(), len) };
                 let shares = to.par_chunks_mut(SHARE).zip(data);
                 shares.for_each(|(to, from)| to[..from.len()].copy_from_slice(from));
             }
-            Element::Bf16 => {
-                let len = self.bytes / 2;
+            _ => {
                 // SAFETY: by the caller's promise.
-                let to = unsafe { std::slice::from_raw_parts_mut(memory.cast::<bf16>(), len) };
-                let shares = to.par_chunks_mut(SHARE).zip(data);
-                shares.for_each(|(to, from)| to[..from.len()].convert_from_f32_slice(from));
+                let to = unsafe { std::slice::from_raw_parts_mut(memory.cast::<u8>(), self.bytes) };
+                let shares = to.par_chunks_mut(SHARE * dtype.bytes()).zip(data);
+                shares.for_each(|(to, from)| {
+                    dtype.encode(from, &mut to[..from.len() * dtype.bytes()]);
+                });
             }
         }
     }

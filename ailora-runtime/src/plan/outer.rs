@@ -54,14 +54,25 @@ pub(super) fn join_outer_products(program: &Program, schedule: &mut Vec<Unit>) {
         at.extend(products.iter().map(|p| (p.node, *time)));
     }
     let mut joined: HashMap<usize, Vec<Product>> = joined.into_iter().collect();
-    let units = std::mem::take(schedule).into_iter().enumerate();
-    schedule.extend(units.filter_map(|(time, unit)| {
-        match outer_product(&unit).and_then(|(_, p)| at.get(&p.node)) {
-            Some(&last) if last == time => joined.remove(&time).map(Unit::Outer),
-            Some(_) => None,
-            None => Some(unit),
+    // Views of what waits wait with it.
+    let mut views: HashMap<usize, Vec<Unit>> = HashMap::new();
+    for (time, unit) in std::mem::take(schedule).into_iter().enumerate() {
+        if let Unit::Single(id) = unit
+            && program[id].op.is_view()
+            && let Some(&last) = at.get(&program.source(id)).filter(|&&last| last > time)
+        {
+            views.entry(last).or_default().push(unit);
+            continue;
         }
-    }));
+        match outer_product(&unit).and_then(|(_, p)| at.get(&p.node)) {
+            Some(&last) if last == time => {
+                schedule.extend(joined.remove(&time).map(Unit::Outer));
+                schedule.extend(views.remove(&time).into_iter().flatten());
+            }
+            Some(_) => {}
+            None => schedule.push(unit),
+        }
+    }
 }
 
 /// A unit that is such a product, and its rows.
@@ -168,6 +179,17 @@ mod tests {
             total(p, read, "kept");
         };
         assert_eq!(joined(wide), [2, 1, 1]);
+    }
+
+    #[test]
+    fn join_where_a_view_of_the_result_is_put_out() {
+        let viewed = |p: &mut Program, [_, dy, ..]: [Id; 4]| {
+            total(p, dy, "kept");
+            let db = p.outputs()["db"];
+            let flat = p.reshape(db, &[32 * 4]).unwrap();
+            p.set_output("db", flat);
+        };
+        assert_eq!(joined(viewed), [2, 1]);
     }
 
     #[test]

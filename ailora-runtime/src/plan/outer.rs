@@ -7,12 +7,12 @@ use std::collections::HashMap;
 
 use ailora_graph::ir::{Id, Op, Program};
 
-use super::units::{Product, Unit, are_read};
+use super::units::{ScaledProduct, Unit, are_read};
 
 /// Columns up to which a factor is an adapter's.
 const THIN: usize = 128;
 /// The most products of one kernel.
-const MOST: usize = 8;
+const MOST_PRODUCTS: usize = 8;
 
 /// Joins products that nothing reads with later ones of as many rows, where their wide factor is kept
 /// until then for others anyway.
@@ -22,13 +22,13 @@ pub(super) fn join_outer_products(program: &Program, schedule: &mut Vec<Unit>) {
     let outer_product =
         |unit: &Unit| outer_product(program, unit).filter(|(_, p)| !are_read[usize::from(p.node)]);
     // The products that wait for others, by their rows, and where the last of them stood.
-    let mut waiting: Option<(usize, usize, Vec<Product>)> = None;
-    let mut joined: Vec<(usize, Vec<Product>)> = Vec::new();
+    let mut waiting: Option<(usize, usize, Vec<ScaledProduct>)> = None;
+    let mut joined: Vec<(usize, Vec<ScaledProduct>)> = Vec::new();
     for (time, unit) in schedule.iter().enumerate() {
         let Some((rows, product)) = outer_product(unit) else {
             continue;
         };
-        let stay = |products: &[Product]| {
+        let stay = |products: &[ScaledProduct]| {
             products.iter().all(|p| {
                 let wide = program.source(wide_factor(program, p.product));
                 last_use.get(&wide).is_some_and(|&last| last > time)
@@ -36,7 +36,7 @@ pub(super) fn join_outer_products(program: &Program, schedule: &mut Vec<Unit>) {
         };
         waiting = match waiting.take() {
             Some((_, known, mut products))
-                if known == rows && products.len() < MOST && stay(&products) =>
+                if known == rows && products.len() < MOST_PRODUCTS && stay(&products) =>
             {
                 products.push(product);
                 Some((time, rows, products))
@@ -53,7 +53,7 @@ pub(super) fn join_outer_products(program: &Program, schedule: &mut Vec<Unit>) {
     for (time, products) in &joined {
         at.extend(products.iter().map(|p| (p.node, *time)));
     }
-    let mut joined: HashMap<usize, Vec<Product>> = joined.into_iter().collect();
+    let mut joined: HashMap<usize, Vec<ScaledProduct>> = joined.into_iter().collect();
     // Views of what waits wait with it.
     let mut views: HashMap<usize, Vec<Unit>> = HashMap::new();
     for (time, unit) in std::mem::take(schedule).into_iter().enumerate() {
@@ -76,9 +76,9 @@ pub(super) fn join_outer_products(program: &Program, schedule: &mut Vec<Unit>) {
 }
 
 /// A unit that is such a product, and its rows.
-fn outer_product(program: &Program, unit: &Unit) -> Option<(usize, Product)> {
+fn outer_product(program: &Program, unit: &Unit) -> Option<(usize, ScaledProduct)> {
     let product = match *unit {
-        Unit::Single(node) => Product {
+        Unit::Single(node) => ScaledProduct {
             node,
             product: node,
             alpha: 1.0,
@@ -88,7 +88,7 @@ fn outer_product(program: &Program, unit: &Unit) -> Option<(usize, Product)> {
             product,
             alpha,
             onto: None,
-        } => Product {
+        } => ScaledProduct {
             node,
             product,
             alpha,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use ailora::{
     Trainable,
     fuse::cost::Costs,
-    ir::Type,
+    ir::{DType, Type},
     prelude::*,
     runtime::{
         backend::Precision,
@@ -153,7 +153,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let program = passes.step(&program)?;
         lap("adapt_differentiate");
         let pipeline = Pipeline {
-            precision: Precision::F32,
+            matrices: DType::F32,
             fusion: Fusion::At(Costs::default()),
             checkpoints: false,
         };

@@ -5,6 +5,7 @@ use ailora::{
     AdaptConfig, Trainable,
     explain::explain,
     fuse::cost::Costs,
+    ir::DType,
     method::Ailora,
     models::{batch::Shape, config::Config, head::Head, hub, model::Model},
     runtime::{
@@ -29,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .find(|site| site.path.ends_with("layer.1.attention.self.query"));
     let query = query.ok_or("the model has no such projection")?;
     let pipeline = Pipeline {
-        precision: Precision::F32,
+        matrices: DType::F32,
         fusion: Fusion::At(Costs::default()),
         checkpoints: false,
     };

@@ -75,7 +75,7 @@ impl Engine {
     /// An engine without programs on a backend.
     pub fn on(backend: Box<dyn Backend>, params: Params, fusion: Fusion) -> Self {
         let pipeline = Pipeline {
-            precision: backend.precision(),
+            matrices: backend.precision().matrices(),
             fusion,
             checkpoints: false,
         };

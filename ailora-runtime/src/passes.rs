@@ -1,7 +1,7 @@
 //! What becomes of a program before it is planned, in one place. [`Passes`] take a pretrained model's: it
 //! is adapted, in the form that its precision computes without loss, with slices pushed down, and
 //! differentiated where it trains. The [`Pipeline`] takes any: its values get their element types, what
-//! depends on frozen parameters alone is split off, and the rest is fused.
+//! depends on frozen parameters alone is split off, the rest fused.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use ailora_graph::{
     fuse::{Fused, cost::Costs, fuse, layout::Pack, placed},
     grad::{self, GradError},
     hoist::{Hoisted, hoist},
-    ir::{Program, ProgramError},
+    ir::{DType, Program, ProgramError},
     slice_pushdown::push_down_slices,
 };
 use thiserror::Error;
@@ -111,8 +111,8 @@ pub enum Fusion {
 /// The passes that every program goes through before it is planned.
 #[derive(Clone, Copy, Debug)]
 pub struct Pipeline {
-    /// What matrices are kept in where the program is executed.
-    pub precision: Precision,
+    /// What matrices are kept in ([`element_types()`]).
+    pub matrices: DType,
     /// What runs together.
     pub fusion: Fusion,
     /// Whether only what lies between blocks is kept for the backward pass, which computes the rest
@@ -149,7 +149,7 @@ impl Pipeline {
         packs: &[Pack],
         is_free: impl Fn(&str) -> bool,
     ) -> Result<Optimized, ProgramError> {
-        let hoisted = hoist(&element_types(program, self.precision.matrices())?)?;
+        let hoisted = hoist(&element_types(program, self.matrices)?)?;
         let mut fused = match &self.fusion {
             Fusion::Off | Fusion::Elementwise => Fused {
                 program: placed(&hoisted.step, packs)?,

@@ -32,7 +32,7 @@ fn plans(name: &str, head: Head, precision: Precision) -> Vec<Plan> {
     let step = passes.step(&program).unwrap();
     let optimized = |program: &Program, fusion| {
         let pipeline = Pipeline {
-            precision,
+            matrices: precision.matrices(),
             fusion,
             checkpoints: false,
         };

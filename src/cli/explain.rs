@@ -3,7 +3,6 @@ use std::{path::PathBuf, process::ExitCode};
 use ailora::{
     adapter::Site,
     explain::{Explained, explain},
-    fuse::cost::Costs,
     models::{
         batch::Shape,
         cache,
@@ -11,7 +10,6 @@ use ailora::{
     },
     output::File,
     runtime::{
-        backend::Precision,
         costs::cached,
         passes::{Fusion, Optimized, Pipeline},
     },
@@ -19,7 +17,7 @@ use ailora::{
 
 use super::{
     Error,
-    args::{self, AdapterArgs, ModelArgs},
+    args::{self, AdapterArgs, DeviceArgs, ModelArgs},
     print,
 };
 
@@ -30,6 +28,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     adapters: AdapterArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Show the projection whose path is PATH or ends with it; the first adapted one if absent.
     #[arg(long, value_name = "PATH")]
     site: Option<String>,
@@ -42,9 +42,9 @@ pub struct Args {
     /// Show the forward pass alone, not a training step.
     #[arg(long)]
     forward: bool,
-    /// Predict with what products take on this machine, measured once and kept in the cache; training
-    /// predicts with fixed numbers, and so does this without the flag.
-    #[arg(long)]
+    /// Predict with what products take on this machine's processor, measured once and kept in the cache;
+    /// training predicts with fixed numbers, and so does this without the flag.
+    #[arg(long, conflicts_with = "device")]
     measure: bool,
     /// Write both forms to a file, or to standard output as `-`, as a graph in Graphviz's DOT language.
     #[arg(long, value_name = "FILE")]
@@ -67,6 +67,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let (dot, svg) = (place(&args.dot)?, place(&args.svg)?);
     let text = print::Text::beside([&dot, &svg])?;
     let site = find(&sites, args.site.as_deref())?.clone();
+    let platform = args.device.platform()?;
     let costs = if args.measure {
         let folder = cache::folder().ok_or(
             "--measure keeps its numbers in the cache, and there is none; set AILORA_CACHE to a \
@@ -74,7 +75,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         )?;
         cached(&folder.join("costs.json"))?
     } else {
-        Costs::default()
+        platform.costs()
     };
     let pad = model.tokenizer.pad_id();
     let objective = model.objective;
@@ -85,9 +86,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     } else {
         Pass::Train
     };
-    let program = predictor.program(shape, pass, Precision::F32)?;
+    let program = predictor.program(shape, pass, platform.precision())?;
     let pipeline = Pipeline {
-        precision: Precision::F32,
+        matrices: platform.precision().matrices(),
         fusion: Fusion::At(costs),
         checkpoints: false,
     };

@@ -63,7 +63,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let trained = program.trained_parameters();
     let trained: usize = trained.map(|leaf| leaf.ty.len()).sum();
     let pipeline = Pipeline {
-        precision: platform.precision(),
+        matrices: platform.precision().matrices(),
         fusion: Fusion::At(platform.costs()),
         checkpoints: args.gradient_checkpointing,
     };

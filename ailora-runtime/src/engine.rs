@@ -180,7 +180,7 @@ impl Engine {
                 .filter_map(|(name, (_, ty))| {
                     let data = outputs.get(name)?.to_vec();
                     let shape = ty.shape.clone();
-                    Some((name.to_string(), Array { shape, data }))
+                    Some((name.to_string(), Array::new(shape, data)))
                 })
                 .collect();
             self.weights.extend(computed);

@@ -62,22 +62,20 @@ impl Weights {
         }
         let Packed { pack, part, .. } = self.packed.get(name)?;
         let whole = self.arrays.get(pack)?;
-        let rows = whole.data.chunks_exact(whole.shape[1].max(1));
+        let floats = whole.floats();
+        let rows = floats.chunks_exact(whole.shape()[1].max(1));
         let [row, column] = part.at;
         let data = rows
             .skip(row)
             .take(part.shape[0])
             .flat_map(|row| &row[column..column + part.shape[1]]);
-        Some(Array {
-            shape: part.shape.to_vec(),
-            data: data.copied().collect(),
-        })
+        Some(Array::new(part.shape, data.copied().collect()))
     }
 
     /// Where a parameter lies, here or on a device.
     pub fn place<'a>(&'a self, name: &'a str) -> Option<Place<'a>> {
         let Some(Packed { pack, part, width }) = self.packed.get(name) else {
-            let len = self.arrays.get(name)?.data.len();
+            let len = self.arrays.get(name)?.len();
             return Some(Place {
                 array: name,
                 start: 0,
@@ -110,20 +108,23 @@ impl Weights {
     pub fn len(&self, name: &str) -> Option<usize> {
         match self.packed.get(name) {
             Some(Packed { part, .. }) => Some(part.shape.iter().product()),
-            None => self.arrays.get(name).map(|array| array.data.len()),
+            None => self.arrays.get(name).map(Array::len),
         }
     }
 
     /// The first parameter with a value that is infinite or not a number.
     pub fn not_finite(&self) -> Option<String> {
         let is_odd = |data: &[f32]| data.iter().any(|x| !x.is_finite());
-        let (found, _) = self.arrays.iter().find(|(_, array)| is_odd(&array.data))?;
+        let (found, _) = self
+            .arrays
+            .iter()
+            .find(|(_, array)| is_odd(&array.floats()))?;
         let parts = self
             .packed
             .iter()
             .filter(|(_, packed)| packed.pack == *found);
         let mut parts = parts.map(|(name, _)| name);
-        let part = parts.find(|name| self.get(name).is_some_and(|part| is_odd(&part.data)));
+        let part = parts.find(|name| self.get(name).is_some_and(|part| is_odd(&part.floats())));
         Some(part.unwrap_or(found).clone())
     }
 
@@ -142,13 +143,13 @@ impl Weights {
 
     fn lying(&mut self, name: &str) -> Option<Vec<&mut [f32]>> {
         if self.arrays.contains_key(name) {
-            return Some(vec![&mut self.arrays.get_mut(name)?.data]);
+            return Some(vec![self.arrays.get_mut(name)?.floats_mut()]);
         }
         let Packed { pack, part, .. } = self.packed.get(name)?;
         let whole = self.arrays.get_mut(pack)?;
-        let width = whole.shape[1].max(1);
+        let width = whole.shape()[1].max(1);
         let [row, column] = part.at;
-        let rows = whole.data.chunks_exact_mut(width).skip(row);
+        let rows = whole.floats_mut().chunks_exact_mut(width).skip(row);
         Some(
             rows.take(part.shape[0])
                 .map(|row| &mut row[column..column + part.shape[1]])
@@ -197,7 +198,7 @@ impl Weights {
                 continue;
             };
             self.lay(pack, part);
-            self.set(&part.parameter, &value.data);
+            self.set(&part.parameter, &value.floats());
         }
     }
 
@@ -241,7 +242,7 @@ impl Weights {
 
     /// Bytes of everything.
     pub fn bytes(&self) -> usize {
-        self.arrays.values().map(|array| 4 * array.data.len()).sum()
+        self.arrays.values().map(|array| 4 * array.len()).sum()
     }
 }
 
@@ -257,9 +258,11 @@ mod tests {
 
     #[test]
     fn packed_parameters_are_read_and_written_in_place() {
-        let array = |shape: [usize; 2], start: f32| Array {
-            shape: shape.to_vec(),
-            data: (0..shape[0] * shape[1]).map(|i| start + i as f32).collect(),
+        let array = |shape: [usize; 2], start: f32| {
+            Array::new(
+                shape,
+                (0..shape[0] * shape[1]).map(|i| start + i as f32).collect(),
+            )
         };
         let params = [
             ("w", array([2, 3], 10.0)),
@@ -283,7 +286,7 @@ mod tests {
             ],
             corner: [2, 3],
         });
-        let whole = |weights: &Weights| weights.arrays()["pack"].data.clone();
+        let whole = |weights: &Weights| weights.arrays()["pack"].floats().into_owned();
         assert_eq!(weights.arrays().len(), 1);
         assert_eq!(
             whole(&weights),

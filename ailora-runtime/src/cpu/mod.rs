@@ -197,7 +197,7 @@ fn run_in<'a>(
         known.is_none_or(|(_, ty)| ty.len() == data.len())
     };
     let memory = Memory::new(plan, elements, |name| {
-        let data = params.get(name)?.data.as_slice();
+        let data = params.get(name)?.as_f32()?;
         sizes(name, data).then_some(data)
     });
     let memory = memory.map_err(RunError::MissingParameter)?;

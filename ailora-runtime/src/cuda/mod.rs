@@ -342,6 +342,6 @@ impl Resources {
         };
         let Parameter { buffer, element } = &self.parameters[place.array];
         self.staging
-            .upload(&self.device, &array.data, buffer, *element, place)
+            .upload(&self.device, &array.floats(), buffer, *element, place)
     }
 }

@@ -110,7 +110,7 @@ pub fn load(path: &Path) -> Result<(Params, HashMap<String, String>), StoreError
             }
         };
         let shape = info.shape.clone();
-        params.insert(name.clone(), Array { shape, data });
+        params.insert(name.clone(), Array::new(shape, data));
     }
     Ok((params, file.metadata().clone()))
 }
@@ -147,16 +147,19 @@ impl View for Row<'_> {
     }
 
     fn shape(&self) -> &[usize] {
-        &self.array.shape
+        self.array.shape()
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let data = &self.array.data;
+        let data = self.array.floats();
         if self.half {
             let halves = data.iter().map(|&x| f16::from_f32(x));
             halves.flat_map(f16::to_le_bytes).collect()
         } else if cfg!(target_endian = "little") {
-            Cow::Borrowed(bytemuck::cast_slice(data))
+            match data {
+                Cow::Borrowed(data) => Cow::Borrowed(bytemuck::cast_slice(data)),
+                Cow::Owned(data) => Cow::Owned(bytemuck::cast_slice(&data).to_vec()),
+            }
         } else {
             data.iter().flat_map(|x| x.to_le_bytes()).collect()
         }
@@ -164,7 +167,7 @@ impl View for Row<'_> {
 
     fn data_len(&self) -> usize {
         let bytes = if self.half { 2 } else { 4 };
-        bytes * self.array.data.len()
+        bytes * self.array.len()
     }
 }
 

@@ -166,7 +166,7 @@ impl Gguf {
             (kind.decode)(block, &mut data);
         }
         let shape = info.shape.clone();
-        Ok(Array { shape, data })
+        Ok(Array::new(shape, data))
     }
 
     /// The weights in float32, named and ordered as Hugging Face has them.
@@ -203,7 +203,7 @@ impl Gguf {
 /// The rows of each head in halves, as Hugging Face turns them, where the file has the two rows that
 /// are turned together side by side; nothing, if there are no such heads.
 fn halves(array: Array, heads: usize) -> Option<Array> {
-    let Array { shape, data } = array;
+    let (shape, data) = (array.shape().to_vec(), array.into_floats());
     let rows = shape.first().copied()?;
     let depth = rows.checked_div(heads)?;
     if depth * heads != rows || !depth.is_multiple_of(2) {
@@ -217,7 +217,7 @@ fn halves(array: Array, heads: usize) -> Option<Array> {
     };
     let rows = (0..rows).map(|to| &data[row(to) * width..][..width]);
     let data = rows.flatten().copied().collect();
-    Some(Array { shape, data })
+    Some(Array::new(shape, data))
 }
 
 #[cfg(test)]
@@ -228,7 +228,7 @@ mod tests {
     fn heads_are_turned_back_to_halves() {
         let shape = vec![16, 1];
         let data: Vec<f32> = (0..16_u8).map(f32::from).collect();
-        let found = halves(Array { shape, data }, 2).unwrap().data;
+        let found = halves(Array::new(shape, data), 2).unwrap().into_floats();
         let head = [0., 2., 4., 6., 1., 3., 5., 7.];
         assert_eq!(found[..8], head);
         assert_eq!(found[8..], head.map(|row| row + 8.0));

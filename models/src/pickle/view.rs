@@ -40,7 +40,7 @@ impl View {
         let size = self.storage.dtype.bitsize() / 8;
         if count == 0 {
             let data = decode(self.storage.dtype, &[]);
-            return Ok(data.map(|data| Array { shape, data }));
+            return Ok(data.map(|data| Array::new(shape, data)));
         }
         // The last element is the farthest.
         let mut steps = shape.iter().zip(&self.strides);
@@ -83,6 +83,6 @@ impl View {
             }
             decode(self.storage.dtype, &gathered)
         };
-        Ok(data.map(|data| Array { shape, data }))
+        Ok(data.map(|data| Array::new(shape, data)))
     }
 }

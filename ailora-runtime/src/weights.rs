@@ -1,11 +1,15 @@
 //! Parameters where compiled programs want them.
 
-use ailora_graph::fuse::layout::{Pack, Part};
+use ailora_graph::{
+    fuse::layout::{Pack, Part},
+    ir::DType,
+};
 use indexmap::{IndexMap, IndexSet};
 
 use crate::store::{Array, Params};
 
-/// Parameters by name. Some lie in packs, the matrices that fused products read: each value exists
+/// Parameters by name, each in the type that it came in until it is written to or widened: float32 then.
+/// Some lie in packs, the matrices that fused products read, float32: each value exists
 /// once, and is read and written in its place. Where a device has the packs, the values here lie by
 /// themselves, and what is known of the packs is where each value is there.
 #[derive(Debug, Default)]
@@ -55,7 +59,7 @@ impl Weights {
         &self.arrays
     }
 
-    /// The elements of a parameter, copied.
+    /// A parameter, copied.
     pub fn get(&self, name: &str) -> Option<Array> {
         if let Some(array) = self.arrays.get(name) {
             return Some(array.clone());
@@ -188,6 +192,25 @@ impl Weights {
         }
     }
 
+    /// Makes what has other elements float32, one at a time, and returns what it was.
+    pub(crate) fn widen<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) -> Params {
+        let mut before = Params::new();
+        for name in names {
+            if let Some(array) = self.arrays.get_mut(name)
+                && array.dtype() != DType::F32
+            {
+                let wide = Array::new(array.shape(), array.floats().into_owned());
+                before.insert(name.to_owned(), std::mem::replace(array, wide));
+            }
+        }
+        before
+    }
+
+    /// Takes back what [`widen`](Self::widen) has returned.
+    pub(crate) fn narrow(&mut self, before: Params) {
+        self.arrays.extend(before);
+    }
+
     /// Moves parameters into a pack. Where none lies, it is zero.
     pub fn pack(&mut self, pack: &Pack) {
         let [rows, width] = pack.shape;
@@ -242,7 +265,8 @@ impl Weights {
 
     /// Bytes of everything.
     pub fn bytes(&self) -> usize {
-        self.arrays.values().map(|array| 4 * array.len()).sum()
+        let bytes = |array: &Array| array.dtype().bytes() * array.len();
+        self.arrays.values().map(bytes).sum()
     }
 }
 

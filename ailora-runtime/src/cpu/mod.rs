@@ -128,7 +128,8 @@ impl Backend for Cpu {
         weights.pack(pack);
     }
 
-    fn add(&mut self, plan: &Plan) -> Result<(), BackendError> {
+    fn add(&mut self, plan: &Plan, weights: &mut Weights) -> Result<(), BackendError> {
+        weights.widen(plan.parameters.iter().map(|(name, _)| &**name));
         Ok(reserve(&mut self.arena, plan)?)
     }
 

@@ -191,7 +191,7 @@ impl Backend for Cuda {
         weights.pack_elsewhere(pack);
     }
 
-    fn add(&mut self, plan: &Plan) -> Result<(), BackendError> {
+    fn add(&mut self, plan: &Plan, _: &mut Weights) -> Result<(), BackendError> {
         Ok(self.compile(plan)?)
     }
 

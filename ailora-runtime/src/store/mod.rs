@@ -2,12 +2,14 @@
 
 mod array;
 mod header;
+mod map;
 mod safetensors;
 mod write;
 
 pub use array::Array;
-pub use header::{Info, Safetensors};
-pub use safetensors::{StoreError, decode, load, save, save_half};
+pub use header::{Info, Safetensors, float};
+pub use map::Map;
+pub use safetensors::{StoreError, load, save, save_half};
 pub use write::{is_partial, is_stream, remove_partial, write_atomically, write_new};
 
 use indexmap::IndexMap;

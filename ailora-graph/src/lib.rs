@@ -7,6 +7,7 @@
 //! shapes; [`adapt()`](adapt::adapt) replaces the chosen projections by residual + low rank;
 //! [`narrow()`](narrow::narrow) leaves out rows that nothing reads;
 //! [`gradients()`](grad::gradients) appends the backward pass towards what trains;
+//! [`element_types()`](element_types::element_types) says what each value is kept in;
 //! [`hoist()`](hoist::hoist) splits off what depends on frozen parameters only;
 //! [`fuse()`](fuse::fuse) makes the products of adapted projections few and wide. Each result can be
 //! printed ([`explain`]), and evaluated in float64 by the reference interpreter
@@ -19,6 +20,7 @@ pub mod adapt;
 pub mod adapter;
 pub mod checkpoint;
 pub mod dialect;
+pub mod element_types;
 pub mod explain;
 pub mod fuse;
 pub mod grad;

@@ -6,7 +6,7 @@ use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 use ailora_graph::{
     adapt::distribute,
     fuse::{cost::Costs, layout::Pack},
-    ir::{Program, ProgramError},
+    ir::{DType, Program, ProgramError},
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -215,6 +215,14 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// What matrices are kept in.
+    pub fn matrices(self) -> DType {
+        match self {
+            Self::F32 | Self::Tf32 => DType::F32,
+            Self::Bf16 => DType::Bf16,
+        }
+    }
+
     /// An adapted program in the form that loses nothing, before it is differentiated: where
     /// matrices are kept in less than float32, residual weights are not formed.
     ///

@@ -4,6 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use ailora_graph::{
     checkpoint::checkpoint,
+    element_types::element_types,
     fuse::{Report, cost::Costs, fuse, layout::Pack, placed},
     hoist::hoist,
     ir::{Draw, Program, ProgramError},
@@ -160,7 +161,8 @@ impl Engine {
     /// What of a program is computed at each run. What depends on frozen parameters alone is computed here
     /// and is a parameter from now on.
     fn hoisted(&mut self, program: &Program) -> Result<Program, EngineError> {
-        let mut hoisted = hoist(program)?;
+        let matrices = self.backend.precision().matrices();
+        let mut hoisted = hoist(&element_types(program, matrices)?)?;
         let weights = &self.weights;
         hoisted
             .once

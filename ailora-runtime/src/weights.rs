@@ -278,6 +278,8 @@ impl From<Params> for Weights {
 
 #[cfg(test)]
 mod tests {
+    use ailora_graph::ir::DType;
+
     use super::*;
 
     #[test]
@@ -302,6 +304,7 @@ mod tests {
         };
         weights.pack(&Pack {
             name: "pack".into(),
+            dtype: DType::F32,
             shape: [3, 4],
             parts: vec![
                 part("w", [0, 0], [2, 3]),

@@ -2,6 +2,7 @@ use std::{process::ExitCode, time::Instant};
 
 use ailora::{
     checkpoint::checkpoint,
+    element_types::element_types,
     fuse::fuse,
     hoist::hoist,
     models::{
@@ -62,6 +63,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let program = predictor.program(shape, pass, platform.precision())?;
     let trained = program.trained_parameters();
     let trained: usize = trained.map(|leaf| leaf.ty.len()).sum();
+    let program = element_types(&program, platform.precision().matrices())?;
     let mut step = fuse(&hoist(&program)?.step, &platform.costs(), &[], |_| true)?.program;
     if args.gradient_checkpointing {
         step = checkpoint(&step, "loss")?;

@@ -72,7 +72,7 @@ impl fmt::Display for MatMul {
 
 impl Operation for MatMul {
     fn infer(&self, args: &[&Type]) -> Result<Type, String> {
-        floats(args)?;
+        let dtype = floats(args)?;
         let [a, b] = arity(args)?;
         if a.rank() < 2 || b.rank() < 2 {
             return Err("expected two matrices or stacks of matrices".into());
@@ -97,7 +97,7 @@ impl Operation for MatMul {
                 "expected equal inner dimensions, found {ka} and {kb}"
             ));
         }
-        Ok(Type::f32([lead_a, &[m, n]].concat()))
+        Ok(Type::new(dtype, [lead_a, &[m, n]].concat()))
     }
 
     fn eval(&self, args: &[&Tensor], ty: &Type, _: Draw) -> Tensor {

@@ -121,7 +121,7 @@ pub fn weights() -> Result<Params, Error> {
             .map(|i| (start + spread * key.normal(i)) as f32)
             .collect();
         let shape = parameter.shape;
-        (parameter.name, Array { shape, data })
+        (parameter.name, Array::new(shape, data))
     });
     Ok(weights.collect())
 }

@@ -72,11 +72,12 @@ pub trait Backend: Platform + Stepper + Send {
     /// Lays parameters into a pack, where this backend keeps it.
     fn pack(&self, weights: &mut Weights, pack: &Pack);
 
-    /// Makes everything ready that running a plan, the next in order, needs.
+    /// Makes everything ready that running a plan, the next in order, needs: also the parameters, where
+    /// they are read here, in the type that is computed in.
     ///
     /// # Errors
     /// Memory does not suffice, or the device fails.
-    fn add(&mut self, plan: &Plan) -> Result<(), BackendError>;
+    fn add(&mut self, plan: &Plan, weights: &mut Weights) -> Result<(), BackendError>;
 
     /// Executes a plan that was added.
     ///

@@ -135,7 +135,7 @@ impl Engine {
             Fusion::Off => separate(&fused.program),
             Fusion::Elementwise | Fusion::At(_) => self.backend.plan(&fused.program),
         };
-        self.backend.add(&plan)?;
+        self.backend.add(&plan, &mut self.weights)?;
         self.plans.push(plan);
         self.reports.push(fused.reports);
         Ok(PlanId(self.plans.len() - 1))
@@ -171,19 +171,11 @@ impl Engine {
         let packs = packs.filter(|pack| self.weights.arrays().contains_key(&*pack.name));
         let packs: Vec<Pack> = packs.cloned().collect();
         let once = plan(&placed(&once, &packs)?);
-        // An arena of its own: it may be larger than any step's.
-        let mut cpu = Cpu::new();
-        let outputs = cpu.run(&once, self.weights.arrays(), &[], Draw::default())?;
-        let computed: Vec<(String, Array)> = once
-            .outputs
-            .iter()
-            .filter_map(|(name, (_, ty))| {
-                let data = outputs.get(name)?.to_vec();
-                let shape = ty.shape.clone();
-                Some((name.to_string(), Array { shape, data }))
-            })
-            .collect();
-        self.weights.extend(computed);
+        let read = once.parameters.iter().map(|(name, _)| &**name);
+        let narrow = self.weights.widen(read);
+        let computed = computed(&once, self.weights.arrays());
+        self.weights.narrow(narrow);
+        self.weights.extend(computed?);
         Ok(())
     }
 
@@ -301,4 +293,16 @@ impl Engine {
     pub(crate) fn backend_mut(&mut self) -> (&mut dyn Backend, &mut Weights) {
         (&mut *self.backend, &mut self.weights)
     }
+}
+
+/// The results of a plan over parameters alone.
+fn computed(plan: &Plan, params: &Params) -> Result<Vec<(String, Array)>, RunError> {
+    // An arena of its own: it may be larger than any step's.
+    let mut cpu = Cpu::new();
+    let outputs = cpu.run(plan, params, &[], Draw::default())?;
+    let arrays = plan.outputs.iter().filter_map(|(name, (_, ty))| {
+        let array = Array::new(ty.shape.clone(), outputs.get(name)?.to_vec());
+        Some((name.to_string(), array))
+    });
+    Ok(arrays.collect())
 }

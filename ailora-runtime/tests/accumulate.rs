@@ -57,10 +57,7 @@ fn program(rows: usize) -> Program {
 }
 
 fn trainer(rows: usize) -> (Trainer, PlanId) {
-    let array = Array {
-        shape: vec![WIDTH, CLASSES],
-        data: values("w", WIDTH * CLASSES),
-    };
+    let array = Array::new([WIDTH, CLASSES], values("w", WIDTH * CLASSES));
     let params: Params = [("w".to_owned(), array)].into();
     let mut engine: Engine = device::engine(params, Fusion::Elementwise);
     let plan = engine.compile(&program(rows)).unwrap();

@@ -123,10 +123,7 @@ fn check(program: &Program, bindings: &Bindings) -> Result<(), TestCaseError> {
         .frozen_parameters()
         .chain(program.trained_parameters())
         .map(|leaf| {
-            let array = Array {
-                shape: leaf.ty.shape.clone(),
-                data: floats(&leaf.name),
-            };
+            let array = Array::new(leaf.ty.shape.clone(), floats(&leaf.name));
             (leaf.name.to_string(), array)
         })
         .collect();

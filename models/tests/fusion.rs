@@ -127,7 +127,8 @@ fn ten_fused_steps_equal_the_interpreters() {
         }
         for name in &trained {
             let [a, b] = [&engine, &slow_engine].map(|engine| engine.weights().get(name).unwrap());
-            let [a, b] = [a, b].map(|x| x.data.iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
+            let [a, b] =
+                [a, b].map(|x| x.floats().iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
             let difference = relative_difference(&a, &b);
             assert!(
                 difference <= 1e-3 || !device::is_float32(),
@@ -141,8 +142,8 @@ fn ten_fused_steps_equal_the_interpreters() {
             .iter()
             .filter(|(n, _)| n.starts_with("pack:"))
         {
-            let zeros = pack.data.iter().filter(|x| **x == 0.0).count();
-            let all = pack.data.len();
+            let zeros = pack.floats().iter().filter(|x| **x == 0.0).count();
+            let all = pack.len();
             assert!(zeros >= all / 100, "{name}: {zeros} of {all}");
         }
     }

@@ -78,11 +78,12 @@ pub struct Runner {
 impl Runner {
     pub fn new(plan: Plan, params: &Params) -> Self {
         let mut backend = backend();
-        backend.add(&plan).unwrap();
+        let mut weights = Weights::new(params.clone());
+        backend.add(&plan, &mut weights).unwrap();
         Self {
             backend,
             plan,
-            weights: Weights::new(params.clone()),
+            weights,
         }
     }
 

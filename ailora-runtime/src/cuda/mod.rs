@@ -191,7 +191,7 @@ impl Backend for Cuda {
         weights.pack_elsewhere(pack);
     }
 
-    fn add(&mut self, plan: &Plan) -> Result<(), BackendError> {
+    fn add(&mut self, plan: &Plan, _: &mut Weights) -> Result<(), BackendError> {
         Ok(self.compile(plan)?)
     }
 
@@ -341,6 +341,6 @@ impl Resources {
         };
         let Parameter { buffer, dtype } = &self.parameters[place.array];
         self.staging
-            .upload(&self.device, &array.data, buffer, *dtype, place)
+            .upload(&self.device, array, buffer, *dtype, place)
     }
 }

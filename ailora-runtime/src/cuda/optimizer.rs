@@ -220,7 +220,7 @@ impl Optimizer {
     ) -> Result<(), CudaError> {
         for (name, &(start, _)) in self.ranges.iter().filter(|(name, _)| which(name)) {
             if let Some(value) = weights.get(name) {
-                device.upload(&value.data, &self.values, 4 * start)?;
+                device.upload(&value.floats(), &self.values, 4 * start)?;
             }
         }
         Ok(())

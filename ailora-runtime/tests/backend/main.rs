@@ -49,10 +49,10 @@ fn params(program: &Program, bindings: &Bindings) -> Params {
         .chain(program.trained_parameters())
         .map(|leaf| {
             let value = &bindings[&*leaf.name];
-            let array = Array {
-                shape: value.shape.clone(),
-                data: value.data.iter().map(|&x| x as f32).collect(),
-            };
+            let array = Array::new(
+                value.shape.clone(),
+                value.data.iter().map(|&x| x as f32).collect(),
+            );
             (leaf.name.to_string(), array)
         })
         .collect()

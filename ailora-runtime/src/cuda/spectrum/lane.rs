@@ -190,7 +190,7 @@ impl Lane {
     pub fn widened(&self, matrix: &Matrix<'_>) -> Result<Columnwise, CudaError> {
         let data = matrix.data();
         let narrow = self.new_matrix(data.len().div_ceil(2), 1)?;
-        self.device.upload(data, &narrow.buffer, 0)?;
+        self.device.upload(&data, &narrow.buffer, 0)?;
         let wide = self.new_matrix(matrix.cols(), matrix.rows())?;
         let len = data.len();
         // SAFETY: both have room for as many elements.

@@ -215,7 +215,7 @@ pub(super) fn agree_on(
             memory.set(buffer, i, x);
         }
         let shape = vec![*len];
-        params.insert(name.to_string(), Array { shape, data });
+        params.insert(name.to_string(), Array::new(shape, data));
     }
     let mut next = 0;
     for (time, actions) in all.iter().enumerate() {

@@ -2,7 +2,7 @@
 //!
 //! A task is data. The ones that are built in are files in this folder, described as a user describes
 //! his own; adding one takes such a file and a line in `BUILT_IN`. In the library a task is a value,
-//! whose format and objective may be one's own.
+//! whose format and objective may be your own.
 
 mod describe;
 mod error;

@@ -1,4 +1,4 @@
-//! The closed world: what becomes of every field of a file that somebody else wrote.
+//! What is done with every field of the files that other programs write.
 //!
 //! Each kind of file has one [`Table`] of the fields that are known. A field is *applied*, or
 //! *known to change nothing here*, or *refused* unless it has a value that asks for nothing. What

@@ -1,4 +1,4 @@
-//! Where parameters lie so that their concatenations are there already.
+//! Places parameters so that their concatenations need no copying.
 //!
 //! The weights that multiply one input are stacked, the adapters' `A` below them and their `B`
 //! beside the weight that each one adapts; what is left over is zero, and stays so:

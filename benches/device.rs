@@ -18,11 +18,11 @@ use ailora::{
     run::backend,
     runtime::{
         backend::{Device, Precision},
-        engine::{Engine, Fusion, PlanId},
+        engine::{Engine, PlanId},
         init::initialise,
         kernels::{Kernel, gemm::Gemm, outer::Outer},
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
-        passes::Passes,
+        passes::{Fusion, Passes},
         spectrum::Options,
         store::{Array, Params},
         train::{MicroBatch, Trainer},

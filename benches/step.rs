@@ -15,11 +15,11 @@ use ailora::{
     models::{batch::Shape, config::Config, head::Head, model::Model},
     runtime::{
         backend::Precision,
-        engine::{Engine, Fusion, PlanId},
+        engine::{Engine, PlanId},
         init::initialise,
         kernels::{Kernel, gemm::Gemm},
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
-        passes::Passes,
+        passes::{Fusion, Passes},
         plan::Plan,
         run::Value,
         spectrum::Options,

@@ -19,8 +19,8 @@ use ailora::{
         pretrained::Pretrained,
     },
     runtime::{
-        engine::Fusion,
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+        passes::Fusion,
         train::{MicroBatch, Trainer},
     },
 };

@@ -5,7 +5,7 @@
 //!
 //! [`lift()`](lift::lift) reads the graph as a [`Program`](ir::Program), a pure tensor program with
 //! shapes; [`adapt()`](adapt::adapt) replaces the chosen projections by residual + low rank;
-//! [`narrow()`](narrow::narrow) leaves out rows that nothing reads;
+//! [`push_down_slices()`](slice_pushdown::push_down_slices) leaves out rows that nothing reads;
 //! [`gradients()`](grad::gradients) appends the backward pass towards what trains;
 //! [`element_types()`](element_types::element_types) says what each value is kept in;
 //! [`hoist()`](hoist::hoist) splits off what depends on frozen parameters only;
@@ -29,8 +29,8 @@ pub mod ir;
 pub mod lift;
 pub mod method;
 pub mod module;
-pub mod narrow;
 pub mod nn;
+pub mod slice_pushdown;
 
 pub use adapter::{AdaptConfig, AdapterSpec, Scaling, Strategy, Trainable};
 pub use ailora_macros::{Module, adapt};

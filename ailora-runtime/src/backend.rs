@@ -228,7 +228,7 @@ impl Precision {
     ///
     /// # Errors
     /// None for a program that passed its own type checks.
-    pub fn lossless(self, adapted: Program) -> Result<Program, ProgramError> {
+    pub fn split_residual(self, adapted: Program) -> Result<Program, ProgramError> {
         match self {
             Self::Bf16 => distribute(&adapted),
             Self::F32 | Self::Tf32 => Ok(adapted),

@@ -12,8 +12,9 @@ use ailora_graph::{
     },
 };
 use ailora_runtime::{
-    engine::{Engine, Fusion, PlanId},
+    engine::{Engine, PlanId},
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+    passes::Fusion,
     run::Value,
     store::{Array, Params},
     train::{MicroBatch, StepReport, Trainer},

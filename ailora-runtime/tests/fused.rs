@@ -11,8 +11,9 @@ use ailora_graph::{
     ir::{Draw, shape::pitch},
 };
 use ailora_runtime::{
-    engine::{Engine, Fusion},
+    engine::Engine,
     kernels::Kernel,
+    passes::Fusion,
     plan::{Buffer, Plan, View},
     run::Value,
     store::{Array, Params},

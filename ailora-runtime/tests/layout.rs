@@ -11,7 +11,8 @@ use ailora_graph::{
     ir::{Draw, Program, Type},
 };
 use ailora_runtime::{
-    engine::{Engine, Fusion, PlanId},
+    engine::{Engine, PlanId},
+    passes::Fusion,
     run::Value,
     store::{Array, Params},
 };

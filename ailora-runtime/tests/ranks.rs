@@ -10,8 +10,9 @@ use ailora_graph::{
 use ailora_runtime::{
     collective::{Collective, CollectiveError, Single, threads},
     cpu::Cpu,
-    engine::{Engine, Fusion, PlanId},
+    engine::{Engine, PlanId},
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+    passes::Fusion,
     run::Value,
     store::{Array, Params},
     train::{

@@ -10,8 +10,9 @@ use ailora_graph::{
     ir::{Draw, Program, Real, Type, ops::dropout::Dropout},
 };
 use ailora_runtime::{
-    engine::{Engine, Fusion, PlanId},
+    engine::{Engine, PlanId},
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+    passes::Fusion,
     run::Value,
     store::{Array, Params},
     train::{
@@ -242,12 +243,12 @@ fn moments_are_found_by_name() {
         step(&mut straight, &row);
     }
     let saved = straight.0.checkpoint().unwrap();
-    let mut turned = trainer(["b", "a"]);
-    turned.0.restore(&saved).unwrap();
+    let mut reordered = trainer(["b", "a"]);
+    reordered.0.restore(&saved).unwrap();
     // The gradients' norm is summed in another order.
-    let [one, other] = [&mut straight, &mut turned].map(|trainer| step(trainer, &next));
+    let [one, other] = [&mut straight, &mut reordered].map(|trainer| step(trainer, &next));
     assert_eq!(one.loss, other.loss);
-    let [one, other] = [straight, turned].map(|(trainer, _)| trainer.checkpoint().unwrap());
+    let [one, other] = [straight, reordered].map(|(trainer, _)| trainer.checkpoint().unwrap());
     for (name, array) in &one.tensors {
         for (x, y) in array
             .floats()

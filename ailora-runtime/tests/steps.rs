@@ -9,8 +9,9 @@ use ailora_graph::{
     ir::{Draw, Program, Real, Type, ops::dropout::Dropout},
 };
 use ailora_runtime::{
-    engine::{Fusion, PlanId},
+    engine::PlanId,
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+    passes::Fusion,
     run::Value,
     store::{Array, Params},
     train::{MicroBatch, StepReport, TrainError, Trainer},

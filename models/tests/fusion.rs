@@ -3,20 +3,14 @@
 mod support;
 
 use ailora_graph::{
-    AdaptConfig, Trainable,
-    adapt::{Mode, adapt},
-    fuse::cost::Costs,
-    grad::gradient_name,
-    grad::gradients,
-    hoist::hoist,
-    method::Ailora,
-    narrow::narrow,
+    AdaptConfig, Trainable, fuse::cost::Costs, grad::gradient_name, hoist::hoist, method::Ailora,
 };
 use ailora_models::pretrained::Pretrained;
 use ailora_runtime::{
-    engine::Fusion,
+    backend::Precision,
     init::initialise,
     optim::{AdamW, AdamWConfig, Group},
+    passes::{Fusion, Passes},
     spectrum::Options,
     store::Params,
 };
@@ -37,9 +31,12 @@ fn ten_fused_steps_equal_the_interpreters() {
         let mut params = base.weights.clone();
         initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
         let program = model.program(batch.shape(), false, true).unwrap();
-        let adapted =
-            narrow(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap()).unwrap();
-        let step = gradients(&adapted, "loss").unwrap();
+        let passes = Passes {
+            sites: &sites,
+            trainable: &Trainable::Adapters,
+            precision: Precision::F32,
+        };
+        let step = passes.step(&program).unwrap();
         let inputs = model.inputs(&batch);
 
         let mut engine = device::engine(params.clone(), Fusion::At(Costs::default()));

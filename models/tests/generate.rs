@@ -12,7 +12,7 @@ use ailora_models::{
     head::Head,
     pretrained::Pretrained,
 };
-use ailora_runtime::{engine::Fusion, init::initialise};
+use ailora_runtime::{init::initialise, passes::Fusion};
 use serde::{Deserialize, de::DeserializeOwned};
 use support::{File, device, fixtures};
 

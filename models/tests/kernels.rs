@@ -13,7 +13,7 @@ use ailora_graph::{
     hoist::hoist,
     ir::{DType, Program},
     method::Ailora,
-    narrow::narrow,
+    slice_pushdown::push_down_slices,
 };
 use ailora_models::{head::Head, pretrained::Pretrained};
 use ailora_runtime::{
@@ -33,7 +33,8 @@ fn plans(name: &str, head: Head, matrices: DType) -> Vec<Plan> {
     let sites = config.resolve(base.model.sites()).unwrap();
     let program = base.model.program(batch.shape(), true, true).unwrap();
     let adapted =
-        narrow(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap()).unwrap();
+        push_down_slices(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap())
+            .unwrap();
     let step = gradients(&adapted, "loss").unwrap();
     let typed = |program: &Program| element_types(program, matrices).unwrap();
     let step = hoist(&typed(&step)).unwrap().step;

@@ -14,8 +14,8 @@ use crate::{
     run::backend,
     runtime::{
         backend::{Device, Precision},
-        engine::{Engine, Fusion},
-        passes::Passes,
+        engine::Engine,
+        passes::{Fusion, Passes},
         run::Value,
         store::{Array, Params},
     },

@@ -5,7 +5,8 @@
 use ailora_graph::ir::Draw;
 use ailora_runtime::{
     backend::{Backend, BackendError, Device, Precision},
-    engine::{Engine, Fusion},
+    engine::Engine,
+    passes::Fusion,
     plan::Plan,
     run::{Outputs, Run, Value},
     store::Params,

@@ -326,7 +326,7 @@ impl Layout {
         }
         let inner = region.shape(left)[1];
         let (parts, [row, column], corner) = arranged(&weights, &adapters, inner);
-        // Rows are the features that come out, columns those that go in; `orient` turns both for a
+        // Rows are the features that come out, columns those that go in; `orient` swaps both for a
         // weight that lies the other way.
         let orient = |[a, b]: [usize; 2]| if trans_b { [a, b] } else { [b, a] };
         let parts = parts.into_iter().map(|part| Part {

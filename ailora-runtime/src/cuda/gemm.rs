@@ -315,13 +315,13 @@ impl Matmul {
             ),
         };
         matmul.transpose(transposed)?;
-        let turned = |[rows, columns]: [usize; 2], turned| match turned {
+        let oriented = |[rows, columns]: [usize; 2], transposed| match transposed {
             true => [columns, rows],
             false => [rows, columns],
         };
         let shapes = [
-            (b, turned([m, k], transposed[0]), steps[1]),
-            (a, turned([k, n], transposed[1]), steps[0]),
+            (b, oriented([m, k], transposed[0]), steps[1]),
+            (a, oriented([k, n], transposed[1]), steps[0]),
             (c, [m, n], steps[2]),
             (d, [m, n], steps[3]),
         ];
@@ -338,8 +338,8 @@ impl Matmul {
             Of::CUBLASLT_MATMUL_DESC_TRANSA,
             Of::CUBLASLT_MATMUL_DESC_TRANSB,
         ];
-        for (attribute, turned) in sides.into_iter().zip(transposed) {
-            let value = i32::from(turned);
+        for (attribute, transposed) in sides.into_iter().zip(transposed) {
+            let value = i32::from(transposed);
             // SAFETY: the attribute has this type.
             unsafe {
                 lt::set_matmul_desc_attribute(

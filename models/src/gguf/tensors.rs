@@ -203,8 +203,8 @@ impl Gguf {
     }
 }
 
-/// The rows of each head in halves, as Hugging Face turns them, where the file has the two rows that
-/// are turned together side by side; nothing, if there are no such heads.
+/// The rows of each head in halves, as Hugging Face rotates them, where the file has the two rows that
+/// are rotated together side by side; nothing, if there are no such heads.
 fn halves(array: &Array, heads: usize) -> Option<Array> {
     let rows = array.shape().first().copied()?;
     let depth = rows.checked_div(heads)?;
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_are_turned_back_to_halves() {
+    fn heads_are_put_back_into_halves() {
         let shape = vec![16, 1];
         let data: Vec<f32> = (0..16_u8).map(f32::from).collect();
         let found = halves(&Array::new(shape, data), 2).unwrap().into_floats();

@@ -138,12 +138,12 @@ mod tests {
         let b = array([2, 2], &[1., 1., 10., -1.]);
         let expected = [5., 7., 9., 6., 15., 24.];
         let mut weight = array([2, 3], &[1.; 6]);
-        let mut turned = array([3, 2], &[1.; 6]);
-        for (array, layout) in [(&mut weight, Layout::OutIn), (&mut turned, Layout::InOut)] {
+        let mut lying = array([3, 2], &[1.; 6]);
+        for (array, layout) in [(&mut weight, Layout::OutIn), (&mut lying, Layout::InOut)] {
             Weight { array, layout }.add(0.5, &a, &b);
         }
         assert_eq!(*weight.floats(), expected.map(|x| 1.0 + 0.5 * x));
-        assert_eq!(*turned.floats(), transposed(&weight.floats(), 2));
+        assert_eq!(*lying.floats(), transposed(&weight.floats(), 2));
     }
 
     #[test]

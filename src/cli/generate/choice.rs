@@ -33,10 +33,10 @@ pub struct Choice {
     /// Draw among the tokens that are at least this many times as likely as the likeliest.
     #[arg(long, value_name = "P", value_parser = fraction)]
     min_p: Option<f64>,
-    /// Fix the draws.
+    /// Seed of the draws.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Make tokens that were there less likely, by this factor.
+    /// Make tokens that occurred before less likely, by this factor.
     #[arg(long, value_name = "X", value_parser = above_0)]
     repetition_penalty: Option<f64>,
     /// Write no sequence of this many tokens twice; 0 for no such rule.

@@ -150,8 +150,8 @@ impl Operation for MatMul {
             (true, false) => Some(p.matmul(dy, false, b, !self.trans_b)?),
             // One matrix cannot be on the left of many.
             (true, true) if p.ty(b).rank() < p.ty(dy).rank() => {
-                let turned = p.matmul(dy, false, b, !self.trans_b)?;
-                Some(p.transpose(turned)?)
+                let transposed = p.matmul(dy, false, b, !self.trans_b)?;
+                Some(p.transpose(transposed)?)
             }
             (true, true) => Some(p.matmul(b, self.trans_b, dy, true)?),
         };

@@ -99,7 +99,7 @@ impl Pointers {
             unsafe { device.copy(copy)? };
         }
         use blas::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
-        let turn = |turned| if turned { CUBLAS_OP_T } else { CUBLAS_OP_N };
+        let operation = |transposed| if transposed { CUBLAS_OP_T } else { CUBLAS_OP_N };
         let kind = |dtype| match dtype {
             DType::Bf16 => blas::cudaDataType_t::CUDA_R_16BF,
             DType::F16 => blas::cudaDataType_t::CUDA_R_16F,
@@ -113,8 +113,8 @@ impl Pointers {
         unsafe {
             blas::cublasGemmBatchedEx(
                 device.blas(),
-                turn(self.transposed[0]),
-                turn(self.transposed[1]),
+                operation(self.transposed[0]),
+                operation(self.transposed[1]),
                 m,
                 n,
                 k,

@@ -276,8 +276,12 @@ fn multiply(product: &Product, addresses: [*mut u8; 4]) {
             }
         }
     };
-    let place = |i: usize, row: usize, column: usize, turned: bool| {
-        let [row, column] = if turned { [column, row] } else { [row, column] };
+    let place = |i: usize, row: usize, column: usize, transposed: bool| {
+        let [row, column] = if transposed {
+            [column, row]
+        } else {
+            [row, column]
+        };
         row * product.operands[i].stride + column
     };
     let MatMul { trans_a, trans_b } = product.op;

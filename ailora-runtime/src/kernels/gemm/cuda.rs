@@ -21,11 +21,11 @@ pub(in crate::kernels) fn product(
         batched_b,
     } = dims;
     let mut actions = Actions::default();
-    let turned = |[rows, columns]: [usize; 2], turned| match turned {
+    let oriented = |[rows, columns]: [usize; 2], transposed| match transposed {
         true => [columns, rows],
         false => [rows, columns],
     };
-    let shapes = [turned([m, k], op.trans_a), turned([k, n], op.trans_b)];
+    let shapes = [oriented([m, k], op.trans_a), oriented([k, n], op.trans_b)];
     // Both sides have one type, the narrower, to which the other is rounded; and so it is for a
     // narrow result, which the library makes of narrow sides only.
     let mut all = reads[..2].iter().chain([&to]);

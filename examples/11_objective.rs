@@ -1,4 +1,4 @@
-//! An objective and a data format of one's own, both from outside the library: which of several fruits
+//! An objective and a data format of your own, both from outside the library: which of several fruits
 //! a text mentions, each by a yes or a no, learned from files of blocks with a name on each line.
 
 use std::{borrow::Cow, fmt::Write, fs, path::Path, sync::Arc};

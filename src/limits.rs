@@ -1,5 +1,5 @@
-//! How much can be asked for. What is beyond these is a slip of the hand, which would only end, late,
-//! for lack of time or memory.
+//! Upper limits of settings. A value beyond them is a typing error that would otherwise fail late, for lack
+//! of time or memory.
 
 /// Threads.
 pub const THREADS: usize = 1024;

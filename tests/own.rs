@@ -1,4 +1,4 @@
-//! A model of one's own as a run: the example's, held to what runs promise.
+//! A model of your own as a run: the example's, held to what runs promise.
 
 #[path = "../examples/12_vit.rs"]
 #[allow(dead_code, reason = "the example's main is not called")]

@@ -1,4 +1,4 @@
-//! What depends on frozen parameters only is computed once, not at every step.
+//! Splits off what depends on frozen parameters only, to be computed once and not at every step.
 
 use crate::ir::{Id, Node, Op, Program, ProgramError, ops::view};
 

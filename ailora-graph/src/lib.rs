@@ -1,17 +1,19 @@
-//! What `ailora` computes, without a device and without I/O.
+//! What `ailora` computes: models, adapters, and the programs of training steps. Nothing here executes
+//! on a device or does I/O.
 //!
 //! A model is a struct whose `forward` adds nodes to a [`luminal`] graph ([`nn`]). The stages after
-//! it are functions from value to value:
+//! that are pure functions:
 //!
-//! [`lift()`](lift::lift) reads the graph as a [`Program`](ir::Program), a pure tensor program with
-//! shapes; [`adapt()`](adapt::adapt) replaces the chosen projections by residual + low rank;
+//! [`lift()`](lift::lift) reads the graph as a [`Program`](ir::Program), the intermediate representation:
+//! typed operations on tensors without side effects; [`adapt()`](adapt::adapt) adds the adapters to the
+//! chosen projections;
 //! [`push_down_slices()`](slice_pushdown::push_down_slices) leaves out rows that nothing reads;
-//! [`gradients()`](grad::gradients) appends the backward pass towards what trains;
-//! [`element_types()`](element_types::element_types) says what each value is kept in;
+//! [`gradients()`](grad::gradients) appends the backward pass for what trains;
+//! [`element_types()`](element_types::element_types) assigns the element type of each value;
 //! [`hoist()`](hoist::hoist) splits off what depends on frozen parameters only;
-//! [`fuse()`](fuse::fuse) makes the products of adapted projections few and wide. Each result can be
-//! printed ([`explain`]), and evaluated in float64 by the reference interpreter
-//! ([`Program::eval`](ir::Program::eval)).
+//! [`fuse()`](fuse::fuse) replaces the matrix products of adapted projections by fewer, wider ones. A
+//! program can be printed, evaluated in float64 by the reference interpreter
+//! ([`Program::eval`](ir::Program::eval)), and compared before and after fusion ([`explain`]).
 
 // Lets the macros name this crate from inside it.
 extern crate self as ailora_graph;

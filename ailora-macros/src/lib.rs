@@ -1,8 +1,8 @@
 //! The procedural macros of ailora: [`macro@adapt`] and [`macro@Module`].
 //!
 //! Both implement the trait `Module`, which lists a model's parameters and projections under their
-//! module paths. `#[adapt]` says besides which projections carry which adapter. Use them through
-//! `ailora`, which exports them beside the trait.
+//! module paths. `#[adapt]` also records which projections carry which adapter. Use them through
+//! `ailora`, which exports them with the trait.
 
 mod adapter;
 mod attr;

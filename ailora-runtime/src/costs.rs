@@ -1,4 +1,4 @@
-//! What matrix products take on this machine, measured once.
+//! Times of matrix products on this machine, measured once.
 
 use std::{path::Path, time::Instant};
 

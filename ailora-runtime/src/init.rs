@@ -1,4 +1,4 @@
-//! The start of every adapter: what makes AILoRA AILoRA.
+//! Initialises adapters: from singular triplets of the weights, at random, or by constants.
 
 use ailora_graph::{
     adapter::{Layout, Site},

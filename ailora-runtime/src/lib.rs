@@ -1,8 +1,8 @@
-//! How `ailora` computes: plans, the CPU backend, initialisation, optimisation, training.
+//! How `ailora` computes: plans, the CPU and CUDA backends, initialisation, optimisation, training.
 //!
-//! [`plan()`](plan::plan) turns a program into kernels over fixed memory and a [`backend`] executes them;
-//! an [`Engine`](engine::Engine) holds one set of parameters and a plan for each shape of input.
-//! [`init`] gives adapters their start from the [`spectrum`] of the weights; [`train`] moves them.
+//! [`plan()`](plan::plan) turns a program into a sequence of kernels over fixed memory, which a [`backend`]
+//! executes. An [`Engine`](engine::Engine) holds one set of parameters and a plan for each shape of input.
+//! [`init`] starts adapters from the [`spectrum`] of the weights; [`train`] trains them.
 
 pub mod backend;
 pub mod collective;

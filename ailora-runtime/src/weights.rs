@@ -1,4 +1,4 @@
-//! Parameters where compiled programs want them.
+//! Parameters in the memory layout that compiled programs read.
 
 use ailora_graph::{
     fuse::layout::{Pack, Part},

@@ -1,4 +1,4 @@
-//! What a pretrained model is made to predict: its head.
+//! Heads: what a pretrained model predicts.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What the limit of a sequence's length did to rows, which whoever gave them is told.
+//! Counts of rows that were truncated or left out for their length, to be reported.
 
 use std::fmt;
 

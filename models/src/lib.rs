@@ -2,21 +2,21 @@
 //!
 //! From a name to a program:
 //!
-//! 1. [`hub::resolve`] finds a model's folder: given as such, in Hugging Face's cache, or downloaded.
+//! 1. [`hub::resolve`] finds a model's folder: the given one, one in Hugging Face's cache, or a download.
 //! 2. [`Pretrained::open`](pretrained::Pretrained::open) reads its [`Config`](config::Config) and
-//!    the weights for it with a [`Head`](head::Head), and reports what was used.
-//! 3. [`Model`](model::Model) is the configuration with that head: a program for any batch and
-//!    length, the projections that carry adapters, and a batch's inputs by name.
+//!    the weights of the model with a [`Head`](head::Head), and reports what was used.
+//! 3. [`Model`](model::Model) is the configuration with that head: it makes a program for any batch size and
+//!    length, lists the projections, and names a batch's inputs.
 //!
-//! Data take the other way: a [`Task`](task::Task) reads files by a [`Format`](data::Format) as
+//! From files to batches: a [`Task`](task::Task) reads files by a [`Format`](data::Format) as
 //! examples, its [`Objective`](objective::Objective) makes rows and targets of them with a
 //! [`Tokenizer`](tokenizer::Tokenizer), [`batch`] pads these, and [`Supervised`](supervised::Supervised)
-//! trains on them and scores what is held out with [`metrics`]. A tokenizer that has no
-//! `tokenizer.json` is made one of its other files, a function each in `tokenizer/convert.rs`.
+//! trains on them and scores held-out rows with [`metrics`]. For a folder without `tokenizer.json` one is
+//! made from its other files, by `tokenizer/convert.rs`.
 //!
-//! Nothing but [`family`] asks what family a model is of: weights are matched to parameters by name,
-//! what the hidden states need must be in the files, and what only the head needs may be
-//! initialised. How to add a family is in `docs/add-a-family.md`.
+//! Only [`family`] depends on a model's family. Weights are matched to parameters by name: what the hidden
+//! states need must be in the files, what only the head needs may be newly initialised.
+//! `docs/add-a-family.md` describes how to add a family.
 
 pub mod batch;
 pub mod cache;
@@ -26,6 +26,7 @@ pub mod config;
 pub mod data;
 pub mod embedded;
 pub mod family;
+pub mod fields;
 pub mod generate;
 pub mod gguf;
 pub mod head;

@@ -30,8 +30,8 @@ use super::{Error, print};
 /// What becomes of a run that the output folder holds.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct ExistingArgs {
-    /// Resume from the last checkpoint in the output folder, with the settings in its run.json. Others may
-    /// be given for where the run ends (--epochs, --max-steps), --checkpoint-every and --threads.
+    /// Continue from the last checkpoint in the output folder, with the settings in its run.json. New values
+    /// may be given for --epochs, --max-steps, --checkpoint-every and --threads.
     #[arg(long, conflicts_with = "force")]
     resume: bool,
     /// Replace the run that the output folder holds; other files in it stay.
@@ -162,7 +162,7 @@ pub struct AdapterArgs {
     /// separated by commas; or `adapters`, or `all` instead of adapters [default: adapters].
     #[arg(long, value_name = "PATTERNS", value_parser = trainable)]
     trainable: Option<Trainable>,
-    /// Read any of these from a YAML or JSON file, and `sites` by name or pattern.
+    /// Read the settings of adapters from a YAML or JSON file, with `sites` by name or pattern.
     #[arg(long, value_name = "FILE")]
     adapter_config: Option<PathBuf>,
     /// Change the adapters of some projections, as `key={init: random, rank: 4}` does; may be repeated.
@@ -245,7 +245,7 @@ fn site(text: &str) -> Result<(String, SiteOverride), String> {
 /// What becomes of fields of a model's files that are not used.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct StrictArgs {
-    /// Refuse a model whose files have fields that are not used, instead of saying so.
+    /// Refuse a model whose files have fields that are not used, instead of reporting them.
     #[arg(long)]
     pub strict: bool,
 }
@@ -308,7 +308,7 @@ pub fn tasks(end: &str) -> String {
 /// A model for a task.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
-    /// Use a pretrained model: a folder, a GGUF file, an id of the hub, or the one that is built in.
+    /// Use a pretrained model: a folder, a GGUF file, a hub id, or the built-in one.
     #[arg(long, value_name = "DIR_OR_ID", default_value = embedded::MODEL)]
     pub model: String,
     #[arg(long, help = tasks(" [default: the adapter's, where it records one]"))]

@@ -38,7 +38,7 @@ const SHOWN: usize = 3;
 /// How much is shown.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Write adapters and figures to this folder [default: ailora-demo, or the next that is free].
+    /// Write adapters and figures to this folder [default: ailora-demo, or the next free ailora-demo-N].
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Number of runs of each method, from different seeds.

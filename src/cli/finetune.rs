@@ -26,13 +26,12 @@ use super::{
 /// The settings of a run: flags win over the file of `--config`, which wins over the defaults.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Train a pretrained model: a folder, a GGUF file, an id of the hub, or the one that is
-    /// built in [default: embedded].
+    /// Train a pretrained model: a folder, a GGUF file, a hub id, or the built-in one [default: embedded].
     #[arg(long, value_name = "DIR_OR_ID")]
     model: Option<String>,
     #[arg(long, help = args::tasks(""))]
     task: Option<String>,
-    /// Read the task's files from this folder [default: those of svamp are built in].
+    /// Read the task's files from this folder [default: svamp's built-in files].
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Write the adapter, the metrics, the logs and the checkpoint to this folder.
@@ -86,7 +85,7 @@ pub struct Args {
     /// Write a checkpoint every N steps, and after each epoch [default: 200].
     #[arg(long, value_name = "N", value_parser = args::count::<u64>, allow_negative_numbers = true)]
     checkpoint_every: Option<u64>,
-    /// Keep only what lies between blocks for the backward pass, which computes the rest again: less
+    /// Keep only the values between blocks for the backward pass, which recomputes the rest: less
     /// memory, about a third more arithmetic.
     #[arg(long)]
     gradient_checkpointing: bool,

@@ -22,7 +22,7 @@ use super::{
 /// What is generated, and how.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Use a causal language model or an encoder-decoder: a folder, a GGUF file, or an id of the hub.
+    /// Use a causal language model or an encoder-decoder: a folder, a GGUF file, or a hub id.
     #[arg(long, value_name = "DIR_OR_ID")]
     model: String,
     #[command(flatten)]
@@ -37,11 +37,11 @@ pub struct Args {
     /// Merge the adapter into the weights, instead of computing it beside them.
     #[arg(long, requires = "adapter")]
     merged: bool,
-    /// Continue this text, or let an encoder-decoder read it; may be repeated. The answer to one prompt is
-    /// written as it comes; of several, each gives a JSON object a line, with `prompt` and `text`.
+    /// Continue this text, or let an encoder-decoder read it; may be repeated. The answer to a single prompt
+    /// is written as it is generated, those to several as one JSON object a line, with `prompt` and `text`.
     #[arg(long, value_name = "TEXT", required = true)]
     prompt: Vec<String>,
-    /// Put each prompt into the form in which this task was trained.
+    /// Put each prompt into the template of this task, as in training.
     #[arg(long)]
     task: Option<String>,
     /// Generate at most N tokens for each prompt [default: what the model's generation_config.json

@@ -41,7 +41,7 @@ enum Command {
     Demo(demo::Args),
     /// Trains an adapter on a task.
     Finetune(Box<finetune::Args>),
-    /// Trains a tokenizer and an encoder from text, by guessing masked tokens.
+    /// Trains a tokenizer and an encoder on text, by masked language modelling.
     Pretrain(Box<pretrain::Args>),
     /// Scores a model, with an adapter or without, on a task's held-out rows.
     Evaluate(evaluate::Args),
@@ -57,7 +57,7 @@ enum Command {
     Plan(plan::Args),
     /// Shows what fusion does with the matrix products around one projection.
     Explain(explain::Args),
-    /// Shows the singular values of the projections, and what each strategy takes of them.
+    /// Shows the singular values of the projections, and the share that principal and minor starts take.
     Spectrum(spectrum::Args),
 }
 

@@ -37,7 +37,7 @@ pub struct Args {
     /// Show the forward pass alone.
     #[arg(long)]
     inference: bool,
-    /// Keep only what lies between blocks for the backward pass, which computes the rest again.
+    /// Keep only the values between blocks for the backward pass, which recomputes the rest.
     #[arg(long)]
     gradient_checkpointing: bool,
     /// Print the program too.

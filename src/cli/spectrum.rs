@@ -17,7 +17,7 @@ use super::{
 /// Whose spectrum is shown.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Show a pretrained model: a folder, a GGUF file, an id of the hub, or the one that is built in.
+    /// Show a pretrained model: a folder, a GGUF file, a hub id, or the built-in one.
     #[arg(long, value_name = "DIR_OR_ID", default_value = embedded::MODEL)]
     model: String,
     /// Show the projections whose paths end with NAME; may be repeated.

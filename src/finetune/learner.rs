@@ -68,7 +68,7 @@ impl Settings {
         self.run_on(&Task::parse(&self.task)?)
     }
 
-    /// As [`run`](Self::run), for a task of one's own; the settings have its name.
+    /// As [`run`](Self::run), for a task of your own; the settings have its name.
     ///
     /// # Errors
     /// As [`run`](Self::run).

@@ -1,4 +1,4 @@
-//! What a run leaves behind for people and programs that watch it.
+//! Logs of a run's progress: JSON lines and TensorBoard events.
 
 mod jsonl;
 mod tensorboard;

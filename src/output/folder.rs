@@ -23,7 +23,7 @@ pub const ADAPTER: &[&str] = &[
     "ailora.json",
 ];
 
-/// What a run of a model of one's own leaves.
+/// What a run of a model of your own leaves.
 pub const OWN: &[&str] = &["adapter.safetensors"];
 
 /// The files of a model.

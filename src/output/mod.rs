@@ -1,7 +1,7 @@
-//! Where results go, so that nothing that is there is lost: a [`Folder`] of files, or one [`File`].
+//! Where results are written without losing what exists: a [`Folder`] of files, or one [`File`].
 //!
-//! What is there already is refused, or goes where its owner says so; and never is something written
-//! over what is read for it.
+//! What exists is refused, or replaced where the user says so. Nothing is ever written over the files that
+//! are read.
 
 mod file;
 mod folder;

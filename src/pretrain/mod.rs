@@ -1,4 +1,4 @@
-//! A model from text: a tokenizer and a RoBERTa encoder, trained to guess masked tokens.
+//! Pretraining: a tokenizer and a RoBERTa encoder from text, by masked language modelling.
 
 mod settings;
 

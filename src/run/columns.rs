@@ -1,4 +1,4 @@
-//! Data of one's own: named inputs of a model, with a value of each for every row.
+//! Data of your own: named inputs of a model, with a value of each for every row.
 
 use ailora_graph::ir::Type;
 use ailora_runtime::run::Value;

@@ -1,11 +1,11 @@
 //! One training run as a value: a model with its data, what is adapted, what trains, how and where.
 //!
-//! A [`Run`] is what the command, the demo, pretraining, the examples and a `main` of one's own build,
-//! and [`Run::fit`] carries it out: adapters start from the spectra of the weights, every program is
-//! compiled before the first step, epochs are evaluated, and at any time the folder has what it takes
-//! to go on. Runs differ in their [`Learner`]: a pretrained model with a task
+//! The command, the demo, pretraining, the examples and your own program build a [`Run`] and call
+//! [`Run::fit`]: adapters start from the spectra of the weights, every program is compiled before the first
+//! step, epochs are evaluated, and at any time the output folder has what is needed to resume. Runs differ
+//! in their [`Learner`]: a pretrained model with a task
 //! ([`finetune::Settings::run`](crate::finetune::Settings::run)), text with a new model
-//! ([`pretrain::Settings::run`](crate::pretrain::Settings::run)), or a [`Network`] of one's own with
+//! ([`pretrain::Settings::run`](crate::pretrain::Settings::run)), or a [`Network`] of your own with
 //! [`Columns`] of data ([`Own`]).
 
 mod columns;

@@ -1,4 +1,4 @@
-//! A model of one's own, built for a batch.
+//! The graph of a model of your own, built for a batch.
 
 use ailora_graph::{
     Module, Visitor,

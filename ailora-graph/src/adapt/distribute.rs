@@ -1,4 +1,4 @@
-//! Residual weights that are never formed.
+//! Residuals by the distributive law, for lower precisions, in which they are never formed.
 
 use crate::ir::{
     Id, Op, Program, ProgramError, Real,

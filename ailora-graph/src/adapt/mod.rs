@@ -1,4 +1,4 @@
-//! From a pretrained program to one that trains: what adapters make of projections.
+//! Rewrites a pretrained program: each projection as its adapter says.
 
 mod distribute;
 

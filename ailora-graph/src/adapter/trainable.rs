@@ -1,4 +1,4 @@
-//! What trains of a model.
+//! Which of a model's parameters train.
 
 use std::{
     collections::{HashMap, HashSet},

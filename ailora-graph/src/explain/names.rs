@@ -1,4 +1,4 @@
-//! The model's names for what a region calls by position.
+//! The model's names of values that a region numbers.
 
 use std::collections::{HashMap, HashSet};
 

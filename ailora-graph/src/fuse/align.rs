@@ -1,4 +1,4 @@
-//! Products of whole vectors, where a device is slow at others.
+//! Widens products to whole vectors, for devices that are slow at others.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! A region's expressions and what they equal: an e-graph over the program's own operations.
+//! The e-graph of a region: expressions over the program's own operations, and what they equal.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! The cheapest expressions of an e-graph, where what is shared is paid once.
+//! Chooses the cheapest expressions of an e-graph, in which a shared one is paid once.
 //!
 //! Sharing decides: a wide product pays only when all that it replaces is dropped, so that choosing
 //! per class is not enough. Up to a size the choice is an integer program, solved exactly; beyond it,

@@ -1,4 +1,4 @@
-//! What equals what: the laws by which a region is rewritten.
+//! The rules by which a region is rewritten.
 //!
 //! Each rule adds expressions to the e-graph and says which they equal; none takes any away. The
 //! parameters' layout is their common guard: parameters are joined with each other and with zeros

@@ -1,4 +1,4 @@
-//! A program with its regions replaced by their solutions.
+//! Replaces a program's regions by their solutions.
 
 use std::collections::{HashMap, HashSet};
 

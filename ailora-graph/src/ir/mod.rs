@@ -1,4 +1,4 @@
-//! The one representation from lifting to planning: a pure tensor program with shapes.
+//! The intermediate representation, from lifting to planning: typed operations without side effects.
 
 pub mod dtype;
 mod op;

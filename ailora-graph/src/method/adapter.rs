@@ -1,4 +1,4 @@
-//! What becomes of one projection.
+//! What an adapter does to one projection.
 
 use std::fmt;
 

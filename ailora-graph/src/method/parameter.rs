@@ -1,4 +1,4 @@
-//! What an adapter declares of its parameters.
+//! How an adapter declares its parameters.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! AILoRA the other way round.
+//! AILoRA with the ends of the spectrum exchanged.
 
 use super::{Method, low_rank};
 use crate::adapter::AdapterSpec;

@@ -1,10 +1,10 @@
 //! Ranks that train one model together, each with a part of every batch (data parallelism).
 //!
-//! A [`Collective`] is one rank's side of them: how many there are, which one this is, and sums over all
-//! of them. Every rank makes the same calls in the same order; none is made under a condition that only
-//! some ranks meet. An error of one rank ends the waiting of all others, who get it as theirs.
+//! A [`Collective`] is one rank's view of the group: the number of ranks, its own index, and sums over all
+//! ranks. Every rank makes the same calls in the same order; no call may depend on a condition that only
+//! some ranks meet. When a rank fails, every waiting rank stops waiting and gets its error.
 //!
-//! [`Single`] is the one rank of a run without others. Adding a kind takes a file and a line here.
+//! [`Single`] is the one rank of a run without others. `docs/add-a-collective.md` describes how to add one.
 
 mod single;
 mod threads;

@@ -1,4 +1,4 @@
-//! What becomes of a plan on a device, which need not be there: the types of its buffers, its kernels' text,
+//! Translates a plan for a device, which need not be present: the types of its buffers, its kernels' text,
 //! and the memory that it takes.
 
 use std::{collections::HashMap, path::PathBuf};

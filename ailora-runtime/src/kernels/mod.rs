@@ -1,8 +1,8 @@
-//! The operations that plans are made of. Each is a folder with all that is to know of it: what nodes it
-//! computes, what it reads and writes, how the processor executes it and what it becomes on a device.
+//! The operations that plans consist of. Each is a folder with everything about it: which nodes it
+//! computes, what it reads and writes, its loop on the CPU and its kernels on a device.
 //!
-//! The list below is the only place that names them all. A kernel is an enum of these and no trait object,
-//! so that plans can be copied and compared, and that what looks for one kind in a plan matches on it.
+//! The list below is the only place that names them all. [`Kernel`] is an enum and not a trait object, so
+//! that plans can be copied and compared, and code that looks for one kind can match on it.
 
 pub mod attention;
 pub mod copy;

@@ -1,4 +1,4 @@
-//! Training: steps, the loop over epochs, checkpoints, and events for whoever watches.
+//! Training: steps, the loop over epochs, checkpoints, and events for observers.
 
 mod checkpoint;
 mod fit;

@@ -6,25 +6,25 @@ use crate::{family, generate, gguf, peft, tokenizer};
 const INTRODUCTION: &str = "\
 # Compatibility
 
-What becomes of every field of the files that other programs write. A field is **applied**, or **changes
-nothing here**, or is **refused** unless it has a value that asks for nothing. A name that is not in these
+What ailora does with every field of the files that other programs write. A field is **applied**, or **changes
+nothing here**, or is **refused** unless it has a value that has no effect. A name that is not in these
 lists is refused where it can change the arithmetic: tensors, fields of `adapter_config.json`, keys of a
-GGUF file's architecture. Elsewhere it is said once, by name, and `--strict` refuses it.
+GGUF file's architecture. Elsewhere it is reported once, by name, and `--strict` refuses it.
 
-This page is made of the tables that the readers use: after a change of one,
-`AILORA_WRITE=1 cargo test --release -p ailora-models --test compatibility` writes it anew. The lists of
-fields are those of transformers 5.17, PEFT 0.21.2 and gguf 0.19; a test fails when one of theirs is not
+This page is generated from the tables that the readers use: after a change of one,
+`AILORA_WRITE=1 cargo test --release -p ailora-models --test compatibility` writes it again. The fields
+are those of transformers 5.17, PEFT 0.21.2 and gguf 0.19; a test fails when one of theirs is missing
 here.
 ";
 
 const OWN: &str = "
 ## Files of ailora's own
 
-`run.json` is the record of a run, and serves as `--config`: unknown fields are refused. `checkpoint.safetensors`
-has a checksum over its header and its tensors; one that is damaged is refused, or the one before it is used,
-which is said. A spectrum in the cache has the hash of the weight that it is of, and one of its own bytes:
-what does not fit is computed again. A compiled kernel in the cache has a checksum: a damaged one is
-compiled again. Caches are used in folders of one's own only.
+`run.json` is the record of a run and can be given as `--config`; unknown fields are refused. `checkpoint.safetensors`
+has a checksum over its header and its tensors. In place of a damaged checkpoint the one before it is used, with a
+note; without one it is refused. A spectrum in the cache has the hash of its weight and one of its own bytes; if either
+does not match it is computed again. A compiled kernel in the cache has a checksum, and a damaged one is
+compiled again. A cache is used only in a folder that belongs to the user.
 ";
 
 /// The page.
@@ -82,7 +82,7 @@ fn configurations() -> String {
         };
         text += &format!("\n### Of {title}\n\n{}", rows(list));
     }
-    text + "\nWhat else is there is said once, and refused under `--strict`.\n\n"
+    text + "\nAny other field is reported once, and refused under `--strict`.\n\n"
         + &format!("### {}\n\n{}", family::ROPE.file, family::ROPE.markdown())
 }
 

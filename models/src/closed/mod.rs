@@ -1,4 +1,4 @@
-//! The closed world: what becomes of every field of a file that somebody else wrote.
+//! What is done with every field of the files that other programs write.
 //!
 //! Each kind of file has one [`Table`] of the fields that are known. A field is *applied*, or
 //! *known to change nothing here*, or *refused* unless it has a value that asks for nothing. What
@@ -181,7 +181,7 @@ impl Table {
         let fields: Vec<Field> = self.fields.iter().copied().flatten().copied().collect();
         let other = match self.unknown {
             Unknown::Refused => "| any other | refused, unless `null` or `false` |\n",
-            Unknown::Noted => "| any other | said once, refused under `--strict` |\n",
+            Unknown::Noted => "| any other | reported once, refused under `--strict` |\n",
         };
         rows(&fields) + other
     }
@@ -189,7 +189,7 @@ impl Table {
 
 /// Fields in Markdown, a row each.
 pub(crate) fn rows(fields: &[Field]) -> String {
-    let mut text = String::from("| field | what becomes of it |\n| --- | --- |\n");
+    let mut text = String::from("| field | what ailora does |\n| --- | --- |\n");
     for field in fields {
         let meaning = match field.meaning {
             Meaning::Applied("") => "applied".into(),

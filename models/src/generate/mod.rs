@@ -1,4 +1,4 @@
-//! Text from a causal language model or an encoder-decoder: one token after the other, over the keys
+//! Text generation with a causal language model or an encoder-decoder: token by token, over the keys
 //! and values of those before.
 //!
 //! A [`Generator`] compiles the model's step for a number of rows, tokens and cached tokens; a

@@ -1,4 +1,4 @@
-//! What becomes of every key of a file.
+//! What is done with every key of a file.
 //!
 //! Keys of the architecture begin with its name, for which the table has `{arch}`; numbers within
 //! other keys are `{id}`. The table of the tokenizer's keys is [`crate::tokenizer::gguf::TABLE`].

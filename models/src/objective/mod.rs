@@ -3,7 +3,7 @@
 //! An [`Objective`] says which head predicts, what of a record is the target, how rows become tokens,
 //! which targets a batch gives the program, what the loss is, what outputs mean, and how predictions
 //! are scored. One is one file; adding it takes that file and a line in [`OBJECTIVES`].
-//! `docs/add-an-objective.md` follows one from the start. An objective of one's own needs neither:
+//! `docs/add-an-objective.md` follows one from the start. An objective of your own needs neither:
 //! it is a value that [`Task`](crate::task::Task) takes.
 
 mod causal;

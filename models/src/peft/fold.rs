@@ -1,4 +1,4 @@
-//! Weights with an adapter in them.
+//! Folds an adapter into weights.
 
 use ailora_graph::adapter::Layout;
 use ailora_runtime::store::Array;

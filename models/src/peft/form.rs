@@ -1,4 +1,4 @@
-//! Which of PEFT's forms adapters have.
+//! Which of PEFT's formats an adapter is saved in.
 
 use ailora_graph::{
     Strategy,

@@ -1,4 +1,4 @@
-//! Which modules the configuration gives factors, and which it keeps whole.
+//! Which modules a configuration gives low-rank factors, and which it saves whole.
 
 use regex::Regex;
 

@@ -1,4 +1,4 @@
-//! What training leaves, as an adapter that holds the whole of the trained model.
+//! The trained model as an adapter that contains everything that differs from the base.
 
 use ailora_graph::{
     Strategy,

@@ -1,8 +1,8 @@
 //! Tasks: which files are read, what of their records is text, and what is learned of them.
 //!
-//! A task is data. The ones that are built in are files in this folder, described as a user describes
-//! his own; adding one takes such a file and a line in `BUILT_IN`. In the library a task is a value,
-//! whose format and objective may be one's own.
+//! A task is data. The built-in ones are files in this folder, described as users describe their
+//! own; adding one takes such a file and a line in `BUILT_IN`. In the library a task is a value,
+//! whose format and objective may be your own.
 
 mod describe;
 mod error;

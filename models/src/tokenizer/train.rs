@@ -1,4 +1,4 @@
-//! A tokenizer from texts.
+//! Trains a tokenizer on texts.
 
 use serde_json::json;
 use tokenizers::{

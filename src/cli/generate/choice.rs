@@ -18,7 +18,7 @@ pub struct Choice {
     #[arg(long)]
     early_stopping: bool,
     /// Draw tokens at random, at the temperature that the model's generation_config.json says, or 1.
-    /// Without this flag and --temperature none is drawn, even where the file says so.
+    /// Without this flag and --temperature the likeliest are taken, even where the file says to draw.
     #[arg(long)]
     sample: bool,
     /// Draw tokens at random, at this temperature.
@@ -33,13 +33,13 @@ pub struct Choice {
     /// Draw among the tokens that are at least this many times as likely as the likeliest.
     #[arg(long, value_name = "P", value_parser = fraction)]
     min_p: Option<f64>,
-    /// Seed of the draws.
+    /// Seed of the random draws [default: 0].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Make tokens that occurred before less likely, by this factor.
+    /// Make tokens that already occur less likely, by this factor.
     #[arg(long, value_name = "X", value_parser = above_0)]
     repetition_penalty: Option<f64>,
-    /// Write no sequence of this many tokens twice; 0 for no such rule.
+    /// Write no sequence of this many tokens twice; 0 for no limit.
     #[arg(long, value_name = "N")]
     no_repeat_ngram_size: Option<usize>,
     /// Write at least this many tokens.

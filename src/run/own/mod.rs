@@ -1,4 +1,4 @@
-//! A model of one's own with columns of data.
+//! A model of your own with columns of data.
 
 mod rows;
 
@@ -109,11 +109,11 @@ impl Predictions<'_> {
 /// Scores by name, of what a model says of held-out rows.
 pub type Score = dyn Fn(&Predictions<'_>) -> IndexMap<String, f64> + Send + Sync;
 
-/// A model of one's own, the values that it starts from, and its data.
+/// A model of your own, the values that it starts from, and its data.
 ///
 /// Any columns are inputs; every row counts as one target of the loss, unless
 /// [`targets`](Self::targets) names a column of labels of which some are ignored. Held-out rows are
-/// measured by the mean loss, and by a [`score`](Self::score) of one's own.
+/// measured by the mean loss, and by a [`score`](Self::score) of your own.
 ///
 /// A run leaves what trained and what adapters started from in `adapter.safetensors`, which
 /// [`load`](Self::load) puts beside the same weights.
@@ -314,7 +314,7 @@ impl<'a> Own<'a> {
     }
 }
 
-/// What `run.json` says of a run of a model of one's own.
+/// What `run.json` says of a run of a model of your own.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Settings {
     adapters: AdaptConfig,

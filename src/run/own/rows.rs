@@ -1,4 +1,4 @@
-//! Columns through a model of one's own, as a workload.
+//! Columns through a model of your own, as a workload.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -33,7 +33,7 @@ pub(super) fn build(
     network.build(&Batch::new(&cx, data, rows))
 }
 
-/// Columns through a model of one's own.
+/// Columns through a model of your own.
 pub struct Rows<'a> {
     pub(super) network: &'a dyn Network,
     pub(super) adapted: Adapted,

@@ -1,20 +1,20 @@
-//! From an annotated model to a plan, pass by pass: a post-norm encoder of 24 layers and 1024
+//! From an annotated model to a plan, stage by stage: a post-norm encoder of 24 layers and 1024
 //! features, and pre-norm decoder blocks of 32 layers and 4096 features with gated feed-forwards,
 //! shapes only, with query and value adapters. `cargo bench --bench compile`: one JSON line a model
-//! with the milliseconds of each pass.
+//! with the milliseconds of each stage.
 
 use std::time::Instant;
 
 use ailora::{
     Trainable,
-    adapt::{Mode, adapt},
-    fuse::{cost::Costs, fuse},
-    grad::gradients,
-    hoist::hoist,
-    ir::Type,
-    narrow::narrow,
+    fuse::cost::Costs,
+    ir::{DType, Type},
     prelude::*,
-    runtime::plan::plan,
+    runtime::{
+        backend::Precision,
+        passes::{Fusion, Passes, Pipeline},
+        plan::plan,
+    },
 };
 
 #[adapt(q = principal(8), v = minor(8), v_lr = 2.0)]
@@ -128,10 +128,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         gated: true,
     };
     for shape in [encoder, decoder] {
-        let mut passes: Vec<(&str, f64)> = Vec::new();
+        let mut stages: Vec<(&str, f64)> = Vec::new();
         let mut start = Instant::now();
         let mut lap = |name| {
-            passes.push((name, 1e3 * start.elapsed().as_secs_f64()));
+            stages.push((name, 1e3 * start.elapsed().as_secs_f64()));
             start = Instant::now();
         };
         let cx = Cx::new();
@@ -145,23 +145,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let program = cx.program(&model, &[("loss", &loss)])?;
         lap("lift");
         let (_, sites) = Visitor::inventory(&model);
-        let program = narrow(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train)?)?;
-        lap("adapt");
-        let program = gradients(&program, "loss")?;
-        lap("differentiate");
-        let step = hoist(&program)?.step;
-        lap("hoist");
-        let fused = fuse(&step, &Costs::default(), &[], |_| true)?;
-        lap("fuse");
+        let passes = Passes {
+            sites: &sites,
+            trainable: &Trainable::Adapters,
+            precision: Precision::F32,
+        };
+        let program = passes.step(&program)?;
+        lap("adapt_differentiate");
+        let pipeline = Pipeline {
+            matrices: DType::F32,
+            fusion: Fusion::At(Costs::default()),
+            checkpoints: false,
+        };
+        let fused = pipeline.optimize(&program)?.fused;
+        lap("hoist_fuse");
         let plan = plan(&fused.program);
         lap("plan");
-        let total: f64 = passes.iter().map(|(_, ms)| ms).sum();
+        let total: f64 = stages.iter().map(|(_, ms)| ms).sum();
         let regions: usize = fused.reports.iter().map(|report| report.count).sum();
         let mut line = serde_json::json!({
             "model": shape.name, "layers": shape.layers, "total_ms": total,
             "regions": regions, "distinct_regions": fused.reports.len(), "kernels": plan.steps.len(),
         });
-        for (name, ms) in passes {
+        for (name, ms) in stages {
             line[name] = ms.into();
         }
         println!("{line}");

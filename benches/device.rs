@@ -18,11 +18,11 @@ use ailora::{
     run::backend,
     runtime::{
         backend::{Device, Precision},
-        engine::{Engine, Fusion, PlanId},
+        engine::{Engine, PlanId},
         init::initialise,
         kernels::{Kernel, gemm::Gemm, outer::Outer},
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
-        passes::Passes,
+        passes::{Fusion, Passes},
         spectrum::Options,
         store::{Array, Params},
         train::{MicroBatch, Trainer},
@@ -265,9 +265,13 @@ fn random_parameters(model: &Model) -> Params {
         .map(|parameter| {
             let key = Draw::default().key(&parameter.name);
             let mut array = Array::zeros(parameter.shape.clone());
-            array.data.par_iter_mut().enumerate().for_each(|(i, x)| {
-                *x = 0.07 * (key.bits(i as u32) as f32 / u32::MAX as f32 - 0.5);
-            });
+            array
+                .floats_mut()
+                .par_iter_mut()
+                .enumerate()
+                .for_each(|(i, x)| {
+                    *x = 0.07 * (key.bits(i as u32) as f32 / u32::MAX as f32 - 0.5);
+                });
             (parameter.name.clone(), array)
         })
         .collect()

@@ -15,11 +15,11 @@ use ailora::{
     models::{batch::Shape, config::Config, head::Head, model::Model},
     runtime::{
         backend::Precision,
-        engine::{Engine, Fusion, PlanId},
+        engine::{Engine, PlanId},
         init::initialise,
         kernels::{Kernel, gemm::Gemm},
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
-        passes::Passes,
+        passes::{Fusion, Passes},
         plan::Plan,
         run::Value,
         spectrum::Options,
@@ -157,7 +157,7 @@ fn random_parameters(model: &Model) -> Params {
             let key = Draw::default().key(&parameter.name);
             let mut array = Array::zeros(parameter.shape.clone());
             (0..)
-                .zip(&mut array.data)
+                .zip(array.floats_mut())
                 .for_each(|(i, x)| *x = 0.02 * key.normal(i) as f32);
             (parameter.name.clone(), array)
         })

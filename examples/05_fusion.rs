@@ -3,13 +3,15 @@
 
 use ailora::{
     AdaptConfig, Trainable,
-    adapt::{Mode, adapt},
     explain::explain,
     fuse::cost::Costs,
-    grad::gradients,
-    hoist::hoist,
+    ir::DType,
     method::Ailora,
     models::{batch::Shape, config::Config, head::Head, hub, model::Model},
+    runtime::{
+        backend::Precision,
+        passes::{Fusion, Optimized, Passes, Pipeline},
+    },
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,15 +19,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = Model::new(config, Head::classification(4))?;
     let sites = AdaptConfig::method(&Ailora, 8).resolve(model.sites())?;
     let program = model.program(Shape::new(32, 128), true, true)?;
-    let program = gradients(
-        &adapt(&program, &sites, &Trainable::Adapters, Mode::Train)?,
-        "loss",
-    )?;
+    let passes = Passes {
+        sites: &sites,
+        trainable: &Trainable::Adapters,
+        precision: Precision::F32,
+    };
+    let step = passes.step(&program)?;
     let query = sites
         .iter()
         .find(|site| site.path.ends_with("layer.1.attention.self.query"));
     let query = query.ok_or("the model has no such projection")?;
-    let explained = explain(&hoist(&program)?.step, query, &Costs::default())?;
+    let pipeline = Pipeline {
+        matrices: DType::F32,
+        fusion: Fusion::At(Costs::default()),
+        checkpoints: false,
+    };
+    let Optimized { hoisted, fused } = pipeline.optimize(&step)?;
+    let explained = explain(&hoisted.step, &fused, query)?;
     let explained = explained.ok_or("the program does not use it")?;
     print!("{explained}");
     if let Some(file) = std::env::args().nth(1) {

@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         (0..n).map(|i| key.normal(i) as f32).collect()
     };
     let (shape, data) = (vec![16, 24], normal("weight", 16 * 24));
-    let mut params = Params::from([("project.weight".to_owned(), Array { shape, data })]);
+    let mut params = Params::from([("project.weight".to_owned(), Array::new(shape, data))]);
     let (_, sites) = Visitor::inventory(&model);
     let sites = AdaptConfig::default().resolve(sites)?;
     let triplets = middle(&sites[0], &params, 4)?;

@@ -148,7 +148,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let n: usize = shape.iter().product();
         let data = (0..n as u64).map(|i| 0.2 * key.normal(i) as f32).collect();
         let shape = shape.to_vec();
-        Array { shape, data }
+        Array::new(shape, data)
     };
     let params: Params = model
         .parameters()

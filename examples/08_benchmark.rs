@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|parameter| {
             let shape = parameter.shape.clone();
             let data = normal(&parameter.name, shape.iter().product());
-            (parameter.name.clone(), Array { shape, data })
+            (parameter.name.clone(), Array::new(shape, data))
         })
         .collect();
     let subject = Subject {

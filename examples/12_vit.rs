@@ -83,7 +83,7 @@ pub fn learner(weights: Params) -> Result<Own<'static>, Error> {
     }))
 }
 
-/// Trains, and stops after a step if one is given; where the folder has a run, goes on with it.
+/// Trains, and stops after a step if one is given; where the folder has a run, resumes it.
 pub fn train(device: Device, folder: &Path, stop: Option<u64>) -> Result<Report, Error> {
     let mut run = Run::new(learner(weights()?)?);
     (run.recipe.device, run.recipe.epochs, run.recipe.lr) = (device, 12, 2e-2);
@@ -121,7 +121,7 @@ pub fn weights() -> Result<Params, Error> {
             .map(|i| (start + spread * key.normal(i)) as f32)
             .collect();
         let shape = parameter.shape;
-        (parameter.name, Array { shape, data })
+        (parameter.name, Array::new(shape, data))
     });
     Ok(weights.collect())
 }

@@ -246,10 +246,7 @@ fn parameter_values(parameters: &[Parameter], graph: &mut Graph) -> Result<Param
                 .as_ref()
                 .and_then(|tensor| tensor.data.as_any().downcast_ref::<Vec<f32>>())
                 .filter(|data| data.len() == parameter.shape.iter().product::<usize>());
-            let array = Array {
-                shape: parameter.shape.clone(),
-                data: data.ok_or_else(unset)?.clone(),
-            };
+            let array = Array::new(parameter.shape.clone(), data.ok_or_else(unset)?.clone());
             Ok((parameter.name.clone(), array))
         })
         .collect()

@@ -53,7 +53,7 @@ pub enum TunerError {
 ///
 /// let (_, sites) = Visitor::inventory(&model);
 /// let data = (0..16).map(|i| (i * i % 7) as f32 - 3.0).collect();
-/// let weight = Array { shape: vec![4, 4], data };
+/// let weight = Array::new([4, 4], data);
 /// let mut tuner = Tuner::new(&program, &sites, [("project.weight".into(), weight)].into(), 1e-2)?;
 /// let x = [1.0, 2.0, 3.0, 4.0];
 /// let first = tuner.step(&[("x", Value::F32(&x))])?;

@@ -94,7 +94,7 @@ fn another_base_is_refused_and_the_same_one_elsewhere_is_not() {
         scene.write(&format!("other/{file}"), &bytes);
     }
     change(&scene, "other/model.safetensors", |tensors| {
-        tensors[0].data[0] += 1.0;
+        tensors[0].floats_mut()[0] += 1.0;
     });
     // The same weights, rounded.
     for file in ["config.json", "tokenizer.json"] {
@@ -159,7 +159,7 @@ fn numbers_that_are_none_are_said_by_name() {
     scene.finetune("out", "--epochs 1");
     let a = "base_model.model.bert.encoder.layer.0.attention.self.value.lora_A.weight";
     change(&scene, "out/adapter_model.safetensors", |tensors| {
-        tensors[a].data[1] = f32::NAN;
+        tensors[a].floats_mut()[1] = f32::NAN;
     });
     let data = "--data cola/dev.tsv --output p.jsonl --force";
     for command in [
@@ -173,7 +173,7 @@ fn numbers_that_are_none_are_said_by_name() {
     // Of the model's own weights, where its logits are none.
     let weight = "bert.encoder.layer.1.output.dense.weight";
     change(&scene, "bert/model.safetensors", |tensors| {
-        tensors[weight].data[7] = f32::INFINITY;
+        tensors[weight].floats_mut()[7] = f32::INFINITY;
     });
     scene.refused(
         &format!("predict --model bert --task cola {data}"),
@@ -202,7 +202,7 @@ fn parameters_train_beside_adapters_and_are_in_the_adapter() {
         assert!(trained, "{name}");
         assert!(
             base.get(name)
-                .is_none_or(|before| before.data != array.data),
+                .is_none_or(|before| before.floats() != array.floats()),
             "{name} did not move"
         );
     }

@@ -259,7 +259,7 @@ fn an_adapter_beside_an_encoder_decoder_writes_what_a_merged_one_does() {
     ];
     let mut factors = Params::new();
     for site in sites {
-        let [out, inputs] = base[&format!("{site}.weight")].shape[..] else {
+        let [out, inputs] = base[&format!("{site}.weight")].shape()[..] else {
             panic!("{site} is no matrix")
         };
         for (name, shape) in [("lora_A", vec![3, inputs]), ("lora_B", vec![out, 3])] {
@@ -268,7 +268,7 @@ fn an_adapter_beside_an_encoder_decoder_writes_what_a_merged_one_does() {
             let data = data.collect();
             factors.insert(
                 format!("base_model.model.{site}.{name}.weight"),
-                Array { shape, data },
+                Array::new(shape, data),
             );
         }
     }

@@ -58,7 +58,7 @@ fn kinds(scene: &Scene, model: &str) -> Vec<Dtype> {
 fn adapter(scene: &Scene, weights: &Path, site: &str) {
     let (params, _) = store::load(weights).unwrap();
     let rank = 2;
-    let [out, inputs] = params[&format!("{site}.weight")].shape[..] else {
+    let [out, inputs] = params[&format!("{site}.weight")].shape()[..] else {
         panic!("{site} is no matrix")
     };
     let factor = |name: &str, shape: [usize; 2]| {
@@ -66,7 +66,7 @@ fn adapter(scene: &Scene, weights: &Path, site: &str) {
         let (shape, data) = (shape.to_vec(), data.collect());
         (
             format!("base_model.model.{site}.{name}.weight"),
-            Array { shape, data },
+            Array::new(shape, data),
         )
     };
     let factors = [
@@ -194,7 +194,7 @@ fn a_tied_head_of_its_own_is_no_longer_tied() {
     let weights = scene.path("llama/model.safetensors");
     let (mut params, _) = store::load(&weights).unwrap();
     let mut head = params["model.embed_tokens.weight"].clone();
-    head.data.reverse();
+    head.floats_mut().reverse();
     params.insert("lm_head.weight".into(), head.clone());
     store::save(&weights, &params, HashMap::new()).unwrap();
 

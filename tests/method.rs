@@ -100,10 +100,7 @@ fn the_bias_is_scaled_too() {
     let outputs = adapted.unwrap().eval(&bindings, Draw::default()).unwrap();
     assert_eq!(outputs["y"].data, [50.0]);
 
-    let array = |shape: &[usize], x: f32| Array {
-        shape: shape.to_vec(),
-        data: vec![x],
-    };
+    let array = |shape: &[usize], x: f32| Array::new(shape.to_vec(), vec![x]);
     let mut adapter = Adapter::default();
     adapter.sites.insert("p".into(), sites[0].clone());
     adapter
@@ -115,8 +112,8 @@ fn the_bias_is_scaled_too() {
     ]
     .into();
     adapter.merge_into(&mut params).unwrap();
-    assert_eq!(params["p.weight"].data, [20.0]);
-    assert_eq!(params["p.bias"].data, [30.0]);
+    assert_eq!(*params["p.weight"].floats(), [20.0]);
+    assert_eq!(*params["p.bias"].floats(), [30.0]);
 }
 
 /// Normal numbers fixed by a name.
@@ -295,7 +292,7 @@ fn a_published_model_with_ia3_is_saved_loaded_and_merged() {
     for site in &sites {
         for name in site.trained() {
             let key = Draw::default().key(&name);
-            for (i, x) in (0..).zip(&mut params[&name].data) {
+            for (i, x) in (0..).zip(params[&name].floats_mut()) {
                 *x += 0.5 * key.normal(i) as f32;
             }
         }

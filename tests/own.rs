@@ -157,7 +157,11 @@ fn two_ranks_are_a_run_of_twice_the_step() {
         assert!((found[0].1[name] - expected).abs() < 1e-3, "{name}");
     }
     for (name, array) in trained(&alone) {
-        for (found, expected) in trained(&together)[&name].data.iter().zip(&array.data) {
+        for (found, expected) in trained(&together)[&name]
+            .floats()
+            .iter()
+            .zip(array.floats().iter())
+        {
             assert!(
                 (found - expected).abs() < 1e-4,
                 "{name}: {found} {expected}"

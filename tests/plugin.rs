@@ -112,7 +112,7 @@ fn a_compiled_graph_computes_the_adapted_outputs() {
     let mut merged = values("q0", 64);
     adapters.update(|weights| {
         let [a, b] = ["A", "B"].map(|part| format!("blocks.0.q.lora_{part}.weight"));
-        let [a0, b0] = [&a, &b].map(|name| weights.get(name).unwrap().data);
+        let [a0, b0] = [&a, &b].map(|name| weights.get(name).unwrap().into_floats());
         let moved: Vec<f32> = values("moved", 16);
         assert!(weights.set(&b, &moved));
         for i in 0..8 {
@@ -181,13 +181,7 @@ fn a_lifted_transformer_trains() {
         .map(|parameter| {
             let len = parameter.shape.iter().product();
             let data = values(&parameter.name, len);
-            (
-                parameter.name,
-                Array {
-                    shape: parameter.shape,
-                    data,
-                },
-            )
+            (parameter.name, Array::new(parameter.shape, data))
         })
         .collect();
     initialise(&sites, &mut params, 0, &Options::default(), |_| {}).unwrap();

@@ -7,8 +7,9 @@
 //! [`lift()`](lift::lift) reads the graph as a [`Program`](ir::Program), the intermediate representation:
 //! typed operations on tensors without side effects; [`adapt()`](adapt::adapt) adds the adapters to the
 //! chosen projections;
-//! [`narrow()`](narrow::narrow) leaves out rows that nothing reads;
+//! [`push_down_slices()`](slice_pushdown::push_down_slices) leaves out rows that nothing reads;
 //! [`gradients()`](grad::gradients) appends the backward pass for what trains;
+//! [`element_types()`](element_types::element_types) assigns the type in which each value is kept;
 //! [`hoist()`](hoist::hoist) splits off what depends on frozen parameters only;
 //! [`fuse()`](fuse::fuse) replaces the matrix products of adapted projections by fewer, wider ones. A
 //! program can be printed, evaluated in float64 by the reference interpreter
@@ -21,6 +22,7 @@ pub mod adapt;
 pub mod adapter;
 pub mod checkpoint;
 pub mod dialect;
+pub mod element_types;
 pub mod explain;
 pub mod fuse;
 pub mod grad;
@@ -29,8 +31,8 @@ pub mod ir;
 pub mod lift;
 pub mod method;
 pub mod module;
-pub mod narrow;
 pub mod nn;
+pub mod slice_pushdown;
 
 pub use adapter::{AdaptConfig, AdapterSpec, Scaling, Strategy, Trainable};
 pub use ailora_macros::{Module, adapt};

@@ -24,7 +24,7 @@ use ailora_graph::{
             view::{Expand, Pad, Permute, Reshape, Slice},
         },
     },
-    narrow::narrow,
+    slice_pushdown::push_down_slices,
 };
 use support::{BATCH, LENGTH, WIDTH, bind, close, encoder, encoder_inputs, ids, normal};
 
@@ -448,13 +448,13 @@ fn only_the_first_token_goes_through_the_last_layer() {
                                "value": {"init": "random", "rank": 2}}}"#;
     let (program, sites) = encoder(2, 0.0, config);
     let program = adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap();
-    let narrowed = narrow(&program).unwrap();
+    let pushed = push_down_slices(&program).unwrap();
     let mut bindings = encoder_inputs();
     bind(&program, &mut bindings);
     let expected = program.eval(&bindings, DRAW).unwrap();
-    let found = narrowed.eval(&bindings, DRAW).unwrap();
+    let found = pushed.eval(&bindings, DRAW).unwrap();
     assert!(close(&found["logits"], &expected["logits"], 1e-12));
-    check(&narrowed, &bindings);
+    check(&pushed, &bindings);
     let rows = |p: &Program| -> usize {
         let live = p.live();
         p.ids()
@@ -468,5 +468,5 @@ fn only_the_first_token_goes_through_the_last_layer() {
     // The products of the two queries' starts, which are computed once.
     let starts = 2 * WIDTH;
     assert_eq!(rows(&program), 20 * tokens + firsts + starts);
-    assert_eq!(rows(&narrowed), 14 * tokens + 7 * firsts + starts);
+    assert_eq!(rows(&pushed), 14 * tokens + 7 * firsts + starts);
 }

@@ -268,7 +268,7 @@ fn movement() {
     let y = a.concat_along::<R2<2, 4>, Axis<1>, _>(b);
     bench.check(y.sin().sum_reduce::<R1<2>, Axis<1>>());
 
-    // Padding of a single number, and of what is then turned.
+    // Padding of a single number, and of what is then permuted.
     let mut bench = Bench::default();
     let x = bench.load::<R1<5>>("x").sum_reduce::<R0, Axis<0>>();
     bench.check(x.reshape::<R1<1>>().pad::<R1<3>, usize, usize>(&[(1, 1)]));
@@ -459,23 +459,24 @@ fn softmax_and_normalisation_are_one_operation() {
     assert!(ops(&bench.check(x.std_norm::<1, _>(1e-5))).len() > 1);
 }
 
-/// In a square matrix a column of sums can be turned into a row of them: nearly a softmax.
+/// In a square matrix a column of sums can be transposed into a row of them: nearly a softmax.
 #[test]
 fn what_only_looks_like_softmax_or_normalisation_is_not_recognised() {
     type Square = R2<4, 4>;
-    let softmax = |x: GraphTensor<Square>, turn_max: bool, turn_sum: bool, log2_e: f32| {
-        let turn = |column: GraphTensor<R1<4>>, turn: bool| {
-            if turn {
-                column.expand::<Square, Axis<0>>()
-            } else {
-                column.expand::<Square, Axis<1>>()
-            }
+    let softmax =
+        |x: GraphTensor<Square>, transpose_max: bool, transpose_sum: bool, log2_e: f32| {
+            let transpose = |column: GraphTensor<R1<4>>, transpose: bool| {
+                if transpose {
+                    column.expand::<Square, Axis<0>>()
+                } else {
+                    column.expand::<Square, Axis<1>>()
+                }
+            };
+            let e = ((x - transpose(x.max_reduce::<_, Axis<1>>(), transpose_max)) * log2_e).exp2();
+            e / transpose(e.sum_reduce::<_, Axis<1>>(), transpose_sum)
         };
-        let e = ((x - turn(x.max_reduce::<_, Axis<1>>(), turn_max)) * log2_e).exp2();
-        e / turn(e.sum_reduce::<_, Axis<1>>(), turn_sum)
-    };
     let log2_e = std::f32::consts::LOG2_E;
-    for (turn_max, turn_sum, factor, recognised) in [
+    for (transpose_max, transpose_sum, factor, recognised) in [
         (false, false, log2_e, true),
         (true, false, log2_e, false),
         (false, true, log2_e, false),
@@ -483,23 +484,24 @@ fn what_only_looks_like_softmax_or_normalisation_is_not_recognised() {
     ] {
         let mut bench = Bench::default();
         let x = bench.load::<Square>("x");
-        let program = bench.check(softmax(x, turn_max, turn_sum, factor));
+        let program = bench.check(softmax(x, transpose_max, transpose_sum, factor));
         assert_eq!(ops(&program) == ["softmax"], recognised, "{program}");
     }
 
-    let normalize = |x: GraphTensor<Square>, turn_mean: bool, turn_root: bool, width: f32| {
-        let turn = |column: GraphTensor<R1<4>>, turn: bool| {
-            if turn {
-                column.expand::<Square, Axis<0>>()
-            } else {
-                column.expand::<Square, Axis<1>>()
-            }
+    let normalize =
+        |x: GraphTensor<Square>, transpose_mean: bool, transpose_root: bool, width: f32| {
+            let transpose = |column: GraphTensor<R1<4>>, transpose: bool| {
+                if transpose {
+                    column.expand::<Square, Axis<0>>()
+                } else {
+                    column.expand::<Square, Axis<1>>()
+                }
+            };
+            let mean = |x: GraphTensor<Square>| x.sum_reduce::<R1<4>, Axis<1>>() / width;
+            let c = x - transpose(mean(x), transpose_mean);
+            c * transpose((mean(c * c) + 1e-3).sqrt().recip(), transpose_root)
         };
-        let mean = |x: GraphTensor<Square>| x.sum_reduce::<R1<4>, Axis<1>>() / width;
-        let c = x - turn(mean(x), turn_mean);
-        c * turn((mean(c * c) + 1e-3).sqrt().recip(), turn_root)
-    };
-    for (turn_mean, turn_root, width, recognised) in [
+    for (transpose_mean, transpose_root, width, recognised) in [
         (false, false, 4.0, true),
         (true, false, 4.0, false),
         (false, true, 4.0, false),
@@ -507,7 +509,7 @@ fn what_only_looks_like_softmax_or_normalisation_is_not_recognised() {
     ] {
         let mut bench = Bench::default();
         let x = bench.load::<Square>("x");
-        let program = bench.check(normalize(x, turn_mean, turn_root, width));
+        let program = bench.check(normalize(x, transpose_mean, transpose_root, width));
         assert_eq!(ops(&program).len() == 1, recognised, "{program}");
     }
 }

@@ -128,8 +128,8 @@ fn matrix<const R: usize, const C: usize>(device: &Cpu, data: &[f64]) -> Matrix<
 
 fn transposed<const R: usize, const C: usize>(device: &Cpu, value: &Tensor) -> Matrix<C, R> {
     assert_eq!(value.shape, [R, C]);
-    let turned = Tensor::from_fn(&[C, R], |i| value.at(&[i[1], i[0]]));
-    matrix(device, &turned.data)
+    let transposed = Tensor::from_fn(&[C, R], |i| value.at(&[i[1], i[0]]));
+    matrix(device, &transposed.data)
 }
 
 /// A projection in dfdx: `x (W - s B0 A0)^T + s (x A^T) B^T`, with the transposes as parameters.
@@ -172,13 +172,13 @@ impl<const I: usize, const O: usize, const R: usize> Adapted<I, O, R> {
 
     /// Gradients towards `A` and `B`.
     fn gradients(&self, gradients: &Gradients<f64, Cpu>) -> [Tensor; 2] {
-        let turned = |data: Vec<f64>, rows: usize, columns: usize| {
+        let transposed = |data: Vec<f64>, rows: usize, columns: usize| {
             let value = Tensor::new([columns, rows], data);
             Tensor::from_fn(&[rows, columns], |i| value.at(&[i[1], i[0]]))
         };
         [
-            turned(gradients.get(&self.a).as_vec(), R, I),
-            turned(gradients.get(&self.b).as_vec(), O, R),
+            transposed(gradients.get(&self.a).as_vec(), R, I),
+            transposed(gradients.get(&self.b).as_vec(), O, R),
         ]
     }
 }

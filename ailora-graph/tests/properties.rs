@@ -11,7 +11,7 @@ use ailora_graph::{
     grad::{gradient_name, gradients},
     hoist::hoist,
     ir::{Bindings, Draw, Op, Program, ProgramError, Tensor},
-    narrow::narrow,
+    slice_pushdown::push_down_slices,
 };
 use programs::{is_smooth, program, recipes, site_bytes, sites, with_loss};
 use proptest::{
@@ -168,7 +168,7 @@ proptest! {
     }
 
     #[test]
-    fn narrowing_keeps_values(recipe in recipes(), axis in 0..3usize) {
+    fn slice_pushdown_keeps_values(recipe in recipes(), axis in 0..3usize) {
         let mut whole = program(&recipe);
         let outputs: Vec<_> = whole.outputs().iter().map(|(n, &id)| (n.clone(), id)).collect();
         for (name, id) in outputs {
@@ -178,7 +178,7 @@ proptest! {
                 whole.set_output(name, slice);
             }
         }
-        // What is dropped depends on the place of an element, which narrowing changes.
+        // What is dropped depends on the place of an element, which this changes.
         let draws = |id| match &whole[id].op {
             Op::Dropout(_) => true,
             Op::Attention(attention) => attention.dropout.0 > 0.0,
@@ -187,9 +187,9 @@ proptest! {
         if whole.ids().any(draws) {
             return Ok(());
         }
-        let narrowed = narrow(&whole).unwrap();
+        let pushed = push_down_slices(&whole).unwrap();
         let bindings = bound(&whole);
-        same(&narrowed, &whole, &[&bindings, &bindings])?;
+        same(&pushed, &whole, &[&bindings, &bindings])?;
     }
 
     #[test]

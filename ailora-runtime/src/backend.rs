@@ -6,7 +6,7 @@ use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 use ailora_graph::{
     adapt::distribute,
     fuse::{cost::Costs, layout::Pack},
-    ir::{Program, ProgramError},
+    ir::{DType, Program, ProgramError},
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -72,11 +72,12 @@ pub trait Backend: Platform + Stepper + Send {
     /// Lays parameters into a pack, where this backend keeps it.
     fn pack(&self, weights: &mut Weights, pack: &Pack);
 
-    /// Makes everything ready that running a plan, the next in order, needs.
+    /// Makes everything ready that running a plan, the next in order, needs: also the parameters, where
+    /// they are read here, in the type that is computed in.
     ///
     /// # Errors
     /// Memory does not suffice, or the device fails.
-    fn add(&mut self, plan: &Plan) -> Result<(), BackendError>;
+    fn add(&mut self, plan: &Plan, weights: &mut Weights) -> Result<(), BackendError>;
 
     /// Executes a plan that was added.
     ///
@@ -214,12 +215,20 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// What matrices are kept in.
+    pub fn matrices(self) -> DType {
+        match self {
+            Self::F32 | Self::Tf32 => DType::F32,
+            Self::Bf16 => DType::Bf16,
+        }
+    }
+
     /// An adapted program in the form that loses nothing, before it is differentiated: where
     /// matrices are kept in less than float32, residual weights are not formed.
     ///
     /// # Errors
     /// None for a program that passed its own type checks.
-    pub fn lossless(self, adapted: Program) -> Result<Program, ProgramError> {
+    pub fn split_residual(self, adapted: Program) -> Result<Program, ProgramError> {
         match self {
             Self::Bf16 => distribute(&adapted),
             Self::F32 | Self::Tf32 => Ok(adapted),

@@ -3,9 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use ailora_graph::{
-    checkpoint::checkpoint,
-    fuse::{Report, cost::Costs, fuse, layout::Pack, placed},
-    hoist::hoist,
+    fuse::{Report, layout::Pack, placed},
     ir::{Draw, Program, ProgramError},
 };
 use thiserror::Error;
@@ -14,6 +12,7 @@ use crate::{
     backend::{Backend, BackendError},
     collective::{Collective, CollectiveError, Single},
     cpu::Cpu,
+    passes::{Fusion, Optimized, Pipeline},
     plan::{Plan, Step, plan, separate},
     run::{Outputs, Run, RunError, Value},
     store::{Array, Params},
@@ -41,18 +40,6 @@ pub enum EngineError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PlanId(pub(crate) usize);
 
-/// What runs together.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Fusion {
-    /// Nothing: each operation has a kernel of its own.
-    Off,
-    /// Chains of element-wise operations, and sums with the products that they add up. Products are
-    /// as the program says.
-    Elementwise,
-    /// That, and products: few and wide, whichever form is cheapest at these costs.
-    At(Costs),
-}
-
 /// Parameters, and the programs over them, compiled.
 #[derive(Debug)]
 pub struct Engine {
@@ -63,8 +50,7 @@ pub struct Engine {
     plans: Vec<Plan>,
     reports: Vec<Vec<Report>>,
     backend: Box<dyn Backend>,
-    fusion: Fusion,
-    checkpoints: bool,
+    pipeline: Pipeline,
     ranks: Arc<dyn Collective>,
 }
 
@@ -88,6 +74,11 @@ impl Engine {
 
     /// An engine without programs on a backend.
     pub fn on(backend: Box<dyn Backend>, params: Params, fusion: Fusion) -> Self {
+        let pipeline = Pipeline {
+            matrices: backend.precision().matrices(),
+            fusion,
+            checkpoints: false,
+        };
         Self {
             weights: Weights::new(params),
             packs: Vec::new(),
@@ -95,8 +86,7 @@ impl Engine {
             plans: Vec::new(),
             reports: Vec::new(),
             backend,
-            fusion,
-            checkpoints: false,
+            pipeline,
             ranks: Arc::new(Single),
         }
     }
@@ -114,10 +104,10 @@ impl Engine {
     }
 
     /// Programs compiled from now on keep only what lies between blocks for their backward pass, and
-    /// compute the rest again ([`checkpoint`]): less memory for more arithmetic.
+    /// compute the rest again ([`checkpoint()`](ailora_graph::checkpoint::checkpoint)): less memory for more arithmetic.
     #[must_use]
     pub fn checkpointing(mut self, checkpoints: bool) -> Self {
-        self.checkpoints = checkpoints;
+        self.pipeline.checkpoints = checkpoints;
         self
     }
 
@@ -127,8 +117,7 @@ impl Engine {
     /// # Errors
     /// A parameter that is missing or has another shape.
     pub fn lay_out(&mut self, program: &Program) -> Result<(), EngineError> {
-        let step = self.hoisted(program)?;
-        self.fused_products(&step)?;
+        let step = self.optimized(program)?.hoisted.step;
         let read = step.frozen_parameters().chain(step.trained_parameters());
         self.laid_out.extend(read.map(|leaf| leaf.name.to_string()));
         Ok(())
@@ -141,71 +130,53 @@ impl Engine {
     /// # Errors
     /// A parameter that is missing or has another shape.
     pub fn compile(&mut self, program: &Program) -> Result<PlanId, EngineError> {
-        let step = self.hoisted(program)?;
-        let (step, reports) = self.fused_products(&step)?;
-        let step = match self.checkpoints {
-            true => checkpoint(&step, "loss")?,
-            false => step,
+        let fused = self.optimized(program)?.fused;
+        let plan = match self.pipeline.fusion {
+            Fusion::Off => separate(&fused.program),
+            Fusion::Elementwise | Fusion::At(_) => self.backend.plan(&fused.program),
         };
-        let plan = match self.fusion {
-            Fusion::Off => separate(&step),
-            Fusion::Elementwise | Fusion::At(_) => self.backend.plan(&step),
-        };
-        self.backend.add(&plan)?;
+        self.backend.add(&plan, &mut self.weights)?;
         self.plans.push(plan);
-        self.reports.push(reports);
+        self.reports.push(fused.reports);
         Ok(PlanId(self.plans.len() - 1))
     }
 
     /// What of a program is computed at each run. What depends on frozen parameters alone is computed here
-    /// and is a parameter from now on.
-    fn hoisted(&mut self, program: &Program) -> Result<Program, EngineError> {
-        let mut hoisted = hoist(program)?;
-        let weights = &self.weights;
-        hoisted
-            .once
-            .retain_outputs(|name| weights.len(name).is_none());
-        if !hoisted.once.outputs().is_empty() {
-            // Where a device has the packs, what lies in them lies here by itself.
-            let packs = self.packs.iter();
-            let packs = packs.filter(|pack| self.weights.arrays().contains_key(&*pack.name));
-            let packs: Vec<Pack> = packs.cloned().collect();
-            let once = plan(&placed(&hoisted.once, &packs)?);
-            // An arena of its own: it may be larger than any step's.
-            let mut cpu = Cpu::new();
-            let outputs = cpu.run(&once, self.weights.arrays(), &[], Draw::default())?;
-            let computed: Vec<(String, Array)> = once
-                .outputs
-                .iter()
-                .filter_map(|(name, (_, ty))| {
-                    let data = outputs.get(name)?.to_vec();
-                    let shape = ty.shape.clone();
-                    Some((name.to_string(), Array { shape, data }))
-                })
-                .collect();
-            self.weights.extend(computed);
+    /// and is a parameter from now on, and parameters are laid where the program wants them.
+    fn optimized(&mut self, program: &Program) -> Result<Optimized, EngineError> {
+        let (plans, laid_out) = (&self.plans, &self.laid_out);
+        let is_free = |name: &str| {
+            let mut read = plans.iter().flat_map(|plan| &plan.parameters);
+            !laid_out.contains(name) && !read.any(|(known, _)| **known == *name)
+        };
+        let pipeline = self.pipeline;
+        let optimized = pipeline.optimize_beside(program, &self.packs, is_free)?;
+        self.compute_once(&optimized.hoisted.once)?;
+        for pack in &optimized.fused.packs[self.packs.len()..] {
+            self.backend.pack(&mut self.weights, pack);
+            self.packs.push(pack.clone());
         }
-        Ok(hoisted.step)
+        Ok(optimized)
     }
 
-    /// A program with its products fused, and its parameters where they lie.
-    fn fused_products(&mut self, step: &Program) -> Result<(Program, Vec<Report>), EngineError> {
-        Ok(match &self.fusion {
-            Fusion::Off | Fusion::Elementwise => (placed(step, &self.packs)?, Vec::new()),
-            Fusion::At(costs) => {
-                let (plans, laid_out) = (&self.plans, &self.laid_out);
-                let is_free = |name: &str| {
-                    let mut read = plans.iter().flat_map(|plan| &plan.parameters);
-                    !laid_out.contains(name) && !read.any(|(known, _)| **known == *name)
-                };
-                let fused = fuse(step, costs, &self.packs, is_free)?;
-                for pack in &fused.packs[self.packs.len()..] {
-                    self.backend.pack(&mut self.weights, pack);
-                }
-                self.packs = fused.packs;
-                (fused.program, fused.reports)
-            }
-        })
+    /// Computes those outputs of a program over frozen parameters that are no parameters yet.
+    fn compute_once(&mut self, once: &Program) -> Result<(), EngineError> {
+        let mut once = once.clone();
+        once.retain_outputs(|name| self.weights.len(name).is_none());
+        if once.outputs().is_empty() {
+            return Ok(());
+        }
+        // Where a device has the packs, what lies in them lies here by itself.
+        let packs = self.packs.iter();
+        let packs = packs.filter(|pack| self.weights.arrays().contains_key(&*pack.name));
+        let packs: Vec<Pack> = packs.cloned().collect();
+        let once = plan(&placed(&once, &packs)?);
+        let read = once.parameters.iter().map(|(name, _)| &**name);
+        let narrow = self.weights.widen(read);
+        let computed = computed(&once, self.weights.arrays());
+        self.weights.narrow(narrow);
+        self.weights.extend(computed?);
+        Ok(())
     }
 
     /// Frees the parameters that no compiled program reads.
@@ -322,4 +293,16 @@ impl Engine {
     pub(crate) fn backend_mut(&mut self) -> (&mut dyn Backend, &mut Weights) {
         (&mut *self.backend, &mut self.weights)
     }
+}
+
+/// The results of a plan over parameters alone.
+fn computed(plan: &Plan, params: &Params) -> Result<Vec<(String, Array)>, RunError> {
+    // An arena of its own: it may be larger than any step's.
+    let mut cpu = Cpu::new();
+    let outputs = cpu.run(plan, params, &[], Draw::default())?;
+    let arrays = plan.outputs.iter().filter_map(|(name, (_, ty))| {
+        let array = Array::new(ty.shape.clone(), outputs.get(name)?.to_vec());
+        Some((name.to_string(), array))
+    });
+    Ok(arrays.collect())
 }

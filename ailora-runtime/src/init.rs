@@ -107,17 +107,14 @@ fn alone(
         Start::Triplets { .. } => return Ok(None),
     };
     let shape = parameter.shape.clone();
-    Ok(Some(Array { shape, data }))
+    Ok(Some(Array::new(shape, data)))
 }
 
 /// The length of each row of a site's weight as the papers write it, `[out]`.
 fn row_lengths(site: &Site, params: &Params) -> Result<Vec<f32>, InitError> {
-    matrix(site, params)?;
-    let data = params
-        .get(&site.weight)
-        .map_or(&[][..], |weight| &weight.data);
+    let matrix = matrix(site, params)?;
     let mut squares = vec![0.0_f64; site.out_features];
-    for (i, &x) in data.iter().enumerate() {
+    for (i, &x) in matrix.data().iter().enumerate() {
         let row = match site.layout {
             Layout::OutIn => i / site.in_features,
             Layout::InOut => i % site.out_features,
@@ -192,10 +189,7 @@ fn place(
         if factor.shape != shape || data.len() != shape.iter().product::<usize>() {
             return Err(misfit(factor.k, format!("{:?}", (shape, data.len()))));
         }
-        let array = Array {
-            shape: factor.shape,
-            data: data.clone(),
-        };
+        let array = Array::new(factor.shape, data.clone());
         params.insert(factor.name, array);
     }
     Ok(())
@@ -211,17 +205,14 @@ pub fn matrix<'a>(site: &'a Site, params: &'a Params) -> Result<Matrix<'a>, Init
         Layout::InOut => [site.in_features, site.out_features],
     };
     match params.get(&site.weight) {
-        Some(weight) if weight.shape == expected => Ok(Matrix::new(
-            &site.path,
-            &weight.data,
-            expected[0],
-            expected[1],
-        )?),
+        Some(weight) if weight.shape() == expected => {
+            Ok(Matrix::of(&site.path, weight, expected[0], expected[1])?)
+        }
         other => Err(InitError::Weight {
             site: site.path.clone(),
             weight: site.weight.clone(),
             expected,
-            found: other.map_or("none".into(), |weight| format!("{:?}", weight.shape)),
+            found: other.map_or("none".into(), |weight| format!("{:?}", weight.shape())),
         }),
     }
 }
@@ -290,8 +281,8 @@ mod tests {
     #[test]
     fn only_low_rank_sites_start_from_triplets() {
         let params = start_of(principal(1).with_alpha(4.0)).unwrap();
-        assert_eq!(params["project.lora_A.weight"].data, [0.0, 1.0, 0.0]);
-        assert_eq!(params["project.lora_B0.weight"].data, [1.0, 0.0]);
+        assert_eq!(*params["project.lora_A.weight"].floats(), [0.0, 1.0, 0.0]);
+        assert_eq!(*params["project.lora_B0.weight"].floats(), [1.0, 0.0]);
         for spec in [frozen(), full(), minor(2)] {
             let error = start_of(spec).unwrap_err();
             assert!(matches!(error, InitError::Triplets { .. }), "{error}");

@@ -34,6 +34,6 @@ pub fn platform(_: Precision) -> Result<Box<dyn Platform>, CudaError> {
 ///
 /// # Errors
 /// Always.
-pub fn compile(_: &[Plan], _: Precision, _: &str, _: Option<PathBuf>) -> Result<usize, CudaError> {
+pub fn compile(_: &[Plan], _: &str, _: Option<PathBuf>) -> Result<usize, CudaError> {
     Err(CudaError)
 }

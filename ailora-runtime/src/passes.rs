@@ -1,14 +1,20 @@
-//! What becomes of a pretrained model's program before it is compiled, in one place: adapted, in the
-//! form that its precision computes without loss, narrowed, and differentiated where it trains.
+//! What becomes of a program before it is planned, in one place. [`Passes`] take a pretrained model's: it
+//! is adapted, in the form that its precision computes without loss, with slices pushed down, and
+//! differentiated where it trains. The [`Pipeline`] takes any: its values get their element types, what
+//! depends on frozen parameters alone is split off, the rest fused.
 
 use std::collections::HashSet;
 
 use ailora_graph::{
     adapt::{AdaptError, Mode, adapt},
     adapter::{Site, Trainable},
+    checkpoint::checkpoint,
+    element_types::element_types,
+    fuse::{Fused, cost::Costs, fuse, layout::Pack, placed},
     grad::{self, GradError},
-    ir::{Program, ProgramError},
-    narrow::narrow,
+    hoist::{Hoisted, hoist},
+    ir::{DType, Program, ProgramError},
+    slice_pushdown::push_down_slices,
 };
 use thiserror::Error;
 
@@ -48,7 +54,7 @@ impl Passes<'_> {
     /// # Errors
     /// The adapters do not fit it.
     pub fn inference(&self, program: &Program) -> Result<Program, PassError> {
-        Ok(narrow(&self.adapted(program, Mode::Infer)?)?)
+        Ok(push_down_slices(&self.adapted(program, Mode::Infer)?)?)
     }
 
     /// As [`inference`](Self::inference), of a part of the model: adapters whose projections are in another
@@ -76,7 +82,7 @@ impl Passes<'_> {
     /// # Errors
     /// The adapters do not fit it, or it has no loss that can be differentiated.
     pub fn step(&self, program: &Program) -> Result<Program, PassError> {
-        let adapted = narrow(&self.adapted(program, Mode::Train)?)?;
+        let adapted = push_down_slices(&self.adapted(program, Mode::Train)?)?;
         Ok(grad::step(&adapted, LOSS)?)
     }
 
@@ -86,6 +92,76 @@ impl Passes<'_> {
     /// The adapters do not fit it.
     pub fn adapted(&self, program: &Program, mode: Mode) -> Result<Program, PassError> {
         let adapted = adapt(program, self.sites, self.trainable, mode)?;
-        Ok(self.precision.lossless(adapted)?)
+        Ok(self.precision.split_residual(adapted)?)
+    }
+}
+
+/// What runs together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fusion {
+    /// Nothing: each operation has a kernel of its own.
+    Off,
+    /// Chains of element-wise operations, and sums with the products that they add up. Products are
+    /// as the program says.
+    Elementwise,
+    /// That, and products: few and wide, whichever form is cheapest at these costs.
+    At(Costs),
+}
+
+/// The passes that every program goes through before it is planned.
+#[derive(Clone, Copy, Debug)]
+pub struct Pipeline {
+    /// What matrices are kept in ([`element_types()`]).
+    pub matrices: DType,
+    /// What runs together.
+    pub fusion: Fusion,
+    /// Whether only what lies between blocks is kept for the backward pass, which computes the rest
+    /// again ([`checkpoint()`]).
+    pub checkpoints: bool,
+}
+
+/// A program that went through a [`Pipeline`].
+#[derive(Clone, Debug)]
+pub struct Optimized {
+    /// What is computed once, and what at each run, with each parameter under its own name.
+    pub hoisted: Hoisted,
+    /// What is computed at each run as it is to be planned: fused, and its parameters where they lie.
+    pub fused: Fused,
+}
+
+impl Pipeline {
+    /// A program that is alone over its parameters.
+    ///
+    /// # Errors
+    /// None for a program that passed its own type checks.
+    pub fn optimize(&self, program: &Program) -> Result<Optimized, ProgramError> {
+        self.optimize_beside(program, &[], |_| true)
+    }
+
+    /// A program beside others: `packs` are those in which parameters lie already, and `is_free` says
+    /// which of the other parameters may be packed.
+    ///
+    /// # Errors
+    /// None for a program that passed its own type checks.
+    pub fn optimize_beside(
+        &self,
+        program: &Program,
+        packs: &[Pack],
+        is_free: impl Fn(&str) -> bool,
+    ) -> Result<Optimized, ProgramError> {
+        let hoisted = hoist(&element_types(program, self.matrices)?)?;
+        let mut fused = match &self.fusion {
+            Fusion::Off | Fusion::Elementwise => Fused {
+                program: placed(&hoisted.step, packs)?,
+                packs: packs.to_vec(),
+                reports: Vec::new(),
+                regions: Vec::new(),
+            },
+            Fusion::At(costs) => fuse(&hoisted.step, costs, packs, is_free)?,
+        };
+        if self.checkpoints {
+            fused.program = checkpoint(&fused.program, LOSS)?;
+        }
+        Ok(Optimized { hoisted, fused })
     }
 }

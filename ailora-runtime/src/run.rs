@@ -134,7 +134,7 @@ impl<'a> Outputs<'a> {
                 match &plan.buffers[view.buffer] {
                     Buffer::Arena { start, .. } => Some(&arena[start + view.start..][..view.len()]),
                     Buffer::Parameter { name, .. } => {
-                        Some(&params.get(&**name)?.data[view.start..][..view.len()])
+                        Some(&params.get(&**name)?.as_f32()?[view.start..][..view.len()])
                     }
                 }
             }

@@ -1,11 +1,15 @@
 //! Parameters in the memory layout that compiled programs read.
 
-use ailora_graph::fuse::layout::{Pack, Part};
+use ailora_graph::{
+    fuse::layout::{Pack, Part},
+    ir::DType,
+};
 use indexmap::{IndexMap, IndexSet};
 
 use crate::store::{Array, Params};
 
-/// Parameters by name. Some lie in packs, the matrices that fused products read: each value exists
+/// Parameters by name, each in the type that it came in until it is written to or widened: float32 then.
+/// Some lie in packs, the matrices that fused products read, float32: each value exists
 /// once, and is read and written in its place. Where a device has the packs, the values here lie by
 /// themselves, and what is known of the packs is where each value is there.
 #[derive(Debug, Default)]
@@ -55,29 +59,27 @@ impl Weights {
         &self.arrays
     }
 
-    /// The elements of a parameter, copied.
+    /// A parameter, copied.
     pub fn get(&self, name: &str) -> Option<Array> {
         if let Some(array) = self.arrays.get(name) {
             return Some(array.clone());
         }
         let Packed { pack, part, .. } = self.packed.get(name)?;
         let whole = self.arrays.get(pack)?;
-        let rows = whole.data.chunks_exact(whole.shape[1].max(1));
+        let floats = whole.floats();
+        let rows = floats.chunks_exact(whole.shape()[1].max(1));
         let [row, column] = part.at;
         let data = rows
             .skip(row)
             .take(part.shape[0])
             .flat_map(|row| &row[column..column + part.shape[1]]);
-        Some(Array {
-            shape: part.shape.to_vec(),
-            data: data.copied().collect(),
-        })
+        Some(Array::new(part.shape, data.copied().collect()))
     }
 
     /// Where a parameter lies, here or on a device.
     pub fn place<'a>(&'a self, name: &'a str) -> Option<Place<'a>> {
         let Some(Packed { pack, part, width }) = self.packed.get(name) else {
-            let len = self.arrays.get(name)?.data.len();
+            let len = self.arrays.get(name)?.len();
             return Some(Place {
                 array: name,
                 start: 0,
@@ -110,20 +112,23 @@ impl Weights {
     pub fn len(&self, name: &str) -> Option<usize> {
         match self.packed.get(name) {
             Some(Packed { part, .. }) => Some(part.shape.iter().product()),
-            None => self.arrays.get(name).map(|array| array.data.len()),
+            None => self.arrays.get(name).map(Array::len),
         }
     }
 
     /// The first parameter with a value that is infinite or not a number.
     pub fn not_finite(&self) -> Option<String> {
         let is_odd = |data: &[f32]| data.iter().any(|x| !x.is_finite());
-        let (found, _) = self.arrays.iter().find(|(_, array)| is_odd(&array.data))?;
+        let (found, _) = self
+            .arrays
+            .iter()
+            .find(|(_, array)| is_odd(&array.floats()))?;
         let parts = self
             .packed
             .iter()
             .filter(|(_, packed)| packed.pack == *found);
         let mut parts = parts.map(|(name, _)| name);
-        let part = parts.find(|name| self.get(name).is_some_and(|part| is_odd(&part.data)));
+        let part = parts.find(|name| self.get(name).is_some_and(|part| is_odd(&part.floats())));
         Some(part.unwrap_or(found).clone())
     }
 
@@ -142,13 +147,13 @@ impl Weights {
 
     fn lying(&mut self, name: &str) -> Option<Vec<&mut [f32]>> {
         if self.arrays.contains_key(name) {
-            return Some(vec![&mut self.arrays.get_mut(name)?.data]);
+            return Some(vec![self.arrays.get_mut(name)?.floats_mut()]);
         }
         let Packed { pack, part, .. } = self.packed.get(name)?;
         let whole = self.arrays.get_mut(pack)?;
-        let width = whole.shape[1].max(1);
+        let width = whole.shape()[1].max(1);
         let [row, column] = part.at;
-        let rows = whole.data.chunks_exact_mut(width).skip(row);
+        let rows = whole.floats_mut().chunks_exact_mut(width).skip(row);
         Some(
             rows.take(part.shape[0])
                 .map(|row| &mut row[column..column + part.shape[1]])
@@ -187,6 +192,25 @@ impl Weights {
         }
     }
 
+    /// Makes what has other elements float32, one at a time, and returns what it was.
+    pub(crate) fn widen<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) -> Params {
+        let mut before = Params::new();
+        for name in names {
+            if let Some(array) = self.arrays.get_mut(name)
+                && array.dtype() != DType::F32
+            {
+                let wide = Array::new(array.shape(), array.floats().into_owned());
+                before.insert(name.to_owned(), std::mem::replace(array, wide));
+            }
+        }
+        before
+    }
+
+    /// Takes back what [`widen`](Self::widen) has returned.
+    pub(crate) fn narrow(&mut self, before: Params) {
+        self.arrays.extend(before);
+    }
+
     /// Moves parameters into a pack. Where none lies, it is zero.
     pub fn pack(&mut self, pack: &Pack) {
         let [rows, width] = pack.shape;
@@ -197,7 +221,7 @@ impl Weights {
                 continue;
             };
             self.lay(pack, part);
-            self.set(&part.parameter, &value.data);
+            self.set(&part.parameter, &value.floats());
         }
     }
 
@@ -241,7 +265,8 @@ impl Weights {
 
     /// Bytes of everything.
     pub fn bytes(&self) -> usize {
-        self.arrays.values().map(|array| 4 * array.data.len()).sum()
+        let bytes = |array: &Array| array.dtype().bytes() * array.len();
+        self.arrays.values().map(bytes).sum()
     }
 }
 
@@ -253,13 +278,17 @@ impl From<Params> for Weights {
 
 #[cfg(test)]
 mod tests {
+    use ailora_graph::ir::DType;
+
     use super::*;
 
     #[test]
     fn packed_parameters_are_read_and_written_in_place() {
-        let array = |shape: [usize; 2], start: f32| Array {
-            shape: shape.to_vec(),
-            data: (0..shape[0] * shape[1]).map(|i| start + i as f32).collect(),
+        let array = |shape: [usize; 2], start: f32| {
+            Array::new(
+                shape,
+                (0..shape[0] * shape[1]).map(|i| start + i as f32).collect(),
+            )
         };
         let params = [
             ("w", array([2, 3], 10.0)),
@@ -275,6 +304,7 @@ mod tests {
         };
         weights.pack(&Pack {
             name: "pack".into(),
+            dtype: DType::F32,
             shape: [3, 4],
             parts: vec![
                 part("w", [0, 0], [2, 3]),
@@ -283,7 +313,7 @@ mod tests {
             ],
             corner: [2, 3],
         });
-        let whole = |weights: &Weights| weights.arrays()["pack"].data.clone();
+        let whole = |weights: &Weights| weights.arrays()["pack"].floats().into_owned();
         assert_eq!(weights.arrays().len(), 1);
         assert_eq!(
             whole(&weights),

@@ -12,8 +12,9 @@ use ailora_graph::{
     },
 };
 use ailora_runtime::{
-    engine::{Engine, Fusion, PlanId},
+    engine::{Engine, PlanId},
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+    passes::Fusion,
     run::Value,
     store::{Array, Params},
     train::{MicroBatch, StepReport, Trainer},
@@ -56,10 +57,7 @@ fn program(rows: usize) -> Program {
 }
 
 fn trainer(rows: usize) -> (Trainer, PlanId) {
-    let array = Array {
-        shape: vec![WIDTH, CLASSES],
-        data: values("w", WIDTH * CLASSES),
-    };
+    let array = Array::new([WIDTH, CLASSES], values("w", WIDTH * CLASSES));
     let params: Params = [("w".to_owned(), array)].into();
     let mut engine: Engine = device::engine(params, Fusion::Elementwise);
     let plan = engine.compile(&program(rows)).unwrap();

@@ -129,18 +129,9 @@ fn what_is_saved_is_loaded() {
     let params = Params::from_iter([
         (
             "b".to_owned(),
-            Array {
-                shape: vec![2, 2],
-                data: vec![1.5, -2.0, 0.0, f32::MAX],
-            },
+            Array::new([2, 2], vec![1.5, -2.0, 0.0, f32::MAX]),
         ),
-        (
-            "a".to_owned(),
-            Array {
-                shape: vec![],
-                data: vec![3.0],
-            },
-        ),
+        ("a".to_owned(), Array::new([], vec![3.0])),
     ]);
     let metadata = HashMap::from([("x".to_owned(), "y".to_owned())]);
     save(&path, &params, metadata.clone()).unwrap();

@@ -11,8 +11,9 @@ use ailora_graph::{
     ir::{Draw, shape::pitch},
 };
 use ailora_runtime::{
-    engine::{Engine, Fusion},
+    engine::Engine,
     kernels::Kernel,
+    passes::Fusion,
     plan::{Buffer, Plan, View},
     run::Value,
     store::{Array, Params},
@@ -26,12 +27,12 @@ const RANK: usize = 8;
 fn values(name: &str, shape: &[usize]) -> Array {
     let key = Draw::default().key(name);
     let len: usize = shape.iter().product();
-    Array {
-        shape: shape.to_vec(),
-        data: (0..len as u64)
+    Array::new(
+        shape.to_vec(),
+        (0..len as u64)
             .map(|i| 0.1 * key.normal(i) as f32)
             .collect(),
-    }
+    )
 }
 
 fn gemms(plan: &Plan) -> usize {
@@ -60,7 +61,7 @@ fn compiled(
         .collect();
     let inputs: Vec<(&str, Value)> = inputs
         .iter()
-        .map(|(name, array)| (*name, Value::F32(&array.data)))
+        .map(|(name, array)| (*name, Value::F32(array.as_f32().unwrap())))
         .collect();
     let mut plain = device::engine(params.clone(), Fusion::Off);
     let mut fused = device::engine(params, Fusion::At(costs));

@@ -11,7 +11,8 @@ use ailora_graph::{
     ir::{Draw, Program, Type},
 };
 use ailora_runtime::{
-    engine::{Engine, Fusion, PlanId},
+    engine::{Engine, PlanId},
+    passes::Fusion,
     run::Value,
     store::{Array, Params},
 };
@@ -22,12 +23,12 @@ const WIDTH: usize = 48;
 fn values(name: &str, shape: &[usize]) -> Array {
     let key = Draw::default().key(name);
     let len: usize = shape.iter().product();
-    Array {
-        shape: shape.to_vec(),
-        data: (0..len as u64)
+    Array::new(
+        shape.to_vec(),
+        (0..len as u64)
             .map(|i| 0.1 * key.normal(i) as f32)
             .collect(),
-    }
+    )
 }
 
 /// Every output of a compiled program, to the last bit.
@@ -38,7 +39,7 @@ fn bits(engine: &mut Engine, id: PlanId, program: &Program) -> Vec<(String, Vec<
         .collect();
     let inputs: Vec<(&str, Value)> = inputs
         .iter()
-        .map(|(name, array)| (*name, Value::F32(&array.data)))
+        .map(|(name, array)| (*name, Value::F32(array.as_f32().unwrap())))
         .collect();
     let outputs = engine.run(id, &inputs, Draw::default()).unwrap();
     let names = program.outputs().keys();

@@ -123,10 +123,7 @@ fn check(program: &Program, bindings: &Bindings) -> Result<(), TestCaseError> {
         .frozen_parameters()
         .chain(program.trained_parameters())
         .map(|leaf| {
-            let array = Array {
-                shape: leaf.ty.shape.clone(),
-                data: floats(&leaf.name),
-            };
+            let array = Array::new(leaf.ty.shape.clone(), floats(&leaf.name));
             (leaf.name.to_string(), array)
         })
         .collect();
@@ -240,9 +237,9 @@ fn a_product_does_not_add_onto_a_sum_that_repeats_it() {
     let mut p = Program::new();
     let x = p.input("x", Type::f32([3, 4])).unwrap();
     let w = p.input("w", Type::f32([3, 1])).unwrap();
-    let turned = p.permute(x, &[1, 0]).unwrap();
+    let transposed = p.permute(x, &[1, 0]).unwrap();
     let number = p.matmul(w, true, w, false).unwrap();
-    let sum = p.sum(turned, number).unwrap();
+    let sum = p.sum(transposed, number).unwrap();
     p.set_output("y", sum);
     check(&p, &bound(&p)).unwrap();
 }

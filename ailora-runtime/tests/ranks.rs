@@ -10,8 +10,9 @@ use ailora_graph::{
 use ailora_runtime::{
     collective::{Collective, CollectiveError, Single, threads},
     cpu::Cpu,
-    engine::{Engine, Fusion, PlanId},
+    engine::{Engine, PlanId},
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+    passes::Fusion,
     run::Value,
     store::{Array, Params},
     train::{
@@ -50,7 +51,7 @@ fn trainer(ranks: Arc<dyn Collective>, lr: f64) -> (Trainer, PlanId) {
     p.set_output("loss", loss);
     let program = gradients(&p, "loss").unwrap();
     let (shape, data) = (vec![WIDTH, WIDTH], values("w", WIDTH * WIDTH));
-    let params: Params = [("w".to_owned(), Array { shape, data })].into();
+    let params: Params = [("w".to_owned(), Array::new(shape, data))].into();
     let engine = Engine::on(Box::new(Cpu::new()), params, Fusion::Elementwise);
     let mut engine = engine.among(ranks);
     let plan = engine.compile(&program).unwrap();
@@ -231,7 +232,11 @@ fn two_ranks_come_to_what_one_does() {
         );
     }
     for (name, array) in &state.tensors {
-        for (found, expected) in ranks[0].2.tensors[name].data.iter().zip(&array.data) {
+        for (found, expected) in ranks[0].2.tensors[name]
+            .floats()
+            .iter()
+            .zip(array.floats().iter())
+        {
             assert!(close(f64::from(*found), f64::from(*expected)), "{name}");
         }
     }
@@ -284,7 +289,7 @@ fn ranks_that_begin_apart_are_told_so() {
         let (mut trainer, _) = trainer(rank, 0.05);
         let mut state = trainer.checkpoint().unwrap();
         if apart {
-            state.tensors["param.w"].data[7] += 1e-6;
+            state.tensors["param.w"].floats_mut()[7] += 1e-6;
         }
         trainer.restore(&state).unwrap();
         trainer.check_ranks()

@@ -9,8 +9,9 @@ use ailora_graph::{
     ir::{Draw, Program, Real, Type, ops::dropout::Dropout},
 };
 use ailora_runtime::{
-    engine::{Fusion, PlanId},
+    engine::PlanId,
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
+    passes::Fusion,
     run::Value,
     store::{Array, Params},
     train::{MicroBatch, StepReport, TrainError, Trainer},
@@ -47,7 +48,7 @@ fn trainer() -> (Trainer, PlanId) {
     let params: Params = [("w", vec![WIDTH, WIDTH]), ("b", vec![WIDTH])]
         .map(|(name, shape)| {
             let data = values(name, shape.iter().product());
-            (name.to_owned(), Array { shape, data })
+            (name.to_owned(), Array::new(shape, data))
         })
         .into();
     let mut engine = device::engine(params, Fusion::Elementwise);
@@ -90,7 +91,7 @@ fn bits(trainer: &Trainer) -> Vec<u32> {
     let checkpoint = trainer.checkpoint().unwrap();
     let tensors = checkpoint.tensors.values();
     tensors
-        .flat_map(|array| array.data.iter().map(|x| x.to_bits()))
+        .flat_map(|array| array.as_f32().unwrap().iter().map(|x| x.to_bits()))
         .collect()
 }
 
@@ -157,7 +158,9 @@ fn nothing_is_updated_behind_a_step_that_diverges() {
     );
     let updated = |trainer: &Trainer| {
         let trained = trainer.trained().unwrap();
-        let values = trained.values().flat_map(|array| array.data.clone());
+        let values = trained
+            .values()
+            .flat_map(|array| array.floats().into_owned());
         values.map(f32::to_bits).collect::<Vec<_>>()
     };
     assert_eq!(updated(&trainer), updated(&before));
@@ -187,7 +190,7 @@ fn the_engine_has_the_weights_that_are_trained() {
     assert!(weights.set("b", &given));
     trainer.step(&micro_batches(&batch(3), plan)).unwrap();
     let trained = trainer.trained().unwrap();
-    for (found, given) in trained["b"].data.iter().zip(&given) {
+    for (found, given) in trained["b"].floats().iter().zip(&given) {
         // A step moves a parameter by at most about its rate.
         let apart = (found - given).abs();
         assert!(apart > 0.0 && apart < 0.2, "{found} from {given}");

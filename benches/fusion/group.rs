@@ -125,10 +125,7 @@ impl Group {
             let y = group.program.matmul(x, false, w, true)?;
             group.program.set_output(name, y);
             let scale = 1.0 / (width as f32).sqrt();
-            let array = Array {
-                shape: vec![width, width],
-                data: random(&weight, width * width, scale),
-            };
+            let array = Array::new([width, width], random(&weight, width * width, scale));
             group.params.insert(weight.clone(), array);
             group.sites.push(Site {
                 path: name.to_owned(),

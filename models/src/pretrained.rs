@@ -273,17 +273,17 @@ impl Pretrained {
     pub fn initialise_head(&mut self, seed: u64) {
         let deviation = self.model.config().architecture.initializer_range();
         for Parameter { name, shape, .. } in self.model.parameters() {
-            let found = self.weights.get(name).map(|array| array.shape.clone());
+            let found = self.weights.get(name).map(|array| array.shape().to_vec());
             if found.as_ref() == Some(shape) {
                 continue;
             }
             let mut array = Array::zeros(shape.clone());
             if name.ends_with("bias") {
             } else if shape.len() == 1 {
-                array.data.fill(1.0);
+                array.floats_mut().fill(1.0);
             } else {
                 let key = Draw { seed, step: 0 }.key(name);
-                for (i, x) in (0..).zip(&mut array.data) {
+                for (i, x) in (0..).zip(array.floats_mut()) {
                     *x = (deviation * key.normal(i)) as f32;
                 }
             }
@@ -304,13 +304,13 @@ impl Pretrained {
         for Parameter { name, shape, .. } in self.model.parameters() {
             match self.weights.get(name) {
                 None => missing.push(name.clone()),
-                Some(array) if array.shape == *shape => {}
+                Some(array) if array.shape() == *shape => {}
                 Some(array) => {
                     return Err(PretrainedError::OtherHead {
                         dir: dir.clone(),
                         name: name.clone(),
                         expected: shape.clone(),
-                        found: array.shape.clone(),
+                        found: array.shape().to_vec(),
                     });
                 }
             }
@@ -353,13 +353,13 @@ fn check_shapes(dir: &Path, model: &Model, weights: &Params) -> Result<(), Pretr
     for (expected, other) in model.parameters().iter().zip(resized.parameters()) {
         if let Some(array) = weights.get(&expected.name)
             && expected.shape == other.shape
-            && expected.shape != array.shape
+            && expected.shape != array.shape()
         {
             return Err(PretrainedError::Shape {
                 dir: dir.to_owned(),
                 name: expected.name.clone(),
                 expected: expected.shape.clone(),
-                found: array.shape.clone(),
+                found: array.shape().to_vec(),
             });
         }
     }

@@ -149,7 +149,7 @@ impl Workload for Supervised {
         }
         shapes.sort_unstable();
         shapes.dedup();
-        // The largest step decides where parameters lie.
+        // The largest step fixes the layout of the parameters.
         let steps = shapes.iter().filter(|(_, pass)| *pass == Pass::Train);
         if let Some(&(shape, pass)) = steps.max_by_key(|(shape, _)| shape.rows * shape.len) {
             let precision = engine.backend().precision();

@@ -207,7 +207,7 @@ pub(crate) fn is_file_name(name: &str) -> bool {
     only && !name.contains(['\\', '\0'])
 }
 
-/// The float tensors of all files, by the names they have there.
+/// The float tensors of all files, by the names they have there and in the types they have there.
 ///
 /// # Errors
 /// A file is damaged, or a pickle that does more than hold tensors; two files have a tensor of one
@@ -263,8 +263,7 @@ pub(crate) fn integers(files: &[PathBuf]) -> Result<IndexMap<String, Dtype>, Wei
             continue;
         }
         for (name, info) in Safetensors::open(path)?.tensors() {
-            let floats = [Dtype::F16, Dtype::BF16, Dtype::F32, Dtype::F64];
-            if !floats.contains(&info.dtype) {
+            if store::float(info.dtype).is_none() {
                 found.insert(name.clone(), info.dtype);
             }
         }

@@ -299,10 +299,7 @@ fn broken_files_are_refused_by_name() {
 #[test]
 fn tensors_are_refused_by_name() {
     type Change = fn(&mut Params);
-    let ones = |shape: &[usize]| Array {
-        shape: shape.to_vec(),
-        data: vec![1.0; shape.iter().product()],
-    };
+    let ones = |shape: &[usize]| Array::new(shape.to_vec(), vec![1.0; shape.iter().product()]);
     fn named(params: &Params, end: &str) -> String {
         let mut names = params.keys().filter(|name| name.ends_with(end));
         names.next().unwrap().clone()
@@ -316,11 +313,11 @@ fn tensors_are_refused_by_name() {
     let head: Change = |params| params.retain(|name, _| !name.ends_with("classifier.bias"));
     let nan: Change = |params| {
         let name = named(params, "layer.1.attention.self.value.lora_A.weight");
-        params[&name].data[4] = f32::NAN;
+        params[&name].floats_mut()[4] = f32::NAN;
     };
     let infinite: Change = |params| {
         let name = named(params, "classifier.weight");
-        params[&name].data[0] = f32::NEG_INFINITY;
+        params[&name].floats_mut()[0] = f32::NEG_INFINITY;
     };
     for (change, says) in [
         (
@@ -406,7 +403,7 @@ fn the_table_has_every_field_that_peft_has() {
 fn train(sites: &[Site], params: &mut Params) {
     for name in sites.iter().flat_map(Site::trained) {
         let key = ailora_graph::ir::Draw::default().key(&name);
-        for (i, x) in (0..).zip(&mut params[&name].data) {
+        for (i, x) in (0..).zip(params[&name].floats_mut()) {
             *x += 0.1 * key.normal(i) as f32;
         }
     }

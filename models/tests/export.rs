@@ -43,7 +43,7 @@ fn train(sites: &[Site], params: &mut Params) {
     });
     for name in names {
         let key = Draw::default().key(&name);
-        for (i, x) in (0..).zip(&mut params[&name].data) {
+        for (i, x) in (0..).zip(params[&name].floats_mut()) {
             *x += 0.1 * key.normal(i) as f32;
         }
     }

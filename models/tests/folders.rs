@@ -131,7 +131,7 @@ fn a_new_head_is_normal_and_fixed_by_the_seed() {
         let [first, again, other] = [head(1), head(1), head(2)];
         assert_eq!(first, again);
         assert_ne!(first[weight], other[weight]);
-        let data = &first[weight].data;
+        let data = &first[weight].floats();
         let mean = data.iter().sum::<f32>() / data.len() as f32;
         let variance = data.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / data.len() as f32;
         assert!(
@@ -139,7 +139,7 @@ fn a_new_head_is_normal_and_fixed_by_the_seed() {
             "{mean} {variance}"
         );
         let bias = weight.replace("weight", "bias");
-        assert!(first[&bias].data.iter().all(|&x| x == 0.0));
+        assert!(first[&bias].floats().iter().all(|&x| x == 0.0));
         // What fits stays.
         let stays = Pretrained::open(dir.path(), labels(dir.path())).unwrap();
         let mut same = stays.clone();
@@ -238,7 +238,7 @@ fn shared_weights_may_be_there_by_either_name() {
     assert_eq!(one.weights[words], table);
 
     params.insert(words.into(), table);
-    params[decoder].data[0] += 1.0;
+    params[decoder].floats_mut()[0] += 1.0;
     save(dir.path(), "model.safetensors", &params);
     let different = open(dir.path()).unwrap();
     assert_eq!(different.report.unused, [decoder]);
@@ -345,7 +345,7 @@ fn tables_that_are_tied_but_differ_are_each_used() {
     // Two tables.
     let mut params = original.clone();
     let mut own = original[table].clone();
-    own.data.iter_mut().for_each(|x| *x = -*x);
+    own.floats_mut().iter_mut().for_each(|x| *x = -*x);
     params.insert(head.into(), own.clone());
     let found = open(&params, Head::CausalLm).unwrap();
     found.check_head().unwrap();
@@ -371,7 +371,7 @@ fn tables_that_are_tied_but_differ_are_each_used() {
     fs::copy(source.join("config.json"), dir.path().join("config.json")).unwrap();
     let mut params = weights(&source);
     let mut own = params["bert.embeddings.word_embeddings.weight"].clone();
-    own.data[3] += 0.5;
+    own.floats_mut()[3] += 0.5;
     params.insert("cls.predictions.decoder.weight".into(), own);
     save(dir.path(), "model.safetensors", &params);
     let error = Pretrained::open(dir.path(), Head::MaskedLm)

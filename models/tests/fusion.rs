@@ -3,20 +3,14 @@
 mod support;
 
 use ailora_graph::{
-    AdaptConfig, Trainable,
-    adapt::{Mode, adapt},
-    fuse::cost::Costs,
-    grad::gradient_name,
-    grad::gradients,
-    hoist::hoist,
-    method::Ailora,
-    narrow::narrow,
+    AdaptConfig, Trainable, fuse::cost::Costs, grad::gradient_name, hoist::hoist, method::Ailora,
 };
 use ailora_models::pretrained::Pretrained;
 use ailora_runtime::{
-    engine::Fusion,
+    backend::Precision,
     init::initialise,
     optim::{AdamW, AdamWConfig, Group},
+    passes::{Fusion, Passes},
     spectrum::Options,
     store::Params,
 };
@@ -37,9 +31,12 @@ fn ten_fused_steps_equal_the_interpreters() {
         let mut params = base.weights.clone();
         initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
         let program = model.program(batch.shape(), false, true).unwrap();
-        let adapted =
-            narrow(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap()).unwrap();
-        let step = gradients(&adapted, "loss").unwrap();
+        let passes = Passes {
+            sites: &sites,
+            trainable: &Trainable::Adapters,
+            precision: Precision::F32,
+        };
+        let step = passes.step(&program).unwrap();
         let inputs = model.inputs(&batch);
 
         let mut engine = device::engine(params.clone(), Fusion::At(Costs::default()));
@@ -130,7 +127,8 @@ fn ten_fused_steps_equal_the_interpreters() {
         }
         for name in &trained {
             let [a, b] = [&engine, &slow_engine].map(|engine| engine.weights().get(name).unwrap());
-            let [a, b] = [a, b].map(|x| x.data.iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
+            let [a, b] =
+                [a, b].map(|x| x.floats().iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
             let difference = relative_difference(&a, &b);
             assert!(
                 difference <= 1e-3 || !device::is_float32(),
@@ -144,8 +142,8 @@ fn ten_fused_steps_equal_the_interpreters() {
             .iter()
             .filter(|(n, _)| n.starts_with("pack:"))
         {
-            let zeros = pack.data.iter().filter(|x| **x == 0.0).count();
-            let all = pack.data.len();
+            let zeros = pack.floats().iter().filter(|x| **x == 0.0).count();
+            let all = pack.len();
             assert!(zeros >= all / 100, "{name}: {zeros} of {all}");
         }
     }

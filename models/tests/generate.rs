@@ -12,7 +12,7 @@ use ailora_models::{
     head::Head,
     pretrained::Pretrained,
 };
-use ailora_runtime::{engine::Fusion, init::initialise};
+use ailora_runtime::{init::initialise, passes::Fusion};
 use serde::{Deserialize, de::DeserializeOwned};
 use support::{File, device, fixtures};
 
@@ -258,12 +258,13 @@ fn adapters_generate_what_merged_weights_do() {
         let adapted = sites.iter().zip(&mut frozen);
         for (site, frozen) in adapted.filter(|(site, _)| site.spec.rank().is_some()) {
             let key = Draw::default().key(&site.lora_b());
-            for (i, x) in (0..).zip(&mut params[&site.lora_b()].data) {
+            for (i, x) in (0..).zip(params[&site.lora_b()].floats_mut()) {
                 *x = 0.1 * key.normal(i) as f32;
             }
-            let [a, b] = [site.lora_a(), site.lora_b()].map(|name| params[&name].data.clone());
+            let [a, b] =
+                [site.lora_a(), site.lora_b()].map(|name| params[&name].floats().into_owned());
             let width = site.in_features;
-            for (i, x) in merged[&site.weight].data.iter_mut().enumerate() {
+            for (i, x) in merged[&site.weight].floats_mut().iter_mut().enumerate() {
                 let (row, column) = (i / width, i % width);
                 *x += 2.5
                     * (0..2)

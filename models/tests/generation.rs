@@ -11,7 +11,7 @@ use ailora_models::{
     head::Head,
     pretrained::Pretrained,
 };
-use ailora_runtime::engine::Fusion;
+use ailora_runtime::passes::Fusion;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use support::{device, fixtures};

@@ -7,39 +7,40 @@ use std::path::PathBuf;
 use ailora_graph::{
     AdaptConfig, Trainable,
     adapt::{Mode, adapt},
-    fuse::cost::Costs,
+    element_types::element_types,
+    fuse::{cost::Costs, fuse},
     grad::gradients,
+    hoist::hoist,
+    ir::{DType, Program},
     method::Ailora,
-    narrow::narrow,
+    slice_pushdown::push_down_slices,
 };
 use ailora_models::{head::Head, pretrained::Pretrained};
 use ailora_runtime::{
-    backend::Precision,
     cuda::{CudaError, compile},
-    engine::{Engine, Fusion},
-    init::initialise,
     plan::{Plan, plan, separate},
-    spectrum::Options,
 };
 use support::{File, fixtures, full_step};
 
-/// The training step of an adapted model, fused, and of the whole model, with and without fusion.
-fn plans(name: &str, head: Head) -> Vec<Plan> {
+/// The training step of an adapted model, fused, and of the whole model, with and without fusion; matrices
+/// are kept as elements of a type.
+fn plans(name: &str, head: Head, matrices: DType) -> Vec<Plan> {
     let dir = fixtures().join(format!("parity/{name}-0"));
     let base = Pretrained::open(&dir, head).unwrap();
     let batch = File::open(&dir.join("io.safetensors")).batch(head);
     let full = full_step(&base.model, &batch);
     let config = AdaptConfig::method(&Ailora, 4);
     let sites = config.resolve(base.model.sites()).unwrap();
-    let mut params = base.weights;
-    initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
     let program = base.model.program(batch.shape(), true, true).unwrap();
     let adapted =
-        narrow(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap()).unwrap();
+        push_down_slices(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap())
+            .unwrap();
     let step = gradients(&adapted, "loss").unwrap();
-    let mut engine = Engine::with_fusion(params, Fusion::At(Costs::default()));
-    let id = engine.compile(&step).unwrap();
-    vec![plan(&full), separate(&full), engine.plan(id).clone()]
+    let typed = |program: &Program| element_types(program, matrices).unwrap();
+    let step = hoist(&typed(&step)).unwrap().step;
+    let fused = fuse(&step, &Costs::default(), &[], |_| true).unwrap();
+    let full = typed(&full);
+    vec![plan(&full), separate(&full), plan(&fused.program)]
 }
 
 #[test]
@@ -52,12 +53,12 @@ fn all_families_compile_for_devices() {
         ("llama_gqa_tied", Head::CausalLm),
         ("bart", Head::Seq2SeqLm { smoothing: 0.1 }),
     ];
-    let plans: Vec<Plan> = families
-        .into_iter()
-        .flat_map(|(name, head)| plans(name, head))
-        .collect();
-    for (precision, arch) in [(Precision::F32, "sm_80"), (Precision::Bf16, "sm_90a")] {
-        match compile(&plans, precision, arch, cache.clone()) {
+    for (matrices, arch) in [(DType::F32, "sm_80"), (DType::Bf16, "sm_90a")] {
+        let all = families.iter();
+        let plans: Vec<Plan> = all
+            .flat_map(|&(name, head)| plans(name, head, matrices))
+            .collect();
+        match compile(&plans, arch, cache.clone()) {
             Ok(kernels) => assert!(kernels > 100, "{kernels}"),
             Err(error @ CudaError::Library { .. }) => eprintln!("skipped: {error}"),
             Err(error) => panic!("{error}"),

@@ -185,7 +185,7 @@ fn program(before: &[u8]) -> Result<ailora_runtime::store::Params, String> {
 
 #[test]
 fn deep_and_shared_values_cost_what_they_say() {
-    assert_eq!(program(b"").unwrap()["a"].data, [0.0; 2]);
+    assert_eq!(*program(b"").unwrap()["a"].floats(), [0.0; 2]);
     const MANY: usize = 300_000;
     for deep in [
         [&b")"[..], &b"\x85".repeat(MANY), b"0"].concat(),

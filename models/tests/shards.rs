@@ -108,7 +108,7 @@ fn a_tensor_is_in_one_shard() {
         name
     };
     let mut array = other[name].clone();
-    array.data.fill(0.0);
+    array.floats_mut().fill(0.0);
     shard.insert(name.into(), array);
     store::save(&path, &shard, HashMap::new()).unwrap();
     let error = open(dir.path(), &index).unwrap_err();

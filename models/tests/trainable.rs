@@ -138,11 +138,11 @@ fn check(case: &Case) {
     // As if trained: what trains is somewhere else.
     let names = parameters.iter().map(|parameter| &*parameter.name);
     let rates = trainable.rates(&sites, names);
-    let count = rates.iter().map(|(name, _)| params[name].data.len());
+    let count = rates.iter().map(|(name, _)| params[name].len());
     assert_eq!(count.sum::<usize>(), trainable.count(&sites, parameters));
     for (name, _) in &rates {
         let key = Draw::default().key(name);
-        for (i, x) in (0..).zip(&mut params[name].data) {
+        for (i, x) in (0..).zip(params[name].floats_mut()) {
             *x += 0.1 * key.normal(i) as f32;
         }
     }

@@ -14,8 +14,8 @@ use crate::{
     run::backend,
     runtime::{
         backend::{Device, Precision},
-        engine::{Engine, Fusion},
-        passes::Passes,
+        engine::Engine,
+        passes::{Fusion, Passes},
         run::Value,
         store::{Array, Params},
     },
@@ -122,10 +122,10 @@ impl<'a> Variants<'a> {
                 None => {
                     let shape = leaf.ty.shape.clone();
                     let data = random.collect();
-                    params.insert(leaf.name.to_string(), Array { shape, data });
+                    params.insert(leaf.name.to_string(), Array::new(shape, data));
                 }
                 Some(known) if subject.sites.iter().any(|site| is_up(site, &leaf.name)) => {
-                    for (x, random) in known.data.iter_mut().zip(random) {
+                    for (x, random) in known.floats_mut().iter_mut().zip(random) {
                         *x += 0.1 * random;
                     }
                 }
@@ -199,7 +199,7 @@ impl<'a> Variants<'a> {
         for name in weights.outputs().keys() {
             let merged = outputs.get(name);
             if let (Some(merged), Some(weight)) = (merged, params.get_mut(&**name)) {
-                weight.data.copy_from_slice(merged);
+                weight.floats_mut().copy_from_slice(merged);
             }
         }
         Ok(params)

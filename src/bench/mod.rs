@@ -14,9 +14,8 @@
 //! let program = cx.program(&model, &[("q", &q), ("k", &k), ("v", &v)])?;
 //!
 //! let number = |i: usize| (i * 7 % 13) as f32 / 13.0 - 0.5;
-//! let weight = |start: usize| Array {
-//!     shape: vec![16, 16],
-//!     data: (0..256).map(|i| number(i * i + start)).collect(),
+//! let weight = |start: usize| {
+//!     Array::new([16, 16], (0..256).map(|i| number(i * i + start)).collect())
 //! };
 //! let names = ["q.weight", "k.weight", "v.weight"];
 //! let params = names.iter().enumerate().map(|(i, name)| (name.to_string(), weight(i))).collect();

@@ -12,12 +12,12 @@ const WIDTH: usize = 12;
 
 fn array(shape: &[usize], seed: usize) -> Array {
     let len: usize = shape.iter().product();
-    Array {
-        shape: shape.to_vec(),
-        data: (0..len)
+    Array::new(
+        shape.to_vec(),
+        (0..len)
             .map(|i| ((i * i + 7 * i + seed) % 17) as f32 / 17.0 - 0.5)
             .collect(),
-    }
+    )
 }
 
 /// Three projections of one input, two of them adapted.
@@ -54,7 +54,7 @@ fn projections() -> (Program, Vec<Site>, Params) {
 
 fn measured(pass: Pass) -> Row {
     let (program, sites, params) = projections();
-    let x = array(&[ROWS, WIDTH], 5).data;
+    let x = array(&[ROWS, WIDTH], 5).into_floats();
     let subject = Subject {
         program: &program,
         sites: &sites,

@@ -155,7 +155,7 @@ pub struct AdapterArgs {
     /// Dropout on the adapters' input [default: 0].
     #[arg(long, value_name = "X", value_parser = number, allow_hyphen_values = true)]
     dropout: Option<f64>,
-    /// How alpha becomes the scale: classic (alpha/r) or rank_stabilized (alpha/sqrt r).
+    /// Scale of the adapters: classic (alpha/r) or rank_stabilized (alpha/sqrt r).
     #[arg(long, value_parser = scaling)]
     scaling: Option<Scaling>,
     /// Train these parameters beside the adapters: names or patterns, such as `*LayerNorm*` or `*.bias`,

@@ -3,20 +3,21 @@ use std::{path::PathBuf, process::ExitCode};
 use ailora::{
     adapter::Site,
     explain::{Explained, explain},
-    fuse::cost::Costs,
-    hoist::hoist,
     models::{
         batch::Shape,
         cache,
         objective::{Pass, Predictor},
     },
     output::File,
-    runtime::{backend::Precision, costs::cached},
+    runtime::{
+        costs::cached,
+        passes::{Fusion, Optimized, Pipeline},
+    },
 };
 
 use super::{
     Error,
-    args::{self, AdapterArgs, ModelArgs},
+    args::{self, AdapterArgs, DeviceArgs, ModelArgs},
     print,
 };
 
@@ -27,6 +28,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     adapters: AdapterArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Show the projection whose path is PATH or ends with it; the first adapted one if absent.
     #[arg(long, value_name = "PATH")]
     site: Option<String>,
@@ -39,9 +42,9 @@ pub struct Args {
     /// Show the forward pass alone, not a training step.
     #[arg(long)]
     forward: bool,
-    /// Predict with product times measured on this machine, once, and kept in the cache, instead of the
-    /// fixed numbers that training uses.
-    #[arg(long)]
+    /// Predict with product times measured on this machine's processor, once, and kept in the cache, instead
+    /// of the fixed numbers that training uses.
+    #[arg(long, conflicts_with = "device")]
     measure: bool,
     /// Write both forms to a file, or to standard output as `-`, as a graph in Graphviz's DOT language.
     #[arg(long, value_name = "FILE")]
@@ -64,6 +67,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let (dot, svg) = (place(&args.dot)?, place(&args.svg)?);
     let text = print::Text::beside([&dot, &svg])?;
     let site = find(&sites, args.site.as_deref())?.clone();
+    let platform = args.device.platform()?;
     let costs = if args.measure {
         let folder = cache::folder().ok_or(
             "--measure keeps its numbers in the cache, and there is none; set AILORA_CACHE to a \
@@ -71,7 +75,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         )?;
         cached(&folder.join("costs.json"))?
     } else {
-        Costs::default()
+        platform.costs()
     };
     let pad = model.tokenizer.pad_id();
     let objective = model.objective;
@@ -82,8 +86,14 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     } else {
         Pass::Train
     };
-    let program = predictor.program(shape, pass, Precision::F32)?;
-    let explained = explain(&hoist(&program)?.step, &site, &costs)?;
+    let program = predictor.program(shape, pass, platform.precision())?;
+    let pipeline = Pipeline {
+        matrices: platform.precision().matrices(),
+        fusion: Fusion::At(costs),
+        checkpoints: false,
+    };
+    let Optimized { hoisted, fused } = pipeline.optimize(&program)?;
+    let explained = explain(&hoisted.step, &fused, &site)?;
     let explained = explained.ok_or_else(|| format!("the model does not use {}", site.path))?;
     let pass = if args.forward {
         "forward pass"

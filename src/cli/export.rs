@@ -180,7 +180,7 @@ fn frozen(model: &Model, weights: Params) -> Result<Model, Error> {
 
 /// Merged weights are numbers.
 fn check_weights(params: &Params) -> Result<(), Error> {
-    let broken = |array: &Array| array.data.iter().any(|x| !x.is_finite());
+    let broken = |array: &Array| array.floats().iter().any(|x| !x.is_finite());
     match params.iter().find(|(_, array)| broken(array)) {
         None => Ok(()),
         Some((name, _)) => Err(format!(

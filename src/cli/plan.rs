@@ -1,14 +1,14 @@
 use std::{process::ExitCode, time::Instant};
 
 use ailora::{
-    checkpoint::checkpoint,
-    fuse::fuse,
-    hoist::hoist,
     models::{
         batch::Shape,
         objective::{Pass, Predictor},
     },
-    runtime::backend::Footprint,
+    runtime::{
+        backend::Footprint,
+        passes::{Fusion, Pipeline},
+    },
 };
 use indexmap::IndexMap;
 
@@ -62,10 +62,12 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let program = predictor.program(shape, pass, platform.precision())?;
     let trained = program.trained_parameters();
     let trained: usize = trained.map(|leaf| leaf.ty.len()).sum();
-    let mut step = fuse(&hoist(&program)?.step, &platform.costs(), &[], |_| true)?.program;
-    if args.gradient_checkpointing {
-        step = checkpoint(&step, "loss")?;
-    }
+    let pipeline = Pipeline {
+        matrices: platform.precision().matrices(),
+        fusion: Fusion::At(platform.costs()),
+        checkpoints: args.gradient_checkpointing,
+    };
+    let step = pipeline.optimize(&program)?.fused.program;
     let plan = platform.plan(&step);
     let seconds = start.elapsed().as_secs_f64();
     if args.program {

@@ -63,7 +63,7 @@ pub struct Args {
     /// Base learning rate [default: 1e-3].
     #[arg(long, value_name = "X", value_parser = args::number, allow_hyphen_values = true)]
     lr: Option<f64>,
-    /// How the learning rate falls after the warmup: linear, cosine or constant [default: linear].
+    /// Schedule of the learning rate after the warmup: linear, cosine or constant [default: linear].
     #[arg(long, value_parser = schedule)]
     schedule: Option<ScheduleKind>,
     /// Fraction of steps over which the learning rate warms up [default: 0.06].

@@ -147,7 +147,7 @@ impl Model {
         let parameters = base.model.parameters();
         let lacking = parameters.iter().filter(|parameter| {
             let own = adapter.tensors.contains_key(&parameter.name);
-            !own && base.weights.get(&parameter.name).map(|w| &w.shape) != Some(&parameter.shape)
+            !own && base.weights.get(&parameter.name).map(|w| w.shape()) != Some(&parameter.shape)
         });
         if lacking.count() > 0 {
             // What both together lack is the error.

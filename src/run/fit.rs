@@ -241,7 +241,7 @@ fn announce<L: Learner>(
     let _ = watch(Stage::Loaded {
         report: learner.report(),
         sites: &adapted.sites,
-        parameters: params.values().map(|array| array.data.len()).sum(),
+        parameters: params.values().map(|array| array.len()).sum(),
         trainable: (adapted.trainable).count(&adapted.sites, learner.parameters()),
         rows: learner.rows(),
     });

@@ -22,9 +22,10 @@ pub(crate) fn file(path: &Path) -> Result<String, Error> {
 pub(crate) fn params(params: &Params) -> String {
     let mut hash = Sha256::new();
     for (name, array) in params {
-        hash.update(format!("{name}\0{:?}\0", array.shape));
-        let values = array.data.iter();
-        values.for_each(|value| hash.update(value.to_le_bytes()));
+        hash.update(format!("{name}\0{:?}\0", array.shape()));
+        for value in array.floats().iter() {
+            hash.update(value.to_le_bytes());
+        }
     }
     hex(&hash.finalize())
 }

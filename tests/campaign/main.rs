@@ -479,10 +479,7 @@ fn campaign_of_adapters() {
 fn campaign_of_checkpoints() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("checkpoint.safetensors");
-    let array = Array {
-        shape: vec![3, 2],
-        data: vec![0.5; 6],
-    };
+    let array = Array::new([3, 2], vec![0.5; 6]);
     let checkpoint = Checkpoint {
         tensors: Params::from_iter([("a".into(), array.clone()), ("b".into(), array)]),
         step: 7,

@@ -5,7 +5,8 @@
 use ailora_graph::ir::Draw;
 use ailora_runtime::{
     backend::{Backend, BackendError, Device, Precision},
-    engine::{Engine, Fusion},
+    engine::Engine,
+    passes::Fusion,
     plan::Plan,
     run::{Outputs, Run, Value},
     store::Params,
@@ -77,11 +78,12 @@ pub struct Runner {
 impl Runner {
     pub fn new(plan: Plan, params: &Params) -> Self {
         let mut backend = backend();
-        backend.add(&plan).unwrap();
+        let mut weights = Weights::new(params.clone());
+        backend.add(&plan, &mut weights).unwrap();
         Self {
             backend,
             plan,
-            weights: Weights::new(params.clone()),
+            weights,
         }
     }
 

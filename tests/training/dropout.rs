@@ -153,7 +153,7 @@ fn folded(scene: &Scene, family: &str, adapter: &str) -> Vec<f64> {
     let model = Model::open(&path, &task, 0, false).unwrap();
     let weights = model.pretrained.weights.iter();
     let mut bindings: Bindings = weights
-        .map(|(name, array)| (name.clone(), tensor(&array.shape, &array.data)))
+        .map(|(name, array)| (name.clone(), tensor(array.shape(), &array.floats())))
         .collect();
     add(&scene.path(adapter), &mut bindings);
 

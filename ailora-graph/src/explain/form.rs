@@ -250,8 +250,9 @@ fn expression(program: &Program, id: Id, name: &dyn Fn(Id) -> String) -> String 
     let args: Vec<String> = node.args.iter().map(|&arg| name(arg)).collect();
     match (&node.op, &args[..]) {
         (Op::MatMul(MatMul { trans_a, trans_b }), [a, b]) => {
-            let turned = |side: &str, trans| format!("{side}{}", if trans { "ᵀ" } else { "" });
-            format!("{} · {}", turned(a, *trans_a), turned(b, *trans_b))
+            let oriented =
+                |side: &str, transposed| format!("{side}{}", if transposed { "ᵀ" } else { "" });
+            format!("{} · {}", oriented(a, *trans_a), oriented(b, *trans_b))
         }
         (Op::Binary(Binary::Add), [a, b]) => format!("{a} + {b}"),
         (Op::Binary(Binary::Mul), [a, b]) => format!("{a} × {b}"),

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use crate::{
     adapter::Site,
-    fuse::{Report, cost::Costs, fuse, layout::Pack, region::Region},
+    fuse::{Fused, Report, layout::Pack, region::Region},
     ir::{Name, Op, Program, ProgramError},
 };
 use form::Form;
@@ -30,8 +30,8 @@ pub struct Explained {
     pub packs: Vec<Pack>,
 }
 
-/// What fusion at these costs does with the region in which a program computes a projection's
-/// output, if the program is the first of its parameters. `program` is [hoisted](crate::hoist).
+/// What [fusion](crate::fuse) did with the region in which a program computes a projection's output:
+/// `program` is what was fused, and `fused` what it became.
 ///
 /// Nothing if the program does not read the projection's adapter.
 ///
@@ -39,10 +39,9 @@ pub struct Explained {
 /// None for a program that passed its own type checks.
 pub fn explain(
     program: &Program,
+    fused: &Fused,
     site: &Site,
-    costs: &Costs,
 ) -> Result<Option<Explained>, ProgramError> {
-    let fused = fuse(program, costs, &[], |_| true)?;
     let Some(up) = site.trained().pop() else {
         return Ok(None);
     };

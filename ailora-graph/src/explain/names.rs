@@ -174,6 +174,7 @@ impl<'a> Values<'a> {
                 match &node.op {
                     Op::Frozen(leaf) | Op::Trained(leaf) => return Some(&leaf.name),
                     Op::Reshape(_)
+                    | Op::Cast(_)
                     | Op::Expand(_)
                     | Op::Slice(_)
                     | Op::Unary(_)

@@ -66,14 +66,14 @@ pub struct Costs {
     pub element: f64,
     /// Whether weights with adapters added to them lose nothing. They do where matrices are kept in
     /// less than float32.
-    #[serde(default = "lossless")]
+    #[serde(default = "merges")]
     pub merges: bool,
     /// The number of columns of which a left side has a multiple, or its product is slow.
     #[serde(default = "single")]
     pub vector: usize,
 }
 
-fn lossless() -> bool {
+fn merges() -> bool {
     true
 }
 

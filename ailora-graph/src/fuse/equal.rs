@@ -376,9 +376,10 @@ impl Equal {
         if end[0] - corner[0] != end[1] - corner[1] {
             return None;
         }
+        let ty = whole.ty();
         let leaf = Leaf {
             name: whole.name,
-            ty: Type::f32(whole.shape),
+            ty,
         };
         let leaf = self.graph.add(Node {
             op: Op::Frozen(leaf),

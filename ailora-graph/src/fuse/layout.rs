@@ -20,7 +20,7 @@ mod uses;
 use std::collections::HashMap;
 
 use self::uses::{Product, Uses};
-use crate::ir::{Id, Name, Op, Program, ops::merge::Update, shape::pitch};
+use crate::ir::{DType, Id, Name, Op, Program, Type, ops::merge::Update, shape::pitch};
 
 /// Rows and columns of a pack with adapters are multiples of this, filled up with zeros, for products of
 /// whole vectors.
@@ -31,6 +31,8 @@ const VECTOR: usize = 8;
 pub struct Pack {
     /// Its name as a parameter of a fused program.
     pub name: Name,
+    /// The type of its elements, and of all its parts'.
+    pub dtype: DType,
     /// Rows and columns, of which the last may be zeros.
     pub shape: [usize; 2],
     /// The parameters in it.
@@ -40,6 +42,11 @@ pub struct Pack {
 }
 
 impl Pack {
+    /// Its type as a parameter.
+    pub fn ty(&self) -> Type {
+        Type::new(self.dtype, self.shape)
+    }
+
     /// Behind the last row and column of its parts.
     pub fn end(&self) -> [usize; 2] {
         [0, 1].map(|axis| {
@@ -171,7 +178,7 @@ impl Layout {
                 let [rows, columns] = [leaf.ty.shape[0], leaf.ty.shape[1]];
                 layout.push(
                     leaf.name.clone(),
-                    [rows, columns],
+                    &leaf.ty,
                     [rows, columns],
                     vec![Part {
                         parameter: leaf.name.clone(),
@@ -198,7 +205,7 @@ impl Layout {
                     at: [0, 0],
                     shape,
                 };
-                layout.push(leaf.name.clone(), shape, shape, vec![part]);
+                layout.push(leaf.name.clone(), &leaf.ty, shape, vec![part]);
                 continue;
             };
             let known = layout
@@ -214,14 +221,15 @@ impl Layout {
         layout
     }
 
-    fn push(&mut self, name: Name, shape: [usize; 2], corner: [usize; 2], parts: Vec<Part>) {
+    fn push(&mut self, name: Name, ty: &Type, corner: [usize; 2], parts: Vec<Part>) {
         for part in &parts {
             self.places
                 .insert(part.parameter.clone(), (self.packs.len(), part.at));
         }
         self.packs.push(Pack {
             name,
-            shape,
+            dtype: ty.dtype,
+            shape: [ty.shape[0], ty.shape[1]],
             parts,
             corner,
         });
@@ -288,9 +296,10 @@ impl Layout {
         if !matches!(region[left].op, Op::Input(_)) {
             return None;
         }
-        let trans_b = uses.products[*products.first()?].trans_b;
+        let &Product { trans_b, dtype, .. } = &uses.products[*products.first()?];
         let packable = |product: &&Product| {
             product.trans_b == trans_b
+                && product.dtype == dtype
                 && is_free(&product.parameter)
                 && !self.places.contains_key(&product.parameter)
         };
@@ -317,7 +326,7 @@ impl Layout {
         }
         let inner = region.shape(left)[1];
         let (parts, [row, column], corner) = arranged(&weights, &adapters, inner);
-        // Rows are the features that come out, columns those that go in; `orient` turns both for a
+        // Rows are the features that come out, columns those that go in; `orient` swaps both for a
         // weight that lies the other way.
         let orient = |[a, b]: [usize; 2]| if trans_b { [a, b] } else { [b, a] };
         let parts = parts.into_iter().map(|part| Part {
@@ -332,7 +341,7 @@ impl Layout {
             shape[1] = pitch(shape[1]);
         }
         let parts = parts.collect();
-        self.push(name.into(), shape, orient(corner), parts);
+        self.push(name.into(), &Type::new(dtype, shape), orient(corner), parts);
         Some(())
     }
 }

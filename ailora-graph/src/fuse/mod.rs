@@ -16,7 +16,7 @@ mod splice;
 
 use std::collections::HashMap;
 
-use crate::ir::{Id, Name, Node, Op, Program, ProgramError, Type};
+use crate::ir::{Id, Name, Node, Op, Program, ProgramError};
 use cost::Costs;
 use equal::Equal;
 use extract::Method;
@@ -136,7 +136,7 @@ fn parameter(
     });
     match packed {
         Some((pack, part)) => {
-            let whole = program.frozen(&pack.name, Type::f32(pack.shape))?;
+            let whole = program.frozen(&pack.name, pack.ty())?;
             part_of(program, whole, part.at, part.shape)
         }
         None => program.add(node.op.clone(), &[]),
@@ -268,7 +268,7 @@ fn rebuild(
 /// A block of a pack as it lies in memory.
 fn block_of(program: &mut Program, layout: &Layout, block: &Block) -> Result<Id, ProgramError> {
     let pack = layout.pack_of(block);
-    let whole = program.frozen(&pack.name, Type::f32(pack.shape))?;
+    let whole = program.frozen(&pack.name, pack.ty())?;
     part_of(program, whole, block.at, block.shape)
 }
 

@@ -63,7 +63,7 @@ fn is_matrix(program: &Program, id: Id) -> bool {
 
 fn matrix_type(ty: &Type) -> Type {
     match ty.shape.split_last() {
-        Some((&width, lead)) => Type::f32([lead.iter().product(), width]),
+        Some((&width, lead)) => Type::new(ty.dtype, [lead.iter().product(), width]),
         None => ty.clone(),
     }
 }
@@ -94,7 +94,7 @@ impl<'a> Linear<'a> {
                     matches!(program[node.args[c]].op, Op::Const(_)) && is_linear(arg(x))
                 }),
                 Op::Binary(Binary::Add) => {
-                    program.ty(node.args[0]) == program.ty(node.args[1])
+                    program.shape(node.args[0]) == program.shape(node.args[1])
                         && program.ty(id).rank() >= 2
                         && (is_linear(arg(0)) || is_linear(arg(1)))
                 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Fusion, parameter, region::Region};
-use crate::ir::{Id, Name, Node, Op, Program, ProgramError, Type, ops::elementwise::Binary};
+use crate::ir::{Id, Name, Node, Op, Program, ProgramError, ops::elementwise::Binary};
 
 pub(super) enum Interrupt {
     Error(ProgramError),
@@ -237,7 +237,7 @@ impl<'a> Splice<'a> {
             .iter()
             .find(|pack| pack.parts.iter().any(|part| part.parameter == member));
         match packed {
-            Some(pack) => self.program.frozen(&pack.name, Type::f32(pack.shape)),
+            Some(pack) => self.program.frozen(&pack.name, pack.ty()),
             None => {
                 let outer = own.leaves[name];
                 self.program.add(self.fusion.outer[outer].op.clone(), &[])

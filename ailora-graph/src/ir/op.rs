@@ -98,6 +98,8 @@ operations! {
     Permute(view),
     /// Repetition along axes of size 1.
     Expand(view),
+    /// Another type of elements.
+    Cast(cast),
     /// A range along one axis.
     Slice(view),
     /// Zeros around one axis.
@@ -133,9 +135,9 @@ operations! {
 }
 
 impl Op {
-    /// Whether it is its argument's elements under another shape, or a range of them.
+    /// Whether it is its argument's elements under another shape or type, or a range of them.
     pub fn is_view(&self) -> bool {
-        matches!(self, Self::Reshape(_) | Self::Slice(_))
+        matches!(self, Self::Reshape(_) | Self::Slice(_) | Self::Cast(_))
     }
 
     /// The type of a leaf.

@@ -7,9 +7,10 @@ use indexmap::IndexMap;
 use thiserror::Error;
 
 use super::{
-    Draw, Name, Node, Op, Real, Tensor, Type,
+    DType, Draw, Name, Node, Op, Real, Tensor, Type,
     op::Leaf,
     ops::{
+        cast::Cast,
         elementwise::{Binary, Unary},
         matmul::MatMul,
         reduce::Reduce,
@@ -377,6 +378,17 @@ impl Program {
         self.add(Reshape { shape }, &[source])
     }
 
+    /// `x` in another type of elements; `x` itself if that is its own.
+    ///
+    /// # Errors
+    /// `x` or the type is not of floats.
+    pub fn cast(&mut self, x: Id, to: DType) -> Result<Id, ProgramError> {
+        if self.ty(x).dtype == to {
+            return Ok(x);
+        }
+        self.add(Cast { to }, &[x])
+    }
+
     /// `x` with its axes in another order: axis `i` of the result is axis `axes[i]` of `x`.
     ///
     /// # Errors
@@ -480,7 +492,7 @@ pub enum EvalError {
 
 impl Program {
     /// The value of every result in float64, computed straight from the definitions: the oracle
-    /// that everything faster is compared with.
+    /// that everything faster is compared with. What is kept in less than float32 is rounded to it.
     ///
     /// # Errors
     /// A leaf without a value, or with one of another shape.
@@ -520,7 +532,12 @@ impl Program {
                     }
                 }
             };
-            values[usize::from(id)] = Some(value);
+            let dtype = self.ty(id).dtype;
+            let is_rounded = dtype.is_float() && dtype.bytes() < DType::F32.bytes();
+            values[usize::from(id)] = Some(match is_rounded {
+                true => value.map(|x| dtype.round(x)),
+                false => value,
+            });
         }
         Ok(self
             .outputs

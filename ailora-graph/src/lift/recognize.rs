@@ -86,7 +86,7 @@ fn constant(p: &Program, id: Id) -> Option<f64> {
 
 /// What is computed for each row of a tensor (of shape `lead` and `width`): a value of the leading dimensions, with or without a
 /// last axis of 1, or repeated along the row. Values in between are followed only where they keep
-/// to their row: in a square matrix, a column of sums may also be turned into a row of them.
+/// to their row: in a square matrix, a column of sums may also be transposed into a row of them.
 struct Rows<'p> {
     p: &'p Program,
     lead: &'p [usize],

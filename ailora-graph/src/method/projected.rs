@@ -73,7 +73,7 @@ impl Projected<'_> {
 }
 
 /// A projection's weight as rows of output features, as the factors of adapters lie too, so that they
-/// can be fused. Turning one that lies the other way is done once, before training.
+/// can be fused. One that lies the other way is transposed once, before training.
 pub(crate) fn as_rows(p: &mut Program, product: MatMul, weight: Id) -> Result<Id, ProgramError> {
     match product.trans_b {
         true => Ok(weight),

@@ -207,7 +207,7 @@ impl<'g> Tensor<'g> {
         self.with(Normalize { centered, eps }, &[])
     }
 
-    /// Every head turned by its token's angles; see [`Rotary`].
+    /// Every head rotated by its token's angles; see [`Rotary`].
     ///
     /// # Shapes
     /// `[b, s, heads·d]`, and `cos` and `sin` of `[b, s, d/2]`.

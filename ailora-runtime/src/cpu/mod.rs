@@ -128,7 +128,8 @@ impl Backend for Cpu {
         weights.pack(pack);
     }
 
-    fn add(&mut self, plan: &Plan) -> Result<(), BackendError> {
+    fn add(&mut self, plan: &Plan, weights: &mut Weights) -> Result<(), BackendError> {
+        weights.widen(plan.parameters.iter().map(|(name, _)| &**name));
         Ok(reserve(&mut self.arena, plan)?)
     }
 
@@ -197,7 +198,7 @@ fn run_in<'a>(
         known.is_none_or(|(_, ty)| ty.len() == data.len())
     };
     let memory = Memory::new(plan, elements, |name| {
-        let data = params.get(name)?.data.as_slice();
+        let data = params.get(name)?.as_f32()?;
         sizes(name, data).then_some(data)
     });
     let memory = memory.map_err(RunError::MissingParameter)?;

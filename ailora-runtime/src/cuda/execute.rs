@@ -1,12 +1,11 @@
 //! A plan on a device.
 
-use ailora_graph::ir::{Draw, Name};
+use ailora_graph::ir::{DType, Draw, Name};
 use bytemuck::Pod;
 use cudarc::driver::{
     CudaFunction, CudaGraph,
     sys::{self, CUdeviceptr},
 };
-use half::{bf16, slice::HalfFloatSliceExt};
 use indexmap::{IndexMap, IndexSet};
 
 use super::{
@@ -14,10 +13,10 @@ use super::{
     device::{Buffer, Device, no_other_captures},
     error::During,
     gemm,
-    planner::{actions, elements, kernels, places},
+    planner::{actions, kernels, places},
 };
 use crate::{
-    kernels::device::{Action, Actions, Element, Param},
+    kernels::device::{Action, Actions, Param},
     plan::{self, Input, Places, Plan, View},
     run::Value,
 };
@@ -27,7 +26,6 @@ const TRIES: usize = 3;
 
 /// A plan's kernels, compiled, and where its values lie.
 pub(super) struct Executable {
-    elements: Vec<Element>,
     places: Places,
     actions: Vec<Actions>,
     /// Streams of random numbers, and their keys of this run.
@@ -72,8 +70,7 @@ impl Executable {
     /// # Errors
     /// A kernel does not compile.
     pub fn new(cuda: &mut Resources, plan: &Plan) -> Result<Self, CudaError> {
-        let elements = elements(plan, cuda.planner.precision);
-        let actions = actions(plan, &elements, cuda.planner.target);
+        let actions = actions(plan, cuda.planner.target);
         cuda.compile(kernels(&actions).map(|kernel| kernel.code.as_str()))?;
         let params = kernels(&actions).flat_map(|kernel| &kernel.params);
         let streams: IndexSet<Name> = params
@@ -83,11 +80,10 @@ impl Executable {
             })
             .collect();
         Ok(Self {
-            places: places(plan, &elements, &actions),
+            places: places(plan, &actions),
             keys: cuda
                 .device
                 .allocate(8 * streams.len(), "keys of random numbers")?,
-            elements,
             actions,
             streams,
             launches: Vec::new(),
@@ -332,7 +328,7 @@ impl Executable {
 
     /// The address of a view's first element.
     pub fn at(&self, cuda: &Resources, plan: &Plan, view: View) -> CUdeviceptr {
-        let byte = view.start * self.elements[view.buffer].bytes();
+        let byte = view.start * plan.buffers[view.buffer].dtype().bytes();
         match &plan.buffers[view.buffer] {
             plan::Buffer::Arena { .. } => cuda.arena.at(self.places.buffers[view.buffer] + byte),
             plan::Buffer::Parameter { name, .. } => cuda.parameters[&**name].buffer.at(byte),
@@ -357,9 +353,9 @@ impl Executable {
                 plan::Buffer::Arena { .. } => (&cuda.arena, self.places.buffers[view.buffer]),
                 plan::Buffer::Parameter { name, .. } => (&cuda.parameters[&**name].buffer, 0),
             };
-            let element = self.elements[view.buffer];
-            let byte = first + view.start * element.bytes();
-            read(&cuda.device, buffer, byte, element, data)?;
+            let dtype = plan.buffers[view.buffer].dtype();
+            let byte = first + view.start * dtype.bytes();
+            read(&cuda.device, buffer, byte, dtype, data)?;
         }
         Ok(())
     }
@@ -390,18 +386,16 @@ pub(super) fn read(
     device: &Device,
     from: &Buffer,
     byte: usize,
-    element: Element,
+    dtype: DType,
     data: &mut [f32],
 ) -> Result<(), CudaError> {
-    match element {
-        Element::F32 | Element::I32 => device.download(from, byte, data),
-        Element::Bf16 => {
-            let mut narrow = vec![bf16::ZERO; data.len()];
-            device.download(from, byte, &mut narrow)?;
-            narrow.convert_to_f32_slice(data);
-            Ok(())
-        }
+    if dtype.bytes() == size_of::<f32>() {
+        return device.download(from, byte, data);
     }
+    let mut bytes = vec![0_u8; data.len() * dtype.bytes()];
+    device.download(from, byte, &mut bytes)?;
+    dtype.decode(&bytes, data);
+    Ok(())
 }
 
 #[cfg(test)]

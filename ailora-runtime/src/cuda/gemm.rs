@@ -5,6 +5,8 @@
 
 mod pointers;
 
+use ailora_graph::ir::DType;
+
 use std::{collections::HashMap, ffi::c_void, path::PathBuf};
 
 use ailora_graph::ir::ops::matmul::MatMul;
@@ -19,7 +21,7 @@ use cudarc::{
 use super::{CudaError, Device, device::no_other_captures, error::During, kept};
 use crate::{
     backend::Precision,
-    kernels::device::{Element, Matrix, Product},
+    kernels::device::{Matrix, Product},
 };
 use pointers::Pointers;
 
@@ -229,10 +231,12 @@ impl Drop for Products {
     }
 }
 
-fn element_type(element: Element) -> sys::cudaDataType_t {
-    match element {
-        Element::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
-        Element::F32 | Element::I32 => sys::cudaDataType_t::CUDA_R_32F,
+fn element_type(dtype: DType) -> sys::cudaDataType_t {
+    match dtype {
+        DType::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
+        DType::F16 => sys::cudaDataType_t::CUDA_R_16F,
+        DType::F64 => sys::cudaDataType_t::CUDA_R_64F,
+        DType::F32 | DType::I32 => sys::cudaDataType_t::CUDA_R_32F,
     }
 }
 
@@ -285,14 +289,14 @@ impl Matmul {
             transposed,
         } = ByColumns::new(product);
         let [a, b, c, d] = &product.operands;
-        let narrow = a.element == Element::Bf16;
+        let narrow = a.dtype == DType::Bf16;
         let compute = match precision {
             Precision::Tf32 if !narrow => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             _ => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
         let place = |i: usize| {
             let operand = &product.operands[i];
-            addresses[i] + (operand.offset * operand.element.bytes()) as CUdeviceptr
+            addresses[i] + (operand.offset * operand.dtype.bytes()) as CUdeviceptr
         };
         let pointers = [place(1), place(0), place(2), place(3)];
         let aligned = pointers.map(|pointer| 1_u32 << pointer.trailing_zeros().min(8));
@@ -306,18 +310,18 @@ impl Matmul {
                 "{m}x{n}x{k} {transposed:?} {:?} x{count} by {steps:?} {:?} {compute:?} at \
                  {aligned:?} {}",
                 [b.stride, a.stride, c.stride, d.stride],
-                [b.element, a.element, d.element],
+                [b.dtype, a.dtype, d.dtype],
                 product.accumulate,
             ),
         };
         matmul.transpose(transposed)?;
-        let turned = |[rows, columns]: [usize; 2], turned| match turned {
+        let oriented = |[rows, columns]: [usize; 2], transposed| match transposed {
             true => [columns, rows],
             false => [rows, columns],
         };
         let shapes = [
-            (b, turned([m, k], transposed[0]), steps[1]),
-            (a, turned([k, n], transposed[1]), steps[0]),
+            (b, oriented([m, k], transposed[0]), steps[1]),
+            (a, oriented([k, n], transposed[1]), steps[0]),
             (c, [m, n], steps[2]),
             (d, [m, n], steps[3]),
         ];
@@ -334,8 +338,8 @@ impl Matmul {
             Of::CUBLASLT_MATMUL_DESC_TRANSA,
             Of::CUBLASLT_MATMUL_DESC_TRANSB,
         ];
-        for (attribute, turned) in sides.into_iter().zip(transposed) {
-            let value = i32::from(turned);
+        for (attribute, transposed) in sides.into_iter().zip(transposed) {
+            let value = i32::from(transposed);
             // SAFETY: the attribute has this type.
             unsafe {
                 lt::set_matmul_desc_attribute(
@@ -359,7 +363,7 @@ impl Matmul {
     ) -> Result<(), CublasError> {
         use sys::cublasLtMatrixLayoutAttribute_t as Of;
         let layout = lt::create_matrix_layout(
-            element_type(operand.element),
+            element_type(operand.dtype),
             rows as u64,
             columns as u64,
             operand.stride.max(rows) as i64,

@@ -26,14 +26,14 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use ailora_graph::{
     fuse::{cost::Costs, layout::Pack},
-    ir::{Name, Program},
+    ir::{DType, Name, Program},
 };
 use cudarc::{driver::CudaFunction, nvrtc::Ptx};
 use indexmap::IndexMap;
 
 use crate::{
     backend::{Backend, BackendError, Footprint, MemoryUse, Platform, Precision},
-    kernels::device::{Element, Target},
+    kernels::device::Target,
     plan::Plan,
     run::{Outputs, Run, RunError, bound},
     spectrum::Solver,
@@ -45,7 +45,7 @@ use error::During;
 use execute::{Executable, Launch};
 use gemm::Products;
 use optimizer::Training;
-use planner::{Planner, element};
+use planner::Planner;
 use staging::Staging;
 
 /// The device of a number, from 0, as a backend. Machine code and chosen algorithms are kept in `cache`.
@@ -95,7 +95,7 @@ struct Resources {
 #[derive(Debug)]
 struct Parameter {
     buffer: Buffer,
-    element: Element,
+    dtype: DType,
 }
 
 impl Cuda {
@@ -191,7 +191,7 @@ impl Backend for Cuda {
         weights.pack_elsewhere(pack);
     }
 
-    fn add(&mut self, plan: &Plan) -> Result<(), BackendError> {
+    fn add(&mut self, plan: &Plan, _: &mut Weights) -> Result<(), BackendError> {
         Ok(self.compile(plan)?)
     }
 
@@ -313,14 +313,13 @@ impl Resources {
             if self.parameters.contains_key(&**name) {
                 continue;
             }
-            let element = element(self.planner.precision, ty);
-            let bytes = element.bytes() * ty.len();
+            let dtype = ty.dtype;
             // Zero where no parameter lies.
             let buffer = self
                 .device
-                .allocate(bytes, &format!("parameter `{name}`"))?;
+                .allocate(ty.bytes(), &format!("parameter `{name}`"))?;
             self.parameters
-                .insert(name.to_string(), Parameter { buffer, element });
+                .insert(name.to_string(), Parameter { buffer, dtype });
             let mut parts: Vec<&str> = weights.parts(name).collect();
             if parts.is_empty() {
                 if weights.len(name) != Some(ty.len()) {
@@ -340,8 +339,8 @@ impl Resources {
         let (Some(place), Some(array)) = (weights.place(name), weights.arrays().get(name)) else {
             return Ok(());
         };
-        let Parameter { buffer, element } = &self.parameters[place.array];
+        let Parameter { buffer, dtype } = &self.parameters[place.array];
         self.staging
-            .upload(&self.device, &array.data, buffer, *element, place)
+            .upload(&self.device, array, buffer, *dtype, place)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use ailora_graph::grad::gradient_name;
+use ailora_graph::{grad::gradient_name, ir::DType};
 use bytemuck::{Pod, Zeroable};
 use cudarc::driver::{CudaFunction, sys::CUdeviceptr};
 use indexmap::IndexMap;
@@ -15,7 +15,6 @@ use super::{
 use crate::{
     backend::BackendError,
     collective::Collective,
-    kernels::device::Element,
     optim::{AdamW, AdamWConfig, Moments, Share, Stepper, Update, Updated},
     plan::Plan,
     run::Run,
@@ -161,13 +160,13 @@ impl Optimizer {
             let len = rows * width;
             let index = parameters.len() as u32;
             parameters.push(Parameter {
-                place: array.buffer.at(start * array.element.bytes()),
+                place: array.buffer.at(start * array.dtype.bytes()),
                 start: total as u64,
                 len: len as u64,
                 width: width.max(1) as u32,
                 stride: stride as u32,
                 lr,
-                is_bf16: u64::from(array.element == Element::Bf16),
+                is_bf16: u64::from(array.dtype == DType::Bf16),
             });
             parts.extend((0..len).step_by(COUNT).map(|first| Part {
                 parameter: index,
@@ -221,7 +220,7 @@ impl Optimizer {
     ) -> Result<(), CudaError> {
         for (name, &(start, _)) in self.ranges.iter().filter(|(name, _)| which(name)) {
             if let Some(value) = weights.get(name) {
-                device.upload(&value.data, &self.values, 4 * start)?;
+                device.upload(&value.floats(), &self.values, 4 * start)?;
             }
         }
         Ok(())

@@ -5,18 +5,15 @@ use std::{collections::HashMap, path::PathBuf};
 
 use ailora_graph::{
     fuse::cost::{Costs, ProductCost},
-    ir::{DType, Program, Type},
+    ir::Program,
 };
 
 use super::{CudaError, Device, compile::Compiler, optimizer, spectrum};
 use crate::{
     backend::{Footprint, Platform, Precision},
-    kernels::device::{Action, Actions, Element, Operand, Source, Target},
+    kernels::device::{Action, Actions, Operand, Source, Target},
     plan::{self, Places, Plan, Step, View, rematerialising},
 };
-
-/// Buffers of at most this many elements are kept in float32: losses, norms, counts.
-const FEW: usize = 16;
 
 impl Target {
     /// A large device of compute capability 9.0.
@@ -60,11 +57,10 @@ impl Platform for Planner {
         let mut arena = 0;
         for plan in plans {
             for (name, ty) in &plan.parameters {
-                parameters.insert(name, element(self.precision, ty).bytes() * ty.len());
+                parameters.insert(name, ty.bytes());
             }
-            let elements = elements(plan, self.precision);
-            let actions = actions(plan, &elements, self.target);
-            arena = arena.max(places(plan, &elements, &actions).bytes);
+            let actions = actions(plan, self.target);
+            arena = arena.max(places(plan, &actions).bytes);
         }
         Footprint {
             parameters: parameters.values().sum(),
@@ -72,14 +68,6 @@ impl Platform for Planner {
             state: optimizer::BYTES * trained,
             workspace: Device::PRODUCT_WORKSPACE,
         }
-    }
-}
-
-/// The type of a parameter's elements: matrices are as narrow as what is computed in.
-pub(super) fn element(precision: Precision, ty: &Type) -> Element {
-    match precision {
-        Precision::Bf16 if ty.rank() >= 2 => Element::Bf16,
-        _ => Element::F32,
     }
 }
 
@@ -109,57 +97,11 @@ fn costs(precision: Precision) -> Costs {
     }
 }
 
-/// The types of a plan's buffers on a device.
-///
-/// In bf16, activations and matrices are bf16; ids, vectors (biases, gains), what is small, what the
-/// plan is given as floats, and what it puts out are as they are.
-pub(super) fn elements(plan: &Plan, precision: Precision) -> Vec<Element> {
-    let mut elements = vec![
-        match precision {
-            Precision::Bf16 => Element::Bf16,
-            Precision::F32 | Precision::Tf32 => Element::F32,
-        };
-        plan.buffers.len()
-    ];
-    for (i, buffer) in plan.buffers.iter().enumerate() {
-        let is_vector = match buffer {
-            plan::Buffer::Arena { len, .. } => *len <= FEW,
-            plan::Buffer::Parameter { name, .. } => plan
-                .parameters
-                .iter()
-                .any(|(known, ty)| known == name && ty.rank() < 2),
-        };
-        if is_vector {
-            elements[i] = Element::F32;
-        }
-    }
-    for (view, _) in plan.outputs.values() {
-        if let plan::Buffer::Arena { .. } = plan.buffers[view.buffer] {
-            elements[view.buffer] = Element::F32;
-        }
-    }
-    for input in &plan.inputs {
-        elements[input.view.buffer] = match input.ty.dtype {
-            DType::I32 => Element::I32,
-            _ => Element::F32,
-        };
-    }
-    for step in &plan.steps {
-        let (Some(read), Some(write)) = (step.reads.first(), step.writes.first()) else {
-            continue;
-        };
-        if let Some(element) = step.kernel.operation().element(elements[read.buffer]) {
-            elements[write.buffer] = element;
-        }
-    }
-    elements
-}
-
-/// What each step of a plan becomes on a device, over buffers of these types.
-pub(super) fn actions(plan: &Plan, elements: &[Element], target: Target) -> Vec<Actions> {
+/// What each step of a plan becomes on a device.
+pub(super) fn actions(plan: &Plan, target: Target) -> Vec<Actions> {
     let operands = |views: &[View]| -> Vec<Operand> {
         let operand = |&view: &View| Operand {
-            element: elements[view.buffer],
+            dtype: plan.buffers[view.buffer].dtype(),
             view,
         };
         views.iter().map(operand).collect()
@@ -172,14 +114,12 @@ pub(super) fn actions(plan: &Plan, elements: &[Element], target: Target) -> Vec<
 }
 
 /// Where a plan's buffers and what its steps work in lie.
-pub(super) fn places(plan: &Plan, elements: &[Element], actions: &[Actions]) -> Places {
-    let buffers = plan.buffers.iter().zip(elements);
-    let bytes: Vec<usize> = buffers
-        .map(|(buffer, element)| match buffer {
-            plan::Buffer::Arena { len, .. } => aligned(len * element.bytes()),
-            plan::Buffer::Parameter { .. } => 0,
-        })
-        .collect();
+pub(super) fn places(plan: &Plan, actions: &[Actions]) -> Places {
+    let bytes = |buffer: &plan::Buffer| match buffer {
+        plan::Buffer::Arena { len, dtype, .. } => aligned(len * dtype.bytes()),
+        plan::Buffer::Parameter { .. } => 0,
+    };
+    let bytes: Vec<usize> = plan.buffers.iter().map(bytes).collect();
     let scratch: Vec<usize> = actions.iter().map(|a| aligned(a.scratch)).collect();
     plan.places(&bytes, &scratch)
 }
@@ -202,12 +142,7 @@ fn aligned(bytes: usize) -> usize {
 ///
 /// # Errors
 /// The compiler is missing, or a kernel does not compile.
-pub fn compile(
-    plans: &[Plan],
-    precision: Precision,
-    arch: &str,
-    cache: Option<PathBuf>,
-) -> Result<usize, CudaError> {
+pub fn compile(plans: &[Plan], arch: &str, cache: Option<PathBuf>) -> Result<usize, CudaError> {
     let compiler = Compiler::new(arch.to_owned(), cache)?;
     let target = match arch {
         "sm_90a" => Target::HOPPER,
@@ -215,7 +150,7 @@ pub fn compile(
     };
     let actions: Vec<Actions> = plans
         .iter()
-        .flat_map(|plan| actions(plan, &elements(plan, precision), target))
+        .flat_map(|plan| actions(plan, target))
         .collect();
     let optimizer = optimizer::source();
     let mut codes: Vec<&str> = kernels(&actions)

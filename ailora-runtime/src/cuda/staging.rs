@@ -3,11 +3,11 @@
 
 use std::{ffi::c_void, ptr::NonNull};
 
+use ailora_graph::ir::DType;
 use cudarc::driver::{
     CudaEvent, result,
     sys::{CUdeviceptr, CUevent_flags},
 };
-use half::{bf16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     device::{Buffer, Rectangle},
     error::During,
 };
-use crate::{kernels::device::Element, weights::Place};
+use crate::{store::Array, weights::Place};
 
 /// Bytes of a part.
 const PART: usize = 32 << 20;
@@ -42,31 +42,31 @@ pub(super) struct Locked {
 unsafe impl Send for Locked {}
 
 impl Staging {
-    /// Queues the copy of floats to their places, in whatever type they have there; they may change
-    /// when this returns.
+    /// Queues the copy of a tensor's elements to their places, in whatever type they have there; they may
+    /// change when this returns.
     ///
     /// # Errors
     /// The driver fails.
     pub fn upload(
         &mut self,
         device: &Device,
-        data: &[f32],
+        array: &Array,
         to: &Buffer,
-        element: Element,
+        dtype: DType,
         place: Place<'_>,
     ) -> Result<(), CudaError> {
-        let size = element.bytes();
+        let (size, len) = (dtype.bytes(), array.len());
         let is_dense = place.rows <= 1 || place.width == place.stride;
         // Rows without gaps are rows of any width.
         let (width, stride) = match is_dense {
-            true => (data.len().min(PART / size), data.len().min(PART / size)),
+            true => (len.min(PART / size), len.min(PART / size)),
             false => (place.width, place.stride),
         };
         if width == 0 {
             return Ok(());
         }
         let end = match is_dense {
-            true => place.start + data.len(),
+            true => place.start + len,
             false => place.start + (place.rows - 1) * stride + width,
         };
         assert!(
@@ -74,17 +74,19 @@ impl Staging {
             "an upload fits its buffer"
         );
         let rows = PART / (width * size);
-        for (i, data) in data.chunks(rows * width).enumerate() {
+        let (bytes, source) = (array.bytes(), array.dtype());
+        for (i, bytes) in bytes.chunks(rows * width * source.bytes()).enumerate() {
+            let len = bytes.len() / source.bytes();
             let part = self.part(device)?;
             // SAFETY: the part is as large, aligned to pages, and what was in it is copied.
-            unsafe { part.fill(data, element) };
+            unsafe { part.fill(bytes, source, dtype) };
             // Without gaps there is one row, and the last one may be shorter.
-            let width = width.min(data.len());
+            let width = width.min(len);
             let rectangle = Rectangle {
                 from: part.address(),
                 to: to.at((place.start + i * rows * stride) * size),
                 pitches: [width * size, stride * size],
-                rows: data.len() / width,
+                rows: len / width,
                 bytes: width * size,
             };
             // SAFETY: in bounds, as asserted; the part is used again, or freed, when it is copied, and a
@@ -174,29 +176,34 @@ impl Locked {
         self.copied.synchronize().during("work on the device")
     }
 
-    /// Puts floats into the memory as elements of a type.
+    /// Puts elements of one type into the memory as elements of another.
     ///
     /// # Safety
     /// They fit, and nothing reads the memory.
-    unsafe fn fill(&mut self, data: &[f32], element: Element) {
-        let memory = self.memory.as_ptr();
-        let data = data.par_chunks(SHARE);
-        match element {
-            Element::F32 | Element::I32 => {
-                let len = self.bytes / 4;
-                // SAFETY: by the caller's promise.
-                let to = unsafe { std::slice::from_raw_parts_mut(memory.cast::<f32>(), len) };
-                let shares = to.par_chunks_mut(SHARE).zip(data);
-                shares.for_each(|(to, from)| to[..from.len()].copy_from_slice(from));
-            }
-            Element::Bf16 => {
-                let len = self.bytes / 2;
-                // SAFETY: by the caller's promise.
-                let to = unsafe { std::slice::from_raw_parts_mut(memory.cast::<bf16>(), len) };
-                let shares = to.par_chunks_mut(SHARE).zip(data);
-                shares.for_each(|(to, from)| to[..from.len()].convert_from_f32_slice(from));
-            }
-        }
+    unsafe fn fill(&mut self, from: &[u8], source: DType, dtype: DType) {
+        let len = from.len() / source.bytes() * dtype.bytes();
+        // SAFETY: by the caller's promise.
+        let to = unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr().cast(), len) };
+        let shares = to.par_chunks_mut(SHARE * dtype.bytes());
+        shares
+            .zip(from.par_chunks(SHARE * source.bytes()))
+            .for_each(|(to, from)| convert(from, source, to, dtype));
+    }
+}
+
+/// Little-endian elements of one type as the nearest of another.
+fn convert(from: &[u8], source: DType, to: &mut [u8], dtype: DType) {
+    /// Elements that are float32 at a time, in the cache.
+    const FEW: usize = 1 << 10;
+    if source == dtype {
+        return to.copy_from_slice(from);
+    }
+    let mut floats = [0.0; FEW];
+    let pieces = to.chunks_mut(FEW * dtype.bytes());
+    for (to, from) in pieces.zip(from.chunks(FEW * source.bytes())) {
+        let floats = &mut floats[..from.len() / source.bytes()];
+        source.decode(from, floats);
+        dtype.encode(floats, to);
     }
 }
 
@@ -205,6 +212,31 @@ impl Drop for Locked {
         if self.copied.synchronize().is_ok() {
             // SAFETY: allocated once, and copied no more.
             unsafe { result::free_host(self.memory.as_ptr()) }.ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_of_every_type_become_those_of_every_other() {
+        let values: Vec<f32> = (0..5_000).map(|i| (i as f32 - 2_000.0) / 1_024.0).collect();
+        let floats = DType::ALL.iter().filter(|dtype| dtype.is_float());
+        for &source in floats.clone() {
+            let mut from = vec![0; values.len() * source.bytes()];
+            source.encode(&values, &mut from);
+            for &dtype in floats.clone() {
+                let mut to = vec![0xff; values.len() * dtype.bytes()];
+                convert(&from, source, &mut to, dtype);
+                let mut found = vec![f32::NAN; values.len()];
+                dtype.decode(&to, &mut found);
+                for (x, found) in values.iter().zip(found) {
+                    let expected = dtype.round(source.round(f64::from(*x)));
+                    assert_eq!(f64::from(found), expected, "{source} {x} as {dtype}");
+                }
+            }
         }
     }
 }

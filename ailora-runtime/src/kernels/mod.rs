@@ -21,7 +21,7 @@ pub mod take_along;
 use ailora_graph::ir::Op;
 
 use crate::{cpu::Call, plan::IdRange};
-use device::{Actions, Element, Operand, Target};
+use device::{Actions, Operand, Target};
 
 /// A node that is to be computed: its operation, and the shapes of its result and its arguments.
 pub(crate) struct Node<'a> {
@@ -73,13 +73,6 @@ pub(crate) trait Operation {
 
     /// Executes it on the processor.
     fn run(&self, call: &Call<'_>);
-
-    /// The type of what it writes on a device, if it depends on the operation, where what it reads first
-    /// has this one.
-    #[allow(dead_code, reason = "a build without CUDA has no devices")]
-    fn element(&self, _read: Element) -> Option<Element> {
-        None
-    }
 
     /// What it becomes on a device.
     #[allow(dead_code, reason = "a build without CUDA has no devices")]

@@ -107,10 +107,12 @@ pub(super) fn allocate(lowered: Lowered) -> Plan {
         Kind::Parameter(name) => Buffer::Parameter {
             name,
             len: storage.len,
+            dtype: storage.dtype,
         },
         Kind::Value => Buffer::Arena {
             start,
             len: storage.len,
+            dtype: storage.dtype,
         },
     });
     Plan {

@@ -16,7 +16,7 @@ pub use allocate::Places;
 use units::Form;
 pub use view::View;
 
-use ailora_graph::ir::{Name, Program, Type};
+use ailora_graph::ir::{DType, Name, Program, Type};
 use indexmap::IndexMap;
 
 use crate::kernels::Kernel;
@@ -30,6 +30,8 @@ pub enum Buffer {
         start: usize,
         /// How many elements.
         len: usize,
+        /// Their type, where a backend has several.
+        dtype: DType,
     },
     /// A parameter.
     Parameter {
@@ -37,7 +39,18 @@ pub enum Buffer {
         name: Name,
         /// How many elements.
         len: usize,
+        /// Their type, where a backend has several.
+        dtype: DType,
     },
+}
+
+impl Buffer {
+    /// The type of its elements.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::Arena { dtype, .. } | Self::Parameter { dtype, .. } => *dtype,
+        }
+    }
 }
 
 /// A kernel with its place in the schedule.

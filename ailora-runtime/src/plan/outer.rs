@@ -54,14 +54,29 @@ pub(super) fn join_outer_products(program: &Program, schedule: &mut Vec<Unit>) {
         at.extend(products.iter().map(|p| (p.node, *time)));
     }
     let mut joined: HashMap<usize, Vec<Product>> = joined.into_iter().collect();
-    let units = std::mem::take(schedule).into_iter().enumerate();
-    schedule.extend(units.filter_map(|(time, unit)| {
-        match outer_product(&unit).and_then(|(_, p)| at.get(&p.node)) {
-            Some(&last) if last == time => joined.remove(&time).map(Unit::Outer),
-            Some(_) => None,
-            None => Some(unit),
+    // Results under other shapes or types come after what they are of.
+    let mut views: HashMap<usize, Vec<Unit>> = HashMap::new();
+    for (time, unit) in std::mem::take(schedule).into_iter().enumerate() {
+        let viewed = match unit {
+            Unit::Single(id) if program[id].op.is_view() => Some(program.source(id)),
+            _ => None,
+        };
+        if let Some(&last) = viewed
+            .and_then(|id| at.get(&id))
+            .filter(|last| **last > time)
+        {
+            views.entry(last).or_default().push(unit);
+            continue;
         }
-    }));
+        match outer_product(&unit).and_then(|(_, p)| at.get(&p.node)) {
+            Some(&last) if last == time => {
+                schedule.extend(joined.remove(&time).map(Unit::Outer));
+                schedule.extend(views.remove(&time).into_iter().flatten());
+            }
+            Some(_) => {}
+            None => schedule.push(unit),
+        }
+    }
 }
 
 /// A unit that is such a product, and its rows.
@@ -157,6 +172,17 @@ mod tests {
     #[test]
     fn join_where_the_wide_factor_is_kept_anyway() {
         assert_eq!(joined(|p, [_, dy, ..]| total(p, dy, "kept")), [2, 1]);
+    }
+
+    #[test]
+    fn join_where_results_are_other_shapes_of_products() {
+        let reshaped = |p: &mut Program, [_, dy, ..]: [Id; 4]| {
+            total(p, dy, "kept");
+            let db = p.outputs()["db"];
+            let flat = p.reshape(db, &[32 * 4]).unwrap();
+            p.set_output("db", flat);
+        };
+        assert_eq!(joined(reshaped), [2, 1]);
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl<'a> Grouping<'a> {
             if a == b
                 || [a, b]
                     .iter()
-                    .any(|arg| self.program.ty(*arg) != self.program.ty(id))
+                    .any(|arg| self.program.shape(*arg) != self.program.shape(id))
             {
                 continue;
             }

@@ -59,7 +59,7 @@ impl SpectrumCache {
         hash.update([u8::from(options.solver.is_some())]);
         hash.update((matrix.rows() as u64).to_le_bytes());
         hash.update((matrix.cols() as u64).to_le_bytes());
-        hash.update(bytemuck::cast_slice(matrix.data()));
+        hash.update(bytemuck::cast_slice(&matrix.data()));
         Key(hex(hash))
     }
 

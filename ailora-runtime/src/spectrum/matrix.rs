@@ -1,12 +1,22 @@
+use std::borrow::Cow;
+
 use super::SpectrumError;
+use crate::store::Array;
 
 /// A finite, non-empty weight `[rows, cols]`, row-major, with the path it is known by.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
     site: &'a str,
-    data: &'a [f32],
+    entries: Entries<'a>,
     rows: usize,
     cols: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Entries<'a> {
+    Floats(&'a [f32]),
+    /// Decoded whenever they are asked for.
+    Array(&'a Array),
 }
 
 impl<'a> Matrix<'a> {
@@ -21,6 +31,27 @@ impl<'a> Matrix<'a> {
         rows: usize,
         cols: usize,
     ) -> Result<Self, SpectrumError> {
+        Self::over(site, Entries::Floats(data), [rows, cols])
+    }
+
+    /// As [`new`](Self::new), of elements of any type.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of(
+        site: &'a str,
+        array: &'a Array,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Self, SpectrumError> {
+        Self::over(site, Entries::Array(array), [rows, cols])
+    }
+
+    fn over(
+        site: &'a str,
+        entries: Entries<'a>,
+        [rows, cols]: [usize; 2],
+    ) -> Result<Self, SpectrumError> {
         if rows == 0 || cols == 0 {
             return Err(SpectrumError::Empty {
                 site: site.to_owned(),
@@ -28,6 +59,7 @@ impl<'a> Matrix<'a> {
                 cols,
             });
         }
+        let data = entries.floats();
         if rows.checked_mul(cols) != Some(data.len()) {
             return Err(SpectrumError::Length {
                 site: site.to_owned(),
@@ -46,7 +78,7 @@ impl<'a> Matrix<'a> {
         }
         Ok(Self {
             site,
-            data,
+            entries,
             rows,
             cols,
         })
@@ -58,8 +90,8 @@ impl<'a> Matrix<'a> {
     }
 
     /// The entries, row-major.
-    pub fn data(&self) -> &'a [f32] {
-        self.data
+    pub fn data(&self) -> Cow<'a, [f32]> {
+        self.entries.floats()
     }
 
     /// Output features of a linear layer.
@@ -79,6 +111,15 @@ impl<'a> Matrix<'a> {
 
     /// The same entries in f64, row-major.
     pub(super) fn widened(&self) -> Vec<f64> {
-        self.data.iter().map(|&x| f64::from(x)).collect()
+        self.data().iter().map(|&x| f64::from(x)).collect()
+    }
+}
+
+impl<'a> Entries<'a> {
+    fn floats(self) -> Cow<'a, [f32]> {
+        match self {
+            Self::Floats(data) => Cow::Borrowed(data),
+            Self::Array(array) => array.floats(),
+        }
     }
 }

@@ -224,7 +224,7 @@ fn truncated_or_exact(
 
 /// Whether a matrix is best decomposed on one thread, beside others.
 fn is_small(matrix: &Matrix<'_>) -> bool {
-    matrix.data().len() <= 1024 * 2048
+    matrix.rows() * matrix.cols() <= 1024 * 2048
 }
 
 /// The threads of one decomposition. It depends on the shape alone, as the bits of the result

@@ -1,12 +1,8 @@
-//! The head of a safetensors file: what its tensors are, and where.
+//! A safetensors file: its head, which says what its tensors are and where, and their bytes.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    fs::File,
-    io::{self, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, fmt, fs::File, io::Read, path::Path};
+
+use ailora_graph::ir::DType;
 
 use indexmap::IndexMap;
 use safetensors::Dtype;
@@ -15,7 +11,7 @@ use serde::{
     de::{Error as _, MapAccess, Visitor},
 };
 
-use super::StoreError;
+use super::{Array, Map, StoreError};
 
 /// Bytes of a head at most, as in the format's own library.
 const LIMIT: u64 = 100_000_000;
@@ -36,11 +32,10 @@ pub struct Info {
 /// An open safetensors file, whose head was read and found to describe all of it.
 #[derive(Debug)]
 pub struct Safetensors {
-    path: PathBuf,
-    file: File,
+    map: Map,
     head: Head,
     /// Where the data begin.
-    data: u64,
+    data: usize,
 }
 
 #[derive(Debug, Default)]
@@ -50,7 +45,7 @@ struct Head {
 }
 
 impl Safetensors {
-    /// Opens a file, and checks that its tensors fill it without gaps and overlaps. What it has is
+    /// Maps a file, and checks that its tensors fill it without gaps and overlaps. What it has is
     /// not yet read.
     ///
     /// # Errors
@@ -86,12 +81,14 @@ impl Safetensors {
             .map_err(StoreError::io(path, "read it"))?;
         let head: Head = serde_json::from_slice(&text)
             .map_err(|error| wrong(format!("its head is damaged: {error}")))?;
-        head.check(rest - head_len).map_err(wrong)?;
+        let map = Map::of(&file).map_err(StoreError::io(path, "map it"))?;
+        let data = LENGTH + head_len;
+        head.check((map.len() as u64).saturating_sub(data))
+            .map_err(wrong)?;
         Ok(Self {
-            path: path.to_owned(),
-            file,
+            map,
             head,
-            data: LENGTH + head_len,
+            data: data as usize,
         })
     }
 
@@ -105,23 +102,20 @@ impl Safetensors {
         &self.head.tensors
     }
 
-    /// The bytes of a tensor.
-    ///
-    /// # Errors
-    /// The file cannot be read any more.
-    pub fn bytes(&self, info: &Info) -> Result<Vec<u8>, StoreError> {
-        let mut bytes = vec![0; (info.span.1 - info.span.0) as usize];
-        self.read(info, &mut bytes)?;
-        Ok(bytes)
+    /// One of the tensors where it lies in the file, if it has floats.
+    pub fn array(&self, info: &Info) -> Option<Array> {
+        let (start, end) = info.span;
+        let range = self.data + start as usize..self.data + end as usize;
+        let dtype = float(info.dtype)?;
+        Some(Array::mapped(dtype, info.shape.clone(), &self.map, range))
     }
+}
 
-    /// Reads a tensor's bytes to as many.
-    pub(super) fn read(&self, info: &Info, bytes: &mut [u8]) -> Result<(), StoreError> {
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(self.data + info.span.0))
-            .and_then(|_| file.read_exact(bytes))
-            .map_err(|error: io::Error| StoreError::io(&self.path, "read it")(error))
-    }
+/// The type of floats that a file calls this.
+pub fn float(dtype: Dtype) -> Option<DType> {
+    let name = dtype.to_string();
+    let mut floats = DType::ALL.iter().filter(|dtype| dtype.is_float());
+    floats.find(|dtype| dtype.file_name() == name).copied()
 }
 
 impl Head {

@@ -4,7 +4,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use half::{bf16, f16};
+use ailora_graph::ir::DType;
 use safetensors::{Dtype, SafeTensorError, View};
 use thiserror::Error;
 
@@ -72,8 +72,9 @@ impl StoreError {
     }
 }
 
-/// The float tensors of a safetensors file, converted to float32, in the order of their names, and
-/// the file's metadata. Integer tensors, such as stored position ids, are left out.
+/// The float tensors of a safetensors file, each in its own type and where it lies in the file, which is
+/// mapped; in the order of their names. And the file's metadata. Integer tensors, such as stored position
+/// ids, are left out.
 ///
 /// # Errors
 /// The file cannot be read, is not a whole safetensors file, or has floats of an unknown kind.
@@ -83,88 +84,62 @@ pub fn load(path: &Path) -> Result<(Params, HashMap<String, String>), StoreError
     names.sort_unstable_by_key(|(name, _)| *name);
     let mut params = Params::new();
     for (name, info) in names {
-        let data = match info.dtype {
-            Dtype::F32 if cfg!(target_endian = "little") => {
-                let mut data = vec![0.0_f32; info.shape.iter().product()];
-                file.read(info, bytemuck::cast_slice_mut(&mut data))?;
-                data
-            }
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64 => {
-                decode(info.dtype, &file.bytes(info)?).unwrap_or_default()
-            }
-            Dtype::BOOL
-            | Dtype::U8
-            | Dtype::I8
-            | Dtype::I16
-            | Dtype::U16
-            | Dtype::I32
-            | Dtype::U32
-            | Dtype::I64
-            | Dtype::U64 => continue,
-            found => {
+        match (file.array(info), info.dtype) {
+            (Some(array), _) => _ = params.insert(name.clone(), array),
+            (
+                None,
+                Dtype::BOOL
+                | Dtype::U8
+                | Dtype::I8
+                | Dtype::I16
+                | Dtype::U16
+                | Dtype::I32
+                | Dtype::U32
+                | Dtype::I64
+                | Dtype::U64,
+            ) => {}
+            (None, found) => {
                 return Err(StoreError::Dtype {
                     path: path.to_owned(),
                     name: name.clone(),
                     found,
                 });
             }
-        };
-        let shape = info.shape.clone();
-        params.insert(name.clone(), Array { shape, data });
+        }
     }
     Ok((params, file.metadata().clone()))
-}
-
-/// Little-endian elements in float32; nothing if they are not F32, F16, BF16 or F64.
-pub fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
-    Some(match dtype {
-        Dtype::F32 => elements(bytes, f32::from_le_bytes),
-        Dtype::F16 => elements(bytes, |b| f16::from_le_bytes(b).to_f32()),
-        Dtype::BF16 => elements(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-        Dtype::F64 => elements(bytes, |b| f64::from_le_bytes(b) as f32),
-        _ => return None,
-    })
-}
-
-fn elements<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    bytes
-        .as_chunks::<N>()
-        .0
-        .iter()
-        .map(|&chunk| f(chunk))
-        .collect()
 }
 
 /// A tensor to be written.
 struct Row<'a> {
     array: &'a Array,
-    half: bool,
+    /// The type of elements that it has in the file: F32 or F16.
+    dtype: DType,
 }
 
 impl View for Row<'_> {
     fn dtype(&self) -> Dtype {
-        if self.half { Dtype::F16 } else { Dtype::F32 }
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.array.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let data = &self.array.data;
-        if self.half {
-            let halves = data.iter().map(|&x| f16::from_f32(x));
-            halves.flat_map(f16::to_le_bytes).collect()
-        } else if cfg!(target_endian = "little") {
-            Cow::Borrowed(bytemuck::cast_slice(data))
-        } else {
-            data.iter().flat_map(|x| x.to_le_bytes()).collect()
+        match self.dtype {
+            DType::F16 => Dtype::F16,
+            _ => Dtype::F32,
         }
     }
 
+    fn shape(&self) -> &[usize] {
+        self.array.shape()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        if self.array.dtype() == self.dtype {
+            return self.array.bytes();
+        }
+        let mut bytes = vec![0; self.data_len()];
+        self.dtype.encode(&self.array.floats(), &mut bytes);
+        Cow::Owned(bytes)
+    }
+
     fn data_len(&self) -> usize {
-        let bytes = if self.half { 2 } else { 4 };
-        bytes * self.array.data.len()
+        self.dtype.bytes() * self.array.len()
     }
 }
 
@@ -177,7 +152,7 @@ pub fn save(
     params: &Params,
     metadata: HashMap<String, String>,
 ) -> Result<(), StoreError> {
-    write(path, params, metadata, false)
+    write(path, params, metadata, DType::F32)
 }
 
 /// Writes tensors rounded to float16, as [`save`].
@@ -189,17 +164,17 @@ pub fn save_half(
     params: &Params,
     metadata: HashMap<String, String>,
 ) -> Result<(), StoreError> {
-    write(path, params, metadata, true)
+    write(path, params, metadata, DType::F16)
 }
 
 fn write(
     path: &Path,
     params: &Params,
     metadata: HashMap<String, String>,
-    half: bool,
+    dtype: DType,
 ) -> Result<(), StoreError> {
     let rows = params.iter();
-    let rows = rows.map(|(name, array)| (name.as_str(), Row { array, half }));
+    let rows = rows.map(|(name, array)| (name.as_str(), Row { array, dtype }));
     let bytes = safetensors::serialize(rows, Some(metadata)).map_err(StoreError::format(path))?;
     write_atomically(path, &bytes)
 }

@@ -197,10 +197,10 @@ fn checksum(tensors: &Params, metadata: &HashMap<String, String>) -> String {
     for (name, array) in tensors {
         add(name.as_bytes());
         array
-            .shape
+            .shape()
             .iter()
             .for_each(|size| add(&(*size as u64).to_le_bytes()));
-        add(bytemuck::cast_slice(&array.data));
+        add(bytemuck::cast_slice(&array.floats()));
     }
     format!("{sum:08x}")
 }
@@ -211,10 +211,7 @@ mod tests {
     use crate::store::Array;
 
     fn checkpoint(step: u64) -> Checkpoint {
-        let array = |data: &[f32]| Array {
-            shape: vec![data.len()],
-            data: data.to_vec(),
-        };
+        let array = |data: &[f32]| Array::new([data.len()], data.to_vec());
         let tensors = [
             ("param.w", array(&[0.5, -1.25, step as f32])),
             ("adam.first.w", array(&[0.0, 3.0, -0.0])),

@@ -266,7 +266,7 @@ impl Trainer {
         let mut checksum = 0;
         for (name, array) in self.trained()? {
             checksum = crc32c_append(checksum, name.as_bytes());
-            checksum = crc32c_append(checksum, bytemuck::cast_slice(&array.data));
+            checksum = crc32c_append(checksum, bytemuck::cast_slice(&array.floats()));
         }
         // Each has a place of its own in the sum.
         let mut all = vec![0.0; ranks.world()];
@@ -336,10 +336,7 @@ impl Trainer {
     pub fn checkpoint(&self) -> Result<Checkpoint, EngineError> {
         let mut tensors = Params::new();
         for (name, array, Moments { first, second }) in self.state()? {
-            let like = |data| Array {
-                shape: array.shape.clone(),
-                data,
-            };
+            let like = |data| Array::new(array.shape(), data);
             tensors.insert(format!("adam.first.{name}"), like(first));
             tensors.insert(format!("adam.second.{name}"), like(second));
             tensors.insert(format!("param.{name}"), array);
@@ -360,13 +357,10 @@ impl Trainer {
     ) -> Result<impl Iterator<Item = (String, Array, Moments)> + use<'_>, EngineError> {
         let mut elsewhere = self.engine.backend().trained()?;
         let state = move |(name, moments): (&String, &Moments)| {
-            let mut array = self.engine.weights().get(name)?;
-            let moments = match elsewhere.swap_remove(name) {
-                Some((data, moments)) => {
-                    array.data = data;
-                    moments
-                }
-                None => moments.clone(),
+            let array = self.engine.weights().get(name)?;
+            let (array, moments) = match elsewhere.swap_remove(name) {
+                Some((values, moments)) => (Array::new(array.shape(), values), moments),
+                None => (array, moments.clone()),
             };
             Some((name.clone(), array, moments))
         };
@@ -402,11 +396,11 @@ impl Trainer {
                 checkpoint
                     .tensors
                     .get(&full)
-                    .filter(|array| array.data.len() == known.first.len())
+                    .filter(|array| array.len() == known.first.len())
                     .ok_or(CheckpointError::Tensor { name: full })
             };
-            let first = take("adam.first")?.data.clone();
-            let second = take("adam.second")?.data.clone();
+            let first = take("adam.first")?.floats().into_owned();
+            let second = take("adam.second")?.floats().into_owned();
             moments.insert(name.clone(), Moments { first, second });
             values.push((name.clone(), take("param")?.clone()));
             if has_kept {
@@ -414,7 +408,7 @@ impl Trainer {
             }
         }
         for (name, value) in values {
-            if !self.engine.weights_mut().set(&name, &value.data) {
+            if !self.engine.weights_mut().set(&name, &value.floats()) {
                 return Err(CheckpointError::Tensor { name });
             }
         }

@@ -49,10 +49,10 @@ fn params(program: &Program, bindings: &Bindings) -> Params {
         .chain(program.trained_parameters())
         .map(|leaf| {
             let value = &bindings[&*leaf.name];
-            let array = Array {
-                shape: value.shape.clone(),
-                data: value.data.iter().map(|&x| x as f32).collect(),
-            };
+            let array = Array::new(
+                value.shape.clone(),
+                value.data.iter().map(|&x| x as f32).collect(),
+            );
             (leaf.name.to_string(), array)
         })
         .collect()
@@ -298,7 +298,7 @@ fn odd_shapes_views_and_broadcasts() {
     let column = p.input("column", Type::f32([5, 1])).unwrap();
     let frozen = p.frozen("w", Type::f32([7, 3])).unwrap();
     let sum = p.sum(x, column).unwrap();
-    let turned = p
+    let permuted = p
         .add(
             Permute {
                 axes: vec![2, 0, 1],
@@ -313,7 +313,7 @@ fn odd_shapes_views_and_broadcasts() {
                 before: 1,
                 after: 2,
             },
-            &[turned],
+            &[permuted],
         )
         .unwrap();
     let sliced = p

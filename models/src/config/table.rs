@@ -171,7 +171,7 @@ pub(crate) const DECODER: &[Field] = &[
     only(
         "partial_rotary_factor",
         &["1.0", "1"],
-        "heads that are turned in part are not supported",
+        "heads that are rotated in part are not supported",
     ),
     applied("eos_token_id", "ends of a text"),
     applied(

@@ -31,7 +31,7 @@ const FIELDS: &[Field] = &[
     only(
         "partial_rotary_factor",
         &["1.0", "1"],
-        "heads that are turned in part are not supported",
+        "heads that are rotated in part are not supported",
     ),
     inert("short_factor", "of longrope, which is refused"),
     inert("long_factor", "of longrope, which is refused"),

@@ -4,7 +4,7 @@ use ailora_graph::ir::Draw;
 
 use super::{Rules, rules::Text};
 
-/// A model that goes on with sequences.
+/// A model that continues sequences.
 pub trait Decode {
     /// What a step fails with.
     type Error;
@@ -80,7 +80,7 @@ impl Options {
     }
 }
 
-/// Goes on with every row from the `logits` of its first new token, until it ends: by a token of
+/// Continues every row from the `logits` of its first new token, until it ends: by a token of
 /// [`Options::ends`], which is part of it, by its length, or because `stop` says so of its tokens.
 /// `given` is what each row has before that: its prompt or, of an encoder-decoder, the start token.
 /// `watch` sees each token with its row as it is chosen; a beam search's, at the end.

@@ -73,7 +73,7 @@ const FIELDS: &[Field] = &[
     applied("min_p", "where tokens are drawn"),
     applied(
         "repetition_penalty",
-        "makes tokens that were there less likely",
+        "makes tokens that occurred before less likely",
     ),
     applied(
         "no_repeat_ngram_size",

@@ -1,7 +1,8 @@
 //! How elements are stored: in blocks of so many elements and bytes, by the names that llama.cpp has
 //! for them.
 
-use half::{bf16, f16};
+use ailora_graph::ir::DType;
+use half::f16;
 
 /// Appends the elements of a block, which has as many bytes as its kind says.
 type Decode = fn(&[u8], &mut Vec<f32>);
@@ -14,7 +15,26 @@ pub(super) struct Kind {
     pub name: &'static str,
     pub elements: usize,
     pub bytes: usize,
-    pub decode: Decode,
+    pub form: Form,
+}
+
+/// What bytes say.
+#[derive(Clone, Copy)]
+pub(super) enum Form {
+    /// Elements by themselves.
+    Floats(DType),
+    /// Blocks of elements.
+    Blocks(Decode),
+}
+
+const fn float(number: u32, name: &'static str, bytes: usize, dtype: DType) -> Kind {
+    Kind {
+        number,
+        name,
+        elements: 1,
+        bytes,
+        form: Form::Floats(dtype),
+    }
 }
 
 const fn kind(
@@ -29,23 +49,16 @@ const fn kind(
         name,
         elements,
         bytes,
-        decode,
+        form: Form::Blocks(decode),
     }
 }
 
 /// The kinds that are read.
 pub(super) const KINDS: [Kind; 14] = [
-    kind(0, "F32", 1, 4, |b, to| {
-        to.push(f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    }),
-    kind(1, "F16", 1, 2, |b, to| to.push(half(b))),
-    kind(30, "BF16", 1, 2, |b, to| {
-        to.push(bf16::from_le_bytes([b[0], b[1]]).to_f32());
-    }),
-    kind(28, "F64", 1, 8, |b, to| {
-        let bytes = [b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]];
-        to.push(f64::from_le_bytes(bytes) as f32);
-    }),
+    float(0, "F32", 4, DType::F32),
+    float(1, "F16", 2, DType::F16),
+    float(30, "BF16", 2, DType::Bf16),
+    float(28, "F64", 8, DType::F64),
     // A factor, then the low halves of all bytes before the high ones.
     kind(2, "Q4_0", 32, 18, |b, to| {
         let factor = half(b);
@@ -232,7 +245,14 @@ mod tests {
         let kind = Kind::of(kind).unwrap();
         let mut found = Vec::new();
         for block in bytes.chunks(kind.bytes) {
-            (kind.decode)(block, &mut found);
+            match kind.form {
+                Form::Floats(dtype) => {
+                    found.push(0.0);
+                    let last = found.len() - 1;
+                    dtype.decode(block, &mut found[last..]);
+                }
+                Form::Blocks(decode) => decode(block, &mut found),
+            }
             assert_eq!(found.len() % kind.elements, 0, "{}", kind.name);
         }
         found

@@ -216,7 +216,7 @@ impl Gguf {
             Some(info) => {
                 let wrong =
                     |cause: String| self.damaged(format!("tensor `{ROPE_FACTORS}` {cause}"));
-                let factors = self.array(info)?.data;
+                let factors = self.array(info)?.into_floats();
                 if factors.len() != depth / 2 {
                     let (found, expected) = (factors.len(), depth / 2);
                     return Err(wrong(format!("has {found} factors; expected {expected}")));

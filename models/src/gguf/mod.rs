@@ -1,6 +1,7 @@
 //! GGUF files of llama.cpp: configuration, weights and tokenizer of a model in one file.
 //!
-//! What a file holds is translated to what Hugging Face calls it. Quantised weights become float32.
+//! What a file holds is translated to what Hugging Face calls it. Quantised weights become float32; others stay
+//! as they are, in the file, which is mapped.
 //! Every key and tensor is applied, known to change nothing, or refused by name; a file is checked
 //! whole when it is opened.
 
@@ -17,6 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ailora_runtime::store;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -123,6 +125,7 @@ pub(crate) fn find(model: &Path) -> Result<Option<PathBuf>, GgufError> {
 pub(crate) struct Gguf {
     path: PathBuf,
     file: File,
+    map: store::Map,
     head: Head,
     /// At what multiples of bytes tensors begin.
     alignment: u64,
@@ -149,6 +152,7 @@ impl Gguf {
         })?;
         let mut gguf = Self {
             path: path.to_owned(),
+            map: store::Map::of(&file).map_err(read)?,
             file,
             head,
             alignment: 32,
@@ -211,13 +215,6 @@ impl Gguf {
         GgufError::Format {
             path: self.path.clone(),
             cause,
-        }
-    }
-
-    fn read(&self, source: io::Error) -> GgufError {
-        GgufError::Read {
-            path: self.path.clone(),
-            source,
         }
     }
 

@@ -1,12 +1,10 @@
-//! The tensors of a file: their names, where they are, and their elements in float32.
-
-use std::io::{Read, Seek, SeekFrom};
+//! The tensors of a file: their names, where they are, and their elements.
 
 use ailora_runtime::store::{Array, Params};
 
 use super::{
     Gguf, GgufError,
-    blocks::{self, Kind},
+    blocks::{self, Form, Kind},
     metadata::Info,
 };
 
@@ -153,26 +151,31 @@ impl Gguf {
         }
     }
 
-    /// The elements of a tensor in float32.
+    /// A tensor: floats where they lie in the file, which is mapped, and blocks in float32.
     pub(super) fn array(&self, info: &Info) -> Result<Array, GgufError> {
         let (kind, len) = self.size(info)?;
-        let mut bytes = vec![0; len as usize];
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(self.data + info.start))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|source| self.read(source))?;
-        let mut data = Vec::with_capacity(bytes.len() / kind.bytes * kind.elements);
-        for block in bytes.chunks_exact(kind.bytes) {
-            (kind.decode)(block, &mut data);
-        }
+        let start = (self.data + info.start) as usize;
+        let range = start..start + len as usize;
+        let Some(bytes) = self.map.get(range.clone()) else {
+            return Err(self.tensor(&info.name, "ends behind the file, which was shortened"));
+        };
         let shape = info.shape.clone();
-        Ok(Array { shape, data })
+        Ok(match kind.form {
+            Form::Floats(dtype) => Array::mapped(dtype, shape, &self.map, range),
+            Form::Blocks(decode) => {
+                let mut data = Vec::with_capacity(bytes.len() / kind.bytes * kind.elements);
+                for block in bytes.chunks_exact(kind.bytes) {
+                    decode(block, &mut data);
+                }
+                Array::new(shape, data)
+            }
+        })
     }
 
-    /// The weights in float32, named and ordered as Hugging Face has them.
+    /// The weights, named and ordered as Hugging Face has them.
     ///
     /// # Errors
-    /// The file cannot be read any more, or has numbers of heads that do not fit its tensors.
+    /// The file was shortened, or has numbers of heads that do not fit its tensors.
     pub fn tensors(&self) -> Result<Params, GgufError> {
         let (queries, keys) = self.heads()?;
         let mut params = Params::new();
@@ -188,7 +191,7 @@ impl Gguf {
             };
             let array = match heads {
                 None => array,
-                Some(heads) => halves(array, heads).ok_or_else(|| {
+                Some(heads) => halves(&array, heads).ok_or_else(|| {
                     let rows = info.shape.first().copied().unwrap_or(0);
                     let cause = format!("has {rows} rows, which do not make {heads} heads");
                     self.tensor(&info.name, &cause)
@@ -200,24 +203,24 @@ impl Gguf {
     }
 }
 
-/// The rows of each head in halves, as Hugging Face turns them, where the file has the two rows that
-/// are turned together side by side; nothing, if there are no such heads.
-fn halves(array: Array, heads: usize) -> Option<Array> {
-    let Array { shape, data } = array;
-    let rows = shape.first().copied()?;
+/// The rows of each head in halves, as Hugging Face rotates them, where the file has the two rows that
+/// are rotated together side by side; nothing, if there are no such heads.
+fn halves(array: &Array, heads: usize) -> Option<Array> {
+    let rows = array.shape().first().copied()?;
     let depth = rows.checked_div(heads)?;
     if depth * heads != rows || !depth.is_multiple_of(2) {
         return None;
     }
-    let width = data.len().checked_div(rows)?;
+    let bytes = array.bytes();
+    let width = bytes.len().checked_div(rows)?;
     let row = |to: usize| {
         let (head, at) = (to / depth, to % depth);
         let (half, pair) = (at / (depth / 2), at % (depth / 2));
         head * depth + 2 * pair + half
     };
-    let rows = (0..rows).map(|to| &data[row(to) * width..][..width]);
-    let data = rows.flatten().copied().collect();
-    Some(Array { shape, data })
+    let rows = (0..rows).map(|to| &bytes[row(to) * width..][..width]);
+    let turned = rows.collect::<Vec<_>>().concat();
+    Some(Array::from_bytes(array.dtype(), array.shape(), turned))
 }
 
 #[cfg(test)]
@@ -225,15 +228,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_are_turned_back_to_halves() {
+    fn heads_are_put_back_into_halves() {
         let shape = vec![16, 1];
         let data: Vec<f32> = (0..16_u8).map(f32::from).collect();
-        let found = halves(Array { shape, data }, 2).unwrap().data;
+        let found = halves(&Array::new(shape, data), 2).unwrap().into_floats();
         let head = [0., 2., 4., 6., 1., 3., 5., 7.];
         assert_eq!(found[..8], head);
         assert_eq!(found[8..], head.map(|row| row + 8.0));
-        assert!(halves(Array::zeros([6, 1]), 4).is_none());
-        assert!(halves(Array::zeros([9, 1]), 3).is_none());
+        assert!(halves(&Array::zeros([6, 1]), 4).is_none());
+        assert!(halves(&Array::zeros([9, 1]), 3).is_none());
     }
 
     #[test]

@@ -180,7 +180,7 @@ pub fn misfit(path: &Path, tensor: &Tensor, expected: String) -> PeftError {
     PeftError::Tensor {
         path: path.to_owned(),
         name: tensor.origin.clone(),
-        found: tensor.array.shape.clone(),
+        found: tensor.array.shape().to_vec(),
         expected,
     }
 }

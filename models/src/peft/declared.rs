@@ -237,7 +237,7 @@ impl Folder {
         PeftError::Tensor {
             path: self.weights(),
             name: format!("{PREFIX}{name}"),
-            found: array.shape.clone(),
+            found: array.shape().to_vec(),
             expected,
         }
     }
@@ -266,7 +266,7 @@ impl Folder {
                     }
                     return Err(self.missing(&parameter.name, "target_modules"));
                 };
-                if array.shape != parameter.shape {
+                if array.shape() != parameter.shape {
                     let expected = format!("expected {:?}", parameter.shape);
                     return Err(self.misfit(&parameter.name, &array, expected));
                 }
@@ -298,7 +298,7 @@ impl Folder {
                 );
                 return Err(self.misfit(&origin, &array, expected));
             };
-            if parameter.shape != array.shape {
+            if parameter.shape != array.shape() {
                 let expected = format!("expected {:?}", parameter.shape);
                 return Err(self.misfit(&origin, &array, expected));
             }

@@ -16,12 +16,21 @@ pub struct Weight<'a> {
 impl Weight<'_> {
     /// Adds `scale B A`, of `A` `[r, in]` and `B` `[out, r]`, summed in float64.
     pub fn add(&mut self, scale: f64, a: &Array, b: &Array) {
-        let rank = a.shape.first().copied().unwrap_or_default().max(1);
+        let rank = a.shape().first().copied().unwrap_or_default().max(1);
         match self.layout {
-            Layout::OutIn => add_product(&mut self.array.data, scale, &b.data, &a.data, rank),
+            Layout::OutIn => add_product(
+                self.array.floats_mut(),
+                scale,
+                &b.floats(),
+                &a.floats(),
+                rank,
+            ),
             Layout::InOut => {
-                let (left, right) = (transposed(&a.data, rank), transposed_to(&b.data, rank));
-                add_product(&mut self.array.data, scale, &left, &right, rank);
+                let (left, right) = (
+                    transposed(&a.floats(), rank),
+                    transposed_to(&b.floats(), rank),
+                );
+                add_product(self.array.floats_mut(), scale, &left, &right, rank);
             }
         }
     }
@@ -30,7 +39,7 @@ impl Weight<'_> {
     /// output of zeros stays as it is.
     pub fn rescale(&mut self, magnitudes: &[f32]) {
         let outputs = magnitudes.len().max(1);
-        let data = &mut self.array.data;
+        let data = self.array.floats_mut();
         let columns = data.len() / outputs;
         let mut squares = vec![0.0_f64; outputs];
         let layout = self.layout;
@@ -87,28 +96,30 @@ fn transposed_to(data: &[f32], columns: usize) -> Vec<f32> {
 }
 
 /// The rows of `b` below those of `a`.
-pub fn below(mut a: Array, b: &Array) -> Array {
-    if let (Some(rows), Some(more)) = (a.shape.first_mut(), b.shape.first()) {
+pub fn below(a: Array, b: &Array) -> Array {
+    let mut shape = a.shape().to_vec();
+    if let (Some(rows), Some(more)) = (shape.first_mut(), b.shape().first()) {
         *rows += more;
     }
-    a.data.extend(&b.data);
-    a
+    let mut floats = a.into_floats();
+    floats.extend(b.floats().iter());
+    Array::new(shape, floats)
 }
 
 /// The columns of `-b` beside those of `a`, each `rank` wide.
 pub fn beside_negative(a: &Array, b: &Array, rank: usize) -> Array {
-    let rows = a.data.chunks_exact(rank).zip(b.data.chunks_exact(rank));
-    Array {
-        shape: vec![a.data.len() / rank.max(1), 2 * rank],
-        data: rows
-            .flat_map(|(a, b)| a.iter().copied().chain(b.iter().map(|x| -x)))
+    let (left, right) = (a.floats(), b.floats());
+    let rows = left.chunks_exact(rank).zip(right.chunks_exact(rank));
+    Array::new(
+        vec![a.len() / rank.max(1), 2 * rank],
+        rows.flat_map(|(a, b)| a.iter().copied().chain(b.iter().map(|x| -x)))
             .collect(),
-    }
+    )
 }
 
 /// The first number of an array that is none.
 pub fn not_finite(array: &Array) -> Option<f32> {
-    array.data.iter().copied().find(|x| !x.is_finite())
+    array.floats().iter().copied().find(|x| !x.is_finite())
 }
 
 #[cfg(test)]
@@ -117,7 +128,7 @@ mod tests {
 
     fn array(shape: [usize; 2], data: &[f32]) -> Array {
         let (shape, data) = (shape.to_vec(), data.to_vec());
-        Array { shape, data }
+        Array::new(shape, data)
     }
 
     #[test]
@@ -127,12 +138,12 @@ mod tests {
         let b = array([2, 2], &[1., 1., 10., -1.]);
         let expected = [5., 7., 9., 6., 15., 24.];
         let mut weight = array([2, 3], &[1.; 6]);
-        let mut turned = array([3, 2], &[1.; 6]);
-        for (array, layout) in [(&mut weight, Layout::OutIn), (&mut turned, Layout::InOut)] {
+        let mut lying = array([3, 2], &[1.; 6]);
+        for (array, layout) in [(&mut weight, Layout::OutIn), (&mut lying, Layout::InOut)] {
             Weight { array, layout }.add(0.5, &a, &b);
         }
-        assert_eq!(weight.data, expected.map(|x| 1.0 + 0.5 * x));
-        assert_eq!(turned.data, transposed(&weight.data, 2));
+        assert_eq!(*weight.floats(), expected.map(|x| 1.0 + 0.5 * x));
+        assert_eq!(*lying.floats(), transposed(&weight.floats(), 2));
     }
 
     #[test]
@@ -143,13 +154,13 @@ mod tests {
             layout: Layout::OutIn,
         }
         .rescale(&[10., 7.]);
-        assert_eq!(weight.data, [6., 8., 0., 0.]);
+        assert_eq!(*weight.floats(), [6., 8., 0., 0.]);
         let mut table = array([2, 2], &[3., 1., 4., 0.]);
         Weight {
             array: &mut table,
             layout: Layout::InOut,
         }
         .rescale(&[10., 7.]);
-        assert_eq!(table.data, [6., 7., 8., 0.]);
+        assert_eq!(*table.floats(), [6., 7., 8., 0.]);
     }
 }

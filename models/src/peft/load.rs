@@ -225,7 +225,7 @@ impl Loading<'_> {
                     format!("the model, a {class} for {head}, has no such parameter"),
                 ));
             };
-            if parameter.shape != tensor.array.shape {
+            if parameter.shape != tensor.array.shape() {
                 let expected = format!(
                     "the model and task need {:?}; give the base and the task that the adapter was \
                      trained for",
@@ -380,7 +380,7 @@ impl Loading<'_> {
                 return Err(PeftError::Missing(format!("{}.bias", site.path)));
             };
             let mut sum = self.value(name)?.clone();
-            for (sum, bias) in sum.data.iter_mut().zip(&bias.data) {
+            for (sum, bias) in sum.floats_mut().iter_mut().zip(bias.floats().iter()) {
                 *sum = (f64::from(*sum) + scale * f64::from(*bias)) as f32;
             }
             self.put(name.clone(), sum)?;
@@ -399,7 +399,7 @@ impl Loading<'_> {
             layout: site.layout,
         };
         weight.add(scale, &a, &b);
-        weight.rescale(&magnitude.data);
+        weight.rescale(&magnitude.floats());
         self.put(site.weight, array)
     }
 
@@ -442,7 +442,7 @@ impl Loading<'_> {
         weight.add(scale, &a.array, &b.array);
         if let Some(magnitude) = magnitude {
             self.fits(&magnitude, &[width], rank)?;
-            weight.rescale(&magnitude.array.data);
+            weight.rescale(&magnitude.array.floats());
         }
         self.put(name, table)
     }
@@ -468,8 +468,8 @@ impl Loading<'_> {
         }
         self.fits(tensor, &[tokens.len(), width], 0)?;
         let mut table = self.value(&name)?.clone();
-        for (&token, values) in tokens.iter().zip(tensor.array.data.chunks_exact(width)) {
-            if let Some(row) = table.data.chunks_exact_mut(width).nth(token) {
+        for (&token, values) in tokens.iter().zip(tensor.array.floats().chunks_exact(width)) {
+            if let Some(row) = table.floats_mut().chunks_exact_mut(width).nth(token) {
                 row.copy_from_slice(values);
             }
         }
@@ -546,7 +546,7 @@ impl Loading<'_> {
     }
 
     fn fits(&self, tensor: &Tensor, expected: &[usize], rank: usize) -> Result<(), PeftError> {
-        if tensor.array.shape == expected {
+        if tensor.array.shape() == expected {
             return Ok(());
         }
         let rank = match rank {

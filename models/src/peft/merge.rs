@@ -31,7 +31,7 @@ pub fn merge(
     let mut frozen = |name: &String| {
         let array = params.get(name);
         let array = array.ok_or_else(|| PeftError::Missing(name.clone()))?;
-        Ok::<_, PeftError>(program.frozen(name, Type::f32(array.shape.clone()))?)
+        Ok::<_, PeftError>(program.frozen(name, Type::f32(array.shape().to_vec()))?)
     };
     let weight = frozen(&site.weight)?;
     let bias = site.bias.as_ref().map(frozen).transpose()?;
@@ -105,16 +105,16 @@ fn evaluated(program: &Program, params: &[&Params]) -> Result<Vec<(String, Array
     {
         let array = params.iter().find_map(|params| params.get(&*leaf.name));
         let array = array.ok_or_else(|| PeftError::Missing(leaf.name.to_string()))?;
-        let data: Vec<f64> = array.data.iter().copied().map(f64::from).collect();
+        let data: Vec<f64> = array.floats().iter().copied().map(f64::from).collect();
         bindings.insert(
             leaf.name.to_string(),
-            Tensor::new(array.shape.clone(), data),
+            Tensor::new(array.shape().to_vec(), data),
         );
     }
     let results = program.eval(&bindings, Draw::default())?;
     let rounded = results.into_iter().map(|(name, Tensor { shape, data })| {
         let data = data.into_iter().map(|x| x as f32).collect();
-        (name.to_string(), Array { shape, data })
+        (name.to_string(), Array::new(shape, data))
     });
     Ok(rounded.collect())
 }

@@ -222,7 +222,8 @@ fn is_rounded(there: &Path, base: &Pretrained) -> bool {
     here.weights.len() == there.weights.len()
         && here.weights.iter().all(|(name, array)| {
             there.weights.get(name).is_some_and(|other| {
-                other.shape == array.shape && array.data.iter().zip(&other.data).all(near)
+                other.shape() == array.shape()
+                    && array.floats().iter().zip(other.floats().iter()).all(near)
             })
         })
 }

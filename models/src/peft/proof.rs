@@ -43,11 +43,11 @@ pub fn weights(folder: &Path, base: &Params) -> Result<Params, String> {
             let scale = scale(&config, module)?;
             let weight = params.get_mut(&format!("{module}.weight"));
             let weight = weight.ok_or_else(|| format!("the base has no {module}"))?;
-            let &[out, inputs] = &weight.shape[..] else {
+            let &[out, inputs] = weight.shape() else {
                 return Err(format!("{module} is no matrix"));
             };
             let sum = product(&floats(&file, &b)?, &numbers, [out, inputs])?;
-            for (w, x) in weight.data.iter_mut().zip(sum) {
+            for (w, x) in weight.floats_mut().iter_mut().zip(sum) {
                 *w = (f64::from(*w) + scale * x) as f32;
             }
         } else if !name.ends_with(".lora_B.weight") {
@@ -56,7 +56,7 @@ pub fn weights(folder: &Path, base: &Params) -> Result<Params, String> {
             let data = numbers.iter().map(|&x| x as f32).collect();
             // A bias in PEFT's layer around a module.
             let name = name.replace(".base_layer.", ".");
-            params.insert(name, Array { shape, data });
+            params.insert(name, Array::new(shape, data));
         }
     }
     Ok(params)

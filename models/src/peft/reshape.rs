@@ -156,7 +156,7 @@ impl Reshaping<'_> {
         };
         let before = self.base.model.parameters().to_vec();
         let own = before.iter().find(|p| p.name == self.table);
-        let (Some(own), &[rows, width]) = (own, &tensor.array.shape[..]) else {
+        let (Some(own), &[rows, width]) = (own, tensor.array.shape()) else {
             return Ok(());
         };
         let old = own.shape.first().copied().unwrap_or_default();

@@ -42,7 +42,7 @@ fn pissa(begun: &[Begun<'_>]) -> Result<Vec<(Array, Array)>, PeftError> {
              site, weight, rank, ..
          }| {
             let (rows, columns) = (site.out_features, site.in_features);
-            let matrix = Matrix::new(&site.path, &weight.data, rows, columns)?;
+            let matrix = Matrix::of(&site.path, weight, rows, columns)?;
             Ok(Request {
                 matrix,
                 end: End::Principal,
@@ -77,9 +77,10 @@ fn olora(config: &LoraConfig, begun: &Begun<'_>) -> Result<(Array, Array), PeftE
     if rank > rows.min(columns) {
         return Err(impossible("the rank is larger than a side"));
     }
+    let weight = weight.floats();
     let mut basis: Vec<Vec<f64>> = Vec::with_capacity(rank);
     for k in 0..rank {
-        let column = weight.data.iter().skip(k).step_by(columns);
+        let column = weight.iter().skip(k).step_by(columns);
         let mut column: Vec<f64> = column.copied().map(f64::from).collect();
         let length = norm(&column);
         // Twice, so that rounding leaves nothing.
@@ -98,7 +99,7 @@ fn olora(config: &LoraConfig, begun: &Begun<'_>) -> Result<(Array, Array), PeftE
     let mut a = Vec::with_capacity(rank * columns);
     for vector in &basis {
         let mut row = vec![0.0_f64; columns];
-        for (&v, w) in vector.iter().zip(weight.data.chunks_exact(columns)) {
+        for (&v, w) in vector.iter().zip(weight.chunks_exact(columns)) {
             let pairs = row.iter_mut().zip(w);
             pairs.for_each(|(sum, &w)| *sum += v * f64::from(w));
         }
@@ -111,7 +112,7 @@ fn olora(config: &LoraConfig, begun: &Begun<'_>) -> Result<(Array, Array), PeftE
 
 fn array(shape: [usize; 2], data: Vec<f32>) -> Array {
     let shape = shape.to_vec();
-    Array { shape, data }
+    Array::new(shape, data)
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

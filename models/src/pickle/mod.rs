@@ -14,13 +14,15 @@ mod view;
 
 use std::{
     borrow::Cow,
+    cmp::Ordering,
     collections::HashMap,
     fs::File,
-    io::{BufReader, Read},
+    io::{self, Cursor, Read},
+    ops::Range,
     path::Path,
 };
 
-use ailora_runtime::store::Params;
+use ailora_runtime::store::{Map, Params};
 use indexmap::IndexMap;
 use safetensors::Dtype;
 use thiserror::Error;
@@ -62,8 +64,8 @@ const PROGRAM: usize = 8 << 20;
 /// How often the elements of a storage may be read, as several names share them.
 const SHARED: usize = 8;
 
-/// The float tensors of a file in float32, in the order of their names, and the types of its other
-/// tensors.
+/// The float tensors of a file, each in its own type and, where it lies there in order, in its place in
+/// the file, which is mapped; in the order of their names. And the types of the other tensors.
 ///
 /// # Errors
 /// The file is damaged, or holds more than tensors by name.
@@ -72,12 +74,11 @@ pub fn load(path: &Path) -> Result<(Params, IndexMap<String, Dtype>), PickleErro
 }
 
 fn read(path: &Path) -> Result<(Params, IndexMap<String, Dtype>), PickleError> {
-    let mut start = [0; 2];
-    File::open(path)?.read_exact(&mut start)?;
-    let (mut views, mut storages) = if start == *b"PK" {
-        archive(path)?
+    let file = Map::of(&File::open(path)?)?;
+    let (mut views, mut storages) = if file.starts_with(b"PK") {
+        archive(&file)?
     } else {
-        sequence(path)?
+        sequence(&file)?
     };
     views.sort_by(|a, b| a.storage.key.cmp(&b.storage.key));
     let mut params = Params::new();
@@ -86,7 +87,7 @@ fn read(path: &Path) -> Result<(Params, IndexMap<String, Dtype>), PickleError> {
         let Some(storage) = group.first().map(|view| &view.storage) else {
             continue;
         };
-        let bytes = storages.bytes(storage)?;
+        let span = storages.find(storage)?;
         let mut used = 0_usize;
         for view in group {
             if view.storage != *storage {
@@ -100,7 +101,7 @@ fn read(path: &Path) -> Result<(Params, IndexMap<String, Dtype>), PickleError> {
                     view.name, storage.key
                 ));
             }
-            match view.read(&bytes)? {
+            match view.read(&file, span.clone())? {
                 Some(array) => drop(params.insert(view.name.clone(), array)),
                 None => drop(others.insert(view.name.clone(), storage.dtype)),
             }
@@ -114,21 +115,18 @@ fn read(path: &Path) -> Result<(Params, IndexMap<String, Dtype>), PickleError> {
 /// Where the bytes of storages are.
 enum Storages {
     Archive {
-        zip: ZipArchive<BufReader<File>>,
+        zip: ZipArchive<Cursor<Map>>,
         folder: String,
         /// Bytes of the file that no storage was read from.
         left: u64,
     },
-    Read {
-        file: Vec<u8>,
-        /// Where in the file they are.
-        spans: HashMap<String, (usize, usize)>,
-    },
+    /// One after the other.
+    Sequence(HashMap<String, Range<usize>>),
 }
 
 impl Storages {
-    /// The bytes of a storage, which is asked for once.
-    fn bytes(&mut self, storage: &Storage) -> Result<Vec<u8>, PickleError> {
+    /// Where in the file a storage is, which is asked for once.
+    fn find(&mut self, storage: &Storage) -> Result<Range<usize>, PickleError> {
         let key = &storage.key;
         let expected = storage.bytes()?;
         let wrong = |found: u64| {
@@ -137,16 +135,11 @@ impl Storages {
             ))
         };
         match self {
-            Self::Read { file, spans } => {
-                let span = spans
-                    .get(key)
-                    .and_then(|&(start, end)| file.get(start..end));
-                match span {
-                    None => format(format!("storage {key} is missing")),
-                    Some(bytes) if bytes.len() != expected => wrong(bytes.len() as u64),
-                    Some(bytes) => Ok(bytes.to_vec()),
-                }
-            }
+            Self::Sequence(spans) => match spans.get(key) {
+                None => format(format!("storage {key} is missing")),
+                Some(span) if span.len() != expected => wrong(span.len() as u64),
+                Some(span) => Ok(span.clone()),
+            },
             Self::Archive { zip, folder, left } => {
                 let entry = zip.by_name(&format!("{folder}data/{key}"))?;
                 let size = entry.size();
@@ -161,44 +154,44 @@ impl Storages {
                         ));
                     }
                 };
-                whole(entry, expected)
+                span(entry, expected)
             }
         }
     }
 }
 
-/// All of an entry of so many bytes, which is stored as it is.
-fn whole(mut entry: ZipFile<'_, BufReader<File>>, len: usize) -> Result<Vec<u8>, PickleError> {
-    if entry.compression() != CompressionMethod::Stored {
+/// Where all of an entry of so many bytes is, which is stored as it is.
+fn span(entry: ZipFile<'_, Cursor<Map>>, len: usize) -> Result<Range<usize>, PickleError> {
+    let start = entry.data_start();
+    let start = start.and_then(|start| usize::try_from(start).ok());
+    let (CompressionMethod::Stored, Some(start)) = (entry.compression(), start) else {
         return format("the archive is compressed, which PyTorch's files are not");
-    }
-    let mut bytes = vec![0; len];
-    entry.read_exact(&mut bytes)?;
+    };
     // At its end the checksum is compared.
-    match entry.read(&mut [0])? {
-        0 => Ok(bytes),
-        _ => format("an entry of the archive is longer than it says"),
+    match io::copy(&mut entry.take(len as u64 + 1), &mut io::sink())?.cmp(&(len as u64)) {
+        Ordering::Equal => Ok(start..start + len),
+        Ordering::Greater => format("an entry of the archive is longer than it says"),
+        Ordering::Less => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
     }
 }
 
 type Loaded = (Vec<View>, Storages);
 
 /// The zip archive: `NAME/data.pkl`, and a file for each storage.
-fn archive(path: &Path) -> Result<Loaded, PickleError> {
-    let file = File::open(path)?;
-    let left = file.metadata()?.len();
-    let mut zip = ZipArchive::new(BufReader::new(file))?;
+fn archive(file: &Map) -> Result<Loaded, PickleError> {
+    let left = file.len() as u64;
+    let mut zip = ZipArchive::new(Cursor::new(file.clone()))?;
     let names = zip.file_names().filter_map(Result::ok);
     let names: Vec<String> = names.map(Cow::into_owned).collect();
     let Some(pickle) = names.iter().find(|name| name.ends_with("data.pkl")) else {
         return format("the archive has no data.pkl");
     };
     let folder = pickle[..pickle.len() - "data.pkl".len()].to_owned();
-    let mut small = |name: &str| -> Result<Vec<u8>, PickleError> {
+    let mut small = |name: &str| -> Result<&[u8], PickleError> {
         let entry = zip.by_name(name)?;
         let size = entry.size();
         match usize::try_from(size) {
-            Ok(len) if len <= PROGRAM && size <= left => whole(entry, len),
+            Ok(len) if len <= PROGRAM && size <= left => Ok(&file[span(entry, len)?]),
             _ => format(format!("{name} has {size} bytes, more than any such entry")),
         }
     };
@@ -214,18 +207,16 @@ fn archive(path: &Path) -> Result<Loaded, PickleError> {
     }
     let bytes = small(pickle)?;
     let mut machine = Machine::default();
-    let root = machine.run(&mut Program::new(&bytes))?;
+    let root = machine.run(&mut Program::new(bytes))?;
     let views = machine.tensors(root)?;
     Ok((views, Storages::Archive { zip, folder, left }))
 }
 
 /// Five pickles - a magic number, the format's version, the machine it was written on, the tensors,
 /// the keys of storages - and then the storages, each after its length.
-fn sequence(path: &Path) -> Result<Loaded, PickleError> {
+fn sequence(file: &[u8]) -> Result<Loaded, PickleError> {
     const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-    let mut file = Vec::new();
-    File::open(path)?.read_to_end(&mut file)?;
-    let mut program = Program::new(&file);
+    let mut program = Program::new(file);
     let found = Machine::default().run(&mut program)?;
     if !matches!(found, Value::Long(digits) if *digits == MAGIC) {
         return format("neither an archive nor an older file of PyTorch");
@@ -260,7 +251,7 @@ fn sequence(path: &Path) -> Result<Loaded, PickleError> {
             return format("the file ends within a storage");
         };
         let end = file.len() - more.len();
-        if spans.insert((*key).to_owned(), (end - len, end)).is_some() {
+        if spans.insert((*key).to_owned(), end - len..end).is_some() {
             return format(format!("storage {key} is there twice"));
         }
         rest = more;
@@ -268,5 +259,5 @@ fn sequence(path: &Path) -> Result<Loaded, PickleError> {
     if !rest.is_empty() {
         return format(format!("{} bytes are behind the last storage", rest.len()));
     }
-    Ok((views, Storages::Read { file, spans }))
+    Ok((views, Storages::Sequence(spans)))
 }

@@ -1,6 +1,8 @@
 //! A tensor of a storage: some of its elements, in steps.
 
-use ailora_runtime::store::{Array, decode};
+use std::ops::Range;
+
+use ailora_runtime::store::{Array, Map, float};
 
 use super::{PickleError, storage::Storage};
 
@@ -30,26 +32,31 @@ impl View {
             .ok_or_else(|| self.wrong())
     }
 
-    /// The elements in float32, row-major, of the storage's bytes; nothing if they are no floats.
-    pub fn read(&self, bytes: &[u8]) -> Result<Option<Array>, PickleError> {
+    /// The elements, row-major, of the storage that is there in the file: where they lie, unless they are
+    /// in other steps. Nothing if they are no floats.
+    pub fn read(&self, file: &Map, span: Range<usize>) -> Result<Option<Array>, PickleError> {
         let count = self.count()?;
         if self.strides.len() != self.shape.len() {
             return Err(self.wrong());
         }
         let shape = self.shape.clone();
         let size = self.storage.dtype.bitsize() / 8;
+        let dtype = float(self.storage.dtype);
         if count == 0 {
-            let data = decode(self.storage.dtype, &[]);
-            return Ok(data.map(|data| Array { shape, data }));
+            return Ok(dtype.map(|dtype| Array::from_bytes(dtype, shape, &[])));
         }
         // The last element is the farthest.
         let mut steps = shape.iter().zip(&self.strides);
         let last = steps.try_fold(self.offset, |at: usize, (&dim, &stride)| {
             at.checked_add((dim - 1).checked_mul(stride)?)
         });
-        if last.is_none_or(|last| last >= self.storage.len) {
+        if last.is_none_or(|last| last >= self.storage.len) || span.len() < self.storage.len * size
+        {
             return Err(self.wrong());
         }
+        let Some(dtype) = dtype else {
+            return Ok(None);
+        };
         let mut inner = 1;
         let contiguous = shape
             .iter()
@@ -60,29 +67,28 @@ impl View {
                 inner *= dim;
                 fits
             });
-        let at = |element: usize| bytes.get(element * size..(element + 1) * size);
-        let data = if contiguous {
-            let span = bytes.get(self.offset * size..(self.offset + count) * size);
-            decode(self.storage.dtype, span.ok_or_else(|| self.wrong())?)
-        } else {
-            let mut index = vec![0; shape.len()];
-            let mut element = self.offset;
-            let mut gathered = Vec::with_capacity(count * size);
-            for _ in 0..count {
-                gathered.extend_from_slice(at(element).ok_or_else(|| self.wrong())?);
-                // The next in row-major order.
-                for ((i, &dim), &stride) in index.iter_mut().zip(&shape).zip(&self.strides).rev() {
-                    *i += 1;
-                    element += stride;
-                    if *i < dim {
-                        break;
-                    }
-                    element -= dim * stride;
-                    *i = 0;
+        if contiguous {
+            let start = span.start + self.offset * size;
+            let range = start..start + count * size;
+            return Ok(Some(Array::mapped(dtype, shape, file, range)));
+        }
+        let bytes = &file[span];
+        let mut index = vec![0; shape.len()];
+        let mut element = self.offset;
+        let mut gathered = Vec::with_capacity(count * size);
+        for _ in 0..count {
+            gathered.extend_from_slice(&bytes[element * size..(element + 1) * size]);
+            // The next in row-major order.
+            for ((i, &dim), &stride) in index.iter_mut().zip(&shape).zip(&self.strides).rev() {
+                *i += 1;
+                element += stride;
+                if *i < dim {
+                    break;
                 }
+                element -= dim * stride;
+                *i = 0;
             }
-            decode(self.storage.dtype, &gathered)
-        };
-        Ok(data.map(|data| Array { shape, data }))
+        }
+        Ok(Some(Array::from_bytes(dtype, shape, gathered)))
     }
 }

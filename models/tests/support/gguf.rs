@@ -207,17 +207,18 @@ impl File {
             ] {
                 name = name.replace(from, to);
             }
-            let width = array.data.len() / array.shape[0];
-            let mut rows: Vec<&[f32]> = array.data.chunks(width).collect();
+            let width = array.len() / array.shape()[0];
+            let floats = array.floats();
+            let mut rows: Vec<&[f32]> = floats.chunks(width).collect();
             if kind == "llama" && (name.contains("attn_q.") || name.contains("attn_k.")) {
-                // The two rows that turn together side by side: 0, n/2, 1, n/2 + 1, ...
-                let turned = rows.chunks(head).flat_map(|rows| {
+                // The two rows that are rotated together side by side: 0, n/2, 1, n/2 + 1, ...
+                let paired = rows.chunks(head).flat_map(|rows| {
                     let (low, high) = rows.split_at(head / 2);
                     low.iter().zip(high).flat_map(|(low, high)| [*low, *high])
                 });
-                rows = turned.collect();
+                rows = paired.collect();
             }
-            let mut dims: Vec<u64> = array.shape.iter().map(|&dim| dim as u64).collect();
+            let mut dims: Vec<u64> = array.shape().iter().map(|&dim| dim as u64).collect();
             dims.reverse();
             self.add(&name, &dims, &rows.concat());
         }

@@ -152,7 +152,7 @@ pub fn eval(program: &Program, params: &Params, inputs: &Inputs) -> Vec<(String,
         .map(|(name, array)| {
             (
                 name.clone(),
-                Tensor::new(array.shape.clone(), widen(&array.data)),
+                Tensor::new(array.shape().to_vec(), widen(&array.floats())),
             )
         })
         .collect();

@@ -160,7 +160,7 @@ impl<'a> Own<'a> {
         } = build(network, &train, 1, false)?;
         let valued = |parameter: &&Parameter| {
             let array = weights.get(&parameter.name);
-            array.is_some_and(|array| array.shape == parameter.shape)
+            array.is_some_and(|array| array.shape() == parameter.shape)
         };
         if let Some(Parameter { name, shape, .. }) = parameters.iter().find(|p| !valued(p)) {
             let (name, shape) = (name.clone(), shape.clone());
@@ -230,7 +230,7 @@ impl Own<'_> {
             };
             let shape = expected.shift_remove(&name);
             let shape = shape.ok_or_else(|| wrong("has a tensor that is not known,"))?;
-            if array.shape != shape {
+            if array.shape() != shape {
                 return Err(wrong("has another shape of").into());
             }
             self.weights.insert(name, array);

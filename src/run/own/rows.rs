@@ -166,7 +166,7 @@ impl Workload for Rows<'_> {
             .values()
             .flat_map(|rows| self.sizes(rows.rows()));
         let held_out: Vec<usize> = held_out.collect();
-        // The largest step decides where parameters lie.
+        // The largest step fixes the layout of the parameters.
         if let Some(&rows) = training.first() {
             let precision = engine.backend().precision();
             engine.lay_out(&self.program(rows, true, precision)?)?;

@@ -1,7 +1,7 @@
 //! Which products of a region read which parameters, and what is made of them.
 
 use crate::ir::{
-    Id, Name, Op, Program,
+    DType, Id, Name, Op, Program,
     ops::{elementwise::Binary, matmul::MatMul},
 };
 
@@ -9,6 +9,7 @@ use crate::ir::{
 pub(super) struct Product {
     pub node: Id,
     pub parameter: Name,
+    pub dtype: DType,
     pub trained: bool,
     pub trans_b: bool,
     /// Columns of the result.
@@ -49,6 +50,7 @@ impl Uses {
             uses.products.push(Product {
                 node: id,
                 parameter: leaf.name.clone(),
+                dtype: leaf.ty.dtype,
                 trained: matches!(region[node.args[1]].op, Op::Trained(_)),
                 trans_b,
                 out: region.shape(id)[1],

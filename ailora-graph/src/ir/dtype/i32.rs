@@ -6,7 +6,8 @@ pub struct I32;
 impl Element for I32 {
     const NAME: &'static str = "i32";
     const FILE: &'static str = "I32";
-    const KERNEL: &'static str = "i32";
+    /// Moving ids as floats keeps their bits.
+    const KERNEL: &'static str = "float";
     const BYTES: usize = 4;
     const IS_FLOAT: bool = false;
 

@@ -17,7 +17,7 @@ pub trait Element {
     const NAME: &'static str;
     /// As safetensors files call it.
     const FILE: &'static str;
-    /// As kernels on a device call it: [`crate::ir`] says nothing else of devices.
+    /// As kernels on a device call what they load and store.
     const KERNEL: &'static str;
     /// Bytes of one.
     const BYTES: usize;
@@ -56,7 +56,7 @@ macro_rules! dtypes {
                 match self { $(Self::$name => $file::$name::FILE,)* }
             }
 
-            /// As kernels on a device call it.
+            /// As kernels on a device call what they load and store.
             pub fn kernel_name(self) -> &'static str {
                 match self { $(Self::$name => $file::$name::KERNEL,)* }
             }

@@ -108,7 +108,7 @@ impl Attention {
         };
         let fits = q.rank() == 3
             && k.rank() == 3
-            && k == v
+            && k.shape == v.shape
             && q.shape[0] == k.shape[0]
             && mask.shape == k.shape[..2];
         if !fits {
@@ -203,11 +203,11 @@ fn dropped(op: &Attention, draw: Draw) -> impl Fn(usize) -> f64 + use<> {
 
 impl Operation for Attention {
     fn infer(&self, args: &[&Type]) -> Result<Type, String> {
-        floats(args)?;
+        let dtype = floats(args)?;
         let args: [Type; 4] = arity(args)?;
         self.check(&args)?;
         let [q, ..] = args;
-        Ok(q)
+        Ok(Type::new(dtype, q.shape))
     }
 
     fn eval(&self, args: &[&Tensor], ty: &Type, draw: Draw) -> Tensor {
@@ -292,18 +292,19 @@ impl fmt::Display for AttentionGrad {
 
 impl Operation for AttentionGrad {
     fn infer(&self, args: &[&Type]) -> Result<Type, String> {
-        floats(args)?;
+        let dtype = floats(args)?;
         let [q, k, v, mask, dy] = arity(args)?;
         self.forward
             .check(&[q.clone(), k.clone(), v.clone(), mask])?;
-        if dy != q {
-            return Err("expected a gradient of the type of q".into());
+        if dy.shape != q.shape {
+            return Err("expected a gradient of the shape of q".into());
         }
-        Ok(match self.of {
+        let of = match self.of {
             Operand::Q => q,
             Operand::K => k,
             Operand::V => v,
-        })
+        };
+        Ok(Type::new(dtype, of.shape))
     }
 
     fn eval(&self, args: &[&Tensor], ty: &Type, draw: Draw) -> Tensor {

@@ -24,17 +24,15 @@ impl fmt::Display for Concat {
 
 impl Operation for Concat {
     fn infer(&self, args: &[&Type]) -> Result<Type, String> {
-        floats(args)?;
+        let dtype = floats(args)?;
         let Some((&first, rest)) = args.split_first() else {
             return Err("expected at least one argument".into());
         };
-        let mut whole = first.clone();
+        let mut whole = first.shape.clone();
         for other in rest {
-            let mut other = (*other).clone();
-            let (Some(sum), Some(own)) = (
-                whole.shape.get_mut(self.axis),
-                other.shape.get_mut(self.axis),
-            ) else {
+            let mut other = other.shape.clone();
+            let (Some(sum), Some(own)) = (whole.get_mut(self.axis), other.get_mut(self.axis))
+            else {
                 return Err("expected an axis of every argument".into());
             };
             *sum += *own;
@@ -43,7 +41,7 @@ impl Operation for Concat {
                 return Err("expected dimensions that differ only along the axis".into());
             }
         }
-        Ok(whole)
+        Ok(Type::new(dtype, whole))
     }
 
     fn eval(&self, args: &[&Tensor], ty: &Type, _: Draw) -> Tensor {

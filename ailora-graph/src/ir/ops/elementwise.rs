@@ -179,10 +179,10 @@ impl fmt::Display for Binary {
 
 impl Operation for Binary {
     fn infer(&self, args: &[&Type]) -> Result<Type, String> {
-        floats(args)?;
+        let dtype = floats(args)?;
         let [a, b] = arity(args)?;
         broadcast(&a.shape, &b.shape)
-            .map(Type::f32)
+            .map(|shape| Type::new(dtype, shape))
             .ok_or_else(|| "expected shapes that broadcast".into())
     }
 

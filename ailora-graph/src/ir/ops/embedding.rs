@@ -23,10 +23,11 @@ impl fmt::Display for Embedding {
 impl Operation for Embedding {
     fn infer(&self, args: &[&Type]) -> Result<Type, String> {
         let [table, ids] = arity(args)?;
-        if table.dtype != DType::F32 || table.rank() != 2 || ids.dtype != DType::I32 {
-            return Err("expected a table of f32[n, d] and ids of i32".into());
+        if !table.dtype.is_float() || table.rank() != 2 || ids.dtype != DType::I32 {
+            return Err("expected a table of floats [n, d] and ids of i32".into());
         }
-        Ok(Type::f32([&ids.shape[..], &table.shape[1..]].concat()))
+        let shape = [&ids.shape[..], &table.shape[1..]].concat();
+        Ok(Type::new(table.dtype, shape))
     }
 
     fn eval(&self, args: &[&Tensor], ty: &Type, _: Draw) -> Tensor {

@@ -43,13 +43,13 @@ fn counted<'a>(args: &[&'a Tensor]) -> impl Iterator<Item = (usize, &'a [f64], u
 fn check(args: &[&Type]) -> Result<Type, String> {
     let [logits, labels] = arity(args)?;
     if logits.rank() != 2
-        || logits.dtype != DType::F32
+        || !logits.dtype.is_float()
         || labels.dtype != DType::I32
         || labels.shape != logits.shape[..1]
     {
-        return Err("expected logits of f32[n, c] and labels of i32[n]".into());
+        return Err("expected logits of floats [n, c] and labels of i32[n]".into());
     }
-    Ok(logits)
+    Ok(Type::f32(logits.shape))
 }
 
 impl Operation for CrossEntropy {

@@ -72,7 +72,7 @@ impl fmt::Display for MatMul {
 
 impl Operation for MatMul {
     fn infer(&self, args: &[&Type]) -> Result<Type, String> {
-        floats(args)?;
+        let dtype = floats(args)?;
         let [a, b] = arity(args)?;
         if a.rank() < 2 || b.rank() < 2 {
             return Err("expected two matrices or stacks of matrices".into());
@@ -97,7 +97,7 @@ impl Operation for MatMul {
                 "expected equal inner dimensions, found {ka} and {kb}"
             ));
         }
-        Ok(Type::f32([lead_a, &[m, n]].concat()))
+        Ok(Type::new(dtype, [lead_a, &[m, n]].concat()))
     }
 
     fn eval(&self, args: &[&Tensor], ty: &Type, _: Draw) -> Tensor {
@@ -150,8 +150,8 @@ impl Operation for MatMul {
             (true, false) => Some(p.matmul(dy, false, b, !self.trans_b)?),
             // One matrix cannot be on the left of many.
             (true, true) if p.ty(b).rank() < p.ty(dy).rank() => {
-                let turned = p.matmul(dy, false, b, !self.trans_b)?;
-                Some(p.transpose(turned)?)
+                let transposed = p.matmul(dy, false, b, !self.trans_b)?;
+                Some(p.transpose(transposed)?)
             }
             (true, true) => Some(p.matmul(b, self.trans_b, dy, true)?),
         };

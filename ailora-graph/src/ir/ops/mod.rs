@@ -1,6 +1,7 @@
 //! The operations, one file a family: type, float64 value and derivative of each.
 
 pub mod attention;
+pub mod cast;
 pub mod concat;
 pub mod dropout;
 pub mod elementwise;
@@ -24,11 +25,18 @@ fn arity<const N: usize>(args: &[&Type]) -> Result<[Type; N], String> {
         .map_err(|_| format!("expected {N} arguments, found {found}"))
 }
 
-fn floats(args: &[&Type]) -> Result<(), String> {
-    match args.iter().position(|ty| ty.dtype != DType::F32) {
-        Some(i) => Err(format!("argument {i} must be f32")),
-        None => Ok(()),
+/// The type in which a result of floats is kept: as narrow as the narrowest of them.
+///
+/// It depends on what is read only, not on the way in which it is computed, so that equal expressions are of
+/// one type. Arithmetic is float32 whatever it is.
+fn floats(args: &[&Type]) -> Result<DType, String> {
+    if let Some(i) = args.iter().position(|ty| !ty.dtype.is_float()) {
+        return Err(format!("argument {i} must be floats"));
     }
+    let dtypes = args.iter().map(|ty| ty.dtype);
+    Ok(dtypes
+        .min_by_key(|dtype| dtype.bytes())
+        .unwrap_or(DType::F32))
 }
 
 fn no_derivative<T>(op: &impl std::fmt::Display) -> Result<T, ProgramError> {

@@ -90,12 +90,12 @@ impl fmt::Display for NormalizeGrad {
 
 impl Operation for NormalizeGrad {
     fn infer(&self, args: &[&Type]) -> Result<Type, String> {
-        floats(args)?;
+        let dtype = floats(args)?;
         let [x, dy] = arity(args)?;
-        if x != dy || x.rank() == 0 {
-            return Err("expected two equal types".into());
+        if x.shape != dy.shape || x.rank() == 0 {
+            return Err("expected two equal shapes".into());
         }
-        Ok(x)
+        Ok(Type::new(dtype, x.shape))
     }
 
     fn eval(&self, args: &[&Tensor], ty: &Type, _: Draw) -> Tensor {

@@ -66,7 +66,7 @@ impl Operation for Reduce {
                 None => return Err(format!("expected an axis below {}", x.shape.len())),
             }
         }
-        Ok(x)
+        Ok(Type::f32(x.shape))
     }
 
     fn eval(&self, args: &[&Tensor], ty: &Type, _: Draw) -> Tensor {

@@ -24,18 +24,18 @@ impl fmt::Display for Rotary {
 
 impl Operation for Rotary {
     fn infer(&self, args: &[&Type]) -> Result<Type, String> {
-        floats(args)?;
+        let dtype = floats(args)?;
         let [x, cos, sin] = arity(args)?;
         let fits = x.rank() == 3
             && cos.rank() == 3
-            && cos == sin
+            && cos.shape == sin.shape
             && x.shape[..2] == cos.shape[..2]
             && cos.shape[2] > 0
             && x.shape[2].is_multiple_of(2 * cos.shape[2]);
         if !fits {
             return Err("expected x of [b, s, heads·d], cosines and sines of [b, s, d/2]".into());
         }
-        Ok(x)
+        Ok(Type::new(dtype, x.shape))
     }
 
     fn eval(&self, args: &[&Tensor], ty: &Type, _: Draw) -> Tensor {

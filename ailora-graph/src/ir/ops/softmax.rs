@@ -69,12 +69,12 @@ pub(super) fn softmax_grad(y: &[f64], dy: &[f64]) -> Vec<f64> {
 
 impl Operation for SoftmaxGrad {
     fn infer(&self, args: &[&Type]) -> Result<Type, String> {
-        floats(args)?;
+        let dtype = floats(args)?;
         let [y, dy] = arity(args)?;
-        if y != dy || y.rank() == 0 {
-            return Err("expected two equal types".into());
+        if y.shape != dy.shape || y.rank() == 0 {
+            return Err("expected two equal shapes".into());
         }
-        Ok(y)
+        Ok(Type::new(dtype, y.shape))
     }
 
     fn eval(&self, args: &[&Tensor], ty: &Type, _: Draw) -> Tensor {

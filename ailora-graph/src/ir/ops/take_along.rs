@@ -52,19 +52,18 @@ impl TakeAlong {
 impl Operation for TakeAlong {
     fn infer(&self, args: &[&Type]) -> Result<Type, String> {
         let [x, ids] = arity(args)?;
-        let fits = x.dtype == DType::F32
+        let fits = x.dtype.is_float()
             && x.rank() >= 2
             && ids.dtype == DType::I32
             && ids.rank() == 2
             && x.shape[x.rank() - 2] == self.rows(&ids);
         if !fits {
-            return Err("expected x of f32[..., s, n] and ids of i32[s, t]; \
-                        x of f32[..., t, n] if transposed"
+            return Err("expected x of floats [..., s, n] and ids of i32[s, t]; \
+                        x of floats [..., t, n] if transposed"
                 .into());
         }
-        Ok(Type::f32(
-            [&x.shape[..x.rank() - 2], &ids.shape[..]].concat(),
-        ))
+        let shape = [&x.shape[..x.rank() - 2], &ids.shape[..]].concat();
+        Ok(Type::new(x.dtype, shape))
     }
 
     fn eval(&self, args: &[&Tensor], ty: &Type, _: Draw) -> Tensor {
@@ -120,15 +119,14 @@ impl Operation for TakeAlongGrad {
         let [ids, dy] = arity(args)?;
         let fits = ids.dtype == DType::I32
             && ids.rank() == 2
-            && dy.dtype == DType::F32
+            && dy.dtype.is_float()
             && dy.shape.ends_with(&ids.shape);
         if !fits {
-            return Err("expected ids of i32[s, t] and a gradient of f32[..., s, t]".into());
+            return Err("expected ids of i32[s, t] and a gradient of floats [..., s, t]".into());
         }
         let lead = &dy.shape[..dy.rank() - 2];
-        Ok(Type::f32(
-            [lead, &[self.forward.rows(&ids), self.width]].concat(),
-        ))
+        let shape = [lead, &[self.forward.rows(&ids), self.width]].concat();
+        Ok(Type::new(dy.dtype, shape))
     }
 
     fn eval(&self, args: &[&Tensor], ty: &Type, _: Draw) -> Tensor {

@@ -1,5 +1,7 @@
 //! Products by cuBLAS, where a batch has two levels or cuBLASLt has nothing.
 
+use ailora_graph::ir::DType;
+
 use std::{ffi::c_void, sync::Arc};
 
 use cudarc::{cublas::sys as blas, driver::sys::CUdeviceptr};
@@ -11,7 +13,7 @@ use crate::{
         CudaError, Device,
         device::{Buffer, Rectangle},
     },
-    kernels::device::{Element, Matrix, Product},
+    kernels::device::{Matrix, Product},
 };
 
 /// Products whose operands are at addresses that a list on the device holds.
@@ -24,7 +26,7 @@ pub(in crate::cuda) struct Pointers {
     sizes: [i32; 3],
     transposed: [bool; 2],
     strides: [i32; 3],
-    elements: [Element; 3],
+    elements: [DType; 3],
     factors: [f32; 2],
     compute: blas::cublasComputeType_t,
 }
@@ -45,21 +47,21 @@ impl Pointers {
             for o in 0..outer.0 {
                 list.extend((0..inner.0).map(|j| {
                     let elements = operand.offset + o * outer.1[i] + j * inner.1[i];
-                    addresses[i] + (elements * operand.element.bytes()) as CUdeviceptr
+                    addresses[i] + (elements * operand.dtype.bytes()) as CUdeviceptr
                 }));
             }
         }
         let [a, b, c, d] = &product.operands;
         let added = list.split_off(3 * count);
         let is_apart = product.accumulate && list[2 * count..] != added;
-        let pitch = |matrix: &Matrix| matrix.stride * matrix.element.bytes();
+        let pitch = |matrix: &Matrix| matrix.stride * matrix.dtype.bytes();
         let copies = added.iter().zip(&list[2 * count..]);
         let copies = copies.filter(|_| is_apart).map(|(&from, &to)| Rectangle {
             from,
             to,
             pitches: [c, d].map(pitch),
             rows: product.sizes[0],
-            bytes: product.sizes[1] * d.element.bytes(),
+            bytes: product.sizes[1] * d.dtype.bytes(),
         });
         let buffer = device.allocate(8 * list.len(), "the addresses of a product's operands")?;
         device.upload(&list, &buffer, 0)?;
@@ -76,10 +78,10 @@ impl Pointers {
             sizes: [m, n, k].map(|size| size as i32),
             transposed,
             strides: [b.stride, a.stride, d.stride].map(|stride| stride.max(1) as i32),
-            elements: [b.element, a.element, d.element],
+            elements: [b.dtype, a.dtype, d.dtype],
             factors: [product.alpha, f32::from(u8::from(product.accumulate))],
             compute: match precision {
-                Precision::Tf32 if a.element != Element::Bf16 => {
+                Precision::Tf32 if a.dtype != DType::Bf16 => {
                     blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
                 }
                 _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
@@ -97,10 +99,12 @@ impl Pointers {
             unsafe { device.copy(copy)? };
         }
         use blas::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
-        let turn = |turned| if turned { CUBLAS_OP_T } else { CUBLAS_OP_N };
-        let kind = |element| match element {
-            Element::Bf16 => blas::cudaDataType_t::CUDA_R_16BF,
-            Element::F32 | Element::I32 => blas::cudaDataType_t::CUDA_R_32F,
+        let operation = |transposed| if transposed { CUBLAS_OP_T } else { CUBLAS_OP_N };
+        let kind = |dtype| match dtype {
+            DType::Bf16 => blas::cudaDataType_t::CUDA_R_16BF,
+            DType::F16 => blas::cudaDataType_t::CUDA_R_16F,
+            DType::F64 => blas::cudaDataType_t::CUDA_R_64F,
+            DType::F32 | DType::I32 => blas::cudaDataType_t::CUDA_R_32F,
         };
         let at = |i: usize| self.list.at(8 * i * self.count);
         let [m, n, k] = self.sizes;
@@ -109,8 +113,8 @@ impl Pointers {
         unsafe {
             blas::cublasGemmBatchedEx(
                 device.blas(),
-                turn(self.transposed[0]),
-                turn(self.transposed[1]),
+                operation(self.transposed[0]),
+                operation(self.transposed[1]),
                 m,
                 n,
                 k,

@@ -179,7 +179,7 @@ impl Lane {
     pub fn widened(&self, matrix: &Matrix<'_>) -> Result<Columnwise, CudaError> {
         let data = matrix.data();
         let narrow = self.new_matrix(data.len().div_ceil(2), 1)?;
-        self.device.upload(data, &narrow.buffer, 0)?;
+        self.device.upload(&data, &narrow.buffer, 0)?;
         let wide = self.new_matrix(matrix.cols(), matrix.rows())?;
         let len = data.len();
         // SAFETY: both have room for as many elements.
@@ -234,14 +234,14 @@ impl Lane {
         Ok(data)
     }
 
-    /// `x turn`, for a small matrix.
-    pub fn turned(&self, x: View, turn: MatRef<'_, f64>) -> Result<Columnwise, CudaError> {
-        let small = self.new_matrix(turn.nrows(), turn.ncols())?;
-        let columns = turn.col_iter();
+    /// `x small`, for a small matrix of the host.
+    pub fn times(&self, x: View, small: MatRef<'_, f64>) -> Result<Columnwise, CudaError> {
+        let right = self.new_matrix(small.nrows(), small.ncols())?;
+        let columns = small.col_iter();
         let data: Vec<f64> = columns.flat_map(|c| c.iter().copied()).collect();
-        self.device.upload(&data, &small.buffer, 0)?;
-        let y = self.new_matrix(x.rows, small.columns)?;
-        self.multiply(1.0, (x, false), (*small, false), 0.0, *y)?;
+        self.device.upload(&data, &right.buffer, 0)?;
+        let y = self.new_matrix(x.rows, right.columns)?;
+        self.multiply(1.0, (x, false), (*right, false), 0.0, *y)?;
         Ok(y)
     }
 
@@ -261,18 +261,18 @@ impl Lane {
     pub fn multiply(
         &self,
         alpha: f64,
-        (a, a_turned): (View, bool),
-        (b, b_turned): (View, bool),
+        (a, a_transposed): (View, bool),
+        (b, b_transposed): (View, bool),
         beta: f64,
         c: View,
     ) -> Result<(), CudaError> {
-        let depth = if a_turned { a.rows } else { a.columns };
+        let depth = if a_transposed { a.rows } else { a.columns };
         // SAFETY: the matrices have these sizes.
         unsafe {
             blas::cublasDgemm_v2(
                 self.device.blas(),
-                op(a_turned),
-                op(b_turned),
+                op(a_transposed),
+                op(b_transposed),
                 c.rows as i32,
                 c.columns as i32,
                 depth as i32,
@@ -321,14 +321,14 @@ impl Lane {
     }
 
     /// `x = L^-1 x` for the lower triangle of a matrix, or `L^-T x`.
-    pub fn solve(&self, triangle: View, turned: bool, x: View) -> Result<(), CudaError> {
+    pub fn solve(&self, triangle: View, transposed: bool, x: View) -> Result<(), CudaError> {
         // SAFETY: the matrices have these sizes.
         unsafe {
             blas::cublasDtrsm_v2(
                 self.device.blas(),
                 blas::cublasSideMode_t::CUBLAS_SIDE_LEFT,
                 blas::cublasFillMode_t::CUBLAS_FILL_MODE_LOWER,
-                op(turned),
+                op(transposed),
                 blas::cublasDiagType_t::CUBLAS_DIAG_NON_UNIT,
                 x.rows as i32,
                 x.columns as i32,
@@ -459,8 +459,8 @@ impl Lane {
 
 const LOWER: cublasFillMode_t = cublasFillMode_t::CUBLAS_FILL_MODE_LOWER;
 
-fn op(turned: bool) -> cublasOperation_t {
-    match turned {
+fn op(transposed: bool) -> cublasOperation_t {
+    match transposed {
         true => cublasOperation_t::CUBLAS_OP_T,
         false => cublasOperation_t::CUBLAS_OP_N,
     }

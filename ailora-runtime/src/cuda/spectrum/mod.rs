@@ -156,8 +156,8 @@ fn find(lane: &Lane, matrix: &Matrix<'_>, end: End, k: usize) -> Result<Option<F
     let Some(ritz) = thin_svd(MatRef::from_column_major_slice(&core, k, k), Par::Seq) else {
         return Ok(None);
     };
-    let left = lane.turned(*left, ritz.u.as_ref())?;
-    let right = lane.turned(*vectors, ritz.v.as_ref())?;
+    let left = lane.times(*left, ritz.u.as_ref())?;
+    let right = lane.times(*vectors, ritz.v.as_ref())?;
     let (of_left, of_right) = (back(*left)?, forth(*right)?);
     let [left, right, of_left, of_right] =
         [left, right, of_left, of_right].map(|matrix| lane.download(&matrix));

@@ -1,7 +1,7 @@
 //! Block subspace iteration with a Chebyshev filter (Rutishauser 1969; Zhou, Saad, Tiago and
 //! Chelikowsky 2006): the leading eigenvectors of a Gram matrix or of its inverse.
 //!
-//! Each round orthonormalises a block of vectors, turns it to Ritz vectors, and applies a Chebyshev
+//! Each round orthonormalises a block of vectors, rotates it to Ritz vectors, and applies a Chebyshev
 //! polynomial that is at most one in magnitude up to the smallest Ritz value. That never exceeds the
 //! eigenvalue of its place, so whatever lies beyond the block is damped against what is wanted. The
 //! block is wider than that, by guard vectors: random in the beginning, it meets every direction, so
@@ -89,7 +89,7 @@ pub(super) fn outermost(
     let null = values[..k].iter().filter(|v| 1.0 / **v <= 3.0 * shift);
     let null = null.count();
     let reversed = Mat::from_fn(k, k, |i, j| f64::from(u8::from(i + j + 1 == k)));
-    let vectors = lane.turned(found.first(k), reversed.as_ref())?;
+    let vectors = lane.times(found.first(k), reversed.as_ref())?;
     // The inverse is off by rounding times the factor's condition number, solutions are not.
     lane.solve_cholesky(*gram, *vectors)?;
     lane.orthonormalise(*vectors)?;
@@ -150,15 +150,15 @@ fn leading(
         lane.multiply(1.0, (*start, true), (*images, false), 0.0, *projected)?;
         let projected = lane.download(&projected)?;
         let projected = MatRef::from_column_major_slice(&projected, width, width);
-        let Some((values, turn)) = symmetric_eigen(projected, Par::Seq) else {
+        let Some((values, rotation)) = symmetric_eigen(projected, Par::Seq) else {
             return Ok(None);
         };
-        let mut before = lane.turned(*start, turn.as_ref())?;
-        let mut now = lane.turned(*images, turn.as_ref())?;
+        let mut before = lane.times(*start, rotation.as_ref())?;
+        let mut now = lane.times(*images, rotation.as_ref())?;
 
         // The residuals `A x_i - x_i value_i`, of which a small product has the squared lengths.
-        let scaled = Mat::from_fn(width, k, |i, j| -turn[(i, j)] * values[j]);
-        let residuals = lane.turned(*start, scaled.as_ref())?;
+        let scaled = Mat::from_fn(width, k, |i, j| -rotation[(i, j)] * values[j]);
+        let residuals = lane.times(*start, scaled.as_ref())?;
         lane.combine((1.0, *residuals), (1.0, now.first(k)), *residuals)?;
         let squares = lane.new_matrix(k, k)?;
         lane.multiply(1.0, (*residuals, true), (*residuals, false), 0.0, *squares)?;

@@ -1,13 +1,15 @@
 //! Plans on the host, by the kernels of devices.
 
-use ailora_graph::ir::{DType, Draw, Program, ops::matmul::MatMul, random::Key};
+use ailora_graph::{
+    element_types::element_types,
+    ir::{DType, Draw, Program, ops::matmul::MatMul, random::Key},
+};
 
 use super::{emulate::Kernels, nvrtc};
 use crate::{
-    backend::Precision,
     cpu::Cpu,
-    cuda::planner::{actions, elements, kernels, places},
-    kernels::device::{Action, Actions, Element, Param, Product, Source, Target},
+    cuda::planner::{actions, kernels, places},
+    kernels::device::{Action, Actions, Param, Product, Source, Target},
     plan::{Buffer, Places, Plan, plan, separate},
     run::Value,
     store::{Array, Params},
@@ -37,22 +39,20 @@ impl Aligned {
 /// Where a plan's buffers lie, as on a device.
 struct Memory<'a> {
     plan: &'a Plan,
-    elements: Vec<Element>,
     places: Places,
     arena: Aligned,
     parameters: Vec<Option<Aligned>>,
 }
 
 impl<'a> Memory<'a> {
-    fn new(plan: &'a Plan, elements: Vec<Element>, actions: &[Actions]) -> Self {
-        let places = places(plan, &elements, actions);
+    fn new(plan: &'a Plan, actions: &[Actions]) -> Self {
+        let places = places(plan, actions);
         let parameters = plan.buffers.iter().map(|buffer| match buffer {
             Buffer::Arena { .. } => None,
             Buffer::Parameter { len, .. } => Some(Aligned::new(4 * len)),
         });
         Self {
             plan,
-            elements,
             arena: Aligned::new(places.bytes),
             places,
             parameters: parameters.collect(),
@@ -61,7 +61,7 @@ impl<'a> Memory<'a> {
 
     fn at(&mut self, buffer: usize, i: usize) -> *mut u8 {
         let first = self.places.buffers[buffer];
-        let byte = i * self.elements[buffer].bytes();
+        let byte = i * self.plan.buffers[buffer].dtype().bytes();
         // SAFETY: views lie in their buffers.
         unsafe {
             match &mut self.parameters[buffer] {
@@ -71,28 +71,24 @@ impl<'a> Memory<'a> {
         }
     }
 
-    fn get(&mut self, buffer: usize, i: usize) -> f32 {
-        let (at, element) = (self.at(buffer, i), self.elements[buffer]);
+    /// The bytes of an element.
+    fn element(&mut self, buffer: usize, i: usize) -> (DType, &mut [u8]) {
+        let dtype = self.plan.buffers[buffer].dtype();
         // SAFETY: as above.
-        unsafe {
-            match element {
-                Element::F32 => *at.cast::<f32>(),
-                Element::Bf16 => (*at.cast::<half::bf16>()).to_f32(),
-                Element::I32 => *at.cast::<i32>() as f32,
-            }
-        }
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.at(buffer, i), dtype.bytes()) };
+        (dtype, bytes)
+    }
+
+    fn get(&mut self, buffer: usize, i: usize) -> f32 {
+        let (dtype, bytes) = self.element(buffer, i);
+        let mut x = [0.0];
+        dtype.decode(bytes, &mut x);
+        x[0]
     }
 
     fn set(&mut self, buffer: usize, i: usize, x: f32) {
-        let (at, element) = (self.at(buffer, i), self.elements[buffer]);
-        // SAFETY: as above.
-        unsafe {
-            match element {
-                Element::F32 => *at.cast::<f32>() = x,
-                Element::Bf16 => *at.cast::<half::bf16>() = half::bf16::from_f32(x),
-                Element::I32 => *at.cast::<i32>() = x as i32,
-            }
-        }
+        let (dtype, bytes) = self.element(buffer, i);
+        dtype.encode(&[x], bytes);
     }
 
     fn address(&mut self, time: usize, param: &Param, key: &[u64]) -> *mut u8 {
@@ -165,11 +161,18 @@ fn values(plan: &Plan, bf16: bool) -> Vec<Vec<f32>> {
 
 /// Holds the kernels of a program to the CPU backend, fused and not, in float32 and bfloat16.
 pub(super) fn agree(program: &Program) {
-    for plan in [plan(program), separate(program)] {
-        for bf16 in [false, true] {
+    for bf16 in [false, true] {
+        let program = typed(program, bf16);
+        for plan in [plan(&program), separate(&program)] {
             agree_on(&plan, bf16, Target::AMPERE, |_, _, _| {});
         }
     }
+}
+
+/// A program whose matrices are kept in bfloat16 or in float32.
+pub(super) fn typed(program: &Program, bf16: bool) -> Program {
+    let matrices = if bf16 { DType::Bf16 } else { DType::F32 };
+    element_types(program, matrices).unwrap()
 }
 
 /// The same for one plan, whose inputs `change` may alter by name.
@@ -185,19 +188,13 @@ pub(super) fn agree_on(
             change(&input.name, i, x);
         }
     }
-    let precision = if bf16 {
-        Precision::Bf16
-    } else {
-        Precision::F32
-    };
-    let elements = elements(plan, precision);
-    let all = actions(plan, &elements, target);
+    let all = actions(plan, target);
     let sources: Vec<&Source> = kernels(&all).collect();
     nvrtc::check(sources.iter().copied(), target);
     let Some(functions) = Kernels::new(&sources) else {
         return;
     };
-    let mut memory = Memory::new(plan, elements, &all);
+    let mut memory = Memory::new(plan, &all);
     for (input, values) in plan.inputs.iter().zip(&values) {
         let view = input.view;
         for (i, &x) in values.iter().enumerate() {
@@ -207,7 +204,7 @@ pub(super) fn agree_on(
     }
     let mut params = Params::new();
     for (buffer, place) in plan.buffers.iter().enumerate() {
-        let Buffer::Parameter { name, len } = place else {
+        let Buffer::Parameter { name, len, .. } = place else {
             continue;
         };
         let key = DRAW.key(name);
@@ -218,7 +215,7 @@ pub(super) fn agree_on(
             memory.set(buffer, i, x);
         }
         let shape = vec![*len];
-        params.insert(name.to_string(), Array { shape, data });
+        params.insert(name.to_string(), Array::new(shape, data));
     }
     let mut next = 0;
     for (time, actions) in all.iter().enumerate() {
@@ -273,14 +270,18 @@ fn multiply(product: &Product, addresses: [*mut u8; 4]) {
         let matrix = &product.operands[i];
         let at = matrix.offset + at;
         unsafe {
-            match matrix.element {
-                Element::Bf16 => (*addresses[i].cast::<half::bf16>().add(at)).to_f32(),
+            match matrix.dtype {
+                DType::Bf16 => (*addresses[i].cast::<half::bf16>().add(at)).to_f32(),
                 _ => *addresses[i].cast::<f32>().add(at),
             }
         }
     };
-    let place = |i: usize, row: usize, column: usize, turned: bool| {
-        let [row, column] = if turned { [column, row] } else { [row, column] };
+    let place = |i: usize, row: usize, column: usize, transposed: bool| {
+        let [row, column] = if transposed {
+            [column, row]
+        } else {
+            [row, column]
+        };
         row * product.operands[i].stride + column
     };
     let MatMul { trans_a, trans_b } = product.op;
@@ -301,8 +302,8 @@ fn multiply(product: &Product, addresses: [*mut u8; 4]) {
                     let at = matrix.offset + at;
                     // SAFETY: as above.
                     unsafe {
-                        match matrix.element {
-                            Element::Bf16 => {
+                        match matrix.dtype {
+                            DType::Bf16 => {
                                 let x = half::bf16::from_f32(old + sum);
                                 *to.cast::<half::bf16>().add(at) = x;
                             }

@@ -26,8 +26,7 @@ use ailora_graph::ir::{
 };
 
 use crate::{
-    backend::Precision,
-    cuda::planner::{actions, elements, kernels},
+    cuda::planner::{actions, kernels},
     kernels::device::{
         Source, Target,
         text::{grid, kernel},
@@ -35,7 +34,7 @@ use crate::{
     plan::{plan, rematerialising},
 };
 use emulate::Kernels;
-use machine::{agree, agree_on};
+use machine::{agree, agree_on, typed};
 
 #[test]
 fn split_loops() {
@@ -182,6 +181,7 @@ fn attentions() {
                 p.set_output(format!("{of:?}"), id);
             }
             for bf16 in [false, true] {
+                let p = typed(&p, bf16);
                 for plan in [plan(&p), rematerialising(&p)] {
                     agree_on(&plan, bf16, Target::AMPERE, |name, i, x| {
                         if name == "mask" {
@@ -277,9 +277,8 @@ fn fused_attention(
             let read = p.matmul(result, false, square, false).unwrap();
             p.set_output(name, read);
         }
-        let plan = rematerialising(&p);
-        let elements = elements(&plan, Precision::Bf16);
-        let fused = actions(&plan, &elements, target);
+        let plan = rematerialising(&typed(&p, true));
+        let fused = actions(&plan, target);
         let fused = kernels(&fused)
             .filter(|kernel| kernel.code.contains(by))
             .count();
@@ -374,7 +373,7 @@ fn long_sums() {
         }
         for bf16 in [false, true] {
             for at in [usize::MAX, rows * width / 2] {
-                agree_on(&plan(&p), bf16, Target::AMPERE, |_, i, x| {
+                agree_on(&plan(&typed(&p, bf16)), bf16, Target::AMPERE, |_, i, x| {
                     if i == at {
                         *x = f32::NAN;
                     }
@@ -499,7 +498,7 @@ fn gradients_of_adapters() {
             let late = p.matmul(of, false, by.unwrap(), false).unwrap();
             p.set_output(name, late);
         }
-        let plan = rematerialising(&p);
+        let [wide, plan] = [false, true].map(|bf16| rematerialising(&typed(&p, bf16)));
         let joined = plan.steps.iter().map(|step| step.kernel.products());
         assert_eq!(joined.max(), Some(3));
         // Blocks that go over a tile of rows each, and over all of them.
@@ -508,7 +507,7 @@ fn gradients_of_adapters() {
             ..Target::AMPERE
         };
         for target in [Target::HOPPER, small] {
-            let actions = actions(&plan, &elements(&plan, Precision::Bf16), target);
+            let actions = actions(&plan, target);
             // Each is in the list of the kernel that sums, and of the one that adds up.
             let listed = kernels(&actions).map(|kernel| kernel.code.matches(" DO(").count());
             assert_eq!(
@@ -518,7 +517,7 @@ fn gradients_of_adapters() {
             );
             agree_on(&plan, true, target, |_, _, _| {});
         }
-        agree_on(&plan, false, Target::AMPERE, |_, _, _| {});
+        agree_on(&wide, false, Target::AMPERE, |_, _, _| {});
     }
 }
 

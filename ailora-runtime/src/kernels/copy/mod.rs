@@ -5,7 +5,7 @@ mod cuda;
 
 use super::{
     Operation,
-    device::{Actions, Element, Operand, Target},
+    device::{Actions, Operand, Target},
 };
 use crate::cpu::Call;
 
@@ -48,11 +48,6 @@ impl Operation for Copy {
 
     fn run(&self, call: &Call<'_>) {
         cpu::copy(self, call.source(0), call.target(0));
-    }
-
-    /// Moved ids stay ids.
-    fn element(&self, read: Element) -> Option<Element> {
-        (read == Element::I32).then_some(read)
     }
 
     fn actions(&self, reads: &[Operand], writes: &[Operand], _: Target) -> Actions {

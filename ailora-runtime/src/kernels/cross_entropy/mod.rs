@@ -7,7 +7,7 @@ use ailora_graph::ir::Op;
 
 use super::{
     Node, Operation,
-    device::{Actions, Element, Operand, Target},
+    device::{Actions, Operand, Target},
 };
 use crate::{cpu::Call, plan::IdRange};
 
@@ -62,10 +62,6 @@ impl Operation for CrossEntropy {
         // SAFETY: nothing else uses the result meanwhile.
         let to = unsafe { call.target(0).write_all() };
         to[0] = cpu::cross_entropy(*self, call.read(0), call.ids(1));
-    }
-
-    fn element(&self, _: Element) -> Option<Element> {
-        Some(Element::F32)
     }
 
     fn actions(&self, reads: &[Operand], writes: &[Operand], _: Target) -> Actions {

@@ -3,33 +3,12 @@
 
 pub(crate) mod text;
 
-use ailora_graph::ir::{Name, ops::matmul::MatMul};
+use ailora_graph::ir::{DType, Name, ops::matmul::MatMul};
 
 use crate::plan::View;
 
 /// What kernels need that multiply by tensor cores.
 pub(crate) const TENSOR_CORES: &str = include_str!("tensor_cores.cuh");
-
-/// The type of elements in device memory. Arithmetic is float32 whatever it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Element {
-    /// IEEE float32.
-    F32,
-    /// The upper half of a float32.
-    Bf16,
-    /// Ids.
-    I32,
-}
-
-impl Element {
-    /// Bytes of one.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F32 | Self::I32 => 4,
-            Self::Bf16 => 2,
-        }
-    }
-}
 
 /// The device that kernels are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +24,7 @@ pub(crate) struct Target {
 /// An argument of a plan's kernel in device memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Operand {
-    pub element: Element,
+    pub dtype: DType,
     /// Where it lies in its buffer, whose first element is aligned to 64 bytes.
     pub view: View,
 }
@@ -108,7 +87,7 @@ pub(crate) struct Matrix {
     pub offset: usize,
     /// From one row to the next.
     pub stride: usize,
-    pub element: Element,
+    pub dtype: DType,
 }
 
 /// What the device does.
@@ -148,11 +127,11 @@ impl Extend<Source> for Actions {
 }
 
 /// A matrix from where a parameter points.
-pub(crate) fn matrix(at: Param, stride: usize, element: Element) -> Matrix {
+pub(crate) fn matrix(at: Param, stride: usize, dtype: DType) -> Matrix {
     Matrix {
         at,
         offset: 0,
         stride,
-        element,
+        dtype,
     }
 }

@@ -1,6 +1,6 @@
 //! Pieces of CUDA C++ that several generators write.
 
-use super::{Element, Operand, Param, Source};
+use super::{Operand, Param, Source};
 use crate::plan::View;
 
 /// Threads of a block, where nothing asks for another number.
@@ -9,15 +9,6 @@ pub(crate) const BLOCK: usize = 256;
 pub(crate) const BUSY: usize = 528;
 /// Neighbouring elements that one instruction loads or stores.
 pub(crate) const VECTOR: usize = 4;
-
-/// The type of elements that are computed with, or moved as they are.
-pub(crate) fn float(element: Element) -> &'static str {
-    match element {
-        // Moving ids as floats keeps their bits.
-        Element::F32 | Element::I32 => "float",
-        Element::Bf16 => "bf16",
-    }
-}
 
 /// A literal with exactly this value.
 pub(crate) fn number(x: f32) -> String {
@@ -213,7 +204,7 @@ impl Constants {
 
     /// A name for the type of an operand's elements.
     pub fn elements(self, name: &str, operand: &Operand) -> Self {
-        self.ty(name, float(operand.element))
+        self.ty(name, operand.dtype.kernel_name())
     }
 
     /// A function of an `Index`, the place of `axes` in tensor `i`.

@@ -1,20 +1,22 @@
 //! Operands of other kernels brought into the type that these take, by loops.
 
+use ailora_graph::ir::DType;
+
 use ailora_graph::ir::ops::elementwise::Binary;
 
 use super::{Instruction, Loop, LoopOp, Source as From, Stored, cuda};
 use crate::{
-    kernels::device::{Action, Actions, Element, Operand, Param},
+    kernels::device::{Action, Actions, Operand, Param},
     plan::View,
 };
 
 impl Actions {
     /// Read number `i` as elements of a type: where it is, or converted, without gaps.
-    pub fn of_type(&mut self, i: usize, read: Operand, element: Element) -> (Param, Operand) {
-        if read.element == element {
+    pub fn of_type(&mut self, i: usize, read: Operand, dtype: DType) -> (Param, Operand) {
+        if read.dtype == dtype {
             return (Param::Read(i), read);
         }
-        self.moved(i, read, None, element)
+        self.moved(i, read, None, dtype)
     }
 
     /// Read number `i` in rows as wide as another read, a bias that is added to each; as elements of
@@ -24,14 +26,14 @@ impl Actions {
         i: usize,
         mut read: Operand,
         bias: (usize, Operand),
-        element: Element,
+        dtype: DType,
     ) -> (Param, Operand) {
         let width = bias.1.view.len();
         if read.view.is_dense() {
             read.view.rows = read.view.len() / width.max(1);
             (read.view.width, read.view.stride) = (width, width);
         }
-        self.moved(i, read, Some(bias), element)
+        self.moved(i, read, Some(bias), dtype)
     }
 
     pub fn moved(
@@ -39,15 +41,15 @@ impl Actions {
         i: usize,
         read: Operand,
         bias: Option<(usize, Operand)>,
-        element: Element,
+        dtype: DType,
     ) -> (Param, Operand) {
         let at = Param::Scratch(self.scratch);
         let View { rows, width, .. } = read.view;
         let to = Operand {
-            element,
+            dtype,
             view: View::dense(0, 0, rows * width),
         };
-        self.scratch += (element.bytes() * rows * width).next_multiple_of(64);
+        self.scratch += (dtype.bytes() * rows * width).next_multiple_of(64);
         let walk = Loop {
             rows: vec![rows],
             width,

@@ -19,7 +19,7 @@ use ailora_graph::ir::{
 use super::{Instruction, Loop, LoopOp, Source as Arg};
 use crate::kernels::device::{
     Operand, Param, Source,
-    text::{Axes, BLOCK, BUSY, VECTOR, aligned, float, grid, indent, index, kernel, number},
+    text::{Axes, BLOCK, BUSY, VECTOR, aligned, grid, indent, index, kernel, number},
 };
 
 /// Floats of a thread beyond which a row gets more threads.
@@ -207,11 +207,11 @@ impl<'a> Writer<'a> {
         let mut arguments = Vec::new();
         for i in (0..self.reads.len()).filter(|&i| self.used[i]) {
             params.push(Param::Read(i));
-            arguments.push(format!("const {}* a{i}", float(self.reads[i].element)));
+            arguments.push(format!("const {}* a{i}", self.reads[i].dtype.kernel_name()));
         }
         for (i, to) in self.writes.iter().enumerate() {
             params.push(Param::Write(i));
-            arguments.push(format!("{}* y{i}", float(to.element)));
+            arguments.push(format!("{}* y{i}", to.dtype.kernel_name()));
         }
         for (i, &stream) in self.streams.iter().enumerate() {
             params.push(Param::Key(stream.clone()));

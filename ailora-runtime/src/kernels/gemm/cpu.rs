@@ -74,7 +74,7 @@ pub(in crate::kernels) fn run(
         match threads {
             false => product(c, accumulate, alpha, a, b, Parallelism::None),
             true if op.trans_a && m.min(n) <= THIN => in_parts(c, accumulate, alpha, a, b),
-            true if op.trans_a && WIDE * m <= n => turned(c, accumulate, alpha, a, b),
+            true if op.trans_a && WIDE * m <= n => transposed(c, accumulate, alpha, a, b),
             true => product(c, accumulate, alpha, a, b, Parallelism::Rayon(0)),
         }
     };
@@ -109,7 +109,7 @@ fn in_parts(c: MatMut<f32>, accumulate: bool, alpha: f32, a: MatRef<f32>, b: Mat
 
 /// A sum over many rows with a wide result, computed as the tall one that it is the transpose of: the
 /// library takes up to half as long for that.
-fn turned(c: MatMut<f32>, accumulate: bool, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
+fn transposed(c: MatMut<f32>, accumulate: bool, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
     const ROWS: usize = 16;
     const COLUMNS: usize = 256;
     let (m, n) = (c.nrows(), c.ncols());
@@ -242,15 +242,15 @@ mod tests {
         let stacks_b = if dims.batched_b { batch } else { 1 };
         let name = format!("{dims:?} {op:?} {alpha} {accumulate}");
         let key = |operand| Draw::default().key(&format!("{operand} {name}"));
-        let turn = |[rows, columns]: [usize; 2], turned| {
-            if turned {
+        let oriented = |[rows, columns]: [usize; 2], transposed| {
+            if transposed {
                 [columns, rows]
             } else {
                 [rows, columns]
             }
         };
-        let [rows_a, width_a] = turn([m, k], op.trans_a);
-        let [rows_b, width_b] = turn([k, n], op.trans_b);
+        let [rows_a, width_a] = oriented([m, k], op.trans_a);
+        let [rows_b, width_b] = oriented([k, n], op.trans_b);
         let mut a = Stack::new(key("a"), batch * rows_a, width_a, 5 * gap);
         let mut b = Stack::new(key("b"), stacks_b * rows_b, width_b, 3 * gap);
         let mut c = Stack::new(key("c"), batch * m, n, 2 * gap);
@@ -266,8 +266,8 @@ mod tests {
         }
         let regions = [a.region(), b.region(), c.region()];
         run(op, dims, alpha, accumulate, regions);
-        let element = |x: &Stack, i: usize, row, column, height, turned| {
-            let [row, column] = turn([row, column], turned);
+        let element = |x: &Stack, i: usize, row, column, height, transposed| {
+            let [row, column] = oriented([row, column], transposed);
             x.get(i * height + row, column)
         };
         for row in 0..batch * m {

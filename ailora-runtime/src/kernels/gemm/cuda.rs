@@ -1,6 +1,8 @@
+use ailora_graph::ir::DType;
+
 use ailora_graph::ir::ops::matmul::{Dims, MatMul};
 
-use crate::kernels::device::{Action, Actions, Element, Operand, Param, Product, matrix};
+use crate::kernels::device::{Action, Actions, Operand, Param, Product, matrix};
 
 /// `c = alpha op(a) op(b)`, or `c += ...`.
 pub(in crate::kernels) fn product(
@@ -19,16 +21,16 @@ pub(in crate::kernels) fn product(
         batched_b,
     } = dims;
     let mut actions = Actions::default();
-    let turned = |[rows, columns]: [usize; 2], turned| match turned {
+    let oriented = |[rows, columns]: [usize; 2], transposed| match transposed {
         true => [columns, rows],
         false => [rows, columns],
     };
-    let shapes = [turned([m, k], op.trans_a), turned([k, n], op.trans_b)];
+    let shapes = [oriented([m, k], op.trans_a), oriented([k, n], op.trans_b)];
     // Both sides have one type, the narrower, to which the other is rounded; and so it is for a
     // narrow result, which the library makes of narrow sides only.
     let mut all = reads[..2].iter().chain([&to]);
-    let narrow = all.any(|operand| operand.element == Element::Bf16);
-    let common = if narrow { Element::Bf16 } else { Element::F32 };
+    let narrow = all.any(|operand| operand.dtype == DType::Bf16);
+    let common = if narrow { DType::Bf16 } else { DType::F32 };
     let mut side = |i: usize| {
         let [rows, width] = shapes[i];
         let (at, read) = actions.of_type(i, reads[i], common);
@@ -37,12 +39,12 @@ pub(in crate::kernels) fn product(
     };
     let [a, b] = [side(0), side(1)];
     let stride = to.row_stride(n);
-    let d = (matrix(Param::Write(0), stride, to.element), m * stride);
+    let d = (matrix(Param::Write(0), stride, to.dtype), m * stride);
     let c = match reads.get(2) {
         Some(&read) => {
-            let (at, read) = actions.of_type(2, read, to.element);
+            let (at, read) = actions.of_type(2, read, to.dtype);
             let stride = read.row_stride(n);
-            (matrix(at, stride, to.element), m * stride)
+            (matrix(at, stride, to.dtype), m * stride)
         }
         None => d.clone(),
     };

@@ -16,7 +16,7 @@ pub(super) fn merge(op: &Op, shape: [usize; 2], reads: &[Operand], writes: &[Ope
             at,
             offset: row * stride + column,
             stride,
-            element: operand.element,
+            dtype: operand.dtype,
         }
     };
     for update in &op.updates {

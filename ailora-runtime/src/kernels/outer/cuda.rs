@@ -1,10 +1,12 @@
 //! Adapters' gradients: one kernel for several sums of outer products of bfloat16 rows, each a wide
 //! factor and a thin one. Alone they have too little work to keep a device busy.
 
+use ailora_graph::ir::DType;
+
 use super::{OP, Product};
 use crate::kernels::{
     device::{
-        Action, Actions, Element, Operand, Param, Target,
+        Action, Actions, Operand, Param, Target,
         text::{BLOCK, Constants, VECTOR, grid, number},
     },
     gemm::cuda::product,
@@ -88,14 +90,14 @@ impl Task {
             sides.swap(0, 1);
         }
         let [wide, thin] = sides;
-        let is_taken = |factor: &Operand| factor.element == Element::Bf16;
+        let is_taken = |factor: &Operand| factor.dtype == DType::Bf16;
         let lengths = [wide.width, wide.stride, thin.stride];
         let fits = factors.iter().all(is_taken)
             && lengths.iter().all(|n| *n > 0 && n.is_multiple_of(CHUNK))
             && wide.skipped == 0
             && thin.width > 0
             && thin.copied() <= WIDEST
-            && to.element == Element::F32
+            && to.dtype == DType::F32
             && to.view.is_dense()
             && to.view.start.is_multiple_of(VECTOR);
         fits.then_some(Self {

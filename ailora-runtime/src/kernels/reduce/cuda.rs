@@ -1,9 +1,9 @@
-use ailora_graph::ir::{ops::reduce::Combine, shape::strides};
+use ailora_graph::ir::{DType, ops::reduce::Combine, shape::strides};
 
 use super::Reduce;
 use crate::kernels::device::{
-    Actions, Element, Operand, Param, Source,
-    text::{Axes, BLOCK, BUSY, Constants, VECTOR, aligned, bytes, float, grid, index},
+    Actions, Operand, Param, Source,
+    text::{Axes, BLOCK, BUSY, Constants, VECTOR, aligned, bytes, grid, index},
 };
 
 /// What is reduced: kept axes, whose places are the result's, and axes that are combined.
@@ -54,10 +54,10 @@ pub(super) fn reduce(reduce: &Reduce, reads: &[Operand], writes: &[Operand]) -> 
     };
     let (outputs, depth) = (one.kept.len(), one.gone.len());
     let (read, write) = (
-        (Param::Read(0), reads[0].element),
-        (Param::Write(0), writes[0].element),
+        (Param::Read(0), reads[0].dtype),
+        (Param::Write(0), writes[0].dtype),
     );
-    let sums = (Param::Scratch(0), Element::F32);
+    let sums = (Param::Scratch(0), DType::F32);
     let parts = one.parts(outputs, depth);
     if parts == 1 {
         return one.kernel(1, read, write).into();
@@ -125,7 +125,7 @@ impl Reduction {
     }
 
     /// The kernel of all `parts`, which leaves the result of each.
-    fn kernel(&self, parts: usize, from: (Param, Element), to: (Param, Element)) -> Source {
+    fn kernel(&self, parts: usize, from: (Param, DType), to: (Param, DType)) -> Source {
         let (outputs, depth) = (self.kept.len(), self.gone.len());
         let combine = match self.combine {
             Combine::Sum => "Sum",
@@ -133,8 +133,8 @@ impl Reduction {
         };
         let tiles = self.tiles(outputs).max(1);
         let constants = Constants::default()
-            .ty("X", float(from.1))
-            .ty("Y", float(to.1))
+            .ty("X", from.1.kernel_name())
+            .ty("Y", to.1.kernel_name())
             .ty("Index", self.index(parts))
             .ty("Combine", combine)
             .counts([("OUTPUTS", outputs), ("TILES", tiles), ("N", self.vector)])

@@ -1,4 +1,4 @@
-//! Rotary positions: the heads of rows turned by angles.
+//! Rotary positions: the heads of rows rotated by angles.
 
 mod cpu;
 mod cuda;
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::cpu::Call;
 
-/// Reads vectors, cosines and sines; writes the turned vectors.
+/// Reads vectors, cosines and sines; writes the rotated vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotary {
     /// Width of a row of the vectors.

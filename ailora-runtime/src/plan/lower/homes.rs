@@ -1,6 +1,6 @@
 //! Where nodes are computed: in the concatenations that read them, or in buffers of their own.
 
-use ailora_graph::ir::{Id, Op, Program, ops::concat::Concat, shape::pitch};
+use ailora_graph::ir::{Id, Op, Program, Type, ops::concat::Concat, shape::pitch};
 
 use super::{Kind, Lowering};
 use crate::plan::{
@@ -32,7 +32,7 @@ pub(super) fn homes(
         let mut start = 0;
         for &arg in &program[concat].args {
             let mut owner = arg;
-            while let Op::Reshape(_) = program[owner].op {
+            while let Op::Reshape(_) | Op::Cast(_) = program[owner].op {
                 owner = program[owner].args[0];
             }
             let home = &mut homes[usize::from(owner)];
@@ -96,7 +96,7 @@ impl Lowering<'_> {
             return view;
         }
         let view = self.at_home(id).unwrap_or_else(|| self.own(id));
-        self.views[usize::from(id)] = Some(view);
+        self.keep(id, view);
         view
     }
 
@@ -113,11 +113,12 @@ impl Lowering<'_> {
             _ => false,
         };
         if !is_joined {
-            return self.buffer(ty.len(), Kind::Value);
+            return self.buffer(ty, Kind::Value);
         }
         let width = ty.shape[last];
         let (rows, stride) = (ty.len() / width.max(1), pitch(width));
-        let whole = self.buffer(rows * stride, Kind::Value);
+        let whole = Type::new(ty.dtype, [rows * stride]);
+        let whole = self.buffer(&whole, Kind::Value);
         View::spaced(whole.buffer, rows, width, stride)
     }
 

@@ -67,8 +67,13 @@ impl Lowering<'_> {
             && !matches!(program[part].op, Op::Concat(_))
     }
 
+    /// Whether a node is a result, in whatever type of elements.
     pub(super) fn is_output(&self, id: Id) -> bool {
-        self.program.outputs().values().any(|&output| output == id)
+        let mut outputs = self.program.outputs().values();
+        outputs.any(|&output| match self.program[output].op {
+            Op::Cast(_) => self.program[output].args[0] == id || output == id,
+            _ => output == id,
+        })
     }
 
     /// Whether something reads a node's memory beside the unit of that time.

@@ -63,7 +63,7 @@ impl Lowering<'_> {
                     None => self.place(id),
                 };
                 taken.push(view.buffer);
-                self.views[usize::from(id)] = Some(view);
+                self.keep(id, view);
                 view
             })
             .collect();

@@ -40,6 +40,8 @@ pub(super) struct Lowered {
 #[derive(Debug)]
 pub(super) struct Storage {
     pub len: usize,
+    /// The widest type of what it holds.
+    pub dtype: DType,
     pub kind: Kind,
 }
 
@@ -164,7 +166,7 @@ impl Lowering<'_> {
                     Some(onto) => self.view(onto),
                     None => self.place(*node),
                 };
-                self.views[usize::from(*node)] = Some(view);
+                self.keep(*node, view);
                 self.gemm(*product, op, *alpha as f32, *onto, view);
             }
         }
@@ -275,7 +277,7 @@ impl Lowering<'_> {
                 return;
             }
             Op::Frozen(leaf) | Op::Trained(leaf) => {
-                let view = self.buffer(leaf.ty.len(), Kind::Parameter(leaf.name.clone()));
+                let view = self.buffer(&leaf.ty, Kind::Parameter(leaf.name.clone()));
                 let parameter = (leaf.name.clone(), leaf.ty.clone());
                 self.out.parameters.push(parameter);
                 self.views[usize::from(id)] = Some(view);
@@ -294,11 +296,11 @@ impl Lowering<'_> {
                 }
                 return;
             }
-            Op::Reshape(_) | Op::Slice(_) if let Some(view) = self.view_of(id) => {
-                self.views[usize::from(id)] = Some(view);
+            Op::Reshape(_) | Op::Slice(_) | Op::Cast(_) if let Some(view) = self.view_of(id) => {
+                self.keep(id, view);
                 return;
             }
-            Op::Reshape(_) | Op::Slice(_) | Op::Permute(_) | Op::Pad(_) => {
+            Op::Reshape(_) | Op::Slice(_) | Op::Cast(_) | Op::Permute(_) | Op::Pad(_) => {
                 let to = self.place(id);
                 let moved = self.rearrangement(id, to);
                 self.step(Kernel::Copy(moved), vec![self.view(args[0])], to);
@@ -330,7 +332,7 @@ impl Lowering<'_> {
             true => reads[0],
             false => self.place(id),
         };
-        self.views[usize::from(id)] = Some(to);
+        self.keep(id, to);
         self.step(kernel, reads, to);
     }
 
@@ -358,7 +360,7 @@ impl Lowering<'_> {
                 clear: true,
                 ..Copy::between(from, from_strides, to_strides)
             },
-            // A reshape, of rows with gaps to rows without.
+            // A reshape, of rows with gaps to rows without, or a parameter in another type.
             _ => Copy::between(
                 from,
                 from_strides,
@@ -367,12 +369,17 @@ impl Lowering<'_> {
         }
     }
 
-    /// The memory of a reshape or a slice, where it is a part of its argument's.
+    /// The memory of a reshape, a slice or a cast, where it is a part of its argument's.
     fn view_of(&self, id: Id) -> Option<View> {
         let node = &self.program[id];
         let view = self.view(node.args[0]);
         let shape = self.program.shape(id);
+        let buffer = &self.out.buffers[view.buffer];
         match &node.op {
+            Op::Cast(cast) => {
+                let is_wide_enough = cast.to.bytes() <= buffer.dtype.bytes();
+                (is_wide_enough || buffer.kind == Kind::Value).then_some(view)
+            }
             Op::Slice(slice) => {
                 let whole = self.program.shape(node.args[0]);
                 view.part(whole, slice.axis, slice.start, shape)
@@ -410,9 +417,20 @@ impl Lowering<'_> {
         });
     }
 
-    fn buffer(&mut self, len: usize, kind: Kind) -> View {
-        self.out.buffers.push(Storage { len, kind });
+    fn buffer(&mut self, ty: &Type, kind: Kind) -> View {
+        let (len, dtype) = (ty.len(), ty.dtype);
+        self.out.buffers.push(Storage { len, dtype, kind });
         View::dense(self.out.buffers.len() - 1, 0, len)
+    }
+
+    /// Notes where a node's value lies, in a buffer that is then at least as wide as its type.
+    fn keep(&mut self, id: Id, view: View) {
+        self.views[usize::from(id)] = Some(view);
+        let dtype = self.program.ty(id).dtype;
+        let buffer = &mut self.out.buffers[view.buffer];
+        if buffer.dtype.bytes() < dtype.bytes() {
+            buffer.dtype = dtype;
+        }
     }
 
     /// A node's value without gaps.
@@ -422,7 +440,8 @@ impl Lowering<'_> {
             return from;
         }
         let shape = self.program.shape(id);
-        let to = self.buffer(from.len(), Kind::Value);
+        let dtype = self.out.buffers[from.buffer].dtype;
+        let to = self.buffer(&Type::new(dtype, [from.len()]), Kind::Value);
         let moved = Copy::between(shape, from.strides(shape), to.strides(shape));
         self.step(Kernel::Copy(moved), vec![from], to);
         to

@@ -2,11 +2,11 @@
 //! forward; backward one for short rows, else one for the queries and one for the keys. For long rows
 //! on a Hopper these are kernels whose warpgroups copy or multiply (Shah et al., 2024).
 
-use ailora_graph::ir::random::drop_threshold;
+use ailora_graph::ir::{DType, random::drop_threshold};
 
 use super::Task;
 use crate::kernels::device::{
-    Action, Actions, Element, Operand, Param, Source, TENSOR_CORES, Target, text::Constants,
+    Action, Actions, Operand, Param, Source, TENSOR_CORES, Target, text::Constants,
 };
 
 const COMMON: &str = include_str!("flash/common.cuh");
@@ -132,7 +132,7 @@ fn written(to: &Operand, task: Task<'_>, i: usize) -> Option<usize> {
 }
 
 fn is_aligned(operand: &Operand, stride: usize) -> bool {
-    operand.element == Element::Bf16
+    operand.dtype == DType::Bf16
         && operand.view.start.is_multiple_of(CHUNK)
         && stride.is_multiple_of(CHUNK)
 }
@@ -165,9 +165,7 @@ impl<'a> Kernels<'a> {
     /// Nothing, if the kernels do not take these sizes. Biases are read from `behind` on.
     fn new(task: Task<'a>, behind: usize, target: Target) -> Option<Self> {
         let d = task.dims;
-        let is_narrow = task.reads[..3]
-            .iter()
-            .any(|read| read.element == Element::Bf16);
+        let is_narrow = task.reads[..3].iter().any(|read| read.dtype == DType::Bf16);
         let fits = d.depth.is_multiple_of(STEP)
             && (STEP..=DEEPEST).contains(&d.depth)
             && task.op.scale.0 > 0.0
@@ -193,7 +191,7 @@ impl<'a> Kernels<'a> {
     fn rows_of(&mut self, i: usize, bias: Option<usize>) -> Rows {
         let read = self.task.reads[i];
         let stride = stride(&read, self.task, i);
-        let is_float = |bias: usize| self.task.reads[bias].element == Element::F32;
+        let is_float = |bias: usize| self.task.reads[bias].dtype == DType::F32;
         if is_aligned(&read, stride) && bias.is_none_or(is_float) {
             let at = Param::Read(i);
             return Rows { at, stride, bias };
@@ -201,9 +199,9 @@ impl<'a> Kernels<'a> {
         let (at, copy) = match bias {
             Some(bias) => {
                 let bias = (bias, self.task.reads[bias]);
-                self.actions.biased(i, read, bias, Element::Bf16)
+                self.actions.biased(i, read, bias, DType::Bf16)
             }
-            None => self.actions.moved(i, read, None, Element::Bf16),
+            None => self.actions.moved(i, read, None, DType::Bf16),
         };
         let stride = self::stride(&copy, self.task, i);
         let bias = None;

@@ -2,13 +2,15 @@
 //! again. Scores are float32; probabilities have the type of what they are multiplied by. Sequences
 //! are taken so many at a time that the scores stay within a budget.
 
+use ailora_graph::ir::DType;
+
 use ailora_graph::ir::ops::{
     attention::{Attention, Dims},
     matmul::MatMul,
 };
 
 use super::{Task, softmax};
-use crate::kernels::device::{Action, Actions, Element, Matrix, Operand, Param, Product};
+use crate::kernels::device::{Action, Actions, Matrix, Operand, Param, Product};
 
 /// Bytes of scores, probabilities and their gradients that are in memory at a time; more where one
 /// sequence needs more.
@@ -18,7 +20,7 @@ const BUDGET: usize = 256 << 20;
 #[derive(Clone)]
 struct Heads {
     at: Param,
-    element: Element,
+    dtype: DType,
     /// Rows of a sequence.
     rows: usize,
     /// From row to row.
@@ -32,7 +34,7 @@ struct Heads {
 /// Scratch arrays `[sequences, heads, queries, keys]` of a chunk.
 struct Scores {
     at: Param,
-    element: Element,
+    dtype: DType,
 }
 
 struct Lowering<'a> {
@@ -49,11 +51,7 @@ pub(super) fn forward(task: Task<'_>, to: Operand) -> Actions {
     let (before, [q, k, v]) = operands(task, [0, 1, 2], 4, &[to]);
     let out = Heads::queries(d, Param::Write(0), to);
     let dropout = op.dropout.0 > 0.0;
-    let kinds = [
-        Some(Element::F32),
-        Some(v.element),
-        dropout.then_some(v.element),
-    ];
+    let kinds = [Some(DType::F32), Some(v.dtype), dropout.then_some(v.dtype)];
     in_chunks(
         op,
         d,
@@ -81,9 +79,9 @@ pub(super) fn backward(task: Task<'_>, wants: [bool; 3], writes: &[Operand]) -> 
     let dropout = op.dropout.0 > 0.0;
     let towards = dq.is_some() || dk.is_some();
     let kinds = [
-        Some(Element::F32),
-        Some(v.element),
-        (dropout && dv.is_some() || towards).then_some(v.element),
+        Some(DType::F32),
+        Some(v.dtype),
+        (dropout && dv.is_some() || towards).then_some(v.dtype),
     ];
     in_chunks(
         op,
@@ -127,8 +125,8 @@ fn operands<const N: usize>(
     let mut before = Actions::default();
     // The library makes narrow results of narrow sides only.
     let mut all = which.iter().map(|&i| &reads[i]).chain(writes);
-    let narrow = all.any(|operand| operand.element == Element::Bf16);
-    let common = if narrow { Element::Bf16 } else { Element::F32 };
+    let narrow = all.any(|operand| operand.dtype == DType::Bf16);
+    let common = if narrow { DType::Bf16 } else { DType::F32 };
     let heads = which.map(|i| {
         let (at, operand) = match task.bias(i, behind) {
             Some(bias) => before.biased(i, reads[i], (bias, reads[bias]), common),
@@ -147,7 +145,7 @@ fn in_chunks(
     op: &Attention,
     d: Dims,
     before: Actions,
-    kinds: [Option<Element>; 3],
+    kinds: [Option<DType>; 3],
     run: impl Fn(&mut Lowering, [&Scores; 3]),
 ) -> Actions {
     const ALIGNMENT: usize = 64;
@@ -166,11 +164,11 @@ fn in_chunks(
     } = before;
     let arrays = kinds.map(|kind| {
         let at = Param::Scratch(scratch);
-        let element = kind.unwrap_or(Element::F32);
+        let dtype = kind.unwrap_or(DType::F32);
         if let Some(kind) = kind {
             scratch += (kind.bytes() * sequences * sequence).next_multiple_of(ALIGNMENT);
         }
-        Scores { at, element }
+        Scores { at, dtype }
     });
     for first in (0..d.batch).step_by(sequences.max(1)) {
         let mut chunk = Lowering {
@@ -197,7 +195,7 @@ impl Heads {
     fn new(at: Param, operand: Operand, [rows, depth, heads]: [usize; 3], shared: bool) -> Self {
         Self {
             at,
-            element: operand.element,
+            dtype: operand.dtype,
             rows,
             stride: operand.row_stride(depth * heads),
             depth,
@@ -217,7 +215,7 @@ impl Heads {
             at: self.at.clone(),
             offset: chunk.first * sequence + own,
             stride: self.stride,
-            element: self.element,
+            dtype: self.dtype,
         };
         (matrix, [sequence, step])
     }
@@ -231,7 +229,7 @@ impl Scores {
             at: self.at.clone(),
             offset: turn * head,
             stride: d.keys,
-            element: self.element,
+            dtype: self.dtype,
         };
         (matrix, [d.heads * head, d.group() * head])
     }
@@ -327,7 +325,7 @@ impl Lowering<'_> {
             self.d,
             self.sequences,
             self.first,
-            to.element,
+            to.dtype,
             places,
         );
         self.list.push(Action::Kernel(kernel));
@@ -340,7 +338,7 @@ impl Lowering<'_> {
             self.d,
             self.sequences,
             self.first,
-            to.element,
+            to.dtype,
             [probabilities.at.clone(), towards.at.clone(), to.at.clone()],
         );
         self.list.push(Action::Kernel(kernel));

@@ -1,13 +1,14 @@
 //! What attention does between its products. A warp or a block handles a query of a head.
 
 use ailora_graph::ir::{
+    DType,
     ops::attention::{Attention, Dims},
     random::drop_threshold,
 };
 
 use crate::kernels::device::{
-    Element, Param, Source,
-    text::{BLOCK, Constants, VECTOR, float, grid, index},
+    Param, Source,
+    text::{BLOCK, Constants, VECTOR, grid, index},
 };
 
 /// The most keys of a query that a warp handles.
@@ -34,7 +35,7 @@ pub(super) fn probabilities(
     d: Dims,
     sequences: usize,
     first: usize,
-    probability: Element,
+    probability: DType,
     places: Places,
 ) -> Source {
     let rows = Rows::new(d, sequences, first);
@@ -59,7 +60,7 @@ pub(super) fn gradient(
     d: Dims,
     sequences: usize,
     first: usize,
-    probability: Element,
+    probability: DType,
     [probabilities, towards, to]: [Param; 3],
 ) -> Source {
     let rows = Rows::new(d, sequences, first);
@@ -117,10 +118,10 @@ impl Rows {
         }
     }
 
-    fn constants(&self, op: &Attention, probability: Element, dropout: bool) -> Constants {
+    fn constants(&self, op: &Attention, probability: DType, dropout: bool) -> Constants {
         let step = self.threads * self.vector;
         Constants::default()
-            .ty("Probability", float(probability))
+            .ty("Probability", probability.kernel_name())
             .ty("Index", index(self.rows * self.d.keys + BLOCK))
             .counts([
                 ("ROWS", self.rows),

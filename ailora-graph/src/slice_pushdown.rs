@@ -1,4 +1,4 @@
-//! What is computed for rows that nothing reads is not computed.
+//! Slice pushdown: what is computed for rows that nothing reads is not computed.
 //!
 //! A classifier reads the first token of the last layer. Everything of that layer but its keys and
 //! values is row by row, so its slice can be taken before instead of after.
@@ -15,7 +15,7 @@ use crate::ir::{
 ///
 /// # Errors
 /// None for a program that passed its own type checks.
-pub fn narrow(program: &Program) -> Result<Program, ProgramError> {
+pub fn push_down_slices(program: &Program) -> Result<Program, ProgramError> {
     let demands = demands(program);
     let mut new = Program::new();
     let mut images: Vec<Id> = Vec::with_capacity(program.len());
@@ -35,7 +35,7 @@ pub fn narrow(program: &Program) -> Result<Program, ProgramError> {
         for (i, &arg) in node.args.iter().enumerate() {
             let image = images[usize::from(arg)];
             args.push(match cuts.get(i).cloned().flatten() {
-                Some(slice) if !is_narrowed(program, &demands, arg) => {
+                Some(slice) if !is_cut(program, &demands, arg) => {
                     new.slice(image, slice.axis, slice.start, slice.end)?
                 }
                 _ => image,
@@ -93,7 +93,7 @@ fn demands(program: &Program) -> Vec<Demand> {
 }
 
 /// Whether the new program computes only a part of `id`.
-fn is_narrowed(program: &Program, demands: &[Demand], id: Id) -> bool {
+fn is_cut(program: &Program, demands: &[Demand], id: Id) -> bool {
     match &demands[usize::from(id)] {
         Demand::Part(slice) => cuts(program, id, slice).is_some(),
         _ => false,

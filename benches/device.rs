@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use ailora::{
     AdaptConfig, Trainable,
+    adapter::Site,
     ir::Draw,
     method::Lora,
     models::{
@@ -101,18 +102,7 @@ fn main() -> Result<(), Error> {
 
     let batch = tokens(batch, length, causal);
     let inputs = model.inputs(&batch);
-    let trained = sites.iter().flat_map(|site| site.trained());
-    let group = Group {
-        lr: 1.0,
-        parameters: trained.collect(),
-    };
-    let optimizer = AdamW::new(AdamWConfig::default(), vec![group], engine.weights());
-    let schedule = Schedule {
-        kind: ScheduleKind::Constant,
-        warmup: 0,
-        total: 1000,
-    };
-    let mut trainer = Trainer::new(engine, optimizer, 3e-4, schedule, None, 0);
+    let mut trainer = trainer(engine, &sites);
     let mut step = || -> Result<f64, Error> {
         let start = Instant::now();
         trainer.step(&[micro_batch(plan, &inputs, batch.rows)])?;
@@ -127,14 +117,8 @@ fn main() -> Result<(), Error> {
         .collect::<Result<Vec<_>, _>>()?;
     ms.sort_by(f64::total_cmp);
     let ms = ms[ms.len() / 2];
-    let start = Instant::now();
-    let mut steps = trainer.steps();
-    for _ in 0..args.steps {
-        steps.submit(&[micro_batch(plan, &inputs, batch.rows)])?;
-    }
-    steps.finish()?;
-    drop(steps);
-    let ms_in_a_row = milliseconds(start) / args.steps as f64;
+    let micro_batch = micro_batch(plan, &inputs, batch.rows);
+    let ms_in_a_row = in_a_row(&mut trainer, micro_batch, args.steps)?;
     let engine = trainer.engine()?;
     let steps = &engine.plan(plan).steps;
     let flops: u64 = steps.iter().map(|step| step.kernel.gemm_flops()).sum();
@@ -159,6 +143,38 @@ fn main() -> Result<(), Error> {
         profile(engine, plan, &inputs.values(), args.steps)?;
     }
     Ok(())
+}
+
+fn trainer(engine: Engine, sites: &[Site]) -> Trainer {
+    let trained = sites.iter().flat_map(|site| site.trained());
+    let group = Group {
+        lr: 1.0,
+        parameters: trained.collect(),
+    };
+    let optimizer = AdamW::new(AdamWConfig::default(), vec![group], engine.weights());
+    let schedule = Schedule {
+        kind: ScheduleKind::Constant,
+        warmup: 0,
+        total: 1000,
+    };
+    Trainer::new(engine, optimizer, 3e-4, schedule, None, 0)
+}
+
+/// Milliseconds of a step where nobody waits for one before the next is queued.
+fn in_a_row(
+    trainer: &mut Trainer,
+    micro_batch: MicroBatch<'_>,
+    count: usize,
+) -> Result<f64, Error> {
+    let start = Instant::now();
+    let micro_batches = [micro_batch];
+    let mut steps = trainer.steps();
+    for _ in 0..count {
+        steps.submit(&micro_batches)?;
+    }
+    steps.finish()?;
+    drop(steps);
+    Ok(milliseconds(start) / count as f64)
 }
 
 /// Prints what kernels of one kind and size take in a step.

@@ -78,31 +78,12 @@ fn main() -> Result<(), Error> {
         };
         Ok(passes.step(&program)?)
     };
-    let mut forms = vec![
-        ("unfused", Fusion::Off),
-        ("elementwise", Fusion::Elementwise),
-        ("fused", Fusion::At(Costs::default())),
-    ];
-    let wanted: Vec<String> = std::env::args().collect();
-    if forms
-        .iter()
-        .any(|(name, _)| wanted.iter().any(|arg| arg == name))
-    {
-        forms.retain(|(name, _)| wanted.iter().any(|arg| arg == name));
-    }
+    let forms = forms();
     let mut contenders = Vec::new();
     for &(name, fusion) in &forms {
         let start = Instant::now();
-        let mut engine = Engine::with_fusion(params.clone(), fusion);
-        let plan = engine.compile(&program()?)?;
-        let compile_ms = milliseconds(start);
-        contenders.push(Contender {
-            name,
-            compile_ms,
-            trainer: trainer(engine, &sites),
-            plan,
-            ms: Vec::new(),
-        });
+        let engine = Engine::with_fusion(params.clone(), fusion);
+        contenders.push(Contender::new(name, engine, &program()?, &sites, start)?);
     }
     let mut products = Products::of(contenders[0].plan()?);
     let mut products_ms = Vec::new();
@@ -118,25 +99,31 @@ fn main() -> Result<(), Error> {
     let products_ms = median(products_ms[WARM_UP..].to_vec());
     let first = contenders[0].ms.clone();
     for contender in &mut contenders {
-        let kinds = contender.kinds(&inputs, steps)?;
-        let kind = |name: &str| kinds.get(name).copied().unwrap_or(0.0);
         let ratios = first.iter().zip(&contender.ms).map(|(a, b)| a / b);
         let speedup = median(ratios.skip(WARM_UP).collect());
-        let ms = median(contender.ms[WARM_UP..].to_vec());
-        let line = serde_json::json!({
-            "form": contender.name, "layers": layers, "batch": batch, "length": length,
-            "rank": RANK, "ms": ms, "speedup": speedup,
-            "samples_per_second": 1e3 * batch as f64 / ms,
-            "faer_products_ms": products_ms,
-            "gemm_gflop": gemm_flops(contender.plan()?) as f64 / 1e9,
-            "gemm_ms": kind("gemm"), "loop_ms": kind("loop"), "attention_ms": kind("attention"),
-            "other_ms": kind("other"),
-            "arena_mib": contender.plan()?.arena_bytes() as f64 / (1 << 20) as f64,
-            "compile_ms": contender.compile_ms,
-        });
+        let mut line = contender.line(&inputs, steps, batch)?;
+        line["layers"] = layers.into();
+        line["length"] = length.into();
+        line["speedup"] = speedup.into();
+        line["faer_products_ms"] = products_ms.into();
         println!("{line}");
     }
     Ok(())
+}
+
+/// The forms that the arguments name, or all.
+fn forms() -> Vec<(&'static str, Fusion)> {
+    let mut forms = vec![
+        ("unfused", Fusion::Off),
+        ("elementwise", Fusion::Elementwise),
+        ("fused", Fusion::At(Costs::default())),
+    ];
+    let wanted: Vec<String> = std::env::args().collect();
+    let is_wanted = |(name, _): &(&str, Fusion)| wanted.iter().any(|arg| arg == name);
+    if forms.iter().any(is_wanted) {
+        forms.retain(is_wanted);
+    }
+    forms
 }
 
 fn config(layers: usize) -> Result<Config, Error> {
@@ -189,6 +176,24 @@ struct Contender {
 }
 
 impl Contender {
+    /// A form that is compiled since `start`.
+    fn new(
+        name: &'static str,
+        mut engine: Engine,
+        program: &Program,
+        sites: &[Site],
+        start: Instant,
+    ) -> Result<Self, Error> {
+        let plan = engine.compile(program)?;
+        Ok(Self {
+            name,
+            compile_ms: milliseconds(start),
+            trainer: trainer(engine, sites),
+            plan,
+            ms: Vec::new(),
+        })
+    }
+
     fn plan(&mut self) -> Result<&Plan, Error> {
         Ok(self.trainer.engine()?.plan(self.plan))
     }
@@ -204,6 +209,29 @@ impl Contender {
         self.trainer.step(&[batch])?;
         self.ms.push(milliseconds(start));
         Ok(())
+    }
+
+    /// What its steps on batches of so many rows took.
+    fn line(
+        &mut self,
+        inputs: &Inputs<'_>,
+        steps: usize,
+        batch: usize,
+    ) -> Result<serde_json::Value, Error> {
+        let kinds = self.kinds(inputs, steps)?;
+        let kind = |name: &str| kinds.get(name).copied().unwrap_or(0.0);
+        let ms = median(self.ms[WARM_UP..].to_vec());
+        let plan = self.plan()?;
+        let gemm_gflop = gemm_flops(plan) as f64 / 1e9;
+        let arena_mib = plan.arena_bytes() as f64 / (1 << 20) as f64;
+        Ok(serde_json::json!({
+            "form": self.name, "batch": batch, "rank": RANK, "ms": ms,
+            "samples_per_second": 1e3 * batch as f64 / ms,
+            "gemm_gflop": gemm_gflop,
+            "gemm_ms": kind("gemm"), "loop_ms": kind("loop"), "attention_ms": kind("attention"),
+            "other_ms": kind("other"),
+            "arena_mib": arena_mib, "compile_ms": self.compile_ms,
+        }))
     }
 
     /// Mean milliseconds of each kind of kernel.

@@ -9,8 +9,9 @@ use ailora::{
     models::{
         batch::{Batch, Inputs, Shape, Targets},
         closed::{Table, Unknown, applied},
-        config::{Config, Fields},
+        config::Config,
         family::{Architecture, Family, Network},
+        fields::Fields,
         head::Head,
         model::Model,
     },

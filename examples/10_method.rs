@@ -11,8 +11,9 @@ use ailora::{
     models::{
         batch::{Batch, Inputs, Shape, Targets},
         closed::{Table, Unknown},
-        config::{Config, Fields},
+        config::Config,
         family::{Architecture, Family, Network},
+        fields::Fields,
         head::Head,
         model::Model,
         peft::Adapter,

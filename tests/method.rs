@@ -250,6 +250,56 @@ fn an_adapter_without_a_merged_weight_is_refused_where_one_is_needed() {
     );
 }
 
+/// Three rows of seven tokens.
+fn batch() -> Batch {
+    let (rows, len) = (3, 7);
+    Batch {
+        rows,
+        len,
+        ids: (0..rows * len).map(|i| 5 + (i * 7 % 20) as i32).collect(),
+        type_ids: vec![0; rows * len],
+        mask: vec![1.0; rows * len],
+        targets: Targets::default(),
+        indices: (0..rows).collect(),
+    }
+}
+
+/// What a model with adapters says of the batch.
+fn logits(base: &Pretrained, sites: &[Site], params: &Params) -> Vec<f32> {
+    let batch = batch();
+    let program = base.model.program(batch.shape(), false, false).unwrap();
+    let program = adapt(&program, sites, &Trainable::Adapters, Mode::Infer).unwrap();
+    let mut engine = Engine::new(params.clone());
+    let plan = engine.compile(&program).unwrap();
+    let inputs = base.model.inputs(&batch);
+    let outputs = engine.run(plan, &inputs.values(), Draw::default()).unwrap();
+    outputs.output("logits").unwrap().to_vec()
+}
+
+/// Writes the batch, and what a model says of it.
+fn export(folder: &Path, expected: &[f32]) {
+    let batch = batch();
+    let (rows, len) = (batch.rows, batch.len);
+    let integers = |x: &[i32]| x.iter().flat_map(|&x| i64::from(x).to_le_bytes()).collect();
+    let floats = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let mask: Vec<i32> = vec![1; rows * len];
+    let data: [(&str, Dtype, Vec<u8>); 4] = [
+        ("input_ids", Dtype::I64, integers(&batch.ids)),
+        ("attention_mask", Dtype::I64, integers(&mask)),
+        ("token_type_ids", Dtype::I64, integers(&batch.type_ids)),
+        ("logits", Dtype::F32, floats(expected)),
+    ];
+    let views = data.iter().map(|(name, dtype, data)| {
+        let columns = if *name == "logits" { 2 } else { len };
+        (
+            *name,
+            TensorView::new(*dtype, vec![rows, columns], data).unwrap(),
+        )
+    });
+    let bytes = safetensors::serialize(views, None).unwrap();
+    fs::write(folder.join("expected.safetensors"), bytes).unwrap();
+}
+
 /// On BERT, and with `AILORA_EXPORT_DIR` for `tests/python/check_peft.py`.
 #[test]
 fn a_published_model_with_ia3_is_saved_loaded_and_merged() {
@@ -264,25 +314,6 @@ fn a_published_model_with_ia3_is_saved_loaded_and_merged() {
             false => AdapterSpec::frozen(),
         };
     }
-    let (rows, len) = (3, 7);
-    let batch = Batch {
-        rows,
-        len,
-        ids: (0..rows * len).map(|i| 5 + (i * 7 % 20) as i32).collect(),
-        type_ids: vec![0; rows * len],
-        mask: vec![1.0; rows * len],
-        targets: Targets::default(),
-        indices: (0..rows).collect(),
-    };
-    let logits = |base: &Pretrained, sites: &[Site], params: &Params| {
-        let program = base.model.program(batch.shape(), false, false).unwrap();
-        let program = adapt(&program, sites, &Trainable::Adapters, Mode::Infer).unwrap();
-        let mut engine = Engine::new(params.clone());
-        let plan = engine.compile(&program).unwrap();
-        let inputs = base.model.inputs(&batch);
-        let outputs = engine.run(plan, &inputs.values(), Draw::default()).unwrap();
-        outputs.output("logits").unwrap().to_vec()
-    };
     let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-5);
 
     let mut params = base.weights.clone();
@@ -308,24 +339,7 @@ fn a_published_model_with_ia3_is_saved_loaded_and_merged() {
     let adapter = Adapter::from_trained(&base.model, &sites, &params, &trainable, &[]).unwrap();
     adapter.save(&folder, "bert_cls-0", head).unwrap();
     if kept.is_some() {
-        let integers = |x: &[i32]| x.iter().flat_map(|&x| i64::from(x).to_le_bytes()).collect();
-        let floats = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let mask: Vec<i32> = vec![1; rows * len];
-        let data: [(&str, Dtype, Vec<u8>); 4] = [
-            ("input_ids", Dtype::I64, integers(&batch.ids)),
-            ("attention_mask", Dtype::I64, integers(&mask)),
-            ("token_type_ids", Dtype::I64, integers(&batch.type_ids)),
-            ("logits", Dtype::F32, floats(&expected)),
-        ];
-        let views = data.iter().map(|(name, dtype, data)| {
-            let columns = if *name == "logits" { 2 } else { len };
-            (
-                *name,
-                TensorView::new(*dtype, vec![rows, columns], data).unwrap(),
-            )
-        });
-        let bytes = safetensors::serialize(views, None).unwrap();
-        fs::write(folder.join("expected.safetensors"), bytes).unwrap();
+        export(&folder, &expected);
     }
 
     // The model is not annotated with it: the reader is told.
@@ -344,8 +358,11 @@ fn a_published_model_with_ia3_is_saved_loaded_and_merged() {
     let mut merged = base.weights.clone();
     loaded.merge_into(&mut merged).unwrap();
     assert!(near(&logits(&base, &[], &merged), &expected));
+    is_refused_if_changed(kind, &folder, &base);
+}
 
-    // What is not as declared is refused by name.
+/// What is not as declared is refused by name.
+fn is_refused_if_changed(kind: &'static dyn Method, folder: &Path, base: &Pretrained) {
     let config = folder.join("adapter_config.json");
     let text = fs::read_to_string(&config).unwrap();
     for (from, to, said) in [
@@ -368,7 +385,7 @@ fn a_published_model_with_ia3_is_saved_loaded_and_merged() {
     ] {
         assert!(text.contains(from), "{text}");
         fs::write(&config, text.replace(from, to)).unwrap();
-        let error = Adapter::load_as(kind, &folder, &base)
+        let error = Adapter::load_as(kind, folder, base)
             .unwrap_err()
             .to_string();
         assert!(error.contains(said), "{error}");

@@ -9,7 +9,7 @@
 //! chosen projections;
 //! [`push_down_slices()`](slice_pushdown::push_down_slices) leaves out rows that nothing reads;
 //! [`gradients()`](grad::gradients) appends the backward pass for what trains;
-//! [`element_types()`](element_types::element_types) assigns the type in which each value is kept;
+//! [`element_types()`](element_types::element_types) assigns the element type of each value;
 //! [`hoist()`](hoist::hoist) splits off what depends on frozen parameters only;
 //! [`fuse()`](fuse::fuse) replaces the matrix products of adapted projections by fewer, wider ones. A
 //! program can be printed, evaluated in float64 by the reference interpreter

@@ -7,9 +7,10 @@ use ailora_graph::{
     adapt::{Mode, adapt},
     grad::{gradient_name, gradients},
     ir::{
-        Bindings, Draw, Id, Op, Program, Real, Tensor, Type,
+        Bindings, DType, Draw, Id, Op, Program, Real, Tensor, Type,
         ops::{
             attention::{Attention, Operand},
+            cast::Cast,
             concat::Concat,
             dropout::Dropout,
             elementwise::{Binary, Unary},
@@ -101,6 +102,26 @@ fn check_op_at(op: impl Into<Op>, shapes: &[&[usize]], given: &[(usize, Type, Te
     check(&p, &bindings);
 }
 
+/// Rounding has the slope of what it rounds, and a gradient is of its argument's type.
+#[test]
+fn gradients_of_casts_are_of_the_type_that_was_cast() {
+    let mut p = Program::new();
+    let x = p.trained("x", Type::f32([2])).unwrap();
+    let narrow = p.cast(x, DType::Bf16).unwrap();
+    let square = p.product(narrow, narrow).unwrap();
+    let sum = p.add(Reduce::sum(vec![0]), &[square]).unwrap();
+    let loss = p.reshape(sum, &[]).unwrap();
+    p.set_output("loss", loss);
+    let backward = gradients(&p, "loss").unwrap();
+    let dx = backward.outputs()[&*gradient_name("x")];
+    assert_eq!(*backward.ty(dx), Type::f32([2]));
+    // The numbers nearest to these that bfloat16 has are 1.0 and -2.015625.
+    let x = Tensor::new([2], [1.003, -2.012]);
+    let found = backward.eval(&[("x".to_owned(), x)].into(), DRAW).unwrap();
+    assert_eq!(found[&*gradient_name("x")].data, [2.0, -4.03125]);
+    assert!(p.cast(loss, DType::I32).is_err());
+}
+
 fn linear_loss(p: &mut Program, y: Id) {
     let shape = p.shape(y).to_vec();
     let weights = p.input("weights", Type::f32(shape.clone())).unwrap();
@@ -175,6 +196,7 @@ fn views_and_reductions() {
     check_op(Reduce::sum([0, 2]), &[&[2, 3, 4]]);
     check_op(Reduce::max([1]), &[&[3, 5]]);
     check_op(Reshape { shape: vec![4, 3] }, &[&[2, 6]]);
+    check_op(Cast { to: DType::F64 }, &[&[2, 6]]);
     check_op(
         Permute {
             axes: vec![2, 0, 1],

@@ -291,7 +291,7 @@ fn check_matmul<S: Shape>(bench: &mut Bench, y: GraphTensor<S>, kind: &str) {
 }
 
 #[test]
-fn matrix_products_in_all_of_luminals_forms() {
+fn matrix_products_of_vectors_and_matrices() {
     let mut bench = Bench::default();
     let (x, w) = (bench.load::<R1<3>>("x"), bench.load::<R2<3, 4>>("w"));
     check_matmul(&mut bench, x.matmul(w), "matmul_nn");
@@ -313,7 +313,10 @@ fn matrix_products_in_all_of_luminals_forms() {
         x.permute::<R2<2, 3>, Axes2<1, 0>>().matmul(w),
         "matmul_tn",
     );
+}
 
+#[test]
+fn matrix_products_of_batches() {
     let mut bench = Bench::default();
     let (x, w) = (bench.load::<R3<2, 3, 4>>("x"), bench.load::<R2<4, 5>>("w"));
     check_matmul(&mut bench, x.matmul(w), "matmul_nn");
@@ -364,16 +367,21 @@ fn matrix_products_in_all_of_luminals_forms() {
         bench.load::<R5<1, 2, 2, 4, 2>>("y"),
     );
     check_matmul(&mut bench, x.matmul(y), "matmul_nn");
+}
 
-    // Axes of size 1 everywhere.
+#[test]
+fn matrix_products_with_axes_of_size_1() {
     let mut bench = Bench::default();
     let (x, w) = (bench.load::<R3<1, 1, 3>>("x"), bench.load::<R2<3, 1>>("w"));
     check_matmul(&mut bench, x.matmul(w), "matmul_nn");
     let mut bench = Bench::default();
     let (x, w) = (bench.load::<R2<2, 1>>("x"), bench.load::<R2<1, 3>>("w"));
     bench.check(x.matmul(w));
+}
 
-    // Heads side by side, as attention reads them.
+/// Heads side by side, as attention reads them.
+#[test]
+fn matrix_products_of_heads() {
     let mut bench = Bench::default();
     let (q, k) = (
         bench.load::<R3<2, 3, 8>>("q"),
@@ -557,25 +565,20 @@ fn loads_without_a_name_are_inputs_under_luminals() {
     assert_eq!(names, [&numbered[0], &numbered[1], "c"]);
 }
 
-#[test]
-fn what_luminal_computes_wrongly_is_refused_by_node() {
-    // Each with luminal's wrong result, or a reason why there is none.
-    let refused = |bench: &Bench, message: String, label: &str, reason: &str| {
-        let node = |label: &str| {
-            let graph = &bench.cx.graph;
-            graph
-                .node_indices()
-                .find(|&n| format!("{:?}", graph[n]) == label)
-                .unwrap()
-                .index()
-        };
-        let start = format!("node {} ({label}): ", node(label));
-        assert!(
-            message.starts_with(&start) && message.contains(reason),
-            "{message}"
-        );
-    };
+/// What luminal computes wrongly, or for what reason not at all, is refused by its node.
+fn refused(bench: &Bench, message: String, label: &str, reason: &str) {
+    let graph = &bench.cx.graph;
+    let mut nodes = graph.node_indices();
+    let node = nodes.find(|&n| format!("{:?}", graph[n]) == label).unwrap();
+    let start = format!("node {} ({label}): ", node.index());
+    assert!(
+        message.starts_with(&start) && message.contains(reason),
+        "{message}"
+    );
+}
 
+#[test]
+fn sums_that_luminal_computes_wrongly_are_refused() {
     let mut bench = Bench::default();
     let x = bench
         .load::<R3<2, 3, 4>>("x")
@@ -604,7 +607,10 @@ fn what_luminal_computes_wrongly_is_refused_by_node() {
         &right,
         TOLERANCE
     ));
+}
 
+#[test]
+fn slices_that_luminal_reads_wrongly_are_refused() {
     let mut bench = Bench::default();
     let x = bench.load::<R2<4, 6>>("x");
     let sliced = x.slice((.., Expression::from(2)..)).realize::<R2<4, 4>>();
@@ -628,7 +634,10 @@ fn what_luminal_computes_wrongly_is_refused_by_node() {
     );
     let y = sliced.pad::<R2<4, 5>, usize, usize>(&[(0, 0), (0, 1)]);
     bench.check(y);
+}
 
+#[test]
+fn padding_that_luminal_computes_wrongly_is_refused() {
     let mut bench = Bench::default();
     let x = bench.load::<R2<2, 3>>("x");
     let padded = x.pad::<R2<2, 5>, usize, usize>(&[(0, 0), (1, 1)]);
@@ -659,7 +668,10 @@ fn what_luminal_computes_wrongly_is_refused_by_node() {
     let x = bench.load::<R2<2, 3>>("x");
     let padded = x.pad::<R2<2, 5>, usize, usize>(&[(0, 0), (1, 1)]);
     bench.check(padded.contiguous().max_reduce::<R1<2>, Axis<1>>());
+}
 
+#[test]
+fn ranges_without_values_are_refused() {
     let mut bench = Bench::default();
     let y = bench.cx.arange::<Const<4>>();
     assert!(

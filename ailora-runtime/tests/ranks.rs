@@ -1,57 +1,39 @@
 //! Ranks that train together: two threads with a part of every batch each come to what one rank comes to
 //! with all of it.
 
+mod support;
+
 use std::{convert::Infallible, path::Path, sync::Arc, thread};
 
-use ailora_graph::{
-    grad::gradients,
-    ir::{Draw, Program, Real, Type, ops::dropout::Dropout},
-};
+use ailora_graph::ir::{Program, Type};
 use ailora_runtime::{
     collective::{Collective, CollectiveError, Single, threads},
     cpu::Cpu,
     engine::{Engine, PlanId},
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
     passes::Fusion,
-    run::Value,
-    store::{Array, Params},
+    store::Params,
     train::{
         Batches, Checkpoint, Control, Event, Fit, FitError, Headline, Keep, MicroBatch, Outcome,
         Progress, StepReport, TrainError, Trainer, Workload, fit,
     },
 };
 use indexmap::IndexMap;
+use support::{WIDTH, dropped, matrix, micro_batch, step, trained, values};
 
-const WIDTH: usize = 6;
 /// Micro-batches of an epoch: the last step has one.
 const BATCHES: usize = 7;
 const STEP: usize = 2;
-
-fn values(name: &str, len: usize) -> Vec<f32> {
-    let key = Draw::default().key(name);
-    (0..len as u64).map(|i| key.normal(i) as f32).collect()
-}
 
 /// A trainer of `w` in the mean square of `dropout(x) w - 1`, clipping well below the norm.
 fn trainer(ranks: Arc<dyn Collective>, lr: f64) -> (Trainer, PlanId) {
     let mut p = Program::new();
     let x = p.input("x", Type::f32([1, WIDTH])).unwrap();
-    let w = p.trained("w", Type::f32([WIDTH, WIDTH])).unwrap();
-    let dropout = Dropout {
-        rate: Real(0.5),
-        stream: "dropout".into(),
-    };
-    let dropped = p.add(dropout, &[x]).unwrap();
+    let w = trained(&mut p, "w");
+    let dropped = dropped(&mut p, x);
     let y = p.matmul(dropped, false, w, false).unwrap();
-    let minus_one = p.constant(-1.0);
-    let apart = p.sum(y, minus_one).unwrap();
-    let square = p.product(apart, apart).unwrap();
-    let total = p.sum_to(square, &[]).unwrap();
-    let loss = p.scale(total, 1.0 / WIDTH as f64).unwrap();
-    p.set_output("loss", loss);
-    let program = gradients(&p, "loss").unwrap();
-    let (shape, data) = (vec![WIDTH, WIDTH], values("w", WIDTH * WIDTH));
-    let params: Params = [("w".to_owned(), Array::new(shape, data))].into();
+    let program = step(p, y);
+    let params: Params = [matrix("w")].into();
     let engine = Engine::on(Box::new(Cpu::new()), params, Fusion::Elementwise);
     let mut engine = engine.among(ranks);
     let plan = engine.compile(&program).unwrap();
@@ -121,13 +103,8 @@ impl Workload for Rows {
 
     fn micro_batches(batch: &Step) -> Vec<MicroBatch<'_>> {
         let rows = batch.rows.iter();
-        rows.map(|(row, targets)| MicroBatch {
-            plan: batch.plan,
-            inputs: vec![("x", Value::F32(row))],
-            rows: 1,
-            targets: *targets,
-        })
-        .collect()
+        rows.map(|(row, targets)| micro_batch(batch.plan, row, *targets))
+            .collect()
     }
 
     fn evaluate(&mut self, _: &mut Engine) -> Result<IndexMap<String, f64>, Broken> {

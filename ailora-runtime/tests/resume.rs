@@ -2,64 +2,40 @@
 
 #[path = "../../tests/device/mod.rs"]
 mod device;
+mod support;
 
 use std::{cell::RefCell, convert::Infallible, path::Path, rc::Rc};
 
-use ailora_graph::{
-    grad::gradients,
-    ir::{Draw, Program, Real, Type, ops::dropout::Dropout},
-};
+use ailora_graph::ir::{Draw, Program, Type};
 use ailora_runtime::{
     engine::{Engine, PlanId},
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
     passes::Fusion,
-    run::Value,
-    store::{Array, Params},
+    store::Params,
     train::{
         Batches, Checkpoint, CheckpointError, Control, Event, Fit, Headline, Keep, MicroBatch,
         Outcome, Progress, Trainer, Workload, fit,
     },
 };
 use indexmap::IndexMap;
+use support::{WIDTH, dropped, matrix, micro_batch, step, trained, values};
 
 const ROWS: usize = 10;
-const WIDTH: usize = 6;
 const ACCUMULATE: usize = 3;
 const EPOCHS: usize = 2;
 /// Steps of an epoch: the last has one row of the ten.
 const STEPS: usize = ROWS.div_ceil(ACCUMULATE);
 
-fn values(name: &str, len: usize) -> Vec<f32> {
-    let key = Draw::default().key(name);
-    (0..len as u64).map(|i| key.normal(i) as f32).collect()
-}
-
 /// A trainer of the parameters named, in this order, in the mean square of `dropout(x a) b - 1`.
 fn trainer(names: [&str; 2]) -> (Trainer, PlanId) {
     let mut p = Program::new();
     let x = p.input("x", Type::f32([1, WIDTH])).unwrap();
-    let [a, b] = ["a", "b"].map(|name| p.trained(name, Type::f32([WIDTH, WIDTH])).unwrap());
+    let [a, b] = ["a", "b"].map(|name| trained(&mut p, name));
     let product = p.matmul(x, false, a, false).unwrap();
-    let dropout = Dropout {
-        rate: Real(0.5),
-        stream: "dropout".into(),
-    };
-    let dropped = p.add(dropout, &[product]).unwrap();
+    let dropped = dropped(&mut p, product);
     let y = p.matmul(dropped, false, b, false).unwrap();
-    let minus_one = p.constant(-1.0);
-    let apart = p.sum(y, minus_one).unwrap();
-    let square = p.product(apart, apart).unwrap();
-    let total = p.sum_to(square, &[]).unwrap();
-    let loss = p.scale(total, 1.0 / WIDTH as f64).unwrap();
-    p.set_output("loss", loss);
-    let program = gradients(&p, "loss").unwrap();
-    let params: Params = ["a", "b"]
-        .map(|name| {
-            let data = values(name, WIDTH * WIDTH);
-            let shape = vec![WIDTH, WIDTH];
-            (name.to_owned(), Array::new(shape, data))
-        })
-        .into();
+    let program = step(p, y);
+    let params: Params = ["a", "b"].map(matrix).into();
     let mut engine = device::engine(params, Fusion::Elementwise);
     let plan = engine.compile(&program).unwrap();
     let groups = names.map(|name| Group {
@@ -125,13 +101,7 @@ impl Workload for Rows {
 
     fn micro_batches(batch: &Step) -> Vec<MicroBatch<'_>> {
         let rows = batch.rows.iter();
-        rows.map(|row| MicroBatch {
-            plan: batch.plan,
-            inputs: vec![("x", Value::F32(row))],
-            rows: 1,
-            targets: 1,
-        })
-        .collect()
+        rows.map(|row| micro_batch(batch.plan, row, 1)).collect()
     }
 
     fn evaluate(&mut self, _: &mut Engine) -> Result<IndexMap<String, f64>, Infallible> {
@@ -230,13 +200,7 @@ fn rows_and_draws_go_on_where_they_were() {
 fn moments_are_found_by_name() {
     let [row, next] = ["row", "next"].map(|name| values(name, WIDTH));
     let step = |(trainer, plan): &mut (Trainer, PlanId), row: &[f32]| {
-        let batch = MicroBatch {
-            plan: *plan,
-            inputs: vec![("x", Value::F32(row))],
-            rows: 1,
-            targets: 1,
-        };
-        trainer.step(&[batch]).unwrap()
+        trainer.step(&[micro_batch(*plan, row, 1)]).unwrap()
     };
     let mut straight = trainer(["a", "b"]);
     for _ in 0..3 {

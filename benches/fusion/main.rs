@@ -159,14 +159,10 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
         rows: &rows,
         frameworks: &others,
     };
-    let write = |name: &str, bytes: &[u8]| -> Result<(), Error> {
-        let file = args.output.join(name);
-        write_atomically(&file, bytes)?;
-        eprintln!("wrote {}", file.display());
-        Ok(())
-    };
-    write("fusion.json", &serde_json::to_vec_pretty(&report)?)?;
-    write("fusion.svg", plot::overheads(&rows)?.as_bytes())?;
+    let json = serde_json::to_vec_pretty(&report)?;
+    write(&args.output.join("fusion.json"), &json)?;
+    let svg = plot::overheads(&rows)?;
+    write(&args.output.join("fusion.svg"), svg.as_bytes())?;
     let run = Baseline {
         ratios: rows
             .iter()
@@ -177,10 +173,21 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
         run.write(Path::new(BASELINE))?;
         eprintln!("wrote {BASELINE}");
     }
-    let Some(baseline) = baseline else {
-        return Ok(ExitCode::SUCCESS);
-    };
-    let found = baseline.compare(&run, args.tolerance);
+    Ok(match baseline {
+        Some(baseline) => compare(&baseline, &run, args.tolerance),
+        None => ExitCode::SUCCESS,
+    })
+}
+
+fn write(file: &Path, bytes: &[u8]) -> Result<(), Error> {
+    write_atomically(file, bytes)?;
+    eprintln!("wrote {}", file.display());
+    Ok(())
+}
+
+/// Prints what is worse than the baseline, which fails.
+fn compare(baseline: &Baseline, run: &Baseline, tolerance: f64) -> ExitCode {
+    let found = baseline.compare(run, tolerance);
     for key in &found.missing {
         println!("not in the baseline: {key}");
     }
@@ -192,9 +199,9 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
         run.ratios.len() - found.missing.len(),
         run.ratios.len(),
         found.regressions.len(),
-        100.0 * args.tolerance
+        100.0 * tolerance
     );
-    Ok(ExitCode::from(u8::from(!found.regressions.is_empty())))
+    ExitCode::from(u8::from(!found.regressions.is_empty()))
 }
 
 fn noise(rows: &[Measured]) -> [f64; 2] {

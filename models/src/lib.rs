@@ -26,6 +26,7 @@ pub mod config;
 pub mod data;
 pub mod embedded;
 pub mod family;
+pub mod fields;
 pub mod generate;
 pub mod gguf;
 pub mod head;

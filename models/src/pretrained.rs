@@ -168,7 +168,7 @@ pub struct Pretrained {
     pub dir: PathBuf,
     /// The model of its configuration, with a head.
     pub model: Model,
-    /// The weights in float32 by the model's names. The head's are there if the files have them;
+    /// The weights by the model's names, in the types that the files have. The head's are there if the files have them;
     /// where they depend on the number of labels, whatever their shape.
     pub weights: Params,
     /// What became of the files' tensors.

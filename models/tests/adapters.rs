@@ -260,6 +260,10 @@ fn fields_are_refused_by_name() {
         assert!(!error.contains("missing field"), "{error}");
         assert!(error.contains("adapter_"), "{error}");
     }
+}
+
+#[test]
+fn fields_that_ask_for_nothing_are_let_be() {
     let mut copy = Copy::of("name");
     copy.config["something_new"] = json!(false);
     copy.config["init_lora_weights"] = json!("gaussian");
@@ -296,14 +300,15 @@ fn broken_files_are_refused_by_name() {
     );
 }
 
+/// The name of a tensor, of which the end is known.
+fn named(params: &Params, end: &str) -> String {
+    let mut names = params.keys().filter(|name| name.ends_with(end));
+    names.next().unwrap().clone()
+}
+
 #[test]
-fn tensors_are_refused_by_name() {
+fn tensors_that_are_missing_or_not_finite_are_refused_by_name() {
     type Change = fn(&mut Params);
-    let ones = |shape: &[usize]| Array::new(shape.to_vec(), vec![1.0; shape.iter().product()]);
-    fn named(params: &Params, end: &str) -> String {
-        let mut names = params.keys().filter(|name| name.ends_with(end));
-        names.next().unwrap().clone()
-    }
     let drop: Change = |params| {
         let name = named(params, "layer.1.attention.self.value.lora_B.weight");
         params.shift_remove(&name);
@@ -337,6 +342,11 @@ fn tensors_are_refused_by_name() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn tensors_that_fit_nothing_are_refused_by_name() {
+    let ones = |shape: &[usize]| Array::new(shape.to_vec(), vec![1.0; shape.iter().product()]);
     for (name, shape, says) in [
         (
             "base_model.model.spare.weight".to_owned(),
@@ -459,52 +469,56 @@ fn an_adapter_holds_what_was_drawn_and_what_its_head_became() {
         ),
         ("llama_cls-0", 3, vec![("score", frozen())], vec!["score"]),
     ] {
-        let head = Head::classification(head);
-        let mut base = open((fixture, head));
-        base.initialise_head(11);
-        let drawn: Vec<String> = (base.report.initialised.iter())
-            .map(|initialised| initialised.name.clone())
-            .collect();
-        let mut config = AdaptConfig::method(&Ailora, 3);
-        config.alpha = Some(5.0);
-        let mut sites = config.resolve(base.model.sites()).unwrap();
-        for (path, spec) in &specs {
-            let site = sites.iter_mut().find(|site| site.path == *path).unwrap();
-            site.spec = *spec;
-        }
-        let mut params = base.weights.clone();
-        initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
-        train(&sites, &mut params);
-        let expected = logits(&base, fixture, &sites, &params);
-
-        let held = Adapter::held(&base.model, &sites, &Trainable::Adapters, &drawn);
-        let trainable = Trainable::Adapters;
-        let adapter =
-            Adapter::from_trained(&base.model, &sites, &params, &trainable, &drawn).unwrap();
-        let (mut found, mut wanted) = (adapter.modules.clone(), modules.clone());
-        found.sort();
-        wanted.sort_unstable();
-        assert_eq!(found, wanted, "{fixture}");
-        let whole: Vec<&String> = adapter.trained_in_full().map(|(name, _)| name).collect();
-        assert!(held.iter().all(|name| whole.contains(&name)) && whole.len() == held.len());
-        assert!(drawn.iter().all(|name| held.contains(name)));
-
-        let folder = tempfile::tempdir().unwrap();
-        adapter.save(folder.path(), fixture, head).unwrap();
-        let mut base = open((fixture, head));
-        let adapter = Adapter::load(folder.path(), &mut base).unwrap();
-        let what = format!("{fixture} {specs:?}");
-        for found in with_adapter(&base, fixture, &adapter) {
-            assert_near(&what, &found, &expected);
-        }
-        let proof = proof::weights(folder.path(), &base.weights).unwrap();
-        assert_near(&what, &logits(&base, fixture, &[], &proof), &expected);
-        assert!(
-            sites
-                .iter()
-                .any(|site| site.spec.strategy != Strategy::Frozen)
-        );
+        holds(fixture, Head::classification(head), &specs, &modules);
     }
+}
+
+/// An adapter of a base, with these specs by path, is saved with these modules whole, and loaded again is what
+/// was trained.
+fn holds(fixture: &str, head: Head, specs: &[(&str, AdapterSpec)], modules: &[&str]) {
+    let mut base = open((fixture, head));
+    base.initialise_head(11);
+    let drawn: Vec<String> = (base.report.initialised.iter())
+        .map(|initialised| initialised.name.clone())
+        .collect();
+    let mut config = AdaptConfig::method(&Ailora, 3);
+    config.alpha = Some(5.0);
+    let mut sites = config.resolve(base.model.sites()).unwrap();
+    for (path, spec) in specs {
+        let site = sites.iter_mut().find(|site| site.path == *path).unwrap();
+        site.spec = *spec;
+    }
+    let mut params = base.weights.clone();
+    initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
+    train(&sites, &mut params);
+    let expected = logits(&base, fixture, &sites, &params);
+
+    let held = Adapter::held(&base.model, &sites, &Trainable::Adapters, &drawn);
+    let trainable = Trainable::Adapters;
+    let adapter = Adapter::from_trained(&base.model, &sites, &params, &trainable, &drawn).unwrap();
+    let (mut found, mut wanted) = (adapter.modules.clone(), modules.to_vec());
+    found.sort();
+    wanted.sort_unstable();
+    assert_eq!(found, wanted, "{fixture}");
+    let whole: Vec<&String> = adapter.trained_in_full().map(|(name, _)| name).collect();
+    assert!(held.iter().all(|name| whole.contains(&name)) && whole.len() == held.len());
+    assert!(drawn.iter().all(|name| held.contains(name)));
+
+    let folder = tempfile::tempdir().unwrap();
+    adapter.save(folder.path(), fixture, head).unwrap();
+    let mut base = open((fixture, head));
+    let adapter = Adapter::load(folder.path(), &mut base).unwrap();
+    let what = format!("{fixture} {specs:?}");
+    for found in with_adapter(&base, fixture, &adapter) {
+        assert_near(&what, &found, &expected);
+    }
+    let proof = proof::weights(folder.path(), &base.weights).unwrap();
+    assert_near(&what, &logits(&base, fixture, &[], &proof), &expected);
+    assert!(
+        sites
+            .iter()
+            .any(|site| site.spec.strategy != Strategy::Frozen)
+    );
 }
 
 #[test]

@@ -206,8 +206,15 @@ fn rotary_angles_are_scaled_as_the_file_says() {
     assert_eq!(scaling(&ones), None);
 }
 
+fn refuses_key(key: &str, value: Value, reason: &str) {
+    let change = |file: &mut File| {
+        file.set(key, value);
+    };
+    refuses(change, &[&format!("`{key}`"), reason]);
+}
+
 #[test]
-fn every_key_is_applied_inert_or_refused() {
+fn keys_of_an_architecture_are_refused_by_name() {
     for (key, value, expected) in [
         (
             "llama.attention.sliding_window",
@@ -268,6 +275,14 @@ fn every_key_is_applied_inert_or_refused() {
             "1e-5".into(),
             "below 1",
         ),
+    ] {
+        refuses_key(key, value, expected);
+    }
+}
+
+#[test]
+fn keys_of_a_file_and_its_tokenizer_are_refused_by_name() {
+    for (key, value, expected) in [
         ("general.type", "adapter".into(), "own file"),
         (
             "general.quantization_version",
@@ -288,14 +303,12 @@ fn every_key_is_applied_inert_or_refused() {
             "from 0 to 98",
         ),
     ] {
-        refuses(
-            |file| {
-                file.set(key, value.clone());
-            },
-            &[&format!("`{key}`"), expected],
-        );
+        refuses_key(key, value, expected);
     }
-    // These ask for nothing.
+}
+
+#[test]
+fn keys_that_ask_for_nothing_are_let_be() {
     let mut file = llama();
     file.set("llama.attention.sliding_window", 0)
         .set("llama.expert_count", 0)

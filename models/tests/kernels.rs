@@ -4,27 +4,19 @@ mod support;
 
 use std::path::PathBuf;
 
-use ailora_graph::{
-    AdaptConfig, Trainable,
-    adapt::{Mode, adapt},
-    element_types::element_types,
-    fuse::{cost::Costs, fuse},
-    grad::gradients,
-    hoist::hoist,
-    ir::{DType, Program},
-    method::Ailora,
-    slice_pushdown::push_down_slices,
-};
+use ailora_graph::{AdaptConfig, Trainable, fuse::cost::Costs, ir::Program, method::Ailora};
 use ailora_models::{head::Head, pretrained::Pretrained};
 use ailora_runtime::{
+    backend::Precision,
     cuda::{CudaError, compile},
+    passes::{Fusion, Passes, Pipeline},
     plan::{Plan, plan, separate},
 };
 use support::{File, fixtures, full_step};
 
 /// The training step of an adapted model, fused, and of the whole model, with and without fusion; matrices
-/// are kept as elements of a type.
-fn plans(name: &str, head: Head, matrices: DType) -> Vec<Plan> {
+/// are kept in a precision.
+fn plans(name: &str, head: Head, precision: Precision) -> Vec<Plan> {
     let dir = fixtures().join(format!("parity/{name}-0"));
     let base = Pretrained::open(&dir, head).unwrap();
     let batch = File::open(&dir.join("io.safetensors")).batch(head);
@@ -32,15 +24,23 @@ fn plans(name: &str, head: Head, matrices: DType) -> Vec<Plan> {
     let config = AdaptConfig::method(&Ailora, 4);
     let sites = config.resolve(base.model.sites()).unwrap();
     let program = base.model.program(batch.shape(), true, true).unwrap();
-    let adapted =
-        push_down_slices(&adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap())
-            .unwrap();
-    let step = gradients(&adapted, "loss").unwrap();
-    let typed = |program: &Program| element_types(program, matrices).unwrap();
-    let step = hoist(&typed(&step)).unwrap().step;
-    let fused = fuse(&step, &Costs::default(), &[], |_| true).unwrap();
-    let full = typed(&full);
-    vec![plan(&full), separate(&full), plan(&fused.program)]
+    let passes = Passes {
+        sites: &sites,
+        trainable: &Trainable::Adapters,
+        precision,
+    };
+    let step = passes.step(&program).unwrap();
+    let optimized = |program: &Program, fusion| {
+        let pipeline = Pipeline {
+            matrices: precision.matrices(),
+            fusion,
+            checkpoints: false,
+        };
+        pipeline.optimize(program).unwrap().fused.program
+    };
+    let fused = optimized(&step, Fusion::At(Costs::default()));
+    let full = optimized(&full, Fusion::Off);
+    vec![plan(&full), separate(&full), plan(&fused)]
 }
 
 #[test]
@@ -53,10 +53,10 @@ fn all_families_compile_for_devices() {
         ("llama_gqa_tied", Head::CausalLm),
         ("bart", Head::Seq2SeqLm { smoothing: 0.1 }),
     ];
-    for (matrices, arch) in [(DType::F32, "sm_80"), (DType::Bf16, "sm_90a")] {
+    for (precision, arch) in [(Precision::F32, "sm_80"), (Precision::Bf16, "sm_90a")] {
         let all = families.iter();
         let plans: Vec<Plan> = all
-            .flat_map(|&(name, head)| plans(name, head, matrices))
+            .flat_map(|&(name, head)| plans(name, head, precision))
             .collect();
         match compile(&plans, arch, cache.clone()) {
             Ok(kernels) => assert!(kernels > 100, "{kernels}"),

@@ -83,18 +83,38 @@ fn a_tokenizer_json_goes_before_other_files() {
     assert_eq!(tokenizer.vocab_size(), 2);
 }
 
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+
+fn file(path: &str) -> Vec<u8> {
+    fs::read(fixtures().join("tokenizers").join(path)).unwrap()
+}
+
+/// Bytes in place of a tokenizer's file are refused, with what was expected and what they are.
+fn refuses(name: &str, file: &str, bytes: &[u8], expected: &str, found: &str) {
+    let dir = folder(name, &json!({}));
+    fs::write(dir.path().join(file), bytes).unwrap();
+    let message = message(&dir);
+    for part in [
+        file,
+        "expected",
+        expected,
+        "found",
+        found,
+        "save its tokenizer.json",
+    ] {
+        assert!(message.contains(part), "no {part:?} in {message}");
+    }
+}
+
 #[test]
-fn files_of_the_wrong_kind_are_named_with_what_they_are() {
-    let read = |path: &str| fs::read(fixtures().join("tokenizers").join(path)).unwrap();
-    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
-    let pairs = read("roberta/merges.txt");
-    let (unigram, bpe) = (read("deberta/spm.model"), read("llama/tokenizer.model"));
+fn what_is_no_sentencepiece_model_is_named_with_what_it_is() {
+    let (unigram, bpe) = (file("deberta/spm.model"), file("llama/tokenizer.model"));
     let half = &unigram[..unigram.len() / 2 + 1];
-    let cases: [(&str, &str, &[u8], &str, &str); 16] = [
+    let cases: [(&str, &str, &[u8], &str, &str); 9] = [
         (
             "deberta",
             "spm.model",
-            pointer,
+            POINTER,
             "type unigram",
             "a Git LFS pointer",
         ),
@@ -142,6 +162,16 @@ fn files_of_the_wrong_kind_are_named_with_what_they_are() {
             "type BPE",
             "a web page",
         ),
+    ];
+    for (name, file, bytes, expected, found) in cases {
+        refuses(name, file, bytes, expected, found);
+    }
+}
+
+#[test]
+fn what_is_no_vocabulary_is_named_with_what_it_is() {
+    let (unigram, pairs) = (file("deberta/spm.model"), file("roberta/merges.txt"));
+    let cases: [(&str, &str, &[u8], &str, &str); 7] = [
         (
             "bert",
             "vocab.txt",
@@ -166,7 +196,7 @@ fn files_of_the_wrong_kind_are_named_with_what_they_are() {
         (
             "bert",
             "vocab.txt",
-            pointer,
+            POINTER,
             "one token a line",
             "a Git LFS pointer",
         ),
@@ -181,23 +211,11 @@ fn files_of_the_wrong_kind_are_named_with_what_they_are() {
         ),
     ];
     for (name, file, bytes, expected, found) in cases {
-        let dir = folder(name, &json!({}));
-        fs::write(dir.path().join(file), bytes).unwrap();
-        let message = message(&dir);
-        for part in [
-            file,
-            "expected",
-            expected,
-            "found",
-            found,
-            "save its tokenizer.json",
-        ] {
-            assert!(message.contains(part), "no {part:?} in {message}");
-        }
+        refuses(name, file, bytes, expected, found);
     }
     // A file that names itself JSON too.
     let dir = folder("bert", &json!({}));
-    fs::write(dir.path().join("tokenizer.json"), pointer).unwrap();
+    fs::write(dir.path().join("tokenizer.json"), POINTER).unwrap();
     let message = message(&dir);
     assert!(message.contains("tokenizer.json is not"), "{message}");
     assert!(

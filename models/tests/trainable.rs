@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::path::Path;
+
 use ailora_graph::{
     AdaptConfig, Trainable,
     adapt::{Mode, adapt},
@@ -116,8 +118,7 @@ fn check(case: &Case) {
         head,
         adapters,
         patterns,
-        bias,
-        modules,
+        ..
     } = case;
     let what = format!("{fixture} {patterns:?} {adapters}");
     let base = open(fixture, head);
@@ -156,28 +157,7 @@ fn check(case: &Case) {
     assert!(held.iter().all(|name| whole.contains(&name)), "{what}");
     let folder = tempfile::tempdir().unwrap();
     adapter.save(folder.path(), fixture, head).unwrap();
-    let config = std::fs::read(folder.path().join("adapter_config.json")).unwrap();
-    let config: Value = serde_json::from_slice(&config).unwrap();
-    assert_eq!(config["bias"], bias, "{what}");
-    let saved: Vec<&str> = config["modules_to_save"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|module| module.as_str().unwrap())
-        .collect();
-    let ends = |path: &str, module: &&str| path.ends_with(module);
-    assert!(
-        saved
-            .iter()
-            .all(|path| modules.iter().any(|module| ends(path, module))),
-        "{what}: {saved:?}"
-    );
-    assert!(
-        modules
-            .iter()
-            .all(|module| saved.iter().any(|path| ends(path, module))),
-        "{what}: {saved:?}"
-    );
+    check_config(folder.path(), case);
 
     let mut base = open(fixture, head);
     let adapter = Adapter::load(folder.path(), &mut base).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -199,4 +179,31 @@ fn check(case: &Case) {
         let difference = largest_difference(&found, &expected);
         assert!(difference <= 2e-5, "{what}: {difference:e}");
     }
+}
+
+/// What is saved says which biases and modules were trained.
+fn check_config(folder: &Path, case: &Case) {
+    let Case { bias, modules, .. } = case;
+    let config = std::fs::read(folder.join("adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["bias"], *bias);
+    let saved: Vec<&str> = config["modules_to_save"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|module| module.as_str().unwrap())
+        .collect();
+    let ends = |path: &str, module: &&str| path.ends_with(module);
+    assert!(
+        saved
+            .iter()
+            .all(|path| modules.iter().any(|module| ends(path, module))),
+        "{saved:?}"
+    );
+    assert!(
+        modules
+            .iter()
+            .all(|module| saved.iter().any(|path| ends(path, module))),
+        "{saved:?}"
+    );
 }

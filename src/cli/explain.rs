@@ -42,8 +42,8 @@ pub struct Args {
     /// Show the forward pass alone, not a training step.
     #[arg(long)]
     forward: bool,
-    /// Predict with product times measured on this machine's processor, once, and kept in the cache, instead
-    /// of the fixed numbers that training uses.
+    /// Predict with product times measured on this machine's processor, once, and kept in the cache, instead of the
+    /// fixed numbers that training uses.
     #[arg(long, conflicts_with = "device")]
     measure: bool,
     /// Write both forms to a file, or to standard output as `-`, as a graph in Graphviz's DOT language.

@@ -17,7 +17,7 @@ use super::mutate::Random;
 const BYTES: usize = 1_000_000_000;
 const SECONDS: u64 = 10;
 /// Bytes in use at which the system says no: the machine survives what the test then reports.
-const MOST: usize = 4 * BYTES;
+const LIMIT: usize = 4 * BYTES;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
@@ -32,7 +32,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(live, Ordering::Relaxed);
-        if live > MOST {
+        if live > LIMIT {
             return std::ptr::null_mut();
         }
         // SAFETY: as above.
@@ -42,7 +42,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(live, Ordering::Relaxed);
-        if live > MOST {
+        if live > LIMIT {
             return std::ptr::null_mut();
         }
         // SAFETY: as above.

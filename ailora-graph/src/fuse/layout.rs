@@ -19,7 +19,7 @@ mod uses;
 
 use std::collections::HashMap;
 
-use self::uses::{Product, Uses};
+use self::uses::{Use, Uses};
 use crate::ir::{DType, Id, Name, Op, Program, Type, ops::merge::Update, shape::pitch};
 
 /// Rows and columns of a pack with adapters are multiples of this, filled up with zeros, for products of
@@ -146,7 +146,7 @@ pub struct Layout {
 }
 
 /// What is added along the pack's inner axis: an adapter.
-struct Adapter {
+struct PackedAdapter {
     /// The left side of the up projections.
     hidden: Id,
     /// The down projection, if it multiplies the weights' own input.
@@ -296,15 +296,15 @@ impl Layout {
         if !matches!(region[left].op, Op::Input(_)) {
             return None;
         }
-        let &Product { trans_b, dtype, .. } = &uses.products[*products.first()?];
-        let packable = |product: &&Product| {
+        let &Use { trans_b, dtype, .. } = &uses.products[*products.first()?];
+        let packable = |product: &&Use| {
             product.trans_b == trans_b
                 && product.dtype == dtype
                 && is_free(&product.parameter)
                 && !self.places.contains_key(&product.parameter)
         };
         let mut weights: Vec<Weight> = Vec::new();
-        let mut downs: Vec<(Id, &Product)> = Vec::new();
+        let mut downs: Vec<(Id, &Use)> = Vec::new();
         for product in products.iter().map(|&i| &uses.products[i]).filter(packable) {
             match uses.scaled_left(region, product.node) {
                 Some(hidden) => downs.push((hidden, product)),
@@ -361,10 +361,10 @@ fn adapters<'a>(
     region: &Program,
     uses: &Uses,
     weights: &[Weight],
-    downs: &[(Id, &Product)],
-    ups: impl Iterator<Item = &'a Product>,
-) -> Vec<Adapter> {
-    let mut adapters: Vec<Adapter> = Vec::new();
+    downs: &[(Id, &Use)],
+    ups: impl Iterator<Item = &'a Use>,
+) -> Vec<PackedAdapter> {
+    let mut adapters: Vec<PackedAdapter> = Vec::new();
     for up in ups {
         let sums = uses.sums(region, up.node);
         let is_added = |weight: &Weight| {
@@ -378,7 +378,7 @@ fn adapters<'a>(
             .position(|adapter| adapter.hidden == up.left);
         let at = known.unwrap_or_else(|| {
             let down = downs.iter().find(|(hidden, _)| *hidden == up.left);
-            adapters.push(Adapter {
+            adapters.push(PackedAdapter {
                 hidden: up.left,
                 down: down.map(|(_, down)| down.parameter.clone()),
                 trained: up.trained,
@@ -398,7 +398,7 @@ fn adapters<'a>(
 /// how many rows and columns they take, and where nothing but zeros is.
 fn arranged(
     weights: &[Weight],
-    adapters: &[Adapter],
+    adapters: &[PackedAdapter],
     inner: usize,
 ) -> (Vec<Part>, [usize; 2], [usize; 2]) {
     let mut parts = Vec::new();

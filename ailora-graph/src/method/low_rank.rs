@@ -81,17 +81,11 @@ impl Site {
     }
 }
 
-/// `A` and `B`, or their start.
-struct Factors {
-    a: AdapterParameter,
-    b: AdapterParameter,
-}
-
-/// Factors in a program.
+/// `A` and `B`, or their start: as they are declared, or in a program.
 #[derive(Clone, Copy)]
-struct Product {
-    a: Id,
-    b: Id,
+struct Factors<T> {
+    a: T,
+    b: T,
 }
 
 impl LowRank {
@@ -105,7 +99,7 @@ impl LowRank {
         [[rank, site.in_features], [site.out_features, rank]]
     }
 
-    fn trained(&self, site: &Site) -> Factors {
+    fn trained(&self, site: &Site) -> Factors<AdapterParameter> {
         let [a, b] = Self::shapes(site);
         let [start_a, start_b] = match self.part {
             Some(end) => starts(end),
@@ -121,7 +115,7 @@ impl LowRank {
     }
 
     /// `A0` and `B0`.
-    fn start(&self, site: &Site) -> Option<Factors> {
+    fn start(&self, site: &Site) -> Option<Factors<AdapterParameter>> {
         let [a, b] = Self::shapes(site);
         let [start_a, start_b] = starts(self.part?);
         Some(Factors {
@@ -151,16 +145,16 @@ fn starts(end: End) -> [Start; 2] {
     [Side::Right, Side::Left].map(|side| Start::Triplets { end, side })
 }
 
-impl Factors {
-    fn in_program(&self, p: &mut Projected<'_>) -> Result<Product, ProgramError> {
-        Ok(Product {
+impl Factors<AdapterParameter> {
+    fn in_program(&self, p: &mut Projected<'_>) -> Result<Factors<Id>, ProgramError> {
+        Ok(Factors {
             a: p.parameter(&self.a)?,
             b: p.parameter(&self.b)?,
         })
     }
 }
 
-impl Product {
+impl Factors<Id> {
     /// `s B A` as `[out, in]`, or its transpose.
     fn part(self, p: &mut Projected<'_>, layout: Layout) -> Result<Id, ProgramError> {
         let product = match layout {
@@ -237,7 +231,7 @@ impl Adapter for LowRank {
     /// Beside the published `W` the adapter of twice the rank with `A' = [A; A0]` and `B' = [B, -B0]`, so
     /// that no decomposition is repeated when it is loaded.
     fn published(&self, p: &mut Projected<'_>) -> Result<Published, ProgramError> {
-        let Product { mut a, mut b } = self.trained(p.site).in_program(p)?;
+        let Factors { mut a, mut b } = self.trained(p.site).in_program(p)?;
         let mut rank = p.site.spec.rank().unwrap_or_default();
         if let Some(start) = self.start(p.site) {
             let start = start.in_program(p)?;

@@ -259,25 +259,7 @@ impl Builder {
                 axes.swap(usize::from(b) % rank, usize::from(c) % rank);
                 self.add(Permute { axes }, &[x.id], x.bound);
             }
-            (12, [_, ..]) => {
-                let axis = usize::from(a) % rank;
-                let start = usize::from(b) % shape[axis];
-                let end = start + 1 + usize::from(c) % (shape[axis] - start);
-                if kind < 128 {
-                    self.add(Slice { axis, start, end }, &[x.id], x.bound);
-                } else {
-                    let [before, after] = [b, c].map(|byte| usize::from(byte % 3));
-                    self.add(
-                        Pad {
-                            axis,
-                            before,
-                            after,
-                        },
-                        &[x.id],
-                        x.bound,
-                    );
-                }
-            }
+            (12, [_, ..]) => self.slice_or_pad(x, &shape, kind < 128, [a, b, c]),
             (13, _) => self.reshape(x, shape, [a, b, c]),
             (14, &[batch, length, width]) => {
                 self.attention(x, [batch, length, width], [a, b, c], stream)
@@ -306,25 +288,49 @@ impl Builder {
                 };
                 self.add(dropout, &[x.id], x.bound / 0.7);
             }
-            (15, [.., rows, _]) if a % 8 == 3 => {
-                let (transposed, other) = (b % 2 == 0, self.size(c));
-                let [s, t] = if transposed {
-                    [other, *rows]
-                } else {
-                    [*rows, other]
-                };
-                let name = format!("{stream}.along");
-                let ids = self.program.input(&name, Type::i32([s, t])).unwrap();
-                // Ids are 0 and 1, wherever rows allow for 1.
-                if shape[rank - 1] > 1 {
-                    self.add(TakeAlong { transposed }, &[x.id, ids], x.bound);
-                }
+            (15, [.., rows, width]) if a % 8 == 3 => {
+                self.take_along(x, [*rows, *width], [b, c], stream)
             }
             (15, [_, ..]) if a % 4 == 1 => self.concat(x, &shape, usize::from(b) % rank),
             _ => {
                 let weight = self.weight([self.size(a), self.size(b)]);
                 self.push(weight.id, LEAF_BOUND);
             }
+        }
+    }
+
+    fn slice_or_pad(&mut self, x: Value, shape: &[usize], slice: bool, [a, b, c]: [u8; 3]) {
+        let axis = usize::from(a) % shape.len();
+        let start = usize::from(b) % shape[axis];
+        let end = start + 1 + usize::from(c) % (shape[axis] - start);
+        let [before, after] = [b, c].map(|byte| usize::from(byte % 3));
+        if slice {
+            self.add(Slice { axis, start, end }, &[x.id], x.bound);
+        } else {
+            self.add(
+                Pad {
+                    axis,
+                    before,
+                    after,
+                },
+                &[x.id],
+                x.bound,
+            );
+        }
+    }
+
+    fn take_along(&mut self, x: Value, [rows, width]: [usize; 2], [b, c]: [u8; 2], stream: &str) {
+        let (transposed, other) = (b % 2 == 0, self.size(c));
+        let [s, t] = if transposed {
+            [other, rows]
+        } else {
+            [rows, other]
+        };
+        let name = format!("{stream}.along");
+        let ids = self.program.input(&name, Type::i32([s, t])).unwrap();
+        // Ids are 0 and 1, wherever rows allow for 1.
+        if width > 1 {
+            self.add(TakeAlong { transposed }, &[x.id, ids], x.bound);
         }
     }
 

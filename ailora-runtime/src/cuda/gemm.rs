@@ -30,7 +30,7 @@ const CANDIDATES: usize = 16;
 /// How often each is timed; the least counts.
 const TIMES: usize = 2;
 /// Milliseconds that a timing takes, and the most runs that it goes over.
-const LONG: f32 = 0.3;
+const TIMING: f32 = 0.3;
 const MOST_RUNS: f32 = 30.0;
 
 /// The library of products, and the algorithms chosen so far.
@@ -173,7 +173,7 @@ impl Products {
             // What is shorter than its launch would hide behind it.
             // SAFETY: by the caller's promise, here and below.
             let once = unsafe { self.time(device, matmul, candidate, 1)? };
-            let runs = (LONG / once.max(f32::MIN_POSITIVE)).clamp(1.0, MOST_RUNS) as u32;
+            let runs = (TIMING / once.max(f32::MIN_POSITIVE)).clamp(1.0, MOST_RUNS) as u32;
             for _ in 0..TIMES {
                 let took = unsafe { self.time(device, matmul, candidate, runs)? };
                 if took < best.0 {
@@ -231,12 +231,11 @@ impl Drop for Products {
     }
 }
 
+/// The library's name of what a kernel has brought its sides into.
 fn element_type(dtype: DType) -> sys::cudaDataType_t {
     match dtype {
         DType::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
-        DType::F16 => sys::cudaDataType_t::CUDA_R_16F,
-        DType::F64 => sys::cudaDataType_t::CUDA_R_64F,
-        DType::F32 | DType::I32 => sys::cudaDataType_t::CUDA_R_32F,
+        _ => sys::cudaDataType_t::CUDA_R_32F,
     }
 }
 

@@ -149,7 +149,11 @@ pub fn rematerialising(program: &Program) -> Plan {
 }
 
 fn compile(program: &Program, form: Form) -> Plan {
-    let schedule = units::schedule(program, form);
+    let mut schedule = units::schedule(program, form);
+    if form == Form::Rematerialising {
+        outer::join_outer_products(program, &mut schedule);
+        recompute::recompute(program, &mut schedule);
+    }
     let mut plan = allocate::allocate(lower::lower(program, &schedule));
     non_temporal::mark(&mut plan);
     plan

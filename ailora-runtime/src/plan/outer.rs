@@ -7,12 +7,12 @@ use std::collections::HashMap;
 
 use ailora_graph::ir::{Id, Op, Program};
 
-use super::units::{Product, Unit, are_read};
+use super::units::{ScaledProduct, Unit, are_read};
 
 /// Columns up to which a factor is an adapter's.
 const THIN: usize = 128;
 /// The most products of one kernel.
-const MOST: usize = 8;
+const MOST_PRODUCTS: usize = 8;
 
 /// Joins products that nothing reads with later ones of as many rows, where their wide factor is kept
 /// until then for others anyway.
@@ -22,13 +22,13 @@ pub(super) fn join_outer_products(program: &Program, schedule: &mut Vec<Unit>) {
     let outer_product =
         |unit: &Unit| outer_product(program, unit).filter(|(_, p)| !are_read[usize::from(p.node)]);
     // The products that wait for others, by their rows, and where the last of them stood.
-    let mut waiting: Option<(usize, usize, Vec<Product>)> = None;
-    let mut joined: Vec<(usize, Vec<Product>)> = Vec::new();
+    let mut waiting: Option<(usize, usize, Vec<ScaledProduct>)> = None;
+    let mut joined: Vec<(usize, Vec<ScaledProduct>)> = Vec::new();
     for (time, unit) in schedule.iter().enumerate() {
         let Some((rows, product)) = outer_product(unit) else {
             continue;
         };
-        let stay = |products: &[Product]| {
+        let stay = |products: &[ScaledProduct]| {
             products.iter().all(|p| {
                 let wide = program.source(wide_factor(program, p.product));
                 last_use.get(&wide).is_some_and(|&last| last > time)
@@ -36,7 +36,7 @@ pub(super) fn join_outer_products(program: &Program, schedule: &mut Vec<Unit>) {
         };
         waiting = match waiting.take() {
             Some((_, known, mut products))
-                if known == rows && products.len() < MOST && stay(&products) =>
+                if known == rows && products.len() < MOST_PRODUCTS && stay(&products) =>
             {
                 products.push(product);
                 Some((time, rows, products))
@@ -53,7 +53,7 @@ pub(super) fn join_outer_products(program: &Program, schedule: &mut Vec<Unit>) {
     for (time, products) in &joined {
         at.extend(products.iter().map(|p| (p.node, *time)));
     }
-    let mut joined: HashMap<usize, Vec<Product>> = joined.into_iter().collect();
+    let mut joined: HashMap<usize, Vec<ScaledProduct>> = joined.into_iter().collect();
     // Results under other shapes or types come after what they are of.
     let mut views: HashMap<usize, Vec<Unit>> = HashMap::new();
     for (time, unit) in std::mem::take(schedule).into_iter().enumerate() {
@@ -80,9 +80,9 @@ pub(super) fn join_outer_products(program: &Program, schedule: &mut Vec<Unit>) {
 }
 
 /// A unit that is such a product, and its rows.
-fn outer_product(program: &Program, unit: &Unit) -> Option<(usize, Product)> {
+fn outer_product(program: &Program, unit: &Unit) -> Option<(usize, ScaledProduct)> {
     let product = match *unit {
-        Unit::Single(node) => Product {
+        Unit::Single(node) => ScaledProduct {
             node,
             product: node,
             alpha: 1.0,
@@ -92,7 +92,7 @@ fn outer_product(program: &Program, unit: &Unit) -> Option<(usize, Product)> {
             product,
             alpha,
             onto: None,
-        } => Product {
+        } => ScaledProduct {
             node,
             product,
             alpha,
@@ -194,6 +194,17 @@ mod tests {
             total(p, read, "kept");
         };
         assert_eq!(joined(wide), [2, 1, 1]);
+    }
+
+    #[test]
+    fn join_where_a_view_of_the_result_is_put_out() {
+        let viewed = |p: &mut Program, [_, dy, ..]: [Id; 4]| {
+            total(p, dy, "kept");
+            let db = p.outputs()["db"];
+            let flat = p.reshape(db, &[32 * 4]).unwrap();
+            p.set_output("db", flat);
+        };
+        assert_eq!(joined(viewed), [2, 1]);
     }
 
     #[test]

@@ -13,8 +13,6 @@ use ailora_graph::ir::{
     },
 };
 
-use super::{outer::join_outer_products, recompute::recompute};
-
 /// Nodes that one kernel computes.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Unit {
@@ -35,12 +33,12 @@ pub(super) enum Unit {
     /// The gradients of one attention.
     AttentionGrad(Vec<Id>),
     /// Products of as many rows, transposed, by as many.
-    Outer(Vec<Product>),
+    Outer(Vec<ScaledProduct>),
 }
 
 /// `node = alpha · product`, which may be one.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Product {
+pub(super) struct ScaledProduct {
     pub node: Id,
     pub product: Id,
     pub alpha: f64,
@@ -83,12 +81,7 @@ pub(super) fn schedule(program: &Program, form: Form) -> Vec<Unit> {
         grouping.fuse_loops();
     }
     grouping.join_attention_gradients();
-    let mut units = grouping.order();
-    if form == Form::Rematerialising {
-        join_outer_products(program, &mut units);
-        recompute(program, &mut units);
-    }
-    units
+    grouping.order()
 }
 
 struct Grouping<'a> {

@@ -11,7 +11,7 @@ use faer::{Mat, MatRef, Par};
 
 /// The `k` principal triplets of `w`, to be checked; `None` if numbers overflowed.
 pub(super) fn principal(w: MatRef<'_, f64>, k: usize) -> Option<ThinSvd> {
-    Some(select(&refine(&Product(w), w, k)?, 0, k))
+    Some(select(&refine(&Itself(w), w, k)?, 0, k))
 }
 
 /// The `k` minor triplets of `w`, to be checked; `None` if `w` is singular to rounding or numbers
@@ -55,9 +55,9 @@ fn select(all: &ThinSvd, first: usize, k: usize) -> ThinSvd {
 }
 
 /// A matrix as an operator.
-struct Product<'a>(MatRef<'a, f64>);
+struct Itself<'a>(MatRef<'a, f64>);
 
-impl Operator for Product<'_> {
+impl Operator for Itself<'_> {
     fn apply(&self, x: MatRef<'_, f64>) -> Mat<f64> {
         product(self.0, x)
     }

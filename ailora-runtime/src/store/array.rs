@@ -171,15 +171,6 @@ impl Array {
         }
     }
 
-    /// The same tensor in float32, which stays where it lies if it is that.
-    #[must_use]
-    pub fn widened(self) -> Self {
-        match self.dtype {
-            DType::F32 => self,
-            _ => Self::new(self.shape.clone(), self.into_floats()),
-        }
-    }
-
     /// Whether another tensor has the same shape and, in float32, the same values.
     pub fn same_values(&self, other: &Self) -> bool {
         self.shape == other.shape && self.floats() == other.floats()

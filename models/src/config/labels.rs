@@ -2,15 +2,17 @@
 
 use serde_json::{Map, Value};
 
-use super::{FieldError, Fields};
-use crate::closed::shortened;
+use crate::{
+    closed::shortened,
+    fields::{FieldError, Fields},
+};
 
 /// The most labels of a head.
-const MOST: usize = 1 << 20;
+const MOST_LABELS: usize = 1 << 20;
 
 /// Checks `id2label`, which numbers the labels from 0 on, and `num_labels`.
 pub(super) fn check(fields: Fields<'_>) -> Result<(), FieldError> {
-    fields.whole("num_labels", 0..=MOST)?;
+    fields.whole("num_labels", 0..=MOST_LABELS)?;
     let Some(value) = fields.value("id2label") else {
         return Ok(());
     };

@@ -1,13 +1,9 @@
 //! `config.json`: which family a model is of, and its sizes.
 
-mod fields;
 mod labels;
 pub(crate) mod table;
 
-pub use fields::Fields;
-
 use std::{
-    fmt::Display,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,6 +17,7 @@ use crate::{
         json::{self, JsonError},
     },
     family::{Architecture, FAMILIES, Family},
+    fields::{FieldError, Fields},
     gguf::{self, Gguf, GgufError},
 };
 
@@ -67,57 +64,6 @@ pub enum ConfigError {
         /// What is wrong.
         source: FieldError,
     },
-}
-
-/// A field of `config.json` that is missing or not what it should be.
-#[derive(Debug, Error)]
-pub enum FieldError {
-    /// A value out of range or not supported.
-    #[error("`{field}` is {found}; expected {expected}")]
-    Value {
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        found: String,
-        /// What it should be.
-        expected: String,
-    },
-    /// A field of an object that is a field.
-    #[error("in `{field}`, `{}` is {}; {}", .cause.field, .cause.found, .cause.expected)]
-    Nested {
-        /// The object.
-        field: &'static str,
-        /// The field within it.
-        cause: Box<Refused>,
-    },
-}
-
-impl FieldError {
-    /// An error about `field` unless the value found fits.
-    pub(crate) fn unless(
-        fits: bool,
-        field: &'static str,
-        found: impl Display,
-        expected: impl FnOnce() -> String,
-    ) -> Result<(), Self> {
-        if fits {
-            return Ok(());
-        }
-        Err(Self::Value {
-            field,
-            found: found.to_string(),
-            expected: expected(),
-        })
-    }
-
-    /// A field that is not there and must be.
-    pub(crate) fn missing(field: &'static str, expected: String) -> Self {
-        Self::Value {
-            field,
-            found: "missing".into(),
-            expected,
-        }
-    }
 }
 
 impl Config {

@@ -17,10 +17,8 @@ use super::{
 use crate::{
     batch::{Batch, Inputs, Shape},
     closed::{Field, Table, Unknown, applied, inert, only, unset},
-    config::{
-        FieldError, Fields,
-        table::{GENERATION, SHARED},
-    },
+    config::table::{GENERATION, SHARED},
+    fields::{FieldError, Fields},
     generate::{Cache, Step},
     head::Head,
 };

@@ -19,10 +19,8 @@ use super::{
 use crate::{
     batch::{Batch, Inputs, Shape},
     closed::{Field, Table, Unknown, applied, inert, shortened},
-    config::{
-        FieldError, Fields,
-        table::{ENCODER, GENERATION, SHARED},
-    },
+    config::table::{ENCODER, GENERATION, SHARED},
+    fields::{FieldError, Fields},
     head::Head,
 };
 
@@ -367,7 +365,7 @@ impl Architecture for Deberta {
     fn build(&self, cx: &Cx, head: Head) -> Option<Box<dyn Network>> {
         let config = &self.config;
         let width = config.hidden_size;
-        let deberta = Model {
+        let deberta = DebertaModel {
             embeddings: Embeddings::new(cx, config),
             encoder: Encoder::new(cx, self),
         };
@@ -406,7 +404,7 @@ impl Architecture for Deberta {
 /// A head that is new but for its name: pooler and classifier are both trained.
 #[adapt(classifier = full)]
 struct DebertaForSequenceClassification {
-    deberta: Model,
+    deberta: DebertaModel,
     pooler: ContextPooler,
     classifier: Linear,
     dropout: f64,
@@ -429,7 +427,7 @@ impl Network for DebertaForSequenceClassification {
 
 #[adapt(qa_outputs = full)]
 struct DebertaForQuestionAnswering {
-    deberta: Model,
+    deberta: DebertaModel,
     qa_outputs: Linear,
 }
 
@@ -465,12 +463,12 @@ impl ContextPooler {
 
 /// Embeddings and layers: token ids to hidden states.
 #[derive(Module)]
-struct Model {
+struct DebertaModel {
     embeddings: Embeddings,
     encoder: Encoder,
 }
 
-impl Model {
+impl DebertaModel {
     /// The hidden states `[rows, len, width]` of inputs that it adds to the graph.
     fn forward<'g>(&self, cx: &'g Cx, Shape { rows, len, .. }: Shape) -> Tensor<'g> {
         let ids = cx.input("input_ids", Type::i32([rows, len]));

@@ -9,7 +9,7 @@ use ailora_graph::{
 
 use crate::{
     closed::{Field, applied},
-    config::{FieldError, Fields},
+    fields::{FieldError, Fields},
 };
 
 /// The fields of `config.json` that describe the encoder.

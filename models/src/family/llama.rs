@@ -15,10 +15,8 @@ use super::{Architecture, Family, Network, encoder::Activation, rotary::Rotary};
 use crate::{
     batch::{Batch, Inputs, Shape},
     closed::{Field, Table, Unknown, applied, inert},
-    config::{
-        FieldError, Fields,
-        table::{DECODER, GENERATION, SHARED},
-    },
+    config::table::{DECODER, GENERATION, SHARED},
+    fields::{FieldError, Fields},
     generate::{Cache, Step},
     head::Head,
 };

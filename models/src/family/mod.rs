@@ -26,7 +26,7 @@ use ailora_graph::{
 use crate::{
     batch::{Batch, Inputs, Shape},
     closed::Table,
-    config::{FieldError, Fields},
+    fields::{FieldError, Fields},
     generate::{Cache, Step},
     head::Head,
 };

@@ -15,10 +15,8 @@ use super::{
 use crate::{
     batch::{Batch, Inputs, Shape},
     closed::{Table, Unknown},
-    config::{
-        FieldError, Fields,
-        table::{ENCODER, GENERATION, SHARED},
-    },
+    config::table::{ENCODER, GENERATION, SHARED},
+    fields::{FieldError, Fields},
     head::Head,
 };
 

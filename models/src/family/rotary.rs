@@ -4,7 +4,7 @@ use std::{f64::consts::TAU, path::Path};
 
 use crate::{
     closed::{Field, Table, Unknown, applied, inert, only},
-    config::{FieldError, Fields},
+    fields::{FieldError, Fields},
 };
 
 /// What `rope_parameters` and `rope_scaling` have.

@@ -13,7 +13,8 @@ use crate::{
         json::{self, JsonError},
         only, shortened, unset,
     },
-    config::{Config, FieldError, Fields, table},
+    config::{Config, table},
+    fields::{FieldError, Fields},
 };
 
 const FILE: &str = "generation_config.json";
@@ -315,8 +316,8 @@ impl Settings {
     }
 
     fn fields(fields: Fields<'_>, vocabulary: usize, forced_eos: bool) -> Result<Self, FieldError> {
-        const MOST: usize = 1 << 32;
-        let length = |field| fields.whole(field, 0..=MOST);
+        const MOST_TOKENS: usize = 1 << 32;
+        let length = |field| fields.whole(field, 0..=MOST_TOKENS);
         let id = |field| -> Result<Option<i32>, FieldError> {
             let found = fields.whole(field, 0..=vocabulary.saturating_sub(1))?;
             Ok(found.map(|id| id as i32))
@@ -345,7 +346,7 @@ impl Settings {
         Ok(Self {
             ends: ids(fields, ENDS)?,
             start: id("decoder_start_token_id")?.or(bos),
-            max_new_tokens: fields.whole("max_new_tokens", 1..=MOST)?,
+            max_new_tokens: fields.whole("max_new_tokens", 1..=MOST_TOKENS)?,
             max_length: length("max_length")?,
             beams: fields.whole("num_beams", 1..=MOST_BEAMS)?.unwrap_or(1),
             length_penalty: penalty.unwrap_or(1.0),

@@ -135,7 +135,9 @@ impl Contents {
         // Under the name of a module that shares it, it may be meant for that module alone.
         let name = names.resolve(&name).unwrap_or(name);
         match self.whole.get(&name) {
-            Some(old) if old.array != tensor.array => Err(self.twice(&old.origin, &tensor.origin)),
+            Some(old) if !old.array.same_values(&tensor.array) => {
+                Err(self.twice(&old.origin, &tensor.origin))
+            }
             Some(_) => Ok(()),
             None => {
                 self.whole.insert(name, tensor);

@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::{CONFIG, WEIGHTS};
 use crate::{
     closed::{Refused, json::JsonError},
-    config::FieldError,
+    fields::FieldError,
     model::ModelError,
     weights::WeightsError,
 };

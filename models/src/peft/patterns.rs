@@ -16,7 +16,7 @@ const DIFFERENT: [&str; 8] = ["++", "*+", "?+", "}+", "[[", "&&", "~~", "\\<"];
 pub type Bad = String;
 
 /// The most regular expressions of a dictionary, and the most bytes of one.
-const MOST: usize = 1024;
+const MOST_REGEXES: usize = 1024;
 const LONGEST: usize = 4096;
 /// The most bytes of a compiled one.
 const COMPILED: usize = 1 << 20;
@@ -35,9 +35,9 @@ pub fn first_keys<'a>(
     for text in keys {
         let key = Key::new(text)?;
         compiled += usize::from(matches!(key, Key::Regex(_)));
-        if compiled > MOST {
+        if compiled > MOST_REGEXES {
             return Err(format!(
-                "more than {MOST} of its keys are regular expressions"
+                "more than {MOST_REGEXES} of its keys are regular expressions"
             ));
         }
         for (found, path) in found.iter_mut().zip(paths) {

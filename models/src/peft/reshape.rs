@@ -87,7 +87,7 @@ impl Reshaping<'_> {
         let parts = factors.get(OUTPUT).is_some_and(Factors::projects)
             || (factors.get(module).is_some_and(Factors::embeds) && !together)
             || match (whole.get(&self.table), whole.get(&output)) {
-                (Some(table), Some(output)) => table.array != output.array,
+                (Some(table), Some(output)) => !table.array.same_values(&output.array),
                 (Some(_), None) => copied(&self.table),
                 (None, Some(_)) => copied(&output),
                 (None, None) => false,

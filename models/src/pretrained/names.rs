@@ -72,7 +72,7 @@ impl Names {
         shared.find_map(|(origin, name, array)| {
             let is_it = |(origin, _): &(&String, _)| self.resolve(origin).as_deref() == Some(name);
             let (first, same) = tensors.iter().find(is_it)?;
-            (same != array).then(|| [first.clone(), origin.clone()])
+            (!same.same_values(array)).then(|| [first.clone(), origin.clone()])
         })
     }
 
@@ -107,7 +107,7 @@ impl Names {
         for (name, origin, array) in tied {
             match params.get(name) {
                 None => drop(params.insert(name.into(), array)),
-                Some(same) if *same == array => {}
+                Some(same) if same.same_values(&array) => {}
                 Some(_) => unused.push(origin),
             }
         }

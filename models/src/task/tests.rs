@@ -193,11 +193,16 @@ fn test_files_without_labels() {
     );
 }
 
+fn refuses(name: &str, content: &[u8], reason: &str) {
+    let message = required(name, content).unwrap_err();
+    let start = format!("data.tsv, {reason}");
+    assert!(message.starts_with(&start), "{message}");
+}
+
 #[test]
-fn malformed_rows_are_named_by_line_and_column() {
+fn malformed_rows_of_classes_are_named_by_line_and_column() {
     let rte = "index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\tentailment\n";
-    let stsb = "sentence1\tsentence2\tscore\n";
-    let cases: [(&str, Vec<u8>, &str); 14] = [
+    let cases: [(&str, Vec<u8>, &str); 11] = [
         (
             "rte",
             format!("{rte}1\tA.\tentailment").into(),
@@ -253,6 +258,16 @@ fn malformed_rows_are_named_by_line_and_column() {
             b"gj04\t1\t\0\tOk.".to_vec(),
             "line 1, column `mark`: expected text without NUL, found byte 0x00",
         ),
+    ];
+    for (name, content, expected) in cases {
+        refuses(name, &content, expected);
+    }
+}
+
+#[test]
+fn malformed_rows_of_scores_are_named_by_line_and_column() {
+    let stsb = "sentence1\tsentence2\tscore\n";
+    let cases: [(&str, Vec<u8>, &str); 3] = [
         (
             "stsb",
             format!("{stsb}A.\tB.\t5.1").into(),
@@ -270,11 +285,7 @@ fn malformed_rows_are_named_by_line_and_column() {
         ),
     ];
     for (name, content, expected) in cases {
-        let message = required(name, content).unwrap_err();
-        assert!(
-            message.starts_with(&format!("data.tsv, {expected}")),
-            "{message}"
-        );
+        refuses(name, &content, expected);
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     TokenizerError,
     class::{self, Class},
     limits,
-    sentencepiece::{Algorithm, Kind, Model},
+    sentencepiece::{Algorithm, Kind, SentencePiece},
     settings::Settings,
 };
 use crate::closed::json as files_json;
@@ -164,9 +164,9 @@ impl Vocabulary<'_> {
         }
     }
 
-    fn sentencepiece(&self, algorithm: Algorithm) -> Result<Model, TokenizerError> {
+    fn sentencepiece(&self, algorithm: Algorithm) -> Result<SentencePiece, TokenizerError> {
         let bytes = self.read(0)?;
-        match Model::read(&bytes) {
+        match SentencePiece::read(&bytes) {
             Some(model) if model.algorithm == algorithm => Ok(model),
             _ => {
                 let expected = format!("a SentencePiece model of type {algorithm}");
@@ -300,7 +300,7 @@ impl Vocabulary<'_> {
 }
 
 /// The tokens that a SentencePiece model marks.
-fn marked(model: &Model) -> Vec<AddedToken> {
+fn marked(model: &SentencePiece) -> Vec<AddedToken> {
     let pieces = model.pieces.iter();
     pieces
         .filter(|piece| piece.kind != Kind::Other)
@@ -311,7 +311,7 @@ fn marked(model: &Model) -> Vec<AddedToken> {
 
 /// The pairs of pieces that make a piece, in the order of what they make: a model has its pieces in
 /// the order in which they were merged.
-fn merges<'a>(model: &'a Model, vocab: &HashMap<&str, usize>) -> Vec<(&'a str, &'a str)> {
+fn merges<'a>(model: &'a SentencePiece, vocab: &HashMap<&str, usize>) -> Vec<(&'a str, &'a str)> {
     let pairs = |piece: &'a str| {
         let cuts = piece.char_indices().skip(1);
         cuts.map(|(at, _)| piece.split_at(at))
@@ -328,7 +328,7 @@ fn is_pointer(bytes: &[u8]) -> bool {
 
 /// What a file is by its content, in words.
 pub(super) fn kind_of(bytes: &[u8]) -> String {
-    if let Some(model) = Model::read(bytes) {
+    if let Some(model) = SentencePiece::read(bytes) {
         return format!("a SentencePiece model of type {}", model.algorithm);
     }
     let start = bytes.trim_ascii_start();

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A SentencePiece model as far as tokenizing needs it.
 #[derive(Debug, PartialEq)]
-pub(super) struct Model {
+pub(super) struct SentencePiece {
     /// The pieces by id.
     pub pieces: Vec<Piece>,
     /// How text is split into them.
@@ -52,7 +52,7 @@ impl fmt::Display for Algorithm {
     }
 }
 
-impl Model {
+impl SentencePiece {
     /// The model of a file, if it is one.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let mut model = Self {
@@ -191,7 +191,7 @@ mod tests {
     /// What the sentencepiece package reads from the same files.
     #[test]
     fn models_are_what_sentencepiece_reads() {
-        let spm = Model::read(SPM).unwrap();
+        let spm = SentencePiece::read(SPM).unwrap();
         assert_eq!((spm.algorithm, spm.pieces.len()), (Algorithm::Unigram, 800));
         assert_eq!((spm.unknown, spm.byte_fallback), (3, false));
         let kinds = [Kind::Control, Kind::Control, Kind::Control, Kind::Other];
@@ -200,7 +200,7 @@ mod tests {
             assert_eq!((&*piece.text, piece.score, piece.kind), (name, 0.0, kind));
         }
         assert_eq!(spm.pieces[4].kind, Kind::UserDefined);
-        let bpe = Model::read(BPE).unwrap();
+        let bpe = SentencePiece::read(BPE).unwrap();
         assert_eq!((bpe.algorithm, bpe.pieces.len()), (Algorithm::Bpe, 800));
         assert_eq!((bpe.unknown, bpe.byte_fallback), (0, true));
         assert_eq!(bpe.pieces[3].text, "<0x00>");
@@ -217,9 +217,9 @@ mod tests {
         ) {
             let mut bytes = SPM.to_vec();
             bytes[at] = byte;
-            let _ = Model::read(&bytes);
-            let _ = Model::read(&bytes[..end]);
-            let _ = Model::read(&noise);
+            let _ = SentencePiece::read(&bytes);
+            let _ = SentencePiece::read(&bytes[..end]);
+            let _ = SentencePiece::read(&noise);
         }
     }
 }

@@ -5,8 +5,8 @@ use crate::ir::{
     ops::{elementwise::Binary, matmul::MatMul},
 };
 
-/// A product with a parameter on its right.
-pub(super) struct Product {
+/// A use of a parameter: a product that has it on its right.
+pub(super) struct Use {
     pub node: Id,
     pub parameter: Name,
     pub dtype: DType,
@@ -19,7 +19,7 @@ pub(super) struct Product {
 
 /// Who multiplies and sums what in a region.
 pub(super) struct Uses {
-    pub products: Vec<Product>,
+    pub products: Vec<Use>,
     pub by_left: Vec<(Id, Vec<usize>)>,
     readers: Vec<Vec<Id>>,
 }
@@ -47,7 +47,7 @@ impl Uses {
                 Some((_, products)) => products.push(uses.products.len()),
                 None => uses.by_left.push((left, vec![uses.products.len()])),
             }
-            uses.products.push(Product {
+            uses.products.push(Use {
                 node: id,
                 parameter: leaf.name.clone(),
                 dtype: leaf.ty.dtype,
@@ -60,7 +60,7 @@ impl Uses {
         uses
     }
 
-    fn products_of(&self, left: Id) -> impl Iterator<Item = &Product> {
+    fn products_of(&self, left: Id) -> impl Iterator<Item = &Use> {
         self.products
             .iter()
             .filter(move |product| product.left == left)

@@ -102,9 +102,7 @@ impl Pointers {
         let operation = |transposed| if transposed { CUBLAS_OP_T } else { CUBLAS_OP_N };
         let kind = |dtype| match dtype {
             DType::Bf16 => blas::cudaDataType_t::CUDA_R_16BF,
-            DType::F16 => blas::cudaDataType_t::CUDA_R_16F,
-            DType::F64 => blas::cudaDataType_t::CUDA_R_64F,
-            DType::F32 | DType::I32 => blas::cudaDataType_t::CUDA_R_32F,
+            _ => blas::cudaDataType_t::CUDA_R_32F,
         };
         let at = |i: usize| self.list.at(8 * i * self.count);
         let [m, n, k] = self.sizes;

@@ -97,22 +97,33 @@ impl Drop for Lane {
     }
 }
 
-/// A column-major matrix of float64.
+/// Columns of a column-major matrix of float64 on the device. Its fields are private, as the libraries
+/// read and write as many elements as they say.
 #[derive(Clone, Copy)]
 pub(super) struct View {
     at: CUdeviceptr,
-    pub rows: usize,
-    pub columns: usize,
+    rows: usize,
+    columns: usize,
 }
 
 impl View {
-    /// Its first columns.
+    pub fn rows(self) -> usize {
+        self.rows
+    }
+
+    pub fn columns(self) -> usize {
+        self.columns
+    }
+
+    /// Its first columns, of which it has as many.
     pub fn first(self, columns: usize) -> Self {
+        assert!(columns <= self.columns, "columns of the matrix");
         Self { columns, ..self }
     }
 
-    /// Its last columns.
+    /// Its last columns, of which it has as many.
     pub fn last(self, columns: usize) -> Self {
+        assert!(columns <= self.columns, "columns of the matrix");
         let before = 8 * self.rows * (self.columns - columns);
         Self {
             at: self.at + before as CUdeviceptr,
@@ -266,7 +277,16 @@ impl Lane {
         beta: f64,
         c: View,
     ) -> Result<(), CudaError> {
-        let depth = if a_transposed { a.rows } else { a.columns };
+        let shape = |x: View, transposed| match transposed {
+            true => [x.columns, x.rows],
+            false => [x.rows, x.columns],
+        };
+        let ([m, depth], [inner, n]) = (shape(a, a_transposed), shape(b, b_transposed));
+        assert_eq!(
+            [m, depth, n],
+            [c.rows, inner, c.columns],
+            "sizes of a product"
+        );
         // SAFETY: the matrices have these sizes.
         unsafe {
             blas::cublasDgemm_v2(
@@ -297,6 +317,9 @@ impl Lane {
         (beta, b): (f64, View),
         c: View,
     ) -> Result<(), CudaError> {
+        for x in [a, b] {
+            assert_eq!([x.rows, x.columns], [c.rows, c.columns], "sizes of a sum");
+        }
         let rows = c.rows as i32;
         // SAFETY: the matrices have the same sizes.
         unsafe {
@@ -322,6 +345,12 @@ impl Lane {
 
     /// `x = L^-1 x` for the lower triangle of a matrix, or `L^-T x`.
     pub fn solve(&self, triangle: View, transposed: bool, x: View) -> Result<(), CudaError> {
+        let expected = [x.rows; 2];
+        assert_eq!(
+            [triangle.rows, triangle.columns],
+            expected,
+            "sizes of a system"
+        );
         // SAFETY: the matrices have these sizes.
         unsafe {
             blas::cublasDtrsm_v2(
@@ -352,6 +381,7 @@ impl Lane {
     /// Replaces the lower triangle of a matrix by its Cholesky factor; false if it is not positive
     /// definite.
     pub fn cholesky(&self, a: View) -> Result<bool, CudaError> {
+        assert_eq!(a.rows, a.columns, "a square matrix");
         let (n, at, handle) = (a.rows as i32, a.at as *mut f64, self.handle);
         let mut room = 0;
         // SAFETY: the arrays have these sizes.
@@ -398,6 +428,7 @@ impl Lane {
         end: End,
         k: usize,
     ) -> Result<Option<Columnwise>, CudaError> {
+        assert!(a.rows == a.columns && k <= a.rows, "a square matrix");
         let n = a.rows;
         let (first, last) = match end {
             End::Minor => (1, k),

@@ -112,12 +112,12 @@ fn find(lane: &Lane, matrix: &Matrix<'_>, end: End, k: usize) -> Result<Option<F
         Ok::<_, CudaError>(gram)
     };
     let forth = |x: View| {
-        let y = lane.new_matrix(large, x.columns)?;
+        let y = lane.new_matrix(large, x.columns())?;
         lane.multiply(1.0, (*w, !wide), (x, false), 0.0, *y)?;
         Ok::<_, CudaError>(y)
     };
     let back = |y: View| {
-        let x = lane.new_matrix(small, y.columns)?;
+        let x = lane.new_matrix(small, y.columns())?;
         lane.multiply(1.0, (*w, wide), (y, false), 0.0, *x)?;
         Ok::<_, CudaError>(x)
     };

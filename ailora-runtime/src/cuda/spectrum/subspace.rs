@@ -58,7 +58,7 @@ pub(super) fn outermost(
     end: End,
     (k, width): (usize, usize),
 ) -> Result<Option<Basis>, CudaError> {
-    let n = gram.rows;
+    let n = gram.rows();
     let mean = norm / (n as f64).sqrt();
     if end == End::Principal {
         let operator = Operator::Gram(*gram);
@@ -112,7 +112,7 @@ impl Operator {
         match *self {
             Self::Gram(gram) => lane.multiply(alpha, (gram, false), (x, false), beta, y),
             Self::Inverse(inverse) => {
-                let half = lane.new_matrix(x.rows, x.columns)?;
+                let half = lane.new_matrix(x.rows(), x.columns())?;
                 lane.multiply(1.0, (inverse, false), (x, false), 0.0, *half)?;
                 lane.multiply(alpha, (inverse, true), (*half, false), beta, y)
             }
@@ -137,8 +137,8 @@ fn leading(
     mean: f64,
     (k, width): (usize, usize),
 ) -> Result<Option<(Columnwise, Vec<f64>)>, CudaError> {
-    let (Operator::Gram(View { rows: n, .. }) | Operator::Inverse(View { rows: n, .. })) =
-        *operator;
+    let (Operator::Gram(matrix) | Operator::Inverse(matrix)) = *operator;
+    let n = matrix.rows();
     let mut start = lane.random(n, width)?;
     let mut applied = 0;
     for round in 0..ROUNDS {

@@ -202,21 +202,7 @@ pub(super) fn agree_on(
             memory.set(view.buffer, at, x);
         }
     }
-    let mut params = Params::new();
-    for (buffer, place) in plan.buffers.iter().enumerate() {
-        let Buffer::Parameter { name, len, .. } = place else {
-            continue;
-        };
-        let key = DRAW.key(name);
-        let data: Vec<f32> = (0..*len as u64)
-            .map(|i| half::bf16::from_f64(key.normal(i)).to_f32())
-            .collect();
-        for (i, &x) in data.iter().enumerate() {
-            memory.set(buffer, i, x);
-        }
-        let shape = vec![*len];
-        params.insert(name.to_string(), Array::new(shape, data));
-    }
+    let params = parameters(plan, &mut memory);
     let mut next = 0;
     for (time, actions) in all.iter().enumerate() {
         execute(&mut memory, &functions, time, actions, &mut next);
@@ -259,6 +245,26 @@ pub(super) fn agree_on(
             );
         }
     }
+}
+
+/// Random values of the parameters, which bfloat16 has, in a plan's memory and by name.
+fn parameters(plan: &Plan, memory: &mut Memory) -> Params {
+    let mut params = Params::new();
+    for (buffer, place) in plan.buffers.iter().enumerate() {
+        let Buffer::Parameter { name, len, .. } = place else {
+            continue;
+        };
+        let key = DRAW.key(name);
+        let data: Vec<f32> = (0..*len as u64)
+            .map(|i| half::bf16::from_f64(key.normal(i)).to_f32())
+            .collect();
+        for (i, &x) in data.iter().enumerate() {
+            memory.set(buffer, i, x);
+        }
+        let shape = vec![*len];
+        params.insert(name.to_string(), Array::new(shape, data));
+    }
+    params
 }
 
 /// A product as the device's library computes it.

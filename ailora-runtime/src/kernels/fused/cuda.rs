@@ -29,7 +29,7 @@ const KEPT_IN_WARP: usize = 128;
 /// The widest row of a warp.
 const WARP_WIDTH: usize = 1024;
 /// The most threads of a block.
-const MOST: usize = 1024;
+const MOST_THREADS: usize = 1024;
 
 /// The kernel of a loop. Its parameters are the operands that instructions read, the results, and
 /// the keys of its streams.
@@ -119,7 +119,7 @@ impl<'a> Writer<'a> {
                     .map(|stored| Axes::new(&walk.rows, &[&stored.rows]).span(0) + walk.width),
             );
         // Indices of vectors run past the end by up to what all threads of the last block handle.
-        let past = MOST * VECTOR * writer.layout.chunks;
+        let past = MOST_THREADS * VECTOR * writer.layout.chunks;
         writer.index = index(spans.max().unwrap_or(0).max(rows * walk.width) + past);
         writer
     }
@@ -175,7 +175,7 @@ impl<'a> Writer<'a> {
             32
         } else {
             let mut threads = 64;
-            while threads < MOST && kept(threads) > KEPT {
+            while threads < MOST_THREADS && kept(threads) > KEPT {
                 threads *= 2;
             }
             threads

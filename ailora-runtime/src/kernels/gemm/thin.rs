@@ -21,7 +21,7 @@ const PART: usize = 512;
 const ROWS: usize = 32;
 const COLUMNS: usize = 128;
 /// The most thin columns: with more, packing pays.
-const MOST: usize = 128;
+const MOST_COLUMNS: usize = 128;
 /// Registers of a wide row beside each other, and the most thin columns that they are multiplied with:
 /// as many sums as fit in registers.
 const WIDE: usize = 2;
@@ -62,7 +62,7 @@ pub(super) fn product(
     let (wide, thin) = if is_tall { (a, b) } else { (b, a) };
     let (width, count) = (wide.ncols(), thin.ncols());
     let fits = depth >= PART / 2
-        && count <= MOST
+        && count <= MOST_COLUMNS
         && width.is_multiple_of(WIDE * LANES)
         && [wide, thin]
             .iter()

@@ -14,7 +14,7 @@ use indexmap::IndexMap;
 
 use super::{
     IdRange, Input, Step, View,
-    units::{Product, Unit, is_fusible},
+    units::{ScaledProduct, Unit, is_fusible},
 };
 use crate::kernels::{
     Kernel, Node,
@@ -187,9 +187,9 @@ impl Lowering<'_> {
         self.step(kernel, reads.map(|&arg| self.view(arg)).collect(), to);
     }
 
-    fn outer_products(&mut self, products: &[Product]) {
+    fn outer_products(&mut self, products: &[ScaledProduct]) {
         let program = self.program;
-        let factors = |p: &Product| [0, 1].map(|i| program[p.product].args[i]);
+        let factors = |p: &ScaledProduct| [0, 1].map(|i| program[p.product].args[i]);
         let kernel = Kernel::Outer(outer::Outer {
             depth: program.shape(factors(&products[0])[0])[0],
             products: products

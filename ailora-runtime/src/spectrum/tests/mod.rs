@@ -6,6 +6,8 @@ mod methods;
 mod oracle;
 mod properties;
 
+use std::ops::Range;
+
 use super::{End, Matrix, Method, Options, SpectrumError, Triplets, triplets};
 use oracle::{Svd, dot, norm};
 
@@ -35,13 +37,44 @@ fn assert_outermost(
     truth: &Svd,
     case: &str,
 ) {
-    let (rows, cols) = (weight.rows, weight.cols);
-    let limit = rows.min(cols);
+    let limit = weight.rows.min(weight.cols);
     let kept = match end {
         End::Principal => 0..k,
         End::Minor => limit - k..limit,
     };
-    let top = truth.s[0].max(f64::MIN_POSITIVE);
+    assert_values(weight, t, kept.clone(), truth, case);
+    let column = |m: &[f64], i: usize| m.iter().skip(i).step_by(k).copied().collect::<Vec<_>>();
+    let bases = (0..k).map(|i| (column(&t.u, i), column(&t.v, i))).unzip();
+    assert_triplets(weight, t, &bases, top(truth), case);
+    let gap = match end {
+        _ if k == limit => top(truth),
+        End::Principal => truth.s[k - 1] - truth.s[k],
+        End::Minor => truth.s[limit - k - 1] - truth.s[limit - k],
+    };
+    if gap < 1e-3 * top(truth) {
+        return;
+    }
+    assert_spans(&bases, kept.clone(), truth, case);
+    assert_part(weight, t, kept, truth, case);
+}
+
+/// Vectors of the left and of the right side.
+type Bases = (Vec<Vec<f64>>, Vec<Vec<f64>>);
+
+/// The largest singular value.
+fn top(truth: &Svd) -> f64 {
+    truth.s[0].max(f64::MIN_POSITIVE)
+}
+
+/// Shapes, signs and order, and the singular values.
+fn assert_values(
+    weight: &oracle::Weight,
+    t: &Triplets,
+    kept: Range<usize>,
+    truth: &Svd,
+    case: &str,
+) {
+    let (rows, cols, k) = (weight.rows, weight.cols, kept.len());
     assert_eq!(
         (t.k(), t.u.len(), t.v.len()),
         (k, rows * k, cols * k),
@@ -53,16 +86,17 @@ fn assert_outermost(
         "{case}: {:?}",
         t.s
     );
-    for (i, (found, expected)) in t.s.iter().zip(&truth.s[kept.clone()]).enumerate() {
+    for (i, (found, expected)) in t.s.iter().zip(&truth.s[kept]).enumerate() {
         assert!(
-            (found - expected).abs() <= 1e-11 * top,
+            (found - expected).abs() <= 1e-11 * top(truth),
             "{case}: value {i} is {found}, not {expected}"
         );
     }
+}
 
-    let column = |m: &[f64], i: usize| m.iter().skip(i).step_by(k).copied().collect::<Vec<_>>();
-    let (u, v): (Vec<_>, Vec<_>) = (0..k).map(|i| (column(&t.u, i), column(&t.v, i))).unzip();
-    for i in 0..k {
+/// `W v = s u`, `W^T u = s v`, orthonormal vectors, and the largest number of each `u` above zero.
+fn assert_triplets(weight: &oracle::Weight, t: &Triplets, (u, v): &Bases, top: f64, case: &str) {
+    for i in 0..u.len() {
         let image = weight.apply(&v[i]);
         let back = weight.apply_transpose(&u[i]);
         let off = |image: &[f64], x: &[f64]| {
@@ -86,7 +120,7 @@ fn assert_outermost(
         );
         for j in 0..=i {
             let identity = f64::from(u8::from(i == j));
-            for (name, basis) in [("u", &u), ("v", &v)] {
+            for (name, basis) in [("u", u), ("v", v)] {
                 let product = dot(&basis[i], &basis[j]);
                 assert!(
                     (product - identity).abs() <= 1e-10,
@@ -100,20 +134,15 @@ fn assert_outermost(
         );
         assert!(largest > 0.0, "{case}: sign of pair {i}");
     }
+}
 
-    let gap = match end {
-        _ if k == limit => top,
-        End::Principal => truth.s[k - 1] - truth.s[k],
-        End::Minor => truth.s[limit - k - 1] - truth.s[limit - k],
-    };
-    if gap < 1e-3 * top {
-        return;
-    }
-    for (name, basis, known) in [("U", &u, &truth.u), ("V", &v, &truth.v)] {
+/// The vectors span what the true ones do.
+fn assert_spans((u, v): &Bases, kept: Range<usize>, truth: &Svd, case: &str) {
+    for (name, basis, known) in [("U", u, &truth.u), ("V", v, &truth.v)] {
         // A null vector of a rectangular matrix is not unique on its longer side.
         let known: Vec<_> = kept
             .clone()
-            .filter(|&i| truth.s[i] > 1e-9 * top)
+            .filter(|&i| truth.s[i] > 1e-9 * top(truth))
             .map(|i| &known[i])
             .collect();
         for x in &known {
@@ -124,6 +153,11 @@ fn assert_outermost(
             );
         }
     }
+}
+
+/// Scaled factors make the part of the matrix that the triplets are.
+fn assert_part(weight: &oracle::Weight, t: &Triplets, kept: Range<usize>, truth: &Svd, case: &str) {
+    let (rows, cols, k) = (weight.rows, weight.cols, kept.len());
     let scale = 0.37;
     let (b, a) = t.factors(scale).unwrap();
     for row in 0..rows {
@@ -136,7 +170,7 @@ fn assert_outermost(
                 .map(|i| truth.u[i][row] * truth.s[i] * truth.v[i][col])
                 .sum();
             assert!(
-                (made - part).abs() <= 1e-6 * top,
+                (made - part).abs() <= 1e-6 * top(truth),
                 "{case}: part[{row}, {col}] is {made}, not {part}"
             );
         }

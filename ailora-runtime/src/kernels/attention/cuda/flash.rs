@@ -30,7 +30,7 @@ const WARPS: usize = 4;
 /// The longest rows of scores that a block keeps whole.
 const SHORTEST: usize = 128;
 /// Queries and keys from which on warpgroups are faster, and the rows of one.
-const LONG: usize = 256;
+const WARPGROUP_ROWS: usize = 256;
 const GROUP: usize = 64;
 
 /// Rows in memory.
@@ -336,7 +336,7 @@ impl<'a> Kernels<'a> {
         let shared = 1024 + 2 * d.depth * (2 * rows + tiles * tile) + 4 * floats + 16 * (2 + tiles);
         let fits = self.target.warpgroups
             && [64, 128].contains(&d.depth)
-            && d.queries.min(d.keys) >= LONG
+            && d.queries.min(d.keys) >= WARPGROUP_ROWS
             && tasks >= self.target.processors
             && shared <= self.target.shared;
         fits.then_some(Block {

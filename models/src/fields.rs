@@ -1,11 +1,62 @@
 //! Reading the fields of a `config.json` by name, each with what it may be.
 
-use std::ops::RangeInclusive;
+use std::{fmt::Display, ops::RangeInclusive};
 
 use serde_json::{Map, Value};
+use thiserror::Error;
 
-use super::FieldError;
-use crate::closed::shortened;
+use crate::closed::{Refused, shortened};
+
+/// A field of `config.json` that is missing or not what it should be.
+#[derive(Debug, Error)]
+pub enum FieldError {
+    /// A value out of range or not supported.
+    #[error("`{field}` is {found}; expected {expected}")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+    /// A field of an object that is a field.
+    #[error("in `{field}`, `{}` is {}; {}", .cause.field, .cause.found, .cause.expected)]
+    Nested {
+        /// The object.
+        field: &'static str,
+        /// The field within it.
+        cause: Box<Refused>,
+    },
+}
+
+impl FieldError {
+    /// An error about `field` unless the value found fits.
+    pub(crate) fn unless(
+        fits: bool,
+        field: &'static str,
+        found: impl Display,
+        expected: impl FnOnce() -> String,
+    ) -> Result<(), Self> {
+        if fits {
+            return Ok(());
+        }
+        Err(Self::Value {
+            field,
+            found: found.to_string(),
+            expected: expected(),
+        })
+    }
+
+    /// A field that is not there and must be.
+    pub(crate) fn missing(field: &'static str, expected: String) -> Self {
+        Self::Value {
+            field,
+            found: "missing".into(),
+            expected,
+        }
+    }
+}
 
 /// The fields of a `config.json`. One that is `null` counts as absent, unless [`has`](Self::has) is
 /// asked.

@@ -9,24 +9,28 @@ cd "$(dirname "$0")/.."
 folder=$1
 mkdir -p "$folder/bin" "$folder/models" "$folder/ailora-runtime" "$folder/tests"
 
-# Prints the executables of a build, by name.
+# Prints the executables of a build, by name: of tests, the ones that run there.
 built() {
     cargo "$@" --message-format=json | python3 -c '
 import json, sys
 for line in sys.stdin:
     message = json.loads(line)
-    if message.get("executable"):
-        print(message["target"]["name"], message["executable"])'
+    if not message.get("executable"):
+        continue
+    name = message["target"]["name"]
+    # Two packages have a test of this name.
+    if name == "generate" and not message["manifest_path"].endswith("models/Cargo.toml"):
+        continue
+    print(name, message["executable"])'
 }
+# One selection of packages, as another one builds the dependencies again with other features.
 {
-    built test --release --no-run --package ailora-runtime --lib --test backend --test fused --test steps
-    built test --release --no-run --package ailora-models --test parity --test fusion --test generate
-    built test --release --no-run --package ailora --test peft
-    built bench --no-run --package ailora --bench device
+    built test --release --no-run --workspace --lib --test backend --test fused --test ranks --test steps \
+        --test parity --test fusion --test generate --test peft
+    built bench --no-run --workspace --bench device
     # A test has its name.
-    built bench --no-run --package ailora --bench fusion | sed 's/^fusion /fusion-bench /'
-    built build --release --package ailora --bin ailora
-    built build --release --package ailora-runtime --example svd_time
+    built bench --no-run --workspace --bench fusion | sed 's/^fusion /fusion-bench /'
+    built build --release --workspace --bin ailora --example svd_time
 } | while read -r name executable; do
     # The models' and the runtime's tests have names of their own.
     strip -o "$folder/bin/$name" "$executable"

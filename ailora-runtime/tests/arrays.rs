@@ -1,10 +1,13 @@
 //! Tensors of every element type, their own or a file's.
 
+#[path = "../../tests/device/mod.rs"]
+mod device;
+
 use std::{collections::HashMap, fs, path::Path};
 
 use ailora_graph::ir::{DType, Draw, Program, Type};
 use ailora_runtime::{
-    engine::Engine,
+    passes::Fusion,
     run::Value,
     store::{Array, Params, load, save, save_half},
 };
@@ -211,7 +214,8 @@ fn narrow_weights_are_computed_with_as_their_float32_values() {
         };
         let wide: Params = params.iter().map(wide).collect();
         let run = |params: &Params| {
-            let mut engine = Engine::new(params.clone());
+            let costs = device::backend().costs();
+            let mut engine = device::engine(params.clone(), Fusion::At(costs));
             let id = engine.compile(&program()).unwrap();
             let outputs = engine
                 .run(id, &[("x", Value::F32(&x))], Draw::default())

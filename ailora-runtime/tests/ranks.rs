@@ -1,6 +1,8 @@
 //! Ranks that train together: two threads with a part of every batch each come to what one rank comes to
 //! with all of it.
 
+#[path = "../../tests/device/mod.rs"]
+mod device;
 mod support;
 
 use std::{convert::Infallible, path::Path, sync::Arc, thread};
@@ -8,7 +10,6 @@ use std::{convert::Infallible, path::Path, sync::Arc, thread};
 use ailora_graph::ir::{Program, Type};
 use ailora_runtime::{
     collective::{Collective, CollectiveError, Single, threads},
-    cpu::Cpu,
     engine::{Engine, PlanId},
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
     passes::Fusion,
@@ -34,8 +35,7 @@ fn trainer(ranks: Arc<dyn Collective>, lr: f64) -> (Trainer, PlanId) {
     let y = p.matmul(dropped, false, w, false).unwrap();
     let program = step(p, y);
     let params: Params = [matrix("w")].into();
-    let engine = Engine::on(Box::new(Cpu::new()), params, Fusion::Elementwise);
-    let mut engine = engine.among(ranks);
+    let mut engine = device::engine(params, Fusion::Elementwise).among(ranks);
     let plan = engine.compile(&program).unwrap();
     let group = Group {
         lr: 1.0,
@@ -126,6 +126,7 @@ fn run(
     let options = Fit {
         epochs: 2,
         max_steps: None,
+        patience: None,
         checkpoint: checkpoint.to_owned(),
         checkpoint_every: 3,
         fingerprint: "run".into(),

@@ -113,6 +113,7 @@ fn options(checkpoint: &Path) -> Fit {
     Fit {
         epochs: EPOCHS,
         max_steps: None,
+        patience: None,
         checkpoint: checkpoint.to_owned(),
         checkpoint_every: 1,
         fingerprint: "run".into(),

@@ -8,6 +8,7 @@ mod written;
 
 use std::{fs, path::PathBuf};
 
+use ailora_graph::ir::DType;
 use ailora_models::{
     config::Config,
     gguf::fields::{ARCHITECTURE, GENERAL},
@@ -139,6 +140,37 @@ fn a_file_is_the_model_that_it_was_made_of() {
         let ids = tokenizer.encode("th", None, 8).unwrap().ids;
         assert_eq!(ids[0], 1, "{name}");
         assert_eq!(hub::resolve(path.to_str().unwrap()).unwrap(), path);
+    }
+}
+
+/// Heads are turned whatever the elements are.
+#[test]
+fn floats_keep_the_type_that_the_file_has() {
+    let expected = Pretrained::open(&parity("llama_gqa_tied-0"), Head::CausalLm).unwrap();
+    for (kind, dtype) in [
+        (1, DType::F16),
+        (30, DType::Bf16),
+        (28, DType::F64),
+        (0, DType::F32),
+    ] {
+        let mut file = llama();
+        for tensor in &mut file.tensors {
+            let (floats, _) = tensor.bytes.as_chunks::<4>();
+            let floats: Vec<f32> = floats.iter().map(|x| f32::from_le_bytes(*x)).collect();
+            let mut bytes = vec![0; floats.len() * dtype.bytes()];
+            dtype.encode(&floats, &mut bytes);
+            (tensor.kind, tensor.bytes) = (kind, bytes);
+        }
+        let (_dir, path) = kept(&file);
+        let found = Pretrained::open(&path, Head::CausalLm).unwrap();
+        for (weight, array) in &expected.weights {
+            let found = &found.weights[weight];
+            assert_eq!((found.dtype(), found.shape()), (dtype, array.shape()));
+            for (found, x) in found.floats().iter().zip(array.floats().iter()) {
+                let rounded = dtype.round(f64::from(*x)) as f32;
+                assert_eq!(*found, rounded, "{dtype}: {weight}");
+            }
+        }
     }
 }
 

@@ -93,6 +93,9 @@ pub struct Args {
     /// metric, else last].
     #[arg(long, value_name = "best|last")]
     keep: Option<Keep>,
+    /// Stop after N epochs in a row that are not the best so far.
+    #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
+    patience: Option<usize>,
     /// Compute on cpu, cuda, cuda:ORDINAL, or auto for a device if there is one [default: cpu].
     #[arg(long)]
     device: Option<Device>,
@@ -146,6 +149,7 @@ impl Args {
         settings.rows = self.rows.or(settings.rows);
         settings.max_steps = self.max_steps.or(settings.max_steps);
         settings.keep = self.keep.or(settings.keep);
+        settings.patience = self.patience.or(settings.patience);
         settings.gradient_checkpointing |= self.gradient_checkpointing;
         settings.strict |= self.strict.strict;
         settings.optimizer.weight_decay =

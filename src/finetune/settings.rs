@@ -61,6 +61,8 @@ pub struct Settings {
     /// Which epoch's adapter is left; if absent the best one's where the task has a held-out metric,
     /// else the last one's.
     pub keep: Option<Keep>,
+    /// Stop after this many epochs in a row that are not the best so far.
+    pub patience: Option<usize>,
     /// Whether what is not used of the model's files is an error.
     pub strict: bool,
 }
@@ -89,6 +91,7 @@ impl Default for Settings {
             device: Device::Cpu,
             precision: Precision::F32,
             keep: None,
+            patience: None,
             strict: false,
         }
     }
@@ -113,6 +116,7 @@ impl Settings {
             device: self.device,
             precision: self.precision,
             keep: self.keep,
+            patience: self.patience,
         }
     }
 
@@ -135,6 +139,7 @@ impl Settings {
             device: recipe.device,
             precision: recipe.precision,
             keep: recipe.keep,
+            patience: recipe.patience,
             ..self.clone()
         }
     }

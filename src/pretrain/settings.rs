@@ -161,6 +161,7 @@ impl Settings {
             device: self.device,
             precision: self.precision,
             keep: Some(Keep::Last),
+            patience: None,
         }
     }
 

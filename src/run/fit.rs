@@ -14,8 +14,8 @@ use ailora_runtime::{
 };
 
 use super::{
-    Adapted, Error, Learner, Manifest, Output, Recipe, Report, Run, Stage, recipe::Sizes,
-    spectrum_cache,
+    Adapted, Error, Learner, Manifest, Output, Recipe, Report, Run, SettingsError, Stage,
+    recipe::Sizes, spectrum_cache,
 };
 use crate::output::Existing;
 
@@ -174,6 +174,9 @@ impl<L: Learner> Ready<L> {
         watch: &mut impl FnMut(Stage<'_>) -> Control,
     ) -> Result<Report, Error> {
         let headline = self.workload.headline();
+        if headline.is_none() && self.recipe.patience.is_some() {
+            return Err(SettingsError::NothingToWaitFor.into());
+        }
         let options = Fit {
             epochs: self.recipe.epochs,
             max_steps: self.recipe.max_steps,
@@ -181,6 +184,7 @@ impl<L: Learner> Ready<L> {
             checkpoint_every: self.recipe.checkpoint_every,
             fingerprint: self.fingerprint(),
             keep: self.recipe.keep(headline.is_some()),
+            patience: self.recipe.patience,
             headline,
         };
         if let Some(best) = self.progress.best(options.headline.as_ref())

@@ -50,6 +50,8 @@ pub struct Recipe {
     /// Which epoch's parameters are left; if absent the best one's where anything is held out, else
     /// the last one's.
     pub keep: Option<Keep>,
+    /// Stop after this many epochs in a row that are not the best so far.
+    pub patience: Option<usize>,
 }
 
 impl Default for Recipe {
@@ -70,6 +72,7 @@ impl Default for Recipe {
             device: Device::Cpu,
             precision: Precision::F32,
             keep: None,
+            patience: None,
         }
     }
 }
@@ -98,6 +101,7 @@ impl Recipe {
             Range::count("batch_size", self.batch_size, 1..=limits::BATCH),
             Range::count("accumulate", self.accumulate, 1..=limits::ACCUMULATE),
             Range::at_least_1("max_steps", self.max_steps),
+            Range::at_least_1("patience", self.patience.map(|n| n as u64)),
             Range::at_least_1("checkpoint_every", Some(self.checkpoint_every)),
             Range::positive("lr", self.lr),
             Range::positive("clip", self.clip.unwrap_or(1.0)),

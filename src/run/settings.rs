@@ -28,6 +28,12 @@ pub enum SettingsError {
         /// The task.
         task: String,
     },
+    /// Waiting for a better epoch where epochs are not measured.
+    #[error(
+        "`patience` waits for a better epoch, and nothing is held out to measure one; leave --patience out, or \
+         use data with held-out rows"
+    )]
+    NothingToWaitFor,
     /// A model that does not fit.
     #[error(
         "a model of these `width`, `layers`, `vocab_size` and `length` takes {needed} bytes to \

@@ -110,6 +110,44 @@ fn the_best_epoch_survives_an_interruption() {
     }
 }
 
+/// The fourth epoch is the best, so that with a patience of one the fifth is the last. The bits are those of a
+/// run of five epochs by its schedule of six, before and after an interruption.
+#[test]
+fn training_stops_when_no_epoch_gets_better() {
+    let scene = Scene::new();
+    let patient = Settings {
+        max_steps: None,
+        patience: Some(1),
+        ..settings(&scene, None)
+    };
+    let report = run(&patient, &scene.path("patient"), None);
+    let epochs = |report: &Report| report.evaluations.len();
+    assert_eq!(
+        (report.outcome, epochs(&report)),
+        (Outcome::Finished, 5),
+        "{:?}",
+        report.evaluations
+    );
+    let cut = run(&settings(&scene, None), &scene.path("cut"), None);
+    assert_eq!(report.evaluations, cut.evaluations);
+    assert_eq!(scene.losses("patient"), scene.losses("cut"));
+    let stopped = run(&patient, &scene.path("stopped"), Some(27));
+    assert_eq!(stopped.outcome, Outcome::Stopped);
+    let done = run(&patient, &scene.path("stopped"), None);
+    assert_eq!(done.evaluations, report.evaluations);
+    // What is at its end stays there, unless it is to wait longer.
+    let again = run(&patient, &scene.path("stopped"), None);
+    assert_eq!(epochs(&again), 5);
+    let longer = Settings {
+        patience: Some(2),
+        ..patient
+    };
+    assert_eq!(epochs(&run(&longer, &scene.path("stopped"), None)), 6);
+    let why = ["patience", "nothing is held out", "--patience"];
+    let questions = questions();
+    questions.refused(&format!("{FINETUNE} --output other --patience 2"), &why);
+}
+
 /// No epoch is the best where nothing is measured.
 #[test]
 fn nothing_is_best_that_was_not_measured() {

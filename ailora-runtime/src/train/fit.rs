@@ -67,6 +67,8 @@ pub struct Fit {
     pub headline: Option<Headline>,
     /// Which epoch's parameters the trainer keeps.
     pub keep: Keep,
+    /// Ends training after this many epochs in a row that are not the best so far.
+    pub patience: Option<usize>,
 }
 
 /// Which values of a score are better.
@@ -187,6 +189,15 @@ impl Progress {
             .filter_map(|evaluation| Some((evaluation, measured(evaluation)?)));
         let best = values.reduce(|best, next| if next.1 > best.1 { next } else { best });
         best.map(|(evaluation, _)| evaluation)
+    }
+
+    /// Whether `patience` epochs were evaluated since the best one.
+    fn is_out_of_patience(&self, headline: Option<&Headline>, patience: Option<usize>) -> bool {
+        let (Some(patience), Some(best)) = (patience, self.best(headline)) else {
+            return false;
+        };
+        let mut since = self.evaluations.iter().rev();
+        since.position(|evaluation| evaluation == best) >= Some(patience)
     }
 }
 
@@ -317,7 +328,7 @@ where
 {
     fn run<W: Workload<Error = E>>(&mut self, workload: &mut W) -> Result<Outcome, FitError<E, C>> {
         self.trainer.check_ranks()?;
-        while self.done() < self.total || !self.progress.is_evaluated(self.done()) {
+        while !self.is_at_end() {
             let epoch = (self.done() / self.per_epoch) as usize;
             let skip = self.done() % self.per_epoch;
             let end = self.total.min((epoch as u64 + 1) * self.per_epoch);
@@ -340,7 +351,7 @@ where
             drop(batches);
             self.end_epoch(workload, epoch)?;
             self.stop = any(self.ranks, self.stop)?;
-            if self.stop && self.done() < self.total {
+            if self.stop && !self.is_at_end() {
                 return Ok(Outcome::Stopped);
             }
         }
@@ -349,6 +360,14 @@ where
 
     fn done(&self) -> u64 {
         self.trainer.steps_done()
+    }
+
+    /// Whether all steps are made and evaluated, or none of the last epochs was the best.
+    fn is_at_end(&self) -> bool {
+        let headline = self.options.headline.as_ref();
+        let progress = &self.progress;
+        progress.is_out_of_patience(headline, self.options.patience)
+            || (self.done() >= self.total && progress.is_evaluated(self.done()))
     }
 
     fn tell(&mut self, event: Event<'_>) -> Result<(), FitError<E, C>> {

@@ -1,6 +1,6 @@
 use half::f16;
 
-use super::{Element, read, write};
+use super::{Element, read, to_odd, write};
 
 /// Half-precision floats.
 pub struct F16;
@@ -13,7 +13,7 @@ impl Element for F16 {
     const IS_FLOAT: bool = true;
 
     fn round(x: f64) -> f64 {
-        f16::from_f64(x).to_f64()
+        f16::from_f32(to_odd(x)).to_f64()
     }
 
     fn decode(from: &[u8], to: &mut [f32]) {

@@ -116,6 +116,18 @@ impl fmt::Display for DType {
     }
 }
 
+/// A number in float32 or, where it has none, its neighbour there with an odd last bit: what is rounded to fewer
+/// bits afterwards is rounded as the number itself, also beside a tie. The crate half forgets the low bits.
+fn to_odd(x: f64) -> f32 {
+    let near = x as f32;
+    let bits = near.to_bits();
+    if f64::from(near) == x || !near.is_finite() || bits % 2 == 1 {
+        return near;
+    }
+    let is_beyond = f64::from(near.abs()) > x.abs();
+    f32::from_bits(if is_beyond { bits - 1 } else { bits + 1 })
+}
+
 /// `f` of each element of `N` bytes.
 fn read<const N: usize>(from: &[u8], to: &mut [f32], f: impl Fn([u8; N]) -> f32) {
     for (to, from) in to.iter_mut().zip(from.as_chunks::<N>().0) {
@@ -181,6 +193,16 @@ mod tests {
         );
         assert_eq!(DType::F16.round(1.0 + 2f64.powi(-11)), 1.0);
         assert_eq!(DType::F16.round(65_520.0), f64::INFINITY);
+        // Beside a tie, in bits that float32 has and in bits that it has not.
+        for (dtype, ulp) in [(DType::Bf16, 2f64.powi(-7)), (DType::F16, 2f64.powi(-10))] {
+            for little in [2f64.powi(-23), 2f64.powi(-40)] {
+                for x in [1.0 + 0.5 * ulp + little, 1.0 + 1.5 * ulp - little] {
+                    assert_eq!(dtype.round(x), 1.0 + ulp, "{dtype} {little}");
+                    assert_eq!(dtype.round(-x), -1.0 - ulp, "{dtype} {little}");
+                }
+            }
+            assert_eq!(dtype.round(-1e-300).to_bits(), (-0.0_f64).to_bits());
+        }
         let mut bytes = [0; 2];
         DType::Bf16.encode(&[-1.5], &mut bytes);
         assert_eq!(bytes, [0xc0, 0xbf]);

@@ -396,7 +396,7 @@ fn long_sums() {
 }
 
 #[test]
-fn relative_positions_and_turns() {
+fn relative_positions_and_rotations() {
     for [s, t, n] in [[1, 1, 1], [3, 5, 7], [17, 33, 40]] {
         for transposed in [false, true] {
             let mut p = Program::new();

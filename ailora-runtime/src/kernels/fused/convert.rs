@@ -4,7 +4,7 @@ use ailora_graph::ir::DType;
 
 use ailora_graph::ir::ops::elementwise::Binary;
 
-use super::{Instruction, Loop, LoopOp, Source as From, Stored, cuda};
+use super::{Access, Instruction, Loop, LoopOp, Source as From, Stored, cuda};
 use crate::{
     kernels::device::{Action, Actions, Operand, Param},
     plan::View,
@@ -56,7 +56,7 @@ impl Actions {
             whole_rows: false,
             operands: std::iter::once(read.view.stride)
                 .chain(bias.map(|_| 0))
-                .map(|stride| super::Operand {
+                .map(|stride| Access {
                     rows: vec![stride],
                     column: 1,
                 })

@@ -27,7 +27,7 @@ pub struct Loop {
     /// Whether an instruction needs whole rows; if not, rows may be split.
     pub whole_rows: bool,
     /// How the step's reads are walked.
-    pub operands: Vec<Operand>,
+    pub operands: Vec<Access>,
     /// The instructions, in order.
     pub instructions: Vec<Instruction>,
     /// How many registers.
@@ -49,7 +49,7 @@ pub struct Stored {
 
 /// How a loop walks one of its operands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Operand {
+pub struct Access {
     /// Strides along the domain's row dimensions.
     pub rows: Vec<usize>,
     /// 1, or 0 for one element a row.

@@ -6,7 +6,7 @@ use super::Lowering;
 use crate::{
     kernels::{
         Kernel,
-        fused::{Instruction, Loop, LoopOp, Operand, Source, Stored},
+        fused::{Access, Instruction, Loop, LoopOp, Source, Stored},
     },
     plan::{Step, View},
 };
@@ -168,10 +168,10 @@ impl Domain {
             Some((&width, rows)) => (width, rows.to_vec()),
             None => (1, Vec::new()),
         };
-        let mut operands: Vec<Operand> = self
+        let mut operands: Vec<Access> = self
             .strides
             .into_iter()
-            .map(|mut strides| Operand {
+            .map(|mut strides| Access {
                 column: strides.pop().unwrap_or(0),
                 rows: strides,
             })

@@ -80,7 +80,7 @@ impl Stepper for Cpu {
     fn reduce(
         &mut self,
         adamw: &AdamW,
-        _: &Weights,
+        _: Run<'_, '_>,
         ranks: &dyn Collective,
         of: usize,
     ) -> Result<(), BackendError> {

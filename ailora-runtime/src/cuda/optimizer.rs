@@ -327,11 +327,14 @@ impl Stepper for Cuda {
     fn reduce(
         &mut self,
         adamw: &AdamW,
-        weights: &Weights,
+        run: Run<'_, '_>,
         ranks: &dyn Collective,
         of: usize,
     ) -> Result<(), BackendError> {
+        let Run { plan, weights, .. } = run;
         if self.training.optimizer.is_none() {
+            // A rank without micro-batches has run nothing yet.
+            self.resources.provide(plan, weights)?;
             let state = Optimizer::new(&self.resources, adamw, weights)?;
             self.training.optimizer = Some(state);
         }

@@ -25,14 +25,15 @@ pub trait Stepper {
     ) -> Result<(), BackendError>;
 
     /// Replaces the step's gradients and the losses of its `of` micro-batches by their sums over the
-    /// ranks, each of which has accumulated those that it [owns](Collective::owns), perhaps none.
+    /// ranks, each of which has accumulated those that it [owns](Collective::owns), perhaps none; `run` is
+    /// of any of them.
     ///
     /// # Errors
     /// A rank or the device failed.
     fn reduce(
         &mut self,
         adamw: &AdamW,
-        weights: &Weights,
+        run: Run<'_, '_>,
         ranks: &dyn Collective,
         of: usize,
     ) -> Result<(), BackendError>;

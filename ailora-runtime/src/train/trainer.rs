@@ -205,10 +205,13 @@ impl Trainer {
             // Each micro-batch has draws of its own, whichever rank it is on.
             self.draw.step += 1;
         }
-        let (backend, weights) = self.engine.backend_mut();
-        if ranks.world() > 1 {
-            backend.reduce(&self.optimizer, weights, &*ranks, batch.len())?;
+        if let Some(micro) = batch.first()
+            && ranks.world() > 1
+        {
+            let (backend, run) = self.engine.prepared(micro.plan, &micro.inputs, self.draw);
+            backend.reduce(&self.optimizer, run, &*ranks, batch.len())?;
         }
+        let (backend, weights) = self.engine.backend_mut();
         let step = self.optimizer.step() + 1 + before as u64;
         let lr = rate(self.lr, self.schedule, step, batch);
         let update = Update {

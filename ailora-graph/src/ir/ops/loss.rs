@@ -49,7 +49,7 @@ fn check(args: &[&Type]) -> Result<Type, String> {
     {
         return Err("expected logits of floats [n, c] and labels of i32[n]".into());
     }
-    Ok(Type::f32(logits.shape))
+    Ok(logits)
 }
 
 impl Operation for CrossEntropy {

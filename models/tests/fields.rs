@@ -31,7 +31,7 @@ fn complete(table: Table, expected: &[String]) {
 fn every_field_of_a_configuration_is_known() {
     let expected: indexmap::IndexMap<String, Vec<String>> = names("config");
     assert_eq!(expected.len(), FAMILIES.len());
-    for family in &FAMILIES {
+    for family in FAMILIES {
         complete(family.table, &expected[family.model_type]);
     }
 }

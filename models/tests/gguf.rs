@@ -22,7 +22,7 @@ use support::fixtures;
 use tempfile::TempDir;
 use written::{File, Value};
 
-const MODELS: [&str; 5] = [
+const MODELS: &[&str] = &[
     "llama_gqa_tied-0",
     "llama_mha-0",
     "llama_scaled-1",

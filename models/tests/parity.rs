@@ -32,7 +32,7 @@ fn classifier(family: &str) -> Model {
 }
 
 /// Each fixture's name, how many gradients of adapted weights it holds, and its head.
-const MODELS: [(&str, usize, Head); 19] = [
+const MODELS: &[(&str, usize, Head)] = &[
     ("bart", 12, Head::Seq2SeqLm { smoothing: 0.0 }),
     ("bart_cls", 12, Head::classification(3)),
     ("bart_qa", 12, Head::QuestionAnswering),
@@ -57,7 +57,7 @@ const MODELS: [(&str, usize, Head); 19] = [
 
 #[test]
 fn logits_losses_and_gradients_equal_transformers() {
-    for (name, gradients, head) in MODELS {
+    for &(name, gradients, head) in MODELS {
         for seed in 0..2 {
             let dir = fixtures().join(format!("parity/{name}-{seed}"));
             let base = Pretrained::open(&dir, head).unwrap();

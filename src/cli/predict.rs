@@ -86,6 +86,10 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         lines.push(b'\n');
     }
     output.write(&lines)?;
-    say!("wrote {} rows to {}", rows.len(), args.output.display());
+    let (n, file) = (rows.len(), args.output.display());
+    say!(
+        "wrote {n} {} to {file}",
+        if n == 1 { "row" } else { "rows" }
+    );
     Ok(ExitCode::SUCCESS)
 }

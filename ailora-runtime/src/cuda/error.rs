@@ -12,13 +12,13 @@ use crate::run::RunError;
 pub enum CudaError {
     /// A library is missing.
     #[error(
-        "{name} was not found on the loader's path nor in: {looked}. Install CUDA 12 or newer, or \
+        "{name} was not found on the loader's path{looked}. Install CUDA 12 or newer, or \
          name the folder of its libraries in AILORA_CUDA_LIBRARIES; `--device cpu` needs neither"
     )]
     Library {
         /// Its name, without version.
         name: String,
-        /// Folders.
+        /// The folders where it is not either.
         looked: String,
     },
     /// There is no such device.

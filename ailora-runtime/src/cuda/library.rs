@@ -86,10 +86,10 @@ fn find(name: &str) -> Result<(), CudaError> {
             }
         }
     }
-    let looked: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
+    let looked = folders.iter().map(|f| format!(" nor in {}", f.display()));
     Err(CudaError::Library {
         name: name.to_owned(),
-        looked: looked.join(", "),
+        looked: looked.collect(),
     })
 }
 

@@ -65,7 +65,7 @@ pub fn markdown() -> String {
 fn configurations() -> String {
     let mut text = String::new();
     let mut shared: Vec<(&[Field], Vec<&str>)> = Vec::new();
-    for family in &family::FAMILIES {
+    for family in family::FAMILIES {
         for list in family.table.fields {
             let same = |(other, _): &&mut (&[Field], _)| names(other).eq(names(list));
             match shared.iter_mut().find(same) {
@@ -75,12 +75,18 @@ fn configurations() -> String {
         }
     }
     shared.sort_by_key(|(_, families)| families.len());
-    for (list, families) in shared {
+    for of_same in shared.chunk_by(|(_, a), (_, b)| a == b) {
+        let families = &of_same[0].1;
         let title = match families.len() == family::FAMILIES.len() {
             true => "every family".to_owned(),
             false => families.join(", "),
         };
-        text += &format!("\n### Of {title}\n\n{}", rows(list));
+        let fields: Vec<Field> = of_same
+            .iter()
+            .flat_map(|(list, _)| *list)
+            .copied()
+            .collect();
+        text += &format!("\n### Of {title}\n\n{}", rows(&fields));
     }
     text + "\nAny other field is reported once, and refused under `--strict`.\n\n"
         + &format!("### {}\n\n{}", family::ROPE.file, family::ROPE.markdown())

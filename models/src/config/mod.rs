@@ -97,8 +97,9 @@ impl Config {
                     .get("model_type")
                     .map_or("missing".into(), Value::to_string),
                 known: FAMILIES
-                    .each_ref()
+                    .iter()
                     .map(|family| family.model_type)
+                    .collect::<Vec<_>>()
                     .join(", "),
             });
         };

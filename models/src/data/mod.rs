@@ -28,7 +28,7 @@ use std::{fmt::Debug, path::Path, sync::Arc};
 use crate::choice::{Kind, options};
 
 /// Every format, by the name that a task's description has.
-pub static FORMATS: [Kind<dyn Format>; 4] = [
+pub static FORMATS: &[Kind<dyn Format>] = &[
     Kind {
         name: "tsv",
         about: "tab-separated values as GLUE writes them: quotes are ordinary characters",

@@ -30,7 +30,7 @@ impl Sink for Collected {
 /// The records that a file of a format has, or the error.
 fn read(format: Value, bytes: impl AsRef<[u8]>) -> Result<Vec<Value>, String> {
     let choice: Choice = serde_json::from_value(format).unwrap();
-    let format = choice.make("format", &FORMATS)?;
+    let format = choice.make("format", FORMATS)?;
     let mut collected = Collected::default();
     let source = Source::new(Path::new("data"), bytes.as_ref(), &["text", "label", "n"]);
     let read = format.read(&source, &mut collected);
@@ -190,7 +190,7 @@ proptest! {
             0..40,
         ),
     ) {
-        for format in &FORMATS {
+        for format in FORMATS {
             let _ = read(json!(format.name), pieces.concat());
         }
     }

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Every family, in the order in which they are listed to the user.
-pub static FAMILIES: [Family; 7] = [
+pub static FAMILIES: &[Family] = &[
     bert::FAMILY,
     roberta::FAMILY,
     deberta::FAMILY,

@@ -18,7 +18,7 @@ use thiserror::Error;
 use crate::choice::did_you_mean;
 
 /// Every metric, by the name that descriptions and result files have.
-pub static METRICS: [Metric; 5] = [
+pub static METRICS: &[Metric] = &[
     Metric {
         name: "accuracy",
         better: Better::Higher,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{TokenizerError, template};
 use crate::{
-    closed::{Field, Table, Unknown, applied, inert, only, unset},
+    closed::{Field, Table, Unknown, applied, inert, unset},
     gguf::{Gguf, GgufError},
 };
 
@@ -68,9 +68,8 @@ const FIELDS: &[Field] = &[
         "separators are not added; put the model's tokenizer.json beside the file",
     ),
     unset("tokenizer.ggml.precompiled_charsmap", FAMILY),
-    only(
+    unset(
         "tokenizer.ggml.normalizer.lowercase",
-        &[],
         "put the model's tokenizer.json beside the file",
     ),
     inert(

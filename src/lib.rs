@@ -20,8 +20,8 @@ mod tuner;
 
 pub use ailora_graph::{
     AdaptConfig, AdapterSpec, Module, Projection, Scaling, Strategy, Trainable, Visitor, adapt,
-    adapter, checkpoint, element_types, explain, fuse, grad, hoist, ir, lift, method, module, nn,
-    slice_pushdown,
+    adapter, checkpoint, config, element_types, explain, fuse, grad, hoist, ir, lift, method,
+    module, nn, slice_pushdown,
 };
 pub use ailora_models as models;
 pub use ailora_runtime as runtime;

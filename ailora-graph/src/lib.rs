@@ -21,6 +21,7 @@ extern crate self as ailora_graph;
 pub mod adapt;
 pub mod adapter;
 pub mod checkpoint;
+pub mod config;
 pub mod dialect;
 pub mod element_types;
 pub mod explain;
@@ -34,6 +35,7 @@ pub mod module;
 pub mod nn;
 pub mod slice_pushdown;
 
-pub use adapter::{AdaptConfig, AdapterSpec, Scaling, Strategy, Trainable};
+pub use adapter::{AdapterSpec, Scaling, Strategy, Trainable};
 pub use ailora_macros::{Module, adapt};
+pub use config::AdaptConfig;
 pub use module::{Module, Projection, Visitor};

@@ -7,7 +7,8 @@ use std::{
 
 use ailora::{
     AdaptConfig, Scaling,
-    adapter::{Site, SiteOverride, Trainable},
+    adapter::{Site, Trainable},
+    config::SiteOverride,
     finetune::{AdapterFolder, Model},
     limits,
     method::{self, METHODS, Method, Unknown},

@@ -2,6 +2,7 @@
 
 mod distribute;
 
+pub use crate::adapter::Mode;
 pub use distribute::distribute;
 
 use std::collections::{HashMap, HashSet};
@@ -9,22 +10,12 @@ use std::collections::{HashMap, HashSet};
 use thiserror::Error;
 
 use crate::{
-    adapter::{Layout, Site, Strategy, Trainable},
+    adapter::{Adapter, Layout, Operands, Projected, Site, Strategy, Trainable, as_rows},
     ir::{
         Id, Leaf, Op, Program, ProgramError,
         ops::{elementwise::Binary, matmul::MatMul},
     },
-    method::{Adapter, Operands, Projected, as_rows},
 };
-
-/// What an adapted program is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Training: adapters drop elements of their inputs.
-    Train,
-    /// Everything else: nothing is dropped.
-    Infer,
-}
 
 /// Adapters that a program cannot take.
 #[derive(Debug, Error)]

@@ -1,208 +1,135 @@
-//! What an adapter is: its strategy, its scale, its rate; and which projections carry one.
+//! What an adapter is: what it does to one projection, what is said of it, and the projections.
 
-mod config;
 mod error;
-mod pattern;
+mod parameter;
+pub(crate) mod pattern;
+mod peft;
+mod projected;
 mod site;
+mod spec;
 mod trainable;
 
-pub use config::{AdaptConfig, SiteOverride};
 pub use error::AdapterError;
+pub use parameter::{AdapterParameter, End, Side, Start};
+pub use peft::{Field, Peft};
+pub(crate) use projected::as_rows;
+pub use projected::{Mode, Operands, Projected};
 pub use site::{Layout, Site};
+pub use spec::{AdapterSpec, Scaling, Strategy};
 pub use trainable::Trainable;
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use crate::ir::{Id, ProgramError};
 
-use crate::method::{self, Adapter};
-pub(crate) use pattern::closest;
-
-/// What happens to a projection. In files the name of an adapter, `frozen` or `full`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Strategy {
-    /// It stays as it is.
-    Frozen,
-    /// Its weight and bias are trained.
-    Full,
-    /// It stays as it is, and an adapter beside it is trained.
-    Adapted(&'static dyn Adapter),
-}
-
-impl Strategy {
-    /// The name used in files.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Frozen => "frozen",
-            Self::Full => "full",
-            Self::Adapted(adapter) => adapter.name(),
-        }
-    }
-}
-
-impl Serialize for Strategy {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-impl<'de> Deserialize<'de> for Strategy {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Named)
-    }
-}
-
-/// Reads the name of what happens to a projection.
-struct Named;
-
-impl de::Visitor<'_> for Named {
-    type Value = Strategy;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = method::strategies()
-            .map(|strategy| strategy.name())
-            .collect();
-        write!(f, "one of {}; `rank` stands beside it", names.join(", "))
-    }
-
-    fn visit_str<E: de::Error>(self, name: &str) -> Result<Strategy, E> {
-        method::strategy(name).map_err(E::custom)
-    }
-}
-
-/// How `alpha` becomes the adapter's scale `s`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scaling {
-    /// `s = alpha / r` (LoRA).
-    #[default]
-    Classic,
-    /// `s = alpha / sqrt(r)` (rsLoRA).
-    RankStabilized,
-}
-
-/// Everything that is said of one projection's adapter.
+/// What becomes of a projection `y = x W^T + b` whose weight and bias stay as they are.
 ///
-/// ```
-/// # use ailora_graph::method::constructors::minor;
-/// let v = minor(8).with_lr(2.0).with_alpha(16.0);
-/// assert_eq!(v.scale(), Some(2.0));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdapterSpec {
-    /// What happens to the projection.
-    pub strategy: Strategy,
-    /// Of an adapter that has one.
-    pub rank: Option<usize>,
-    /// Learning rate, as a multiple of the base rate.
-    pub lr: f64,
-    /// Numerator of the scale; the rank when absent, so that the classic scale is 1.
-    pub alpha: Option<f64>,
-    /// Probability of dropping an element of the adapter's input while training.
-    pub dropout: f64,
-    /// How `alpha` becomes the scale.
-    pub scaling: Scaling,
+/// An adapter is a value without state of a run: what differs between projections is in their
+/// [`Site`]s, which carry rank, scale and rate. The result computes what the projection did, at the
+/// start of training.
+pub trait Adapter: fmt::Debug + Sync {
+    /// The name in files, such as `principal`; unique among all adapters.
+    fn name(&self) -> &'static str;
+
+    /// Whether it has a rank, which has to be given, and options that go with it.
+    fn has_rank(&self) -> bool {
+        false
+    }
+
+    /// Checks what is said of a projection, beside what holds for all adapters.
+    ///
+    /// # Errors
+    /// The adapter cannot be placed there.
+    fn check(&self, _site: &Site) -> Result<(), AdapterError> {
+        Ok(())
+    }
+
+    /// Its parameters at a projection, those nearest to the output last. `sites` are all projections
+    /// of the model, for parameters that are shared: these have the same name, shape and start at
+    /// each.
+    fn parameters(&self, site: &Site, sites: &[Site]) -> Vec<AdapterParameter>;
+
+    /// What the product `x W^T` becomes, `[..., out]`; the bias is added to that.
+    ///
+    /// # Errors
+    /// An expression whose types do not fit.
+    fn product(&self, p: &mut Projected<'_>, operands: Operands) -> Result<Id, ProgramError> {
+        p.frozen_product(operands)
+    }
+
+    /// What the output becomes, `[..., out]`: the product with the bias, if there is one.
+    ///
+    /// # Errors
+    /// An expression whose types do not fit.
+    fn output(
+        &self,
+        _p: &mut Projected<'_>,
+        _operands: Operands,
+        output: Id,
+    ) -> Result<Id, ProgramError> {
+        Ok(output)
+    }
+
+    /// The weight and the bias of a projection without adapter that computes the same, or nothing if
+    /// there is none. `weight` lies as the [site's layout](Site::layout) says.
+    ///
+    /// # Errors
+    /// An expression whose types do not fit.
+    fn merged(
+        &self,
+        _p: &mut Projected<'_>,
+        _weight: Id,
+        _bias: Option<Id>,
+    ) -> Result<Option<Merged>, ProgramError> {
+        Ok(None)
+    }
+
+    /// The adapter beside the published weight that computes the same, in the form that is saved: it
+    /// itself, unless it trains beside a changed weight.
+    ///
+    /// # Errors
+    /// An expression whose types do not fit.
+    fn published(&self, p: &mut Projected<'_>) -> Result<Published, ProgramError> {
+        let spec = AdapterSpec {
+            lr: 1.0,
+            dropout: 0.0,
+            ..p.site.spec
+        };
+        let mut tensors = Vec::new();
+        for parameter in self.parameters(p.site, p.sites) {
+            let id = p.parameter(&parameter)?;
+            tensors.push((parameter.name, id));
+        }
+        Ok(Published { spec, tensors })
+    }
+
+    /// How PEFT holds what [`published`](Self::published) gives, if it can.
+    fn peft(&self) -> Option<&'static Peft> {
+        None
+    }
 }
 
-impl AdapterSpec {
-    const fn new(strategy: Strategy) -> Self {
-        Self {
-            strategy,
-            rank: None,
-            lr: 1.0,
-            alpha: None,
-            dropout: 0.0,
-            scaling: Scaling::Classic,
-        }
-    }
+/// What a projection with an adapter comes to.
+#[derive(Clone, Copy, Debug)]
+pub struct Merged {
+    /// Its weight.
+    pub weight: Id,
+    /// Its bias, if it has one.
+    pub bias: Option<Id>,
+}
 
-    /// An adapter of this kind. One that has a rank needs [`with_rank`](Self::with_rank).
-    pub const fn adapted(adapter: &'static dyn Adapter) -> Self {
-        Self::new(Strategy::Adapted(adapter))
-    }
+/// An adapter as it is saved.
+#[derive(Debug)]
+pub struct Published {
+    /// What is said of it.
+    pub spec: AdapterSpec,
+    /// Its tensors by name.
+    pub tensors: Vec<(String, Id)>,
+}
 
-    /// No training.
-    pub const fn frozen() -> Self {
-        Self::new(Strategy::Frozen)
-    }
-
-    /// The projection itself is trained.
-    pub const fn full() -> Self {
-        Self::new(Strategy::Full)
-    }
-
-    /// Sets the rank.
-    pub const fn with_rank(mut self, rank: usize) -> Self {
-        self.rank = Some(rank);
-        self
-    }
-
-    /// Sets the learning rate, as a multiple of the base rate.
-    pub const fn with_lr(mut self, lr: f64) -> Self {
-        self.lr = lr;
-        self
-    }
-
-    /// Sets `alpha`, the numerator of the scale.
-    pub const fn with_alpha(mut self, alpha: f64) -> Self {
-        self.alpha = Some(alpha);
-        self
-    }
-
-    /// Sets the dropout probability on the adapter's input.
-    pub const fn with_dropout(mut self, dropout: f64) -> Self {
-        self.dropout = dropout;
-        self
-    }
-
-    /// Sets how `alpha` becomes the scale.
-    pub const fn with_scaling(mut self, scaling: Scaling) -> Self {
-        self.scaling = scaling;
-        self
-    }
-
-    /// Sets options of an adapter that has a rank, but for `alpha` where it has its own.
-    pub const fn with_shared(mut self, alpha: Option<f64>, dropout: f64, scaling: Scaling) -> Self {
-        if self.rank.is_some() {
-            if self.alpha.is_none() {
-                self.alpha = alpha;
-            }
-            self.dropout = dropout;
-            self.scaling = scaling;
-        }
-        self
-    }
-
-    /// The rank of an adapter that has one.
-    pub const fn rank(&self) -> Option<usize> {
-        self.rank
-    }
-
-    /// Whether it has a rank.
-    pub const fn has_rank(&self) -> bool {
-        self.rank.is_some()
-    }
-
-    /// Whether its rank, if it has one, lies within these limits.
-    pub const fn has_rank_within(&self, least: usize, most: usize) -> bool {
-        match self.rank {
-            Some(rank) => least <= rank && rank <= most,
-            None => true,
-        }
-    }
-
-    /// The scale `s` of an adapter that has a rank: `alpha / r` or `alpha / sqrt(r)`.
-    pub fn scale(&self) -> Option<f64> {
-        let rank = self.rank()? as f64;
-        let alpha = self.alpha.unwrap_or(rank);
-        Some(match self.scaling {
-            Scaling::Classic => alpha / rank,
-            Scaling::RankStabilized => alpha / rank.sqrt(),
-        })
-    }
-
-    /// Whether anything of the projection is trained.
-    pub const fn trains(&self) -> bool {
-        !matches!(self.strategy, Strategy::Frozen)
+impl PartialEq for dyn Adapter {
+    /// Adapters are told apart by their names.
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
     }
 }

@@ -1,7 +1,7 @@
 //! Patterns that name projections or parameters of a model.
 
 /// Whether `pattern` names `path`: the whole of it, or its last segments.
-pub(super) fn matches(pattern: &str, path: &str) -> bool {
+pub(crate) fn matches(pattern: &str, path: &str) -> bool {
     let suffixes = path.match_indices('.').map(|(i, _)| &path[i + 1..]);
     std::iter::once(path)
         .chain(suffixes)
@@ -22,7 +22,7 @@ fn glob(pattern: &str, text: &str) -> bool {
 
 /// What to write instead of a pattern that matches none of `paths`: the closest ending of as many
 /// segments as `segments`, or all endings there are.
-pub(super) fn suggest<'a>(
+pub(crate) fn suggest<'a>(
     pattern: &str,
     paths: impl Iterator<Item = &'a str>,
     segments: usize,

@@ -1,5 +1,4 @@
-use super::{AdapterError, AdapterSpec, Strategy};
-use crate::method::AdapterParameter;
+use super::{AdapterError, AdapterParameter, AdapterSpec, Strategy};
 
 /// How a projection's weight lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! AILoRA.
 
-use super::{Adapter, Method, low_rank};
-use crate::adapter::AdapterSpec;
+use super::{Method, low_rank};
+use crate::adapter::{Adapter, AdapterSpec};
 
 /// Asymmetric initialisation: principal queries, minor values, values at twice the rate, as the model
 /// is annotated.

@@ -1,7 +1,7 @@
 //! LoRA.
 
-use super::{Adapter, Method, low_rank};
-use crate::adapter::AdapterSpec;
+use super::{Method, low_rank};
+use crate::adapter::{Adapter, AdapterSpec};
 
 /// Random `A`, zero `B`, one rate.
 #[derive(Debug)]

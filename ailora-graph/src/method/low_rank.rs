@@ -3,12 +3,11 @@
 //! `A0` and `B0` are the frozen start of `A` and `B`, such that `s B0 A0` is the part of `W` that the
 //! adapter starts from; a random start has none, as its `B` is zero.
 
-use super::{
-    Adapter, AdapterParameter, End, Field, Merged, Operands, Peft, Projected, Published, Side,
-    Start,
-};
 use crate::{
-    adapter::{AdapterError, AdapterSpec, Layout, Site, Strategy},
+    adapter::{
+        Adapter, AdapterError, AdapterParameter, AdapterSpec, End, Field, Layout, Merged, Operands,
+        Peft, Projected, Published, Side, Site, Start, Strategy,
+    },
     ir::{Id, ProgramError, ops::concat::Concat},
 };
 

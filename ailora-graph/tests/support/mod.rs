@@ -2,8 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use ailora_graph::{
-    Module, Visitor,
-    adapter::{AdaptConfig, Site},
+    AdaptConfig, Module, Visitor,
+    adapter::Site,
     fuse::layout::Pack,
     ir::{Bindings, DType, Draw, Program, Tensor, Type},
     nn::{Cx, Embedding, LayerNorm, Linear, Tensor as Value},

@@ -11,13 +11,12 @@ mod outer;
 mod recompute;
 mod units;
 
+pub use crate::view::View;
 pub use allocate::Places;
 use units::Form;
 
 use ailora_graph::ir::{DType, Name, Program, Type};
 use indexmap::IndexMap;
-
-pub use crate::view::View;
 
 use crate::kernels::{IdRange, Kernel};
 

@@ -1,8 +1,10 @@
+//! Adapters as data: what a run changes of what a model's annotations say.
+
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{AdapterError, AdapterSpec, Scaling, Site, Strategy, Trainable, pattern};
 use crate::{
+    adapter::{AdapterError, AdapterSpec, Scaling, Site, Strategy, Trainable, pattern},
     method::{self, Method},
     module::Parameter,
 };

@@ -1,13 +1,9 @@
 //! A projection in a program that is being adapted.
 
-use super::AdapterParameter;
-use crate::{
-    adapt::Mode,
-    adapter::Site,
-    ir::{
-        Id, Program, ProgramError, Real,
-        ops::{dropout::Dropout, matmul::MatMul},
-    },
+use super::{AdapterParameter, Site};
+use crate::ir::{
+    Id, Program, ProgramError, Real,
+    ops::{dropout::Dropout, matmul::MatMul},
 };
 
 /// A projection in a program that is being written.
@@ -19,6 +15,15 @@ pub struct Projected<'a> {
     pub site: &'a Site,
     /// All projections of the model.
     pub sites: &'a [Site],
+}
+
+/// What an adapted program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Training: adapters drop elements of their inputs.
+    Train,
+    /// Everything else: nothing is dropped.
+    Infer,
 }
 
 /// What a projection reads.

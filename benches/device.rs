@@ -18,7 +18,8 @@ use ailora::{
     },
     run::backend,
     runtime::{
-        backend::{Device, Precision},
+        backend::Precision,
+        device::Device,
         engine::{Engine, PlanId},
         init::initialise,
         kernels::{Kernel, gemm::Gemm, outer::Outer},

@@ -11,7 +11,8 @@ use ailora::{
     prelude::*,
     run::{Batch, BuildError, Built, Columns, Own, Report, Run, Stage, backend},
     runtime::{
-        backend::{Device, Precision},
+        backend::Precision,
+        device::Device,
         store::{Array, Params},
         train::{Control, Event, Headline},
     },

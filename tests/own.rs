@@ -11,9 +11,9 @@ use ailora::{
     output::Existing,
     run::{BuildError, Columns, Error, Own, OwnError, Run, Stage},
     runtime::{
-        backend::Device,
         collective::{Collective, threads},
         cpu::Cpu,
+        device::Device,
         store::{self, Params},
         train::{Control, Event, Outcome},
     },

@@ -8,7 +8,8 @@
 //! where that is quick, to a full decomposition.
 
 use ailora_runtime::{
-    backend::{Backend, Device, Precision},
+    backend::{Backend, Precision},
+    device::Device,
     spectrum::{End, Matrix, Options, Request, Triplets, triplets, triplets_of},
 };
 use std::error::Error;

@@ -8,8 +8,9 @@ pub mod backend;
 pub mod collective;
 pub mod costs;
 pub mod cpu;
-#[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
+#[cfg_attr(not(feature = "cuda"), path = "no_cuda/mod.rs")]
 pub mod cuda;
+pub mod device;
 pub mod engine;
 pub mod init;
 pub mod kernels;
@@ -20,4 +21,5 @@ pub mod run;
 pub mod spectrum;
 pub mod store;
 pub mod train;
+mod view;
 pub mod weights;

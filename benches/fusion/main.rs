@@ -15,11 +15,7 @@ use std::{
 use ailora::{
     bench::{Baseline, Options, Pass, Row},
     run::backend,
-    runtime::{
-        backend::{Device, Precision},
-        costs,
-        store::write_atomically,
-    },
+    runtime::{backend::Precision, costs, device::Device, store::write_atomically},
 };
 use clap::Parser;
 use group::{Adapted, Group, Shape};

@@ -13,7 +13,8 @@ use crate::{
     },
     run::backend,
     runtime::{
-        backend::{Device, Precision},
+        backend::Precision,
+        device::Device,
         engine::Engine,
         passes::{Fusion, Passes},
         run::Value,

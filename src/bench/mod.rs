@@ -51,7 +51,8 @@ use crate::{
     grad::GradError,
     ir::{Program, ProgramError},
     runtime::{
-        backend::{Device, Precision},
+        backend::Precision,
+        device::Device,
         engine::EngineError,
         init::{self, InitError},
         passes::PassError,

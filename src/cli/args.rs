@@ -20,7 +20,10 @@ use ailora::{
     },
     output::Existing,
     run::{Record, backend, read_settings, read_yaml, yaml},
-    runtime::backend::{Backend, Device, Platform, Precision},
+    runtime::{
+        backend::{Backend, Platform, Precision},
+        device::Device,
+    },
 };
 use clap::Args;
 use serde::de::DeserializeOwned;

@@ -12,8 +12,9 @@ use ailora::{
     output::{Existing, File, Folder},
     run::{Stage, backend},
     runtime::{
-        backend::{Device, Precision},
+        backend::Precision,
         cpu::Cpu,
+        device::Device,
         init::matrix,
         spectrum::spectrum,
         train::{Control, Event, Keep},

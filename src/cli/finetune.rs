@@ -8,7 +8,8 @@ use ailora::{
     method::Ailora,
     run::{Report, Stage},
     runtime::{
-        backend::{Device, Precision},
+        backend::Precision,
+        device::Device,
         optim::ScheduleKind,
         train::{Control, Evaluation, Keep, Outcome},
     },

@@ -2,10 +2,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use ailora::{
     pretrain::Settings,
-    runtime::{
-        backend::{Device, Precision},
-        optim::ScheduleKind,
-    },
+    runtime::{backend::Precision, device::Device, optim::ScheduleKind},
 };
 
 use super::{

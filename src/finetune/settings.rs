@@ -3,7 +3,8 @@ use std::path::PathBuf;
 use ailora_graph::AdaptConfig;
 use ailora_models::embedded;
 use ailora_runtime::{
-    backend::{Device, Precision},
+    backend::Precision,
+    device::Device,
     optim::{AdamWConfig, ScheduleKind},
     train::Keep,
 };

@@ -2,7 +2,8 @@ use std::path::PathBuf;
 
 use ailora_models::tokenizer::train::MIN_VOCABULARY;
 use ailora_runtime::{
-    backend::{Device, Precision},
+    backend::Precision,
+    device::Device,
     optim::{AdamWConfig, ScheduleKind},
     train::Keep,
 };

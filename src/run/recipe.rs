@@ -3,7 +3,8 @@ use std::path::PathBuf;
 use ailora_graph::module::Parameter;
 use ailora_models::cache;
 use ailora_runtime::{
-    backend::{Backend, Device, Precision},
+    backend::{Backend, Precision},
+    device::Device,
     engine::{Engine, EngineError},
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
     spectrum::SpectrumCache,

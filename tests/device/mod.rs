@@ -4,7 +4,8 @@
 
 use ailora_graph::ir::Draw;
 use ailora_runtime::{
-    backend::{Backend, BackendError, Device, Precision},
+    backend::{Backend, BackendError, Precision},
+    device::Device,
     engine::Engine,
     passes::Fusion,
     plan::Plan,

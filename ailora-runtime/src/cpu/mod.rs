@@ -2,12 +2,7 @@
 //! fused loops for the rest. Float32. The same inputs give the same bits, whatever else the machine
 //! does.
 
-pub(crate) mod math;
-mod memory;
-pub(crate) mod rows;
 mod stepper;
-
-pub(crate) use memory::Region;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -18,13 +13,13 @@ use ailora_graph::{
 
 use crate::{
     backend::{Backend, BackendError, Footprint, MemoryUse, Platform, Precision},
-    plan::{Input, Plan, Step, View, plan},
+    kernels::host::{Call, Line, Memory, Place},
+    plan::{Buffer, Input, Plan, Step, plan},
     run::{Outputs, Run, RunError, Value, bound},
     spectrum::Solver,
-    store::Params,
+    store::{Array, Params},
     weights::Weights,
 };
-use memory::Memory;
 use stepper::Training;
 
 /// Bytes of each number that is trained: gradient and two moments, float32.
@@ -36,11 +31,6 @@ pub struct Cpu {
     arena: Vec<Line>,
     training: Option<Training>,
 }
-
-/// A cache line: the arena's alignment.
-#[derive(Clone, Copy, Debug, Default, bytemuck::Zeroable, bytemuck::Pod)]
-#[repr(C, align(64))]
-pub(crate) struct Line([f32; 16]);
 
 impl Cpu {
     /// A backend whose arena grows to the plans that it runs.
@@ -197,11 +187,16 @@ fn run_in<'a>(
         let known = plan.parameters.iter().find(|(other, _)| &**other == name);
         known.is_none_or(|(_, ty)| ty.len() == data.len())
     };
-    let memory = Memory::new(plan, elements, |name| {
-        let data = params.get(name)?.as_f32()?;
-        sizes(name, data).then_some(data)
+    let buffers = plan.buffers.iter().map(|buffer| match buffer {
+        Buffer::Arena { start, .. } => Ok(Place::Arena(*start)),
+        Buffer::Parameter { name, .. } => {
+            let data = params.get(&**name).and_then(Array::as_f32);
+            data.filter(|data| sizes(name, data))
+                .map(Place::Parameter)
+                .ok_or_else(|| RunError::MissingParameter(name.clone()))
+        }
     });
-    let memory = memory.map_err(RunError::MissingParameter)?;
+    let memory = Memory::new(buffers.collect::<Result<_, _>>()?, elements);
     for (input, value) in bound(&plan.inputs, inputs)? {
         fill(input, value, &memory);
     }
@@ -233,35 +228,4 @@ fn execute(step: &Step, memory: &Memory, draw: Draw) {
         writes: &step.writes,
         draw,
     });
-}
-
-/// A step that is executed, with its operands in memory.
-pub(crate) struct Call<'a> {
-    memory: &'a Memory<'a>,
-    pub reads: &'a [View],
-    pub writes: &'a [View],
-    /// What fixes its random numbers.
-    pub draw: Draw,
-}
-
-impl Call<'_> {
-    /// The elements of a read without gaps.
-    pub fn read(&self, i: usize) -> &[f32] {
-        self.memory.read(self.reads[i])
-    }
-
-    /// The ids of a read without gaps.
-    pub fn ids(&self, i: usize) -> &[i32] {
-        bytemuck::cast_slice(self.read(i))
-    }
-
-    /// A read, for threads that share it.
-    pub fn source(&self, i: usize) -> Region {
-        self.memory.region(self.reads[i])
-    }
-
-    /// A write, for threads that share it.
-    pub fn target(&self, i: usize) -> Region {
-        self.memory.region(self.writes[i])
-    }
 }

@@ -7,9 +7,9 @@ use indexmap::IndexMap;
 
 use super::{Cpu, execute, run_in};
 use crate::{
-    backend::BackendError,
+    backend::{BackendError, Share, Stepper, Update, Updated},
     collective::Collective,
-    optim::{AdamW, Moments, Share, Stepper, Update, Updated, global_norm},
+    optim::{AdamW, Moments, global_norm},
     run::Run,
     weights::Weights,
 };

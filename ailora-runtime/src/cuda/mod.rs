@@ -5,7 +5,7 @@
 
 mod compile;
 mod device;
-mod error;
+pub(crate) mod error;
 mod execute;
 mod gemm;
 mod kept;

@@ -13,9 +13,9 @@ use super::{
     staging::Locked,
 };
 use crate::{
-    backend::BackendError,
+    backend::{BackendError, Share, Stepper, Update, Updated},
     collective::Collective,
-    optim::{AdamW, AdamWConfig, Moments, Share, Stepper, Update, Updated},
+    optim::{AdamW, AdamWConfig, Moments},
     plan::Plan,
     run::Run,
     weights::{Place, Weights},

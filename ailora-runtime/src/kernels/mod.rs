@@ -11,6 +11,7 @@ pub(crate) mod device;
 pub mod fused;
 pub mod gather;
 pub mod gemm;
+pub(crate) mod host;
 pub mod merge;
 pub mod outer;
 pub mod reduce;
@@ -20,8 +21,27 @@ pub mod take_along;
 
 use ailora_graph::ir::Op;
 
-use crate::{cpu::Call, plan::IdRange};
 use device::{Actions, Operand, Target};
+use host::Call;
+
+/// What ids choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdRange {
+    /// How many rows or classes there are: each id is below this.
+    pub limit: usize,
+    /// Whether an id may be [`IGNORED`](ailora_graph::ir::ops::loss::IGNORED) instead, as a label.
+    pub ignorable: bool,
+}
+
+impl IdRange {
+    /// Of so many rows.
+    pub(crate) fn below(limit: usize) -> Self {
+        Self {
+            limit,
+            ignorable: false,
+        }
+    }
+}
 
 /// A node that is to be computed: its operation, and the shapes of its result and its arguments.
 pub(crate) struct Node<'a> {

@@ -2,11 +2,9 @@
 
 mod adamw;
 mod schedule;
-mod stepper;
 
 pub use adamw::{AdamW, AdamWConfig, Group, Moments};
 pub use schedule::{Schedule, ScheduleKind};
-pub use stepper::{Share, Stepper, Update, Updated};
 
 /// The Euclidean norm of several gradients as one vector.
 pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f64 {

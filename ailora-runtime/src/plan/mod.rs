@@ -10,16 +10,16 @@ mod non_temporal;
 mod outer;
 mod recompute;
 mod units;
-mod view;
 
 pub use allocate::Places;
 use units::Form;
-pub use view::View;
 
 use ailora_graph::ir::{DType, Name, Program, Type};
 use indexmap::IndexMap;
 
-use crate::kernels::Kernel;
+pub use crate::view::View;
+
+use crate::kernels::{IdRange, Kernel};
 
 /// Where a buffer lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,25 +75,6 @@ pub struct Input {
     pub view: View,
     /// For ids, what each must be.
     pub range: Option<IdRange>,
-}
-
-/// What ids choose from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdRange {
-    /// How many rows or classes there are: each id is below this.
-    pub limit: usize,
-    /// Whether an id may be [`IGNORED`](ailora_graph::ir::ops::loss::IGNORED) instead, as a label.
-    pub ignorable: bool,
-}
-
-impl IdRange {
-    /// Of so many rows.
-    pub(crate) fn below(limit: usize) -> Self {
-        Self {
-            limit,
-            ignorable: false,
-        }
-    }
 }
 
 /// A program compiled to kernels over an arena.

@@ -7,10 +7,10 @@ use thiserror::Error;
 
 use super::{Checkpoint, CheckpointError};
 use crate::{
-    backend::BackendError,
+    backend::{BackendError, Share, Update},
     collective::{Collective, CollectiveError},
     engine::{Engine, EngineError, PlanId},
-    optim::{AdamW, Moments, Schedule, Share, Update},
+    optim::{AdamW, Moments, Schedule},
     run::Value,
     store::{Array, Params},
 };

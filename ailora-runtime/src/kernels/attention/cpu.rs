@@ -20,7 +20,7 @@ use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 use pulp::{Arch, WithSimd};
 use rayon::prelude::*;
 
-use crate::cpu::{Line, Region, math};
+use crate::kernels::host::{Line, Region, math};
 
 /// What rows of scores are padded to a multiple of.
 const LANES: usize = 16;

@@ -9,7 +9,7 @@ use super::{
     Operation,
     device::{Actions, Operand, Target},
 };
-use crate::cpu::Call;
+use crate::kernels::host::Call;
 
 /// Reads `q, k, v, mask` and the biases; writes the output.
 #[derive(Clone, Debug, PartialEq)]

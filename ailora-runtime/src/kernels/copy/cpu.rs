@@ -1,7 +1,7 @@
 use ailora_graph::ir::shape::for_each_index;
 
 use super::Copy;
-use crate::{cpu::Region, kernels::dot};
+use crate::{kernels::dot, kernels::host::Region};
 
 pub(super) fn copy(moved: &Copy, from: Region, to: Region) {
     if moved.clear {

@@ -7,7 +7,7 @@ use super::{
     Operation,
     device::{Actions, Operand, Target},
 };
-use crate::cpu::Call;
+use crate::kernels::host::Call;
 
 /// Reads a tensor; writes its elements elsewhere, over zeros if they do not fill the result: element `i` of
 /// `shape` goes from `from · i + from_start` to `to · i + to_start`.

@@ -3,7 +3,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{CrossEntropy, CrossEntropyGrad};
-use crate::cpu::{math, rows};
+use crate::kernels::host::{math, rows};
 
 /// Elements that are summed up in float32. Of a longer row, the sum would be too large for the last
 /// bits of most of its terms, and come out too small.

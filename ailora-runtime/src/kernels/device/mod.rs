@@ -5,7 +5,7 @@ pub(crate) mod text;
 
 use ailora_graph::ir::{DType, Name, ops::matmul::MatMul};
 
-use crate::plan::View;
+use crate::view::View;
 
 /// What kernels need that multiply by tensor cores.
 pub(crate) const TENSOR_CORES: &str = include_str!("tensor_cores.cuh");

@@ -1,7 +1,7 @@
 //! Pieces of CUDA C++ that several generators write.
 
 use super::{Operand, Param, Source};
-use crate::plan::View;
+use crate::view::View;
 
 /// Threads of a block, where nothing asks for another number.
 pub(crate) const BLOCK: usize = 256;

@@ -7,7 +7,7 @@ use ailora_graph::ir::ops::elementwise::Binary;
 use super::{Access, Instruction, Loop, LoopOp, Source as From, Stored, cuda};
 use crate::{
     kernels::device::{Action, Actions, Operand, Param},
-    plan::View,
+    view::View,
 };
 
 impl Actions {

@@ -11,7 +11,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Instruction, Loop, LoopOp, Source};
-use crate::cpu::{Call, Region, math, rows};
+use crate::kernels::host::{Call, Region, math, rows};
 
 /// Columns that are handled at once where rows may be split: registers of this width stay in the
 /// first-level cache.

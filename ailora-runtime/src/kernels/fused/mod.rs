@@ -14,7 +14,7 @@ use super::{
     Operation,
     device::{self, Actions, Target},
 };
-use crate::cpu::Call;
+use crate::kernels::host::Call;
 
 /// A loop over the rows of a domain, in which every instruction handles one row at a time, in
 /// registers of that width. Reads the loop's operands; writes its results.

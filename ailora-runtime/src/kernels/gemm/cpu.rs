@@ -11,7 +11,7 @@ use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
 
 use super::thin;
-use crate::cpu::Region;
+use crate::kernels::host::Region;
 
 /// Multiply-adds below which a product is not worth another thread.
 const SERIAL: usize = 64 * 64 * 64;

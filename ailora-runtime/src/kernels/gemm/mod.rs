@@ -10,7 +10,7 @@ use super::{
     Operation,
     device::{Actions, Operand, Target},
 };
-use crate::cpu::Call;
+use crate::kernels::host::Call;
 
 /// `c = alpha op(a) op(b)`, or `c += ...`. Reads `a`, `b` and, if it lies elsewhere, what the product is
 /// added to; writes `c`.

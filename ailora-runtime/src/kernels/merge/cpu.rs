@@ -2,7 +2,7 @@ use ailora_graph::ir::ops::merge::Merge;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::{cpu::Region, kernels::gemm::cpu::product};
+use crate::{kernels::gemm::cpu::product, kernels::host::Region};
 
 /// Rows of a pack that are merged by one thread.
 const MERGED: usize = 64;

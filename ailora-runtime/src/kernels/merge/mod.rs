@@ -13,7 +13,7 @@ use super::{
     device::{Actions, Operand, Target},
     gemm::flops,
 };
-use crate::cpu::Call;
+use crate::kernels::host::Call;
 
 /// Reads a pack; writes it with its adapters in its weights.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,7 +9,7 @@ use super::{
     device::{Actions, Operand, Target},
     gemm::{self, flops},
 };
-use crate::cpu::Call;
+use crate::kernels::host::Call;
 
 /// `c = alpha a^T b` for several pairs `a`, `b` of so many rows. Reads `a` and `b` of each pair; writes `c`
 /// of each.

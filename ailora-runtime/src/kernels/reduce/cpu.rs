@@ -2,9 +2,9 @@ use ailora_graph::ir::{ops::reduce::Combine, shape::for_each_index};
 use pulp::Scalar512b;
 
 use super::Reduce;
-use crate::{
-    cpu::{Region, rows},
-    kernels::dot,
+use crate::kernels::{
+    dot,
+    host::{Region, rows},
 };
 
 /// Sums here are few and run in lanes that every machine has.

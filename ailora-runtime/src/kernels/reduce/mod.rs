@@ -9,7 +9,7 @@ use super::{
     Node, Operation,
     device::{Actions, Operand, Target},
 };
-use crate::cpu::Call;
+use crate::kernels::host::Call;
 
 /// Reads a tensor's rows; writes it combined along axes of `shape` where `strides` is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::Rotary;
-use crate::cpu::Region;
+use crate::kernels::host::Region;
 
 /// Turns the heads of each row of `x`, of twice `half` columns, by the row's angles.
 pub(super) fn rotary(

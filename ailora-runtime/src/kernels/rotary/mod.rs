@@ -9,7 +9,7 @@ use super::{
     Node, Operation,
     device::{Actions, Operand, Target},
 };
-use crate::cpu::Call;
+use crate::kernels::host::Call;
 
 /// Reads vectors, cosines and sines; writes the rotated vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

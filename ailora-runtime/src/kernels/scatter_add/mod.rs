@@ -5,11 +5,11 @@ mod cuda;
 
 use ailora_graph::ir::Op;
 
+use super::{IdRange, host::Call};
 use super::{
     Node, Operation,
     device::{Actions, Operand, Target},
 };
-use crate::{cpu::Call, plan::IdRange};
 
 /// Reads ids and rows; writes a table of their sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,12 +5,12 @@ mod cuda;
 
 use ailora_graph::ir::{Op, ops::take_along};
 
+use super::{IdRange, host::Call};
 use super::{
     Node, Operation,
     device::{Actions, Operand, Target},
     last,
 };
-use crate::{cpu::Call, plan::IdRange};
 
 /// Reads matrices and ids `[s, t]`, the same for all; writes the elements `[s, t]` of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

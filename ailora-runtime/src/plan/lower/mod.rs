@@ -13,11 +13,11 @@ use ailora_graph::ir::{
 use indexmap::IndexMap;
 
 use super::{
-    IdRange, Input, Step, View,
+    Input, Step, View,
     units::{ScaledProduct, Unit, is_fusible},
 };
 use crate::kernels::{
-    Kernel, Node,
+    IdRange, Kernel, Node,
     attention::{Attention, AttentionGrad},
     copy::Copy,
     fused::Loop,

@@ -1,7 +1,12 @@
 use indexmap::IndexMap;
 
-use super::{AdamW, Moments};
-use crate::{backend::BackendError, collective::Collective, run::Run, weights::Weights};
+use super::error::BackendError;
+use crate::{
+    collective::Collective,
+    optim::{AdamW, Moments},
+    run::Run,
+    weights::Weights,
+};
 
 /// The optimiser's part of a training step, where a backend computes: it holds the gradients there.
 ///

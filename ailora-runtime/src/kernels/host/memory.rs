@@ -1,7 +1,11 @@
-use ailora_graph::ir::Name;
 use faer::{MatMut, MatRef};
 
-use crate::plan::{Buffer, Plan, View};
+use crate::view::View;
+
+/// A cache line: the arena's alignment.
+#[derive(Clone, Copy, Debug, Default, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C, align(64))]
+pub(crate) struct Line([f32; 16]);
 
 /// The buffers of a plan at run time.
 ///
@@ -14,8 +18,11 @@ pub(crate) struct Memory<'a> {
     len: usize,
 }
 
-enum Place<'a> {
+/// Where a buffer lies at run time.
+pub(crate) enum Place<'a> {
+    /// In the arena, from this element on.
     Arena(usize),
+    /// A parameter's elements.
     Parameter(&'a [f32]),
 }
 
@@ -24,26 +31,13 @@ enum Place<'a> {
 unsafe impl Sync for Memory<'_> {}
 
 impl<'a> Memory<'a> {
-    /// The buffers of `plan` over `arena`, with parameters looked up by name.
-    ///
-    /// # Errors
-    /// The name of a parameter that `lookup` does not know.
-    pub fn new(
-        plan: &'a Plan,
-        arena: &'a mut [f32],
-        lookup: impl Fn(&str) -> Option<&'a [f32]>,
-    ) -> Result<Self, Name> {
-        let buffers = plan.buffers.iter().map(|buffer| match buffer {
-            Buffer::Arena { start, .. } => Ok(Place::Arena(*start)),
-            Buffer::Parameter { name, .. } => lookup(name)
-                .map(Place::Parameter)
-                .ok_or_else(|| name.clone()),
-        });
-        Ok(Self {
-            buffers: buffers.collect::<Result<_, _>>()?,
+    /// Buffers at these places over `arena`.
+    pub fn new(buffers: Vec<Place<'a>>, arena: &'a mut [f32]) -> Self {
+        Self {
+            buffers,
             len: arena.len(),
             arena: arena.as_mut_ptr(),
-        })
+        }
     }
 
     /// The elements of a view without gaps.
@@ -199,30 +193,23 @@ impl Region {
 
 #[cfg(test)]
 mod tests {
-    use ailora_graph::ir::{Program, Type};
-
     use super::*;
-    use crate::plan::plan;
 
     #[test]
     #[should_panic(expected = "writes no parameter")]
     fn a_parameter_is_not_written() {
-        let mut p = Program::new();
-        let w = p.frozen("w", Type::f32([4])).unwrap();
-        let twice = p.scale(w, 2.0).unwrap();
-        p.set_output("twice", twice);
-        let plan = plan(&p);
-        let (w, mut arena) = ([1.0; 4], vec![0.0; plan.arena_len]);
-        let memory = Memory::new(&plan, &mut arena, |_| Some(&w[..])).unwrap();
-        let step = &plan.steps[0];
+        let (w, mut arena) = ([1.0; 4], vec![0.0; 4]);
+        let buffers = vec![Place::Parameter(&w), Place::Arena(0)];
+        let memory = Memory::new(buffers, &mut arena);
+        let [parameter, result] = [0, 1].map(|buffer| View::dense(buffer, 0, 4));
         // SAFETY: nothing else uses either.
         let (read, written) = unsafe {
-            let written = memory.region(step.writes[0]).write(0, 4);
-            (memory.region(step.reads[0]).read(0, 4), written)
+            let written = memory.region(result).write(0, 4);
+            (memory.region(parameter).read(0, 4), written)
         };
         assert_eq!(read, w);
         written.fill(3.0);
         // SAFETY: it panics.
-        unsafe { memory.region(step.reads[0]).write(0, 4) };
+        unsafe { memory.region(parameter).write(0, 4) };
     }
 }

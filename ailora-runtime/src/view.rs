@@ -1,3 +1,5 @@
+//! Where a tensor lies in a buffer.
+
 use ailora_graph::ir::shape::strides;
 
 /// A tensor in a buffer, in elements of 4 bytes: rows of its last axis, equally far apart.
@@ -5,7 +7,7 @@ use ailora_graph::ir::shape::strides;
 /// Elements that follow each other without gaps are one row, whatever the tensor's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
-    /// The buffer's index in [`Plan::buffers`](super::Plan::buffers).
+    /// The buffer's index in [`Plan::buffers`](crate::plan::Plan::buffers).
     pub buffer: usize,
     /// The first element.
     pub start: usize,
@@ -30,7 +32,7 @@ impl View {
     }
 
     /// Rows of `width` from the start of a buffer on, `stride` apart.
-    pub(super) fn spaced(buffer: usize, rows: usize, width: usize, stride: usize) -> Self {
+    pub(crate) fn spaced(buffer: usize, rows: usize, width: usize, stride: usize) -> Self {
         if rows <= 1 || stride == width {
             return Self::dense(buffer, 0, rows * width);
         }
@@ -44,7 +46,7 @@ impl View {
     }
 
     /// A tensor of `shape` whose elements lie at `strides`, if it is rows equally far apart.
-    pub(super) fn strided(
+    pub(crate) fn strided(
         buffer: usize,
         start: usize,
         shape: &[usize],
@@ -92,7 +94,7 @@ impl View {
     }
 
     /// Where the elements of a tensor of `shape` lie, which is this one's up to leading axes.
-    pub(super) fn strides(&self, shape: &[usize]) -> Vec<usize> {
+    pub(crate) fn strides(&self, shape: &[usize]) -> Vec<usize> {
         let mut own = strides(shape);
         if !self.is_dense() {
             let lead = own.len() - 1;
@@ -104,12 +106,12 @@ impl View {
     }
 
     /// The same elements as a tensor of `shape`, where rows stay rows.
-    pub(super) fn reshaped(self, shape: &[usize]) -> Option<Self> {
+    pub(crate) fn reshaped(self, shape: &[usize]) -> Option<Self> {
         (self.is_dense() || shape.last() == Some(&self.width)).then_some(self)
     }
 
     /// The part from `start` along `axis` of this tensor of shape `whole`, of shape `part`.
-    pub(super) fn part(
+    pub(crate) fn part(
         &self,
         whole: &[usize],
         axis: usize,

@@ -1,18 +1,15 @@
 //! What stands for CUDA in a build without it: the same functions, which say so.
 
-use std::path::PathBuf;
+pub(crate) mod error;
 
-use thiserror::Error;
+pub use error::CudaError;
+
+use std::path::PathBuf;
 
 use crate::{
     backend::{Backend, Platform, Precision},
     plan::Plan,
 };
-
-/// A device was asked for of a build that knows none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("this build has no CUDA: build with the feature `cuda`, or take the device `cpu`")]
-pub struct CudaError;
 
 /// No device.
 ///

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::Explained;
 use crate::ir::{
-    Id, Op, Program, Type,
+    DType, Id, Op, Program, Type,
     ops::{concat::Concat, elementwise::Binary, matmul::MatMul, merge::Update},
 };
 
@@ -273,10 +273,14 @@ fn expression(program: &Program, id: Id, name: &dyn Fn(Id) -> String) -> String 
     }
 }
 
-/// Rows and columns.
+/// Rows and columns, behind the type of the elements where that is not float32.
 pub fn sizes(ty: &Type) -> String {
     let sizes: Vec<String> = ty.shape.iter().map(ToString::to_string).collect();
-    sizes.join(" × ")
+    let sizes = sizes.join(" × ");
+    match ty.dtype {
+        DType::F32 => sizes,
+        dtype => format!("{dtype} {sizes}"),
+    }
 }
 
 impl Form {

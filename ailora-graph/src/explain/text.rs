@@ -38,8 +38,7 @@ impl fmt::Display for Explained {
         columns(f, &rules.collect::<Vec<_>>(), &[1])?;
         writeln!(f, "{}\n{}", self.search(), self.count())?;
         for pack in &self.packs {
-            let [rows, width] = pack.shape;
-            writeln!(f, "\n{}, {rows} × {width}, holds:", pack.name)?;
+            writeln!(f, "\n{}, {}, holds:", pack.name, sizes(&pack.ty()))?;
             let parts = pack.parts.iter().map(|part| {
                 let range =
                     |axis: usize| format!("{}:{}", part.at[axis], part.at[axis] + part.shape[axis]);

@@ -25,7 +25,7 @@ for line in sys.stdin:
 }
 # One selection of packages, as another one builds the dependencies again with other features.
 {
-    built test --release --no-run --workspace --lib --test backend --test fused --test ranks --test steps \
+    built test --release --no-run --workspace --lib --test accumulate --test backend --test fused --test ranks --test steps \
         --test parity --test fusion --test generate --test peft
     built bench --no-run --workspace --bench device
     # A test has its name.

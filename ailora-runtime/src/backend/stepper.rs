@@ -92,6 +92,8 @@ pub struct Update {
     pub step: u64,
     /// The base learning rate.
     pub lr: f64,
+    /// Whether the step has targets: without any, values and moments stay as they are.
+    pub counts: bool,
     /// The norm that gradients are clipped to.
     pub clip: Option<f64>,
     /// How many micro-batches the step has.

@@ -106,7 +106,7 @@ impl Stepper for Cpu {
         let training = self.training.as_mut().ok_or_else(missing)?;
         let norm = global_norm(training.gradients.values().map(Vec::as_slice));
         let updated = norm.is_finite() && training.losses.iter().all(|loss| loss.is_finite());
-        if updated {
+        if updated && update.counts {
             // torch.nn.utils.clip_grad_norm_ divides by the norm plus 1e-6 too.
             let factor = update
                 .clip

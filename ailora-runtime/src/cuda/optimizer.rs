@@ -416,7 +416,9 @@ impl Stepper for Cuda {
         unsafe {
             device.launch(squares, grid, (THREADS, 0), &sum)?;
             device.launch(norm, (1, 1, 1), (THREADS, 0), &clip)?;
-            device.launch(adamw, grid, (THREADS, 0), &step)?;
+            if update.counts {
+                device.launch(adamw, grid, (THREADS, 0), &step)?;
+            }
         }
         let bytes = state.outcome.bytes();
         let spare = state.spare.pop().filter(|spare| spare.bytes() == bytes);

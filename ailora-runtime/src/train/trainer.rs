@@ -90,14 +90,6 @@ fn shares(batch: &[MicroBatch<'_>]) -> Vec<f64> {
     batch.iter().map(share).collect()
 }
 
-/// The base rate `lr` at a step; none where nothing counts, so that momentum alone moves nothing.
-fn rate(lr: f64, schedule: Schedule, step: u64, batch: &[MicroBatch<'_>]) -> f64 {
-    match batch.iter().all(|micro| micro.targets == 0) {
-        true => 0.0,
-        false => lr * schedule.factor(step - 1),
-    }
-}
-
 impl StepReport {
     /// # Errors
     /// The loss or the norm is not finite.
@@ -213,10 +205,12 @@ impl Trainer {
         }
         let (backend, weights) = self.engine.backend_mut();
         let step = self.optimizer.step() + 1 + before as u64;
-        let lr = rate(self.lr, self.schedule, step, batch);
+        let lr = self.lr * self.schedule.factor(step - 1);
+        let targets = batch.iter().map(|micro| micro.targets).sum();
         let update = Update {
             step,
             lr,
+            counts: targets > 0,
             clip: self.clip,
             batches: batch.len(),
             follows: before > 0,
@@ -226,7 +220,7 @@ impl Trainer {
             step,
             lr,
             rows: batch.iter().map(|micro| micro.rows).sum(),
-            targets: batch.iter().map(|micro| micro.targets).sum(),
+            targets,
             shares,
         })
     }

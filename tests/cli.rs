@@ -624,11 +624,9 @@ fn explain_shows_what_fusion_does() {
     );
     assert!(words(&shown, "siblings")[1].parse::<usize>().unwrap() > 0);
     // What a device keeps in bfloat16 says so.
-    if cfg!(feature = "cuda") {
-        let on_device = format!("{base} --site {first} --device cuda --precision bf16");
-        let narrow = scene.ok(&on_device);
-        assert!(narrow.contains("bf16 64 × 32"), "{narrow}");
-    }
+    let on_device = format!("{base} --site {first} --device cuda --precision bf16");
+    let narrow = scene.ok(&on_device);
+    assert!(narrow.contains("bf16 64 × 32"), "{narrow}");
     assert!(!shown.contains("bf16"), "{shown}");
     assert!(shown.contains("stopped because nothing new followed"));
     assert!(dot.starts_with("digraph") && dot.trim_end().ends_with('}'));

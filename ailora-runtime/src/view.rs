@@ -2,7 +2,7 @@
 
 use ailora_graph::ir::shape::strides;
 
-/// A tensor in a buffer, in elements of 4 bytes: rows of its last axis, equally far apart.
+/// A tensor in a buffer, counted in elements of whatever type: rows of its last axis, equally far apart.
 ///
 /// Elements that follow each other without gaps are one row, whatever the tensor's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -197,17 +197,6 @@ mod tests {
     }
 
     #[test]
-    fn join_where_a_view_of_the_result_is_put_out() {
-        let viewed = |p: &mut Program, [_, dy, ..]: [Id; 4]| {
-            total(p, dy, "kept");
-            let db = p.outputs()["db"];
-            let flat = p.reshape(db, &[32 * 4]).unwrap();
-            p.set_output("db", flat);
-        };
-        assert_eq!(joined(viewed), [2, 1]);
-    }
-
-    #[test]
     fn stay_apart_where_waiting_would_keep_the_wide_factor() {
         assert_eq!(joined(|_, _| {}), [1, 1, 1]);
         assert_eq!(joined(|p, [_, _, h, _]| total(p, h, "kept")), [1, 1, 1]);

@@ -12,7 +12,7 @@ use ailora::{
         data::Example,
         hub,
         pretrained::Pretrained,
-        task::{Splits, Task},
+        task::{Malformed, Splits, Task},
     },
     runtime::engine::Engine,
 };
@@ -26,7 +26,7 @@ fn main() -> Result<(), Error> {
     let name = std::env::args().nth(1).unwrap_or("embedded".into());
     let folder = hub::resolve(&name)?;
     let task = Task::parse("svamp")?;
-    let Splits { train, dev, .. } = task.load_dir(&data(&task, None)?)?;
+    let Splits { train, dev, .. } = task.load_dir(&data(&task, None)?, Malformed::Refused)?;
     let held_out = dev.values().next().ok_or("no held-out rows")?;
     let classes = task.label_names().len();
     for (what, base) in [

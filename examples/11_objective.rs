@@ -10,7 +10,7 @@ use ailora::{
     method::Ailora,
     models::{
         batch::{Batch, BatchError, Buckets, Encoded, Inputs, Shape, Targets},
-        data::{DataError, Example, Format, Place, Record, Sink, Source, Text},
+        data::{DataError, Example, Format, Place, Record, Sink, Source, Text, without_end},
         embedded,
         head::Head,
         metrics::{Metric, MetricError, all},
@@ -117,32 +117,41 @@ fn flags(list: &Value) -> Option<Vec<i32>> {
 pub struct Blocks;
 
 impl Format for Blocks {
-    fn read(&self, source: &Source<'_>, sink: &mut dyn Sink) -> Result<(), DataError> {
+    fn read(&self, source: &mut Source<'_>, sink: &mut dyn Sink) -> Result<(), DataError> {
+        let path = source.path;
         let malformed = |line: usize, cause: String| DataError::Form {
-            path: source.path.to_owned(),
+            path: path.to_owned(),
             expected: format!("`name: value` on line {line}"),
             cause,
         };
-        let text = std::str::from_utf8(source.bytes);
-        let text = text.map_err(|error| malformed(1, error.to_string()))?;
+        let mut lines = source.lines();
         let mut fields: Vec<(Cow<'_, str>, Value)> = Vec::new();
-        let mut first = 1;
-        for (line, text) in (1..).zip(text.lines().chain([""])) {
+        let (mut line, mut first) = (Vec::new(), 1);
+        loop {
+            line.clear();
+            let is_there = lines.read(&mut line)?;
+            let number = lines.number();
+            let text = std::str::from_utf8(without_end(&line));
+            let text = text.map_err(|error| malformed(number, error.to_string()))?;
             if text.is_empty() {
                 if !fields.is_empty() {
                     let fields = std::mem::take(&mut fields);
-                    sink.record(Record::new(source.path, Place::Line(first), fields))?;
+                    sink.record(Record::new(path, Place::Line(first), fields))?;
                 }
-                first = line + 1;
+                if !is_there {
+                    return Ok(());
+                }
+                first = number + 1;
                 continue;
             }
             let field = text
                 .split_once(": ")
                 .or(text.strip_suffix(':').map(|name| (name, "")));
-            let (name, value) = field.ok_or_else(|| malformed(line, format!("found {text:?}")))?;
-            fields.push((name.into(), value.into()));
+            let Some((name, value)) = field else {
+                return Err(malformed(number, format!("found {text:?}")));
+            };
+            fields.push((name.to_owned().into(), value.into()));
         }
-        Ok(())
     }
 }
 
@@ -150,13 +159,14 @@ impl Format for Blocks {
 pub fn fruits() -> Result<Task, Error> {
     let split = |name: &str, rows| Split {
         name: name.to_owned(),
-        file: "fruits.txt".to_owned(),
+        files: vec!["fruits.txt".into()],
         rows,
     };
     Ok(Task {
         name: "fruits".to_owned(),
         aliases: Vec::new(),
         about: "which fruits does the text mention?".to_owned(),
+        description: None,
         objective: Arc::new(Tags(
             ["apples", "pears", "plums"].map(str::to_owned).to_vec(),
         )),

@@ -7,7 +7,11 @@ use std::{collections::HashMap, fs};
 
 use ailora::{
     ir::{Draw, Tensor as Value64, Type},
-    models::{batch::Shape, objective::Objective, task::Labels},
+    models::{
+        batch::Shape,
+        objective::Objective,
+        task::{Labels, Malformed},
+    },
     nn::{Cx, Linear},
 };
 use example::{Tags, ask, fruits, train};
@@ -87,7 +91,9 @@ fn what_is_malformed_is_named() {
     let path = folder.path().join("fruits.txt");
     let load = |text: &str| {
         fs::write(&path, text).unwrap();
-        let file = fruits().unwrap().load(&path, Labels::Required);
+        let file = fruits()
+            .unwrap()
+            .load(&[&path], Labels::Required, Malformed::Refused);
         file.map_err(|error| {
             error
                 .to_string()

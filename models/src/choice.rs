@@ -3,8 +3,9 @@
 use std::{fmt, sync::Arc};
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeOwned, Error as _, MapAccess, Visitor},
+    ser::SerializeMap,
 };
 use serde_json::{Map, Value};
 
@@ -34,6 +35,14 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// What has this name, without options.
+    pub fn of(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            options: Value::Object(Map::new()),
+        }
+    }
+
     /// Makes what `kinds` have under the choice's name; `field` is the description's.
     ///
     /// # Errors
@@ -66,6 +75,17 @@ pub fn options<T: DeserializeOwned>(options: Value) -> Result<T, String> {
     })
 }
 
+impl Serialize for Choice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.options.as_object().is_some_and(Map::is_empty) {
+            return serializer.serialize_str(&self.name);
+        }
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry(&self.name, &self.options)?;
+        map.end()
+    }
+}
+
 impl<'de> Deserialize<'de> for Choice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ChoiceVisitor)
@@ -82,10 +102,7 @@ impl<'de> Visitor<'de> for ChoiceVisitor {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Choice, E> {
-        Ok(Choice {
-            name: name.to_owned(),
-            options: Value::Object(Map::new()),
-        })
+        Ok(Choice::of(name))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Choice, A::Error> {

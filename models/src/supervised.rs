@@ -1,6 +1,8 @@
 //! Rows of an objective through a model, as a workload: what it is trained on, and the held-out
 //! splits that it is judged by. Masked tokens are such rows too: they supervise themselves.
 
+use std::collections::VecDeque;
+
 use ailora_graph::ir::Draw;
 use ailora_runtime::{
     engine::{Engine, PlanId},
@@ -11,6 +13,7 @@ use indexmap::IndexMap;
 use crate::{
     batch::{BatchError, Buckets, Encoded, Inputs, Order, Plan, Shape, training_epoch},
     objective::{HeldOut, ObjectiveError, Pass, Predictor},
+    stream::{Reading, Stream, Windows},
     tokenizer::TokenizerError,
 };
 
@@ -30,11 +33,39 @@ pub struct Batching {
     pub seed: u64,
 }
 
+/// The rows to train on.
+#[derive(Debug)]
+pub enum Train {
+    /// Rows in memory.
+    Held(Vec<Encoded>),
+    /// Rows that are read again every epoch.
+    Streamed(Stream),
+}
+
+impl Train {
+    /// How many there are.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Held(rows) => rows.len(),
+            Self::Streamed(stream) => stream.rows,
+        }
+    }
+
+    /// Those that are in memory.
+    fn held(&self) -> &[Encoded] {
+        match self {
+            Self::Held(rows) => rows,
+            Self::Streamed(stream) => &stream.sample,
+        }
+    }
+}
+
 /// Training rows and held-out splits of an objective.
 #[derive(Debug)]
 pub struct Supervised {
     predictor: Predictor,
-    train: Vec<Encoded>,
+    train: Train,
+    /// Tokens of the training rows that are in memory.
     lengths: Vec<usize>,
     buckets: Buckets,
     batching: Batching,
@@ -49,7 +80,7 @@ impl Supervised {
     /// batches have to be whole.
     pub fn new(
         predictor: Predictor,
-        train: Vec<Encoded>,
+        train: Train,
         held_out: IndexMap<String, Vec<Encoded>>,
         batching: Batching,
     ) -> Result<Self, ObjectiveError> {
@@ -61,8 +92,11 @@ impl Supervised {
         } = batching;
         let objective = &**predictor.objective();
         if objective.order() == Order::Whole {
-            let splits = std::iter::once(&train).chain(held_out.values());
-            if let Some(few) = splits.map(Vec::len).find(|&rows| rows < batch_size) {
+            let held_out = held_out.values().map(Vec::len);
+            if let Some(few) = std::iter::once(train.rows())
+                .chain(held_out)
+                .find(|&rows| rows < batch_size)
+            {
                 return Err(ObjectiveError::Tokenizer(TokenizerError::TooFewTexts {
                     rows: few,
                     len: max_len,
@@ -70,9 +104,12 @@ impl Supervised {
                 }));
             }
         }
-        let lengths: Vec<usize> = train.iter().map(Encoded::tokens).collect();
+        let lengths: Vec<usize> = train.held().iter().map(Encoded::tokens).collect();
         let others = held_out.values().flatten().map(Encoded::tokens);
-        let all: Vec<usize> = lengths.iter().copied().chain(others).collect();
+        // Rows that are still to be read may be of any length.
+        let unknown = matches!(train, Train::Streamed(_)).then_some(max_len);
+        let all = lengths.iter().copied().chain(others).chain(unknown);
+        let all: Vec<usize> = all.collect();
         let buckets = Buckets::choose(&all, max_len, MAX_BUCKETS)?;
         let held_out = held_out
             .into_iter()
@@ -111,10 +148,172 @@ impl Supervised {
     fn micro_batches_per_epoch(&self) -> usize {
         let Batching { batch_size, .. } = self.batching;
         match self.predictor.objective().order() {
-            Order::ByLength => self.train.len().div_ceil(batch_size),
-            Order::Whole => self.train.len() / batch_size,
+            Order::ByLength => self.train.rows().div_ceil(batch_size),
+            Order::Whole => self.train.rows() / batch_size,
         }
     }
+
+    /// The shapes of training batches.
+    fn shapes(&self, epochs: usize) -> Result<Vec<Shape>, BatchError> {
+        let rows = match &self.train {
+            Train::Held(rows) => rows,
+            Train::Streamed(stream) => {
+                let size = self.batching.batch_size;
+                let lengths = self.buckets.lengths().iter();
+                let mut shapes: Vec<Shape> = lengths.map(|&len| Shape::new(size, len)).collect();
+                let last = stream.rows % size;
+                if stream.rows < size {
+                    shapes.clear();
+                }
+                if last > 0 {
+                    shapes.push(Shape::new(last, self.batching.max_len));
+                }
+                return Ok(shapes);
+            }
+        };
+        let mut shapes = Vec::new();
+        for epoch in 0..epochs {
+            let plans = self.epoch_plans(epoch)?;
+            shapes.extend(plans.iter().map(|plan| self.predictor.shape(plan, rows)));
+        }
+        Ok(shapes)
+    }
+
+    /// What a batch of rows is for a program.
+    fn part(&self, plan: &Plan, rows: &[Encoded], step: u64) -> Result<Part, ObjectiveError> {
+        let draw = Draw {
+            seed: self.batching.seed,
+            step,
+        };
+        let predictor = &self.predictor;
+        let batch = predictor.batch(plan, rows, draw)?;
+        let shape = predictor.shape(plan, rows);
+        let plan = predictor.compiled(shape, Pass::Train);
+        let plan = plan.ok_or(ObjectiveError::NotCompiled {
+            rows: shape.rows,
+            len: shape.len,
+        })?;
+        Ok(Part {
+            plan,
+            rows: batch.rows,
+            targets: batch.targets.count,
+            inputs: predictor.model().inputs(&batch),
+        })
+    }
+
+    /// The steps of an epoch whose rows are in memory.
+    fn steps_of_held<'a>(
+        &'a self,
+        rows: &'a [Encoded],
+        epoch: usize,
+        skip: usize,
+    ) -> Result<Batches<'a, Prepared, ObjectiveError>, ObjectiveError> {
+        // Micro-batches count from the run's first, so that no two draw the same.
+        let first = (epoch * self.micro_batches_per_epoch()) as u64;
+        let plans = self.epoch_plans(epoch)?;
+        let numbered: Vec<(u64, Plan)> = (first..).zip(plans).collect();
+        let steps = numbered.chunks(self.batching.accumulate);
+        let steps: Vec<Vec<(u64, Plan)>> = steps.skip(skip).map(<[_]>::to_vec).collect();
+        Ok(Box::new(steps.into_iter().map(move |step| {
+            let parts = step.iter().map(|(step, plan)| self.part(plan, rows, *step));
+            Ok(Prepared(parts.collect::<Result<_, ObjectiveError>>()?))
+        })))
+    }
+
+    /// The steps of an epoch whose rows are read.
+    fn steps_of_streamed<'a>(
+        &'a self,
+        stream: &'a Stream,
+        epoch: usize,
+        skip: usize,
+    ) -> Batches<'a, Prepared, ObjectiveError> {
+        let Batching {
+            batch_size,
+            accumulate,
+            seed,
+            ..
+        } = self.batching;
+        let step_rows = batch_size * accumulate;
+        let first = skip * step_rows;
+        let (windows, before) = Windows::from_row(stream, seed, epoch as u64, step_rows, first);
+        let micro = epoch * self.micro_batches_per_epoch() + skip * accumulate;
+        let mut steps = WindowSteps {
+            workload: self,
+            epoch: epoch as u64,
+            reading: stream.read(windows),
+            window: windows.first() as u64,
+            rows: Vec::new(),
+            plans: VecDeque::new(),
+            skip: before / batch_size,
+            micro: micro as u64,
+            end: ((epoch + 1) * self.micro_batches_per_epoch()) as u64,
+        };
+        Box::new(std::iter::from_fn(move || steps.next().transpose()))
+    }
+}
+
+/// The steps of an epoch, of window after window.
+struct WindowSteps<'a> {
+    workload: &'a Supervised,
+    epoch: u64,
+    reading: Reading,
+    /// The next window.
+    window: u64,
+    /// The rows of the current one.
+    rows: Vec<Encoded>,
+    /// Its batches to come.
+    plans: VecDeque<Plan>,
+    /// Batches of the first window that were made before.
+    skip: usize,
+    /// The next micro-batch, and the one behind the epoch's last, from the run's first.
+    micro: u64,
+    end: u64,
+}
+
+impl WindowSteps<'_> {
+    fn next(&mut self) -> Result<Option<Prepared>, ObjectiveError> {
+        let Batching {
+            batch_size,
+            accumulate,
+            seed,
+            max_len,
+        } = self.workload.batching;
+        if self.micro == self.end {
+            return Ok(None);
+        }
+        if self.plans.is_empty() {
+            let Some(rows) = self.reading.next()? else {
+                return Err(ObjectiveError::FewerRows);
+            };
+            self.rows = rows;
+            let lengths: Vec<usize> = self.rows.iter().map(Encoded::tokens).collect();
+            let (order, buckets) = (Order::ByLength, &self.workload.buckets);
+            let seed = shuffled_seed(seed, self.window);
+            let plans = training_epoch(order, &lengths, buckets, batch_size, seed, self.epoch)?;
+            self.plans = plans
+                .into_iter()
+                .skip(std::mem::take(&mut self.skip))
+                .collect();
+            self.window += 1;
+        }
+        let mut parts = Vec::with_capacity(accumulate);
+        let left = (self.end - self.micro) as usize;
+        let count = accumulate.min(self.plans.len()).min(left);
+        for mut plan in self.plans.drain(..count) {
+            // Only the largest program is there for a batch of fewer rows.
+            if plan.indices.len() < batch_size {
+                plan.len = max_len;
+            }
+            parts.push(self.workload.part(&plan, &self.rows, self.micro)?);
+            self.micro += 1;
+        }
+        Ok(Some(Prepared(parts)))
+    }
+}
+
+/// The seed of a window's order.
+fn shuffled_seed(seed: u64, window: u64) -> u64 {
+    Draw { seed, step: window }.key("window").word()
 }
 
 /// The prepared inputs of one step.
@@ -135,12 +334,8 @@ impl Workload for Supervised {
     type Error = ObjectiveError;
 
     fn compile(&mut self, engine: &mut Engine, epochs: usize) -> Result<(), ObjectiveError> {
-        let mut shapes: Vec<(Shape, Pass)> = Vec::new();
-        for epoch in 0..epochs {
-            let plans = self.epoch_plans(epoch)?;
-            let shape = |plan| (self.predictor.shape(plan, &self.train), Pass::Train);
-            shapes.extend(plans.iter().map(shape));
-        }
+        let training = self.shapes(epochs)?.into_iter();
+        let mut shapes: Vec<(Shape, Pass)> = training.map(|shape| (shape, Pass::Train)).collect();
         let objective = self.predictor.objective();
         for split in &self.held_out {
             let pass = objective.evaluation_pass();
@@ -184,37 +379,10 @@ impl Workload for Supervised {
         epoch: usize,
         skip: u64,
     ) -> Result<Batches<'_, Prepared, ObjectiveError>, ObjectiveError> {
-        let Batching {
-            accumulate, seed, ..
-        } = self.batching;
-        // Micro-batches count from the run's first, so that no two draw the same.
-        let first = (epoch * self.micro_batches_per_epoch()) as u64;
-        let plans = self.epoch_plans(epoch)?;
-        let numbered: Vec<(u64, Plan)> = (first..).zip(plans).collect();
-        let steps = numbered.chunks(accumulate).map(<[_]>::to_vec);
-        let steps: Vec<Vec<(u64, Plan)>> = steps.skip(skip as usize).collect();
-        let Self {
-            predictor, train, ..
-        } = self;
-        Ok(Box::new(steps.into_iter().map(move |step| {
-            let prepared = step.iter().map(|(step, plan)| {
-                let draw = Draw { seed, step: *step };
-                let batch = predictor.batch(plan, train, draw)?;
-                let shape = predictor.shape(plan, train);
-                let plan = predictor.compiled(shape, Pass::Train);
-                let plan = plan.ok_or(ObjectiveError::NotCompiled {
-                    rows: shape.rows,
-                    len: shape.len,
-                })?;
-                Ok(Part {
-                    plan,
-                    rows: batch.rows,
-                    targets: batch.targets.count,
-                    inputs: predictor.model().inputs(&batch),
-                })
-            });
-            Ok(Prepared(prepared.collect::<Result<_, ObjectiveError>>()?))
-        })))
+        match &self.train {
+            Train::Held(rows) => self.steps_of_held(rows, epoch, skip as usize),
+            Train::Streamed(stream) => Ok(self.steps_of_streamed(stream, epoch, skip as usize)),
+        }
     }
 
     fn micro_batches<'a>(batch: &'a Prepared) -> Vec<MicroBatch<'a>> {

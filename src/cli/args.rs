@@ -14,6 +14,7 @@ use ailora::{
     method::{self, METHODS, Method, Unknown},
     models::{
         closed::{Note, Unused},
+        dataset::Dataset,
         embedded,
         lengths::Cut,
         peft::Origin,
@@ -29,7 +30,7 @@ use ailora::{
 use clap::Args;
 use serde::de::DeserializeOwned;
 
-use super::{Error, print};
+use super::{Error, dataset::ColumnArgs, print};
 
 /// What becomes of a run that the output folder holds.
 #[derive(Clone, Copy, Debug, Args)]
@@ -309,6 +310,16 @@ pub fn tasks(end: &str) -> String {
     format!("Name of the task: {} or {last}{end}", others.join(", "))
 }
 
+/// The task that an adapter's folder records.
+fn recorded(folder: &Path) -> Result<Option<Task>, Error> {
+    let origin = Origin::read(folder)?;
+    Ok(match (origin.description, origin.task) {
+        (Some(description), _) => Some(Task::own(&description)?),
+        (None, Some(task)) => Some(Task::parse(&task)?),
+        (None, None) => None,
+    })
+}
+
 /// A model for a task.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
@@ -325,7 +336,10 @@ impl ModelArgs {
     /// Loads the model; if `complete`, its files must hold a head for the task.
     pub fn open(&self, complete: bool) -> Result<(Model, Task), Error> {
         let task = self.task.as_deref().ok_or("--task is missing")?;
-        let task = Task::parse(task)?;
+        self.open_for(Task::parse(task)?, complete)
+    }
+
+    fn open_for(&self, task: Task, complete: bool) -> Result<(Model, Task), Error> {
         let model = Model::open(&self.model, &task, 0, complete)?;
         self.strict.check(&model)?;
         Ok((model, task))
@@ -340,26 +354,52 @@ impl ModelArgs {
         Ok(())
     }
 
-    /// Loads the model with an adapter, or with its own head without one, and says what was applied.
-    pub fn open_with(&self, adapter: Option<AdapterFolder<'_>>) -> Result<(Model, Task), Error> {
-        let Some(folder) = adapter else {
-            return self.open(true);
-        };
-        let path = folder.path;
+    /// Loads the model with an adapter, or with its own head without one, and says what was applied. The
+    /// task is the one of --task, else the adapter's; without either it is what is understood of `data`.
+    pub fn open_with(
+        &self,
+        adapter: Option<AdapterFolder<'_>>,
+        columns: &ColumnArgs,
+        data: &[PathBuf],
+    ) -> Result<(Model, Task), Error> {
         let task = match &self.task {
-            Some(task) => task.clone(),
-            None => Origin::read(path)?.task.ok_or_else(|| {
-                format!(
-                    "--task is missing, and {} does not record the adapter's",
-                    path.display()
-                )
-            })?,
+            Some(task) => Some(Task::parse(task)?),
+            None => adapter
+                .map(|folder| recorded(folder.path))
+                .transpose()?
+                .flatten(),
         };
-        let task = Task::parse(&task)?;
+        let dataset = columns.over(Dataset::of(data));
+        let task = match task {
+            Some(task) => dataset.changed(task)?,
+            None if data.is_empty() => return Err(self.no_task(adapter)),
+            None => {
+                let understood = dataset.understand()?;
+                understood
+                    .decisions
+                    .iter()
+                    .for_each(|decision| print::say!("{decision}"));
+                dataset.task(&understood, 0)?
+            }
+        };
+        let Some(folder) = adapter else {
+            return self.open_for(task, true);
+        };
         let model = Model::adapted(&self.model, &task, folder)?;
         self.strict.check(&model)?;
-        say_applied(path, &model);
+        say_applied(folder.path, &model);
         Ok((model, task))
+    }
+
+    fn no_task(&self, adapter: Option<AdapterFolder<'_>>) -> Error {
+        match adapter {
+            None => "--task is missing".into(),
+            Some(folder) => format!(
+                "--task is missing, and {} does not record the adapter's",
+                folder.path.display()
+            )
+            .into(),
+        }
     }
 
     /// The projections of the model with adapters.

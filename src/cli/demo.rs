@@ -8,7 +8,10 @@ use ailora::{
     AdaptConfig,
     finetune::{AdapterFolder, Model, Settings, data},
     method::{Ailora, Lora, Method, Milora, Pissa},
-    models::{embedded, task::Task},
+    models::{
+        embedded,
+        task::{Malformed, Task},
+    },
     output::{Existing, File, Folder},
     run::{Stage, backend},
     runtime::{
@@ -122,7 +125,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let adapted = Model::adapted(embedded::MODEL, &task, AdapterFolder { path, force })?;
     predictions(adapted, &task, &folder)?;
     let (output, first) = (output.display(), first.display());
-    let problems = folder.join(&task.train.file);
+    let problems = folder.join(&task.train.files[0]);
     out!(
         "\nFigures: {output}/losses.png and {output}/spectra.png, and the same as .svg.\n\
          The AILoRA adapter is in {first}, as PEFT loads it. Next:\n\n  \
@@ -228,7 +231,9 @@ fn spectra(model: &Model) -> Result<Spectra, Error> {
 
 /// Shows a few held-out problems, and what a model with an adapter says of them.
 fn predictions(model: Model, task: &Task, data: &Path) -> Result<(), Error> {
-    let problems = task.load_split(data, &task.dev[0])?.examples;
+    let problems = task
+        .load_split(data, &task.dev[0], Malformed::Refused)?
+        .examples;
     let max_len = model.max_len(usize::MAX);
     let (mut predictor, mut engine, model) = model.predictor(Box::new(Cpu::new()));
     let rows = model.encode(&problems[..SHOWN.min(problems.len())], max_len)?;

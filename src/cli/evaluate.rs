@@ -7,10 +7,11 @@ use ailora::{
     finetune::{Settings, data, trained_length},
     models::{
         batch::{BatchError, Buckets, Encoded, Order, evaluation},
+        data::files,
         head::Head,
         lengths::Cut,
         objective::{HeldOut, Predictor},
-        task::Task,
+        task::{Malformed, Rows, Split, Task},
     },
     runtime::engine::Engine,
 };
@@ -19,6 +20,7 @@ use indexmap::IndexMap;
 use super::{
     Error,
     args::{self, DeviceArgs, ForceArgs, ModelArgs, say_cut},
+    dataset::ColumnArgs,
     print::{out, say},
     table,
 };
@@ -35,9 +37,12 @@ pub struct Args {
     adapter: Option<PathBuf>,
     #[command(flatten)]
     insist: ForceArgs,
-    /// Read the task's files from this folder [default: those of svamp are built in].
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    /// Score the rows of this file or folder of files, or those held out of the task's files in this folder;
+    /// may be repeated [default: those of svamp are built in].
+    #[arg(long, value_name = "PATH")]
+    data: Vec<PathBuf>,
+    #[command(flatten)]
+    columns: ColumnArgs,
     /// Number of rows in a batch.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size, allow_negative_numbers = true)]
     batch_size: usize,
@@ -50,19 +55,18 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let adapter = args.adapter.as_deref();
     let adapter = adapter.map(|path| args.insist.folder(path));
-    let (model, task) = args.model.open_with(adapter)?;
-    check_not_texts(&task)?;
+    let (model, task) = args.model.open_with(adapter, &args.columns, &args.data)?;
     if let Some(other) = model.other_labels {
         return Err(other.into());
     }
-    let data = data(&task, args.data.as_deref())?;
+    let (data, splits) = splits(&task, &args.data)?;
     let max_len = length(args.max_length, args.adapter.as_deref());
     let max_len = model.max_len(max_len);
     let (mut predictor, mut engine, model) = model.predictor(args.device.open()?);
     let mut scores: IndexMap<String, IndexMap<String, f64>> = IndexMap::new();
     let objective = &*model.objective;
-    for split in &task.dev {
-        let file = task.load_split(&data, split)?;
+    for split in &splits {
+        let file = task.load_split(&data, split, Malformed::Refused)?;
         args.model.say(&file.notes)?;
         let rows = model.encode(&file.examples, max_len)?;
         say_cut(&split.name, &Cut::of(objective, &rows, max_len));
@@ -75,6 +79,33 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     }
     out!("{}", serde_json::to_string(&scores)?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The folder of what is scored, and its parts: those that a task holds out of its folder, or the files.
+fn splits(task: &Task, paths: &[PathBuf]) -> Result<(PathBuf, Vec<Split>), Error> {
+    let folder = match paths {
+        [] => Some(None),
+        [path] if path.is_dir() && !task.dev.is_empty() => Some(Some(path.as_path())),
+        _ => None,
+    };
+    match folder {
+        Some(_) if task.dev.is_empty() => {
+            let name = &task.name;
+            Err(format!("task {name} has no rows that are held out; pass --data FILE").into())
+        }
+        Some(folder) => Ok((data(task, folder)?, task.dev.clone())),
+        None => {
+            let (files, notes) = files(paths)?;
+            args::say(&notes);
+            let name = "data".to_owned();
+            let split = Split {
+                name,
+                files,
+                rows: Rows::All,
+            };
+            Ok((PathBuf::new(), vec![split]))
+        }
+    }
 }
 
 /// The longest sequence: as given, else as the adapter was trained.

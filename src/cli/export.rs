@@ -19,6 +19,7 @@ use ailora::{
 use super::{
     Error,
     args::{self, DeviceArgs, ForceArgs, ModelArgs},
+    dataset::ColumnArgs,
     evaluate::logits,
     print::out,
 };
@@ -78,7 +79,9 @@ pub struct MergeArgs {
 /// LoRA with the adapter's before saying done.
 pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
     let adapter = args.insist.folder(&args.adapter);
-    let (mut model, task) = args.model.open_with(Some(adapter))?;
+    let (mut model, task) = args
+        .model
+        .open_with(Some(adapter), &ColumnArgs::default(), &[])?;
     let Pretrained {
         dir,
         model: built,
@@ -103,7 +106,9 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
         true => frozen(&model, proof::weights(&args.output, weights)?)?,
         false => {
             let written = args.insist.folder(&args.output);
-            args.model.open_with(Some(written))?.0
+            args.model
+                .open_with(Some(written), &ColumnArgs::default(), &[])?
+                .0
         }
     };
     let before = probe(model.predictor(args.device.open()?))?;
@@ -117,7 +122,9 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
 /// those that its files make by the definition of LoRA, before saying done.
 pub fn merge(args: &MergeArgs) -> Result<ExitCode, Error> {
     let adapter = args.insist.folder(&args.adapter);
-    let (model, task) = args.model.open_with(Some(adapter))?;
+    let (model, task) = args
+        .model
+        .open_with(Some(adapter), &ColumnArgs::default(), &[])?;
     let mut params = model.pretrained.weights.clone();
     if let Some(adapter) = &model.adapter {
         adapter.merge_into(&mut params)?;

@@ -18,6 +18,7 @@ use ailora::{
 use super::{
     Error,
     args::{self, AdapterArgs, ExistingArgs, StrictArgs},
+    dataset::DatasetArgs,
     print::out,
     progress::Screen,
     signals::Signals,
@@ -35,6 +36,8 @@ pub struct Args {
     /// Read the task's files from this folder [default: svamp's built-in files].
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    dataset: DatasetArgs,
     /// Write the adapter, the metrics, the logs and the checkpoint to this folder.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -146,6 +149,7 @@ impl Args {
             device,
             precision
         );
+        settings.dataset = self.dataset.over(settings.dataset);
         settings.data = self.data.or(settings.data);
         settings.rows = self.rows.or(settings.rows);
         settings.max_steps = self.max_steps.or(settings.max_steps);

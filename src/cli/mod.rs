@@ -1,4 +1,6 @@
 mod args;
+mod data;
+mod dataset;
 mod demo;
 mod evaluate;
 mod explain;
@@ -39,7 +41,9 @@ struct Cli {
 enum Command {
     /// Shows AILoRA on a small model and real data, both built in: the place to start.
     Demo(demo::Args),
-    /// Trains an adapter on a task.
+    /// Shows what is understood of files of your own: columns, classes, lengths and rendered rows.
+    Data(data::Args),
+    /// Trains an adapter on data of your own, or on a task.
     Finetune(Box<finetune::Args>),
     /// Trains a tokenizer and an encoder on text, by masked language modelling.
     Pretrain(Box<pretrain::Args>),
@@ -92,6 +96,7 @@ pub fn run() -> Result<ExitCode, Error> {
     }
     match cli.command {
         Command::Demo(args) => demo::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Finetune(args) => finetune::run(*args),
         Command::Pretrain(args) => pretrain::run(*args),
         Command::Evaluate(args) => evaluate::run(&args),

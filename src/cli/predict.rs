@@ -1,7 +1,12 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use ailora::{
-    models::{lengths::Cut, metrics::argmax, task::Labels},
+    models::{
+        data::files,
+        lengths::Cut,
+        metrics::argmax,
+        task::{Labels, Malformed},
+    },
     output::File,
 };
 use serde_json::json;
@@ -9,6 +14,7 @@ use serde_json::json;
 use super::{
     Error,
     args::{self, DeviceArgs, ForceArgs, ModelArgs, say_cut},
+    dataset::ColumnArgs,
     evaluate::{check_not_texts, length, logits},
     print::say,
 };
@@ -25,9 +31,11 @@ pub struct Args {
     adapter: Option<PathBuf>,
     #[command(flatten)]
     insist: ForceArgs,
-    /// Read the rows from a file in the task's format; labels may be absent.
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+    /// Read the rows from this file or folder of files; labels may be absent; may be repeated.
+    #[arg(long, value_name = "PATH", required = true)]
+    data: Vec<PathBuf>,
+    #[command(flatten)]
+    columns: ColumnArgs,
     /// Write the predictions to a file, or to standard output as `-`: one JSON object a row, with `index`,
     /// `logits` in the order of the model's outputs, and `label`.
     #[arg(long, value_name = "FILE")]
@@ -47,12 +55,15 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let adapter = args.adapter.as_deref();
     let adapter = adapter.map(|path| args.insist.folder(path));
-    let (model, task) = args.model.open_with(adapter)?;
+    let (model, task) = args.model.open_with(adapter, &args.columns, &args.data)?;
     check_not_texts(&task)?;
-    let mut inputs = vec![&*model.pretrained.dir, &*args.data];
+    let mut inputs = vec![&*model.pretrained.dir];
+    inputs.extend(args.data.iter().map(PathBuf::as_path));
     inputs.extend(args.adapter.as_deref());
     let output = File::at(&args.output, args::existing(args.force), &inputs)?;
-    let file = task.load(&args.data, Labels::Optional)?;
+    let (files, notes) = files(&args.data)?;
+    args.model.say(&notes)?;
+    let file = task.load(&files, Labels::Optional, Malformed::Refused)?;
     args.model.say(&file.notes)?;
     let rows = file.examples;
     let max_len = length(args.max_length, args.adapter.as_deref());

@@ -13,6 +13,9 @@ pub struct About {
     base_sha256: String,
     task: String,
     labels: Vec<String>,
+    /// The task itself, if it is not one that is built in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<serde_json::Value>,
     /// What the run drew from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -35,6 +38,7 @@ impl About {
             base_sha256: base_sha256.into(),
             task: task.name.clone(),
             labels: task.label_names().to_vec(),
+            description: task.description.clone(),
             seed: None,
             max_length: None,
             sites: Vec::new(),

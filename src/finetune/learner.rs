@@ -11,18 +11,18 @@ use ailora_graph::{
 use ailora_models::{
     batch::Encoded,
     data::Example,
-    lengths::Cut,
+    dataset::Understood,
     objective::Predictor,
     peft::Adapter,
     pretrained::{LoadReport, Pretrained},
-    supervised::{Batching, Supervised},
+    supervised::{Batching, Supervised, Train},
     task::{Splits, Task},
 };
 use ailora_runtime::{collective::Single, store::Params, train::Keep};
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
-use super::{About, Model, Settings, data, write_model};
+use super::{About, Model, Settings, data, rows::Rows, write_model};
 use crate::{
     output::{ADAPTER, MODEL},
     run::{Adapted, Error, Identity, Learner, Recipe, Run, SettingsError, hash},
@@ -47,13 +47,15 @@ const MODEL_FILES: [&str; 10] = [
 pub struct Finetuning {
     settings: Settings,
     task: Task,
+    /// What is understood of data of one's own.
+    understood: Option<Understood>,
     model: Model,
     /// The folder of the task's files.
     data: PathBuf,
     max_len: usize,
     /// Training rows, before any were left out.
     rows: usize,
-    train: Vec<Encoded>,
+    train: Train,
     held_out: IndexMap<String, Vec<Encoded>>,
     notices: Vec<String>,
 }
@@ -65,7 +67,12 @@ impl Settings {
     /// Something given is wrong, or a file cannot be read.
     pub fn run(&self) -> Result<Run<Finetuning>, Error> {
         self.check()?;
-        self.run_on(&Task::parse(&self.task)?)
+        if !self.dataset.is_given() {
+            return self.run_on(&Task::parse(&self.task)?);
+        }
+        let understood = self.dataset.understand()?;
+        let task = self.dataset.task(&understood, self.seed)?;
+        self.run_of(&task, Some(understood))
     }
 
     /// As [`run`](Self::run), for a task of your own; the settings have its name.
@@ -74,8 +81,16 @@ impl Settings {
     /// As [`run`](Self::run).
     pub fn run_on(&self, task: &Task) -> Result<Run<Finetuning>, Error> {
         self.check()?;
+        self.run_of(task, None)
+    }
+
+    fn run_of(
+        &self,
+        task: &Task,
+        understood: Option<Understood>,
+    ) -> Result<Run<Finetuning>, Error> {
         Ok(Run {
-            learner: Finetuning::open(self, task)?,
+            learner: Finetuning::open(self, task, understood)?,
             adapters: self.adapters.clone(),
             recipe: self.recipe(),
             ranks: std::sync::Arc::new(Single),
@@ -84,7 +99,11 @@ impl Settings {
 }
 
 impl Finetuning {
-    fn open(settings: &Settings, task: &Task) -> Result<Self, Error> {
+    fn open(
+        settings: &Settings,
+        task: &Task,
+        understood: Option<Understood>,
+    ) -> Result<Self, Error> {
         if settings.patience.is_some() && task.dev.is_empty() {
             return Err(SettingsError::NothingToWaitFor.into());
         }
@@ -106,47 +125,61 @@ impl Finetuning {
         if adapted.trainable != Trainable::All {
             Adapter::check(&adapted.sites)?;
         }
-        let data = data(task, settings.data.as_deref())?;
-        let Splits { train, dev, notes } = task.load_dir(&data)?;
-        model.pretrained.report.notes.extend(notes);
+        let data = match understood {
+            Some(_) => PathBuf::new(),
+            None => data(task, settings.data.as_deref())?,
+        };
+        let malformed = settings.dataset.malformed();
+        let streams = understood
+            .as_ref()
+            .is_some_and(|understood| settings.dataset.streams(&understood.survey));
+        let max_len = model.max_len(settings.max_length);
+        let mut splits = match streams {
+            true => Splits::default(),
+            false => task.load_dir(&data, malformed)?,
+        };
+        let mut rows = Rows {
+            task,
+            model: &model,
+            max_len,
+            notices: Vec::new(),
+        };
+        let (train, count) = match streams {
+            true => {
+                let (stream, notes) = rows.streamed(settings, malformed)?;
+                splits.notes = notes;
+                splits.add_held_out(task, &data, malformed)?;
+                let count = stream.rows;
+                (Train::Streamed(stream), count)
+            }
+            false => {
+                let train = subset(std::mem::take(&mut splits.train), settings.rows);
+                (Train::Held(rows.held(&train)?), train.len())
+            }
+        };
+        let encode = |(name, examples): (String, Vec<Example>)| {
+            let encoded = rows.encode(&name, &examples)?;
+            Ok((name, encoded))
+        };
+        let held_out = splits.dev.into_iter().map(encode);
+        let held_out = held_out.collect::<Result<_, Error>>()?;
+        let mut notices = rows.notices;
+        if let Some(understood) = &understood {
+            splits.notes.extend_from_slice(&understood.notes);
+            notices.splice(..0, understood.decisions.iter().cloned());
+        }
+        model.pretrained.report.notes.extend(splits.notes);
         if settings.strict {
             model.strict()?;
         }
-        let train = subset(train, settings.rows);
-        let max_len = model.max_len(settings.max_length);
-        let mut notices = Vec::new();
-        let mut encode = |split: &str, rows: &[Example]| -> Result<Vec<Encoded>, Error> {
-            let rows = model.encode(rows, max_len)?;
-            let cut = Cut::of(&*model.objective, &rows, max_len);
-            if cut.is_any() {
-                notices.push(format!("note: {split}: {cut}"));
-            }
-            Ok(rows)
-        };
-        let mut encoded = encode(&task.train.name, &train)?;
-        // Of a prompt without any of its answer there is nothing to learn.
-        encoded.retain(|row| model.objective.has_targets(row));
-        if encoded.is_empty() {
-            return Err(Error::NoAnswers {
-                rows: train.len(),
-                limit: max_len,
-                longest: model.max_len(usize::MAX),
-            });
-        }
-        let held_out = dev
-            .into_iter()
-            .map(|(name, rows)| {
-                let rows = encode(&name, &rows)?;
-                Ok((name, rows))
-            })
-            .collect::<Result<_, Error>>()?;
         Ok(Self {
             settings: settings.clone(),
             task: task.clone(),
+            understood,
             data,
             max_len,
-            rows: train.len(),
-            train: encoded,
+            rows: count,
+            train,
             held_out,
             notices,
             model,
@@ -215,15 +248,34 @@ impl Learner for Finetuning {
 
     fn identity(&mut self, adapters: &AdaptConfig, recipe: &Recipe) -> Result<Identity, Error> {
         self.settings = self.settings.with(adapters, recipe);
-        let hashed = self.task.files().map(|file| {
+        let mut data = IndexMap::new();
+        for file in self.task.files() {
             let hash = hash::file(&self.data.join(file))?;
-            Ok((file.to_owned(), hash))
-        });
+            // Files of one's own may be elsewhere the next time.
+            let named = match &self.understood {
+                Some(_) => file.file_name().unwrap_or_default(),
+                None => file.as_os_str(),
+            };
+            let mut name = named.to_string_lossy().into_owned();
+            while data.contains_key(&name) {
+                name.push('+');
+            }
+            data.insert(name, hash);
+        }
+        // Steps that were not counted to their end are those of this run alone.
+        if let Train::Streamed(stream) = &self.train {
+            data.insert("rows".to_owned(), stream.rows.to_string());
+        }
+        let mut inputs = vec![self.model.pretrained.dir.clone()];
+        match &self.understood {
+            Some(_) => inputs.extend(self.task.files().into_iter().map(Path::to_owned)),
+            None => inputs.push(self.data.clone()),
+        }
         Ok(Identity {
             settings: serde_json::to_value(&self.settings).unwrap_or_default(),
             base: hashes(&self.model.pretrained)?,
-            data: hashed.collect::<Result<_, Error>>()?,
-            inputs: vec![self.model.pretrained.dir.clone(), self.data.clone()],
+            data,
+            inputs,
         })
     }
 
@@ -245,7 +297,7 @@ impl Learner for Finetuning {
             max_len: self.max_len,
             seed: recipe.seed,
         };
-        let train = std::mem::take(&mut self.train);
+        let train = std::mem::replace(&mut self.train, Train::Held(Vec::new()));
         let held_out = std::mem::take(&mut self.held_out);
         Ok(Supervised::new(predictor, train, held_out, batching)?)
     }
@@ -264,7 +316,7 @@ impl Learner for Finetuning {
 
     fn about(&self) -> Value {
         json!({
-            "task": self.settings.task,
+            "task": self.task.name,
             "method": self.settings.adapters.method,
             "seed": self.settings.seed,
         })

@@ -4,6 +4,7 @@ mod about;
 mod folder;
 mod learner;
 mod model;
+mod rows;
 mod settings;
 
 pub use about::About;

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use ailora_graph::AdaptConfig;
-use ailora_models::embedded;
+use ailora_models::{dataset::Dataset, embedded};
 use ailora_runtime::{
     backend::Precision,
     device::Device,
@@ -21,10 +21,12 @@ use crate::{
 pub struct Settings {
     /// A folder with a pretrained model, its id on the hub, or `embedded`.
     pub model: String,
-    /// The task's name.
+    /// The name of a task that is built in; empty for data of one's own.
     pub task: String,
     /// The folder with the task's files; those that are built in if absent.
     pub data: Option<PathBuf>,
+    /// Data of one's own, instead of a task.
+    pub dataset: Dataset,
     /// What is adapted, and how.
     pub adapters: AdaptConfig,
     /// Number of passes over the training data.
@@ -74,6 +76,7 @@ impl Default for Settings {
             model: embedded::MODEL.to_owned(),
             task: String::new(),
             data: None,
+            dataset: Dataset::default(),
             adapters: AdaptConfig::default(),
             epochs: 3,
             batch_size: 32,
@@ -150,12 +153,13 @@ impl Settings {
     /// # Errors
     /// The first that is outside, or something that must be given and is not.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let given = [
-            ("model", !self.model.is_empty()),
-            ("task", !self.task.is_empty()),
-        ];
-        if let Some((name, _)) = given.into_iter().find(|(_, given)| !given) {
-            return Err(SettingsError::Missing(name));
+        if self.model.is_empty() {
+            return Err(SettingsError::Missing("model"));
+        }
+        match (self.task.is_empty(), self.dataset.is_given()) {
+            (true, false) => return Err(SettingsError::NoTask),
+            (false, true) => return Err(SettingsError::TwoTasks(self.task.clone())),
+            _ => {}
         }
         self.recipe().check()?;
         SettingsError::unless([

@@ -15,7 +15,7 @@ use ailora_models::{
     data::Example,
     objective::{Masked, Objective, Predictor},
     pretrained::{LoadReport, Pretrained},
-    supervised::{Batching, Supervised},
+    supervised::{Batching, Supervised, Train},
     tokenizer::{self, Tokenizer},
 };
 use ailora_runtime::{
@@ -147,7 +147,12 @@ impl Learner for Pretraining {
         let train = std::mem::take(&mut self.train);
         let held_out = std::mem::take(&mut self.held_out);
         let held_out = [("valid".to_owned(), held_out)].into();
-        Ok(Supervised::new(predictor, train, held_out, batching)?)
+        Ok(Supervised::new(
+            predictor,
+            Train::Held(train),
+            held_out,
+            batching,
+        )?)
     }
 
     fn kept(&self, _: &Adapted) -> Vec<String> {

@@ -5,8 +5,9 @@ use std::{
 
 use ailora_graph::adapter::AdapterError;
 use ailora_models::{
-    closed::Unused, generate, hub::HubError, model::ModelError, objective::ObjectiveError,
-    peft::PeftError, pretrained::PretrainedError, task::TaskError, tokenizer::TokenizerError,
+    closed::Unused, dataset::DatasetError, generate, hub::HubError, model::ModelError,
+    objective::ObjectiveError, peft::PeftError, pretrained::PretrainedError, task::TaskError,
+    tokenizer::TokenizerError,
 };
 use ailora_runtime::{
     collective::CollectiveError,
@@ -38,6 +39,8 @@ pub enum Error {
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]
     Task(#[from] TaskError),
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
     #[error(transparent)]
     Generation(#[from] generate::SettingsError),
     #[error(transparent)]

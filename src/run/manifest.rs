@@ -12,9 +12,12 @@ pub(crate) const NAME: &str = "run.json";
 
 /// Settings that a resumed run may change: where a run ends and what it leaves is no part of what a
 /// step computes, and files are compared by what is in them.
-const FREE: [&str; 11] = [
+const FREE: [&str; 14] = [
     "checkpoint_every",
     "data",
+    "dataset.test",
+    "dataset.train",
+    "dataset.valid",
     "epochs",
     "half",
     "keep",

@@ -19,6 +19,23 @@ pub enum SettingsError {
     /// A setting that must be given and is not.
     #[error("`{0}` is not given; pass --{0}, or set it in the file of --config")]
     Missing(&'static str),
+    /// Nothing to learn.
+    #[error(
+        "nothing is given to learn: pass --train FILE with data of your own, or --task with the name of a \
+         task that is built in"
+    )]
+    NoTask,
+    /// A task, and data of one's own beside it.
+    #[error(
+        "--task {0} names a task that is built in, and --train data of your own; pass one of them"
+    )]
+    TwoTasks(String),
+    /// Some of the rows of data that are not kept in memory.
+    #[error(
+        "--rows takes some of the rows in memory, and these are read again every epoch; leave --rows out, or \
+         pass a file with fewer rows"
+    )]
+    StreamedRows,
     /// The best epoch of a task whose epochs are not measured.
     #[error(
         "--keep best: task {task} has no held-out metric, so that no epoch is the best one; leave \

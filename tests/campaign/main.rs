@@ -25,7 +25,7 @@ use ailora::{
         head::Head,
         peft::Adapter,
         pretrained::Pretrained,
-        task::{Labels, Task},
+        task::{Labels, Malformed, Task},
         tokenizer::Tokenizer,
     },
     run::read_yaml,
@@ -443,7 +443,7 @@ fn campaign_of_data() {
     };
     campaign("data", make, |folder| {
         let task = Task::parse(&fs::read_to_string(folder.join("task"))?)?;
-        task.load(&folder.join("data"), Labels::Optional)?;
+        task.load(&[folder.join("data")], Labels::Optional, Malformed::Refused)?;
         Ok(())
     })
     .some_of_both();

@@ -8,7 +8,7 @@ use ailora::{
     ir::{Bindings, Draw, Tensor},
     models::{
         batch::{Batch, Encoded, Plan, Shape},
-        task::{Labels, Task},
+        task::{Labels, Malformed, Task},
     },
     runtime::run::Value as Input,
 };
@@ -158,7 +158,11 @@ fn folded(scene: &Scene, family: &str, adapter: &str) -> Vec<f64> {
     add(&scene.path(adapter), &mut bindings);
 
     let rows = task
-        .load(&scene.path("stsb/dev.tsv"), Labels::Optional)
+        .load(
+            &[scene.path("stsb/dev.tsv")],
+            Labels::Optional,
+            Malformed::Refused,
+        )
         .unwrap();
     let encoded = model.encode(&rows.examples, 40).unwrap();
     let pad = model.tokenizer.pad_id();

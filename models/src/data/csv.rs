@@ -2,7 +2,7 @@ use std::{borrow::Cow, path::Path};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{DataError, Format, Place, Record, Sink, Source};
+use super::{DataError, Format, Lines, Place, Record, Sink, Source, unlike, without_end};
 
 /// Comma-separated values as RFC 4180 has them: a cell in quotes may hold commas, line feeds and, as
 /// two, quotes. Columns are found by name in the header. Every cell is a text, whatever it looks
@@ -32,82 +32,170 @@ fn separator<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error>
 }
 
 impl Format for Csv {
-    fn parts(&self) -> &'static str {
-        "columns"
-    }
-
-    fn read(&self, source: &Source<'_>, sink: &mut dyn Sink) -> Result<(), DataError> {
+    fn read(&self, source: &mut Source<'_>, sink: &mut dyn Sink) -> Result<(), DataError> {
         let path = source.path;
+        let separator = self.separator;
+        let columns = source.columns;
         let mut rows = Rows {
-            path,
-            rest: source.bytes,
-            separator: self.separator,
-            line: 1,
+            lines: source.lines(),
+            separator,
+            bytes: Vec::new(),
         };
-        let Some(header) = rows.next_row()? else {
+        let Some(line) = rows.read()? else {
             return Ok(());
         };
-        let names: Vec<&str> = header.cells.iter().map(|name| &**name).collect();
+        let header = Row::parse(path, line, &rows.bytes, separator, &[])?;
+        let names: Vec<String> = header.into_iter().map(Cow::into_owned).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        unlike(path, &names)?;
+        let reads = |name: &&str| columns.is_none_or(|columns| columns.contains(name));
+        let reads: Vec<bool> = names.iter().map(reads).collect();
         sink.columns(path, &names)?;
-        while let Some(Row { line, cells }) = rows.next_row()? {
-            if cells.len() != names.len() {
-                return Err(DataError::Columns {
-                    path: path.to_owned(),
-                    line,
-                    separated: match self.separator {
-                        b',' => "comma-separated",
-                        _ => "separated",
-                    },
-                    expected: names.len(),
-                    names: names.join(", "),
-                    found: cells.len(),
-                });
+        while let Some(line) = rows.read()? {
+            // An empty line is no row, unless a row is one cell.
+            if names.len() > 1 && without_end(&rows.bytes).is_empty() {
+                continue;
             }
-            let fields = names.iter().zip(cells);
-            let fields = fields.filter(|(name, _)| source.reads(name));
+            let cells = match Row::parse(path, line, &rows.bytes, separator, &names) {
+                Ok(cells) if cells.len() == names.len() => cells,
+                Ok(cells) => {
+                    let found = cells.len();
+                    sink.malformed(self.other_columns(path, line, &names, found))?;
+                    continue;
+                }
+                Err(error) => {
+                    sink.malformed(error)?;
+                    continue;
+                }
+            };
+            let fields = names.iter().zip(cells).zip(&reads);
+            let fields = fields.filter(|(_, read)| **read);
             let fields =
-                fields.map(|(name, cell)| (Cow::Borrowed(*name), cell.into_owned().into()));
+                fields.map(|((name, cell), _)| (Cow::Borrowed(*name), cell.into_owned().into()));
             sink.record(Record::new(path, Place::Line(line), fields.collect()))?;
         }
         Ok(())
     }
 }
 
-/// A row, and the number of the line that it begins on.
-struct Row<'a> {
-    line: usize,
-    cells: Vec<Cow<'a, str>>,
+impl Csv {
+    fn other_columns(&self, path: &Path, line: usize, names: &[&str], found: usize) -> DataError {
+        DataError::Columns {
+            path: path.to_owned(),
+            line,
+            separated: match self.separator {
+                b',' => "comma-separated",
+                _ => "separated",
+            },
+            expected: names.len(),
+            names: names.join(", "),
+            found,
+        }
+    }
 }
 
-/// The rows of a file.
+/// The rows of a file, one at a time.
 struct Rows<'a> {
+    lines: Lines<'a>,
+    separator: u8,
+    /// The row last read.
+    bytes: Vec<u8>,
+}
+
+impl Rows<'_> {
+    /// Reads the lines of the next row, which goes on behind lines that end in quotes; the number of
+    /// its first line. Empty lines are rows of one empty cell.
+    fn read(&mut self) -> Result<Option<usize>, DataError> {
+        self.bytes.clear();
+        let first = self.lines.number() + 1;
+        let mut place = InRow::Start;
+        let mut seen = 0;
+        loop {
+            match self.lines.read(&mut self.bytes) {
+                Ok(true) => {}
+                Ok(false) => break,
+                // A row that does not end is one whose quotes do not.
+                Err(DataError::Form { path, cause, .. }) if place == InRow::Quoted => {
+                    let expected = format!("the quote that ends a cell of the row on line {first}");
+                    return Err(DataError::Form {
+                        path,
+                        expected,
+                        cause,
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+            let bytes = self.bytes[seen..].iter();
+            place = bytes.fold(place, |place, &byte| place.next(byte, self.separator));
+            seen = self.bytes.len();
+            if place != InRow::Quoted {
+                break;
+            }
+        }
+        Ok((seen > 0).then_some(first))
+    }
+}
+
+/// Where in a row a byte is.
+#[derive(Clone, Copy, PartialEq)]
+enum InRow {
+    /// At the start of a cell.
+    Start,
+    Plain,
+    Quoted,
+    /// Behind a quote in quotes.
+    Quote,
+}
+
+impl InRow {
+    fn next(self, byte: u8, separator: u8) -> Self {
+        match (self, byte) {
+            (Self::Start | Self::Quote, b'"') => Self::Quoted,
+            (Self::Quoted, b'"') => Self::Quote,
+            (Self::Quoted, _) => Self::Quoted,
+            (_, byte) if byte == separator => Self::Start,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// A row of which cells are taken.
+struct Row<'a> {
     path: &'a Path,
     rest: &'a [u8],
     separator: u8,
     line: usize,
+    /// The columns' names, but for the header.
+    names: &'a [&'a str],
 }
 
-impl<'a> Rows<'a> {
-    fn next_row(&mut self) -> Result<Option<Row<'a>>, DataError> {
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
-        let line = self.line;
+impl<'a> Row<'a> {
+    /// The cells of a row that begins on a line.
+    fn parse(
+        path: &'a Path,
+        line: usize,
+        bytes: &'a [u8],
+        separator: u8,
+        names: &'a [&'a str],
+    ) -> Result<Vec<Cow<'a, str>>, DataError> {
+        let mut row = Self {
+            path,
+            rest: bytes,
+            separator,
+            line,
+            names,
+        };
         let mut cells = Vec::new();
         loop {
             let column = cells.len() + 1;
-            cells.push(match self.rest.first() {
-                Some(b'"') => self.quoted(column)?,
-                _ => self.plain(column)?,
+            cells.push(match row.rest.first() {
+                Some(b'"') => row.quoted(column)?,
+                _ => row.plain(column)?,
             });
-            if self.rest.first() == Some(&self.separator) {
-                self.rest = &self.rest[1..];
-                continue;
+            match row.rest.first() == Some(&separator) {
+                true => row.rest = &row.rest[1..],
+                false => return Ok(cells),
             }
-            self.rest = self.rest.strip_prefix(b"\r").unwrap_or(self.rest);
-            self.rest = self.rest.strip_prefix(b"\n").unwrap_or(self.rest);
-            self.line += 1;
-            return Ok(Some(Row { line, cells }));
         }
     }
 
@@ -169,7 +257,10 @@ impl<'a> Rows<'a> {
         DataError::Cell {
             path: self.path.to_owned(),
             place: Place::Line(line),
-            column: column.to_string(),
+            column: match self.names.get(column - 1) {
+                Some(name) => (*name).to_owned(),
+                None => column.to_string(),
+            },
             expected: expected.to_owned(),
             found: found.to_owned(),
         }

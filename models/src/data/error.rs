@@ -61,6 +61,43 @@ pub enum DataError {
         /// What it holds.
         found: String,
     },
+    /// The file ends too early, or what is compressed in it is damaged.
+    #[error("{}, behind {place}: it breaks off or is damaged: {source}", path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// The last that could be read.
+        place: Place,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A table's header has a name twice.
+    #[error("{}, line 1: the header has the column `{column}` twice; give each a name of its own", path.display())]
+    TwoColumns {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        column: String,
+    },
+    /// No format is known by a file's name.
+    #[error("{}: expected a file called *.{}, or with .gz or .zst behind that; rename it or say its format", path.display(), known.join(", *."))]
+    UnknownFormat {
+        /// The file.
+        path: PathBuf,
+        /// The endings that are known.
+        known: Vec<&'static str>,
+    },
+    /// A folder has nothing to read.
+    #[error("{} holds no data files; expected files called *.{}", path.display(), known.join(", *."))]
+    NoFiles {
+        /// The folder.
+        path: PathBuf,
+        /// The endings that are known.
+        known: Vec<&'static str>,
+    },
+    /// Whoever reads has had enough. A format hands it on like any other error.
+    #[error("reading was stopped")]
+    Stopped,
     /// The file is not what its format says.
     #[error("{}: expected {expected}: {}", path.display(), brief(cause))]
     Form {

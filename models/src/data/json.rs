@@ -18,23 +18,25 @@ const EXPECTED: &str = "a JSON array of objects";
 pub struct Json {}
 
 impl Format for Json {
-    fn read(&self, source: &Source<'_>, sink: &mut dyn Sink) -> Result<(), DataError> {
-        if source.bytes.trim_ascii().is_empty() {
+    fn read(&self, source: &mut Source<'_>, sink: &mut dyn Sink) -> Result<(), DataError> {
+        if source.first_byte()?.is_none() {
             return Ok(());
         }
+        let path = source.path;
         let malformed = |cause: String| DataError::Form {
-            path: source.path.to_owned(),
+            path: path.to_owned(),
             expected: EXPECTED.to_owned(),
             cause,
         };
         let mut take = |index: usize, value: Value| {
             let number = index + 1;
-            let record = record(source.path, Place::Record(number), value);
-            let record = record.map_err(|odd| malformed(format!("record {number} is {odd}")))?;
-            sink.record(record)
+            match record(path, Place::Record(number), value) {
+                Ok(record) => sink.record(record),
+                Err(odd) => sink.malformed(malformed(format!("record {number} is {odd}"))),
+            }
         };
         let mut wrong = None;
-        let mut json = serde_json::Deserializer::from_slice(source.bytes);
+        let mut json = serde_json::Deserializer::from_reader(source.bytes());
         let whole = json.deserialize_seq(Each(|index, value| {
             take(index, value)
                 .map_err(|error| wrong = Some(error))

@@ -9,21 +9,28 @@ use crate::closed::json::Unique;
 pub struct JsonLines {}
 
 impl Format for JsonLines {
-    fn read(&self, source: &Source<'_>, sink: &mut dyn Sink) -> Result<(), DataError> {
-        for (index, line) in source.bytes.split(|byte| *byte == b'\n').enumerate() {
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            let number = index + 1;
+    fn read(&self, source: &mut Source<'_>, sink: &mut dyn Sink) -> Result<(), DataError> {
+        let path = source.path;
+        let mut lines = source.lines();
+        let mut line = Vec::new();
+        while lines.read(&mut line)? {
+            let number = lines.number();
             let malformed = |cause: String| DataError::Form {
-                path: source.path.to_owned(),
+                path: path.to_owned(),
                 expected: format!("a JSON object on line {number}"),
                 cause,
             };
-            let value = serde_json::from_slice(line);
-            let Unique(value) = value.map_err(|error| malformed(error.to_string()))?;
-            let record = record(source.path, Place::Line(number), value);
-            sink.record(record.map_err(|odd| malformed(format!("it is {odd}")))?)?;
+            let blank = line.trim_ascii().is_empty();
+            let value = (!blank).then(|| serde_json::from_slice(&line));
+            match value {
+                None => {}
+                Some(Err(error)) => sink.malformed(malformed(error.to_string()))?,
+                Some(Ok(Unique(value))) => match record(path, Place::Line(number), value) {
+                    Ok(record) => sink.record(record)?,
+                    Err(odd) => sink.malformed(malformed(format!("it is {odd}")))?,
+                },
+            }
+            line.clear();
         }
         Ok(())
     }

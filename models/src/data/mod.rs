@@ -3,21 +3,31 @@
 //! A format is one file, which reads bytes as [`Record`]s. Adding one takes that file and a line in
 //! [`FORMATS`]; `docs/add-a-format.md` follows one from the start.
 
+mod auto;
 mod csv;
 mod error;
 mod example;
+mod files;
 mod json;
 mod jsonl;
+mod parquet;
+mod plain;
 mod record;
+mod source;
 mod template;
 mod tsv;
 
+pub use auto::{Auto, ENDINGS};
 pub use csv::Csv;
 pub use error::{DataError, Place};
 pub use example::Example;
+pub use files::files;
 pub use json::Json;
 pub use jsonl::JsonLines;
+pub use parquet::Parquet;
+pub use plain::Plain;
 pub use record::Record;
+pub use source::{Lines, Source, without_end};
 pub use template::{Template, Text};
 pub use tsv::Tsv;
 
@@ -29,6 +39,11 @@ use crate::choice::{Kind, options};
 
 /// Every format, by the name that a task's description has.
 pub static FORMATS: &[Kind<dyn Format>] = &[
+    Kind {
+        name: "auto",
+        about: "whichever of the others the file's name says",
+        make: |value| Ok(Arc::new(options::<Auto>(value)?)),
+    },
     Kind {
         name: "tsv",
         about: "tab-separated values as GLUE writes them: quotes are ordinary characters",
@@ -49,48 +64,27 @@ pub static FORMATS: &[Kind<dyn Format>] = &[
         about: "a JSON object a line",
         make: |value| Ok(Arc::new(options::<JsonLines>(value)?)),
     },
+    Kind {
+        name: "parquet",
+        about: "Apache Parquet",
+        make: |value| Ok(Arc::new(options::<Parquet>(value)?)),
+    },
+    Kind {
+        name: "text",
+        about: "running text, a document a line",
+        make: |value| Ok(Arc::new(options::<Plain>(value)?)),
+    },
 ];
 
 /// How a file becomes records.
 pub trait Format: Debug + Send + Sync {
-    /// What a record is made of, as notes to the user say it.
-    fn parts(&self) -> &'static str {
-        "fields"
-    }
-
-    /// Hands every record of a file to `sink`, in their order. Nothing is skipped: what cannot be
-    /// read is an error that names its place.
+    /// Hands every record of a file to `sink`, in their order, as they are read. Nothing is skipped:
+    /// a record that cannot be read is [`malformed`](Sink::malformed), by an error that names its
+    /// place.
     ///
     /// # Errors
-    /// The first record that is malformed, or that `sink` refuses.
-    fn read(&self, source: &Source<'_>, sink: &mut dyn Sink) -> Result<(), DataError>;
-}
-
-/// A file that is read.
-#[derive(Clone, Copy, Debug)]
-pub struct Source<'a> {
-    /// Its path, for errors.
-    pub path: &'a Path,
-    /// Its bytes, without a byte-order mark.
-    pub bytes: &'a [u8],
-    /// The columns that are read of it, that of the text first.
-    pub columns: &'a [&'a str],
-}
-
-impl<'a> Source<'a> {
-    /// A file's bytes, of which these columns are read. A byte-order mark is left out.
-    pub fn new(path: &'a Path, bytes: &'a [u8], columns: &'a [&'a str]) -> Self {
-        Self {
-            path,
-            bytes: bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes),
-            columns,
-        }
-    }
-
-    /// Whether a column is read; a table may leave others out of its records.
-    pub fn reads(&self, column: &str) -> bool {
-        self.columns.contains(&column)
-    }
+    /// Those of `sink`, and a file that cannot be read on.
+    fn read(&self, source: &mut Source<'_>, sink: &mut dyn Sink) -> Result<(), DataError>;
 }
 
 /// What takes the records of a file.
@@ -107,6 +101,28 @@ pub trait Sink {
     /// # Errors
     /// It cannot be used.
     fn record(&mut self, record: Record<'_>) -> Result<(), DataError>;
+
+    /// A record that cannot be read, behind which the file goes on.
+    ///
+    /// # Errors
+    /// The same one, unless such records are left out.
+    fn malformed(&mut self, error: DataError) -> Result<(), DataError> {
+        Err(error)
+    }
+}
+
+/// Refuses a table whose header has a name twice.
+///
+/// # Errors
+/// [`DataError::TwoColumns`].
+pub fn unlike(path: &Path, names: &[&str]) -> Result<(), DataError> {
+    match (1..names.len()).find(|&i| names[..i].contains(&names[i])) {
+        None => Ok(()),
+        Some(i) => Err(DataError::TwoColumns {
+            path: path.to_owned(),
+            column: names[i].to_owned(),
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -32,8 +32,9 @@ fn read(format: Value, bytes: impl AsRef<[u8]>) -> Result<Vec<Value>, String> {
     let choice: Choice = serde_json::from_value(format).unwrap();
     let format = choice.make("format", FORMATS)?;
     let mut collected = Collected::default();
-    let source = Source::new(Path::new("data"), bytes.as_ref(), &["text", "label", "n"]);
-    let read = format.read(&source, &mut collected);
+    let columns = ["text", "label", "n"];
+    let source = Source::new(Path::new("data"), bytes.as_ref(), Some(&columns));
+    let read = source.and_then(|mut source| format.read(&mut source, &mut collected));
     read.map_err(|error| error.to_string())?;
     Ok(collected.records)
 }

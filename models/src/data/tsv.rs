@@ -1,8 +1,8 @@
-use std::{borrow::Cow, path::Path};
+use std::{borrow::Cow, collections::VecDeque, path::Path};
 
 use serde::Deserialize;
 
-use super::{DataError, Format, Place, Record, Sink, Source};
+use super::{DataError, Format, Lines, Place, Record, Sink, Source, unlike, without_end};
 
 /// GLUE's tab-separated values: a row a line, quotes are ordinary characters, columns are found by
 /// name in the header. CRLF line ends are accepted.
@@ -17,133 +17,162 @@ pub struct Tsv {
 }
 
 impl Format for Tsv {
-    fn parts(&self) -> &'static str {
-        "columns"
-    }
-
-    fn read(&self, source: &Source<'_>, sink: &mut dyn Sink) -> Result<(), DataError> {
-        let Source { path, bytes, .. } = *source;
-        if bytes.is_empty() {
+    fn read(&self, source: &mut Source<'_>, sink: &mut dyn Sink) -> Result<(), DataError> {
+        let (path, columns) = (source.path, source.columns);
+        let mut lines = Ahead {
+            lines: source.lines(),
+            pending: VecDeque::new(),
+        };
+        let Some(first) = lines.next()? else {
             return Ok(());
-        }
-        let mut lines = Lines {
-            rest: Some(bytes.strip_suffix(b"\n").unwrap_or(bytes)),
-            number: 0,
         };
-        let given = self.header.as_ref();
-        let given: Option<Vec<&str>> = given.map(|names| names.iter().map(|n| &**n).collect());
-        let mut ahead = lines.clone();
-        let first = ahead.next_line(path, given.as_deref().unwrap_or_default())?;
-        let header: Vec<&str> = first.unwrap_or_default().split('\t').collect();
-        let is_header = source
-            .columns
-            .first()
-            .is_none_or(|text| header.contains(text));
-        let names = match given {
-            Some(given) if !is_header => given,
-            _ => {
-                lines = ahead;
-                header
+        let given = self.header.as_deref().unwrap_or_default();
+        let header: Vec<String> = first
+            .text(path, given)?
+            .split('\t')
+            .map(str::to_owned)
+            .collect();
+        let text = columns.and_then(<[_]>::first);
+        let is_header = text.is_none_or(|text| header.iter().any(|name| name == text));
+        let names = match &self.header {
+            Some(given) if !is_header => {
+                lines.pending.push_front(first);
+                given.clone()
             }
+            _ => header,
         };
-        sink.columns(path, &names)?;
-
+        let known: Vec<&str> = names.iter().map(String::as_str).collect();
+        unlike(path, &known)?;
+        sink.columns(path, &known)?;
         let multiline = self.multiline.as_ref();
         let start = multiline.and_then(|column| names.iter().position(|name| name == column));
-        let read: Vec<bool> = names.iter().map(|name| source.reads(name)).collect();
-        while let Some(line) = lines.next_line(path, &names)? {
-            let number = lines.number;
-            let row = match start {
-                Some(start) => rejoin(line, &mut lines, path, &names, start)?,
-                None => Cow::Borrowed(line),
-            };
-            let found = 1 + tabs(&row);
-            if found != names.len() {
-                return Err(DataError::Columns {
-                    path: path.to_owned(),
-                    line: number,
-                    separated: "tab-separated",
-                    expected: names.len(),
-                    names: names.join(", "),
-                    found,
-                });
+        let reads = |name: &&str| columns.is_none_or(|columns| columns.contains(name));
+        let reads: Vec<bool> = known.iter().map(reads).collect();
+        while let Some(mut line) = lines.next()? {
+            if let Some(start) = start {
+                line = lines.rejoined(line, start, names.len())?;
             }
-            let cells = names.iter().zip(row.split('\t')).zip(&read);
-            let cells = cells.filter(|(_, read)| **read);
+            let row = match line.text(path, &names) {
+                Ok(row) => row,
+                Err(error) => {
+                    sink.malformed(error)?;
+                    continue;
+                }
+            };
+            let found = 1 + tabs(row.as_bytes());
+            if found != names.len() {
+                // An empty line is no row, unless a row is one cell.
+                if !row.is_empty() {
+                    sink.malformed(DataError::Columns {
+                        path: path.to_owned(),
+                        line: line.number,
+                        separated: "tab-separated",
+                        expected: names.len(),
+                        names: names.join(", "),
+                        found,
+                    })?;
+                }
+                continue;
+            }
+            let cells = known.iter().zip(row.split('\t')).zip(&reads);
+            let cells = cells.filter(|(_, reads)| **reads);
             let fields = cells.map(|((name, cell), _)| (Cow::Borrowed(*name), cell.into()));
-            sink.record(Record::new(path, Place::Line(number), fields.collect()))?;
+            sink.record(Record::new(
+                path,
+                Place::Line(line.number),
+                fields.collect(),
+            ))?;
         }
         Ok(())
     }
 }
 
-fn tabs(text: &str) -> usize {
-    text.bytes().filter(|byte| *byte == b'\t').count()
+fn tabs(text: &[u8]) -> usize {
+    text.iter().filter(|byte| **byte == b'\t').count()
 }
 
-/// Appends the next lines to a row that breaks off behind column `start`, if that completes it.
-fn rejoin<'a>(
-    line: &'a str,
-    lines: &mut Lines<'a>,
-    path: &Path,
-    names: &[&str],
-    start: usize,
-) -> Result<Cow<'a, str>, DataError> {
-    let mut columns = 1 + tabs(line);
-    let mut row = Cow::Borrowed(line);
-    let mut ahead = lines.clone();
-    while (start + 1..names.len()).contains(&columns) {
-        let Some(next) = ahead.next_line(path, names)? else {
-            break;
-        };
-        columns += tabs(next);
-        let whole = row.to_mut();
-        whole.push(' ');
-        whole.push_str(next);
-    }
-    if columns != names.len() {
-        return Ok(Cow::Borrowed(line));
-    }
-    *lines = ahead;
-    Ok(row)
-}
-
-/// The lines of a file, decoded one by one. Only a line feed ends a line.
-#[derive(Clone)]
-struct Lines<'a> {
-    rest: Option<&'a [u8]>,
-    /// Number of the line last returned, from 1.
+/// A line without its end, or several that are one row.
+struct Line {
+    /// The first one's number, from 1.
     number: usize,
+    bytes: Vec<u8>,
 }
 
-impl<'a> Lines<'a> {
-    fn next_line(&mut self, path: &Path, names: &[&str]) -> Result<Option<&'a str>, DataError> {
-        let Some(rest) = self.rest else {
-            return Ok(None);
+impl Line {
+    fn text(&self, path: &Path, names: &[String]) -> Result<&str, DataError> {
+        let bytes = &self.bytes;
+        let wrong = |at: usize, expected: &str| DataError::Cell {
+            path: path.to_owned(),
+            place: Place::Line(self.number),
+            column: match names.get(tabs(&bytes[..at])) {
+                Some(name) => name.clone(),
+                None => (tabs(&bytes[..at]) + 1).to_string(),
+            },
+            expected: expected.to_owned(),
+            found: format!(
+                "byte 0x{:02x} at position {} of the line",
+                bytes[at],
+                at + 1
+            ),
         };
-        let end = rest.iter().position(|byte| *byte == b'\n');
-        self.rest = end.map(|end| &rest[end + 1..]);
-        self.number += 1;
-        let line = &rest[..end.unwrap_or(rest.len())];
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-
-        let wrong = |at: usize, expected: &str| {
-            let column = line[..at].iter().filter(|byte| **byte == b'\t').count();
-            DataError::Cell {
-                path: path.to_owned(),
-                place: Place::Line(self.number),
-                column: match names.get(column) {
-                    Some(name) => (*name).to_owned(),
-                    None => (column + 1).to_string(),
-                },
-                expected: expected.to_owned(),
-                found: format!("byte 0x{:02x} at position {} of the line", line[at], at + 1),
-            }
-        };
-        let text = std::str::from_utf8(line).map_err(|e| wrong(e.valid_up_to(), "UTF-8 text"))?;
+        let text = std::str::from_utf8(bytes).map_err(|e| wrong(e.valid_up_to(), "UTF-8 text"))?;
         match text.find('\0') {
             Some(at) => Err(wrong(at, "text without NUL")),
-            None => Ok(Some(text)),
+            None => Ok(text),
         }
+    }
+}
+
+/// The lines of a file, of which some may have been looked at before their turn.
+struct Ahead<'a> {
+    lines: Lines<'a>,
+    pending: VecDeque<Line>,
+}
+
+impl Ahead<'_> {
+    fn read(&mut self) -> Result<Option<Line>, DataError> {
+        let mut bytes = Vec::new();
+        if !self.lines.read(&mut bytes)? {
+            return Ok(None);
+        }
+        bytes.truncate(without_end(&bytes).len());
+        let number = self.lines.number();
+        Ok(Some(Line { number, bytes }))
+    }
+
+    fn next(&mut self) -> Result<Option<Line>, DataError> {
+        match self.pending.pop_front() {
+            Some(line) => Ok(Some(line)),
+            None => self.read(),
+        }
+    }
+
+    /// A row that breaks off behind column `start`, with the next lines, if these complete it.
+    fn rejoined(&mut self, line: Line, start: usize, columns: usize) -> Result<Line, DataError> {
+        let mut found = 1 + tabs(&line.bytes);
+        let mut whole = line.bytes.clone();
+        let mut taken = 0;
+        while (start + 1..columns).contains(&found) {
+            if taken == self.pending.len() {
+                let Some(next) = self.read()? else {
+                    break;
+                };
+                self.pending.push_back(next);
+            }
+            let next = &self.pending[taken].bytes;
+            found += tabs(next);
+            whole.push(b' ');
+            whole.extend(next);
+            taken += 1;
+        }
+        if found != columns {
+            return Ok(line);
+        }
+        self.pending.drain(..taken);
+        let number = line.number;
+        Ok(Line {
+            number,
+            bytes: whole,
+        })
     }
 }

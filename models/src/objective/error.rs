@@ -4,7 +4,8 @@ use ailora_runtime::{engine::EngineError, passes::PassError, weights::Weights};
 use thiserror::Error;
 
 use crate::{
-    batch::BatchError, metrics::MetricError, model::ModelError, tokenizer::TokenizerError,
+    batch::BatchError, metrics::MetricError, model::ModelError, task::TaskError,
+    tokenizer::TokenizerError,
 };
 
 /// Rows that cannot be trained on or predicted.
@@ -51,6 +52,14 @@ pub enum ObjectiveError {
         /// Where that may come from.
         cause: NotFinite,
     },
+    /// Rows that are read as they are needed cannot be read.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// Files that are read again are others than they were.
+    #[error(
+        "the training files have fewer rows than when they were first read; put them back, and go on with --resume"
+    )]
+    FewerRows,
     /// Predictions cannot be scored.
     #[error(transparent)]
     Metric(#[from] MetricError),

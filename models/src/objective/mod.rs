@@ -137,9 +137,20 @@ pub trait Objective: Debug + Send + Sync {
         Ok(encodings.into_iter().zip(examples).map(row).collect())
     }
 
+    /// Whether every example is a row by itself, so that there are as many rows as examples.
+    fn has_row_each(&self) -> bool {
+        true
+    }
+
     /// Whether anything that is to be predicted is left of a row that may have been cut.
     fn has_targets(&self, _: &Encoded) -> bool {
         true
+    }
+
+    /// Which of a row's tokens are predicted from those before them.
+    fn learned(&self, row: &Encoded) -> Vec<bool> {
+        let segments = row.encoding.type_ids.iter();
+        segments.map(|segment| *segment == 1).collect()
     }
 
     /// How rows are put into batches.

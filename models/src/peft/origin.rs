@@ -28,6 +28,10 @@ const FIELDS: &[Field] = &[
         "the task if --task is left out; others are refused, unless --force-adapter",
     ),
     applied(
+        "description",
+        "the task itself, if it was of data of one's own",
+    ),
+    applied(
         "max_length",
         "the longest sequence if --max-length is left out",
     ),
@@ -50,6 +54,10 @@ pub struct Origin {
     pub model: Option<String>,
     /// The task, by the name it has here.
     pub task: Option<String>,
+    /// The task itself, if it is not one that is built in: [`Task::from_value`] reads it.
+    ///
+    /// [`Task::from_value`]: crate::task::Task::from_value
+    pub description: Option<Value>,
     /// SHA-256 of the base's weights, as [`Pretrained::sha256`] has it.
     pub base_sha256: Option<String>,
     /// What PEFT calls the kind of task.
@@ -91,6 +99,7 @@ impl Origin {
         Ok(Self {
             model: text("model")?.or(peft.model),
             task: text("task")?,
+            description: about.get("description").cloned(),
             base_sha256: text("base_sha256")?,
             peft_task: peft.peft_task,
             note,

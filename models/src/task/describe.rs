@@ -1,5 +1,7 @@
 //! A task as a file describes it.
 
+use std::path::PathBuf;
+
 use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::Value;
@@ -31,16 +33,18 @@ struct Description {
     one_may_be_blank: bool,
     #[serde(default)]
     unused: Vec<String>,
+    #[serde(default)]
     train: Part,
     #[serde(default)]
     dev: IndexMap<String, Part>,
 }
 
 /// A split, without its name.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Part {
-    file: String,
+    #[serde(default)]
+    file: Option<PathBuf>,
     #[serde(default)]
     rows: Rows,
 }
@@ -49,7 +53,7 @@ impl Part {
     fn named(self, name: String) -> Split {
         Split {
             name,
-            file: self.file,
+            files: self.file.into_iter().collect(),
             rows: self.rows,
         }
     }
@@ -65,6 +69,17 @@ impl Task {
         let value = serde_json::from_str(text);
         let Unique(value) = value.map_err(|error| TaskError::Description(error.to_string()))?;
         Self::from_value(value)
+    }
+
+    /// The task of data of one's own that a value describes, which adapters record.
+    ///
+    /// # Errors
+    /// As [`from_json`](Self::from_json).
+    pub fn own(description: &Value) -> Result<Self, TaskError> {
+        Ok(Self {
+            description: Some(description.clone()),
+            ..Self::from_value(description.clone())?
+        })
     }
 
     /// The task that a value describes, as [`from_json`](Self::from_json).
@@ -91,6 +106,7 @@ impl Task {
                 name,
                 aliases,
                 about,
+                description: None,
                 objective: objective.make("objective", OBJECTIVES)?,
                 format: format.make("format", FORMATS)?,
                 text,

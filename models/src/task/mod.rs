@@ -9,11 +9,17 @@ mod error;
 mod load;
 
 pub use error::{OtherLabels, TaskError};
-pub use load::{File, Splits};
+pub use load::{File, Malformed, Splits, Taken};
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock},
+};
 
+use ailora_graph::ir::Draw;
+use indexmap::IndexSet;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
     choice::did_you_mean,
@@ -55,6 +61,8 @@ pub struct Task {
     pub aliases: Vec<String>,
     /// What it is about, for the user.
     pub about: String,
+    /// What it was read from, if it is of data of one's own: adapters record it.
+    pub description: Option<Value>,
     /// What is learned.
     pub objective: Arc<dyn Objective>,
     /// How the files are laid out.
@@ -77,29 +85,74 @@ pub struct Task {
 }
 
 /// A named part of a task's data and where it is found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Split {
     /// Name under which results are recorded.
     pub name: String,
-    /// File name within the data folder.
-    pub file: String,
+    /// Its files, in order, within the data folder; paths that are not relative are as they are.
+    pub files: Vec<PathBuf>,
     /// Which of the file's rows belong to the split.
     pub rows: Rows,
 }
 
 /// Which rows of a file belong to a split; rows count from 0.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 pub enum Rows {
     /// All of them.
     #[default]
     #[serde(rename = "all")]
     All,
+    /// A random share of them.
+    #[serde(skip)]
+    HeldOut(Share),
+    /// What a share leaves.
+    #[serde(skip)]
+    But(Share),
     /// Those with `index % 5 == 4`.
     #[serde(rename = "every fifth")]
     EveryFifth,
     /// Those with `index % 5 != 4`.
     #[serde(rename = "all but every fifth")]
     AllButEveryFifth,
+}
+
+/// A random share of rows: which ones depends on the seed and their numbers alone, so that they are
+/// known before the rows are read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share {
+    below: f64,
+    seed: u64,
+}
+
+impl Share {
+    /// The most rows among which the wanted ones are counted out.
+    const COUNTED: usize = 1 << 20;
+
+    /// About `wanted` of `rows`: exactly so many, unless the rows are more than a million.
+    pub fn of(wanted: usize, rows: usize, seed: u64) -> Self {
+        let mut share = Self {
+            below: wanted as f64 / rows.max(1) as f64,
+            seed,
+        };
+        if rows <= Self::COUNTED && wanted < rows {
+            let mut places: Vec<f64> = (0..rows).map(|row| share.place(row)).collect();
+            let (_, place, _) = places.select_nth_unstable_by(wanted, f64::total_cmp);
+            share.below = *place;
+        }
+        share
+    }
+
+    fn place(self, row: usize) -> f64 {
+        let draw = Draw {
+            seed: self.seed,
+            step: 0,
+        };
+        draw.key("held out").uniform(row as u64)
+    }
+
+    fn contains(self, row: usize) -> bool {
+        self.place(row) < self.below
+    }
 }
 
 /// Whether a file may come without labels, as GLUE's test files do.
@@ -145,10 +198,11 @@ impl Task {
         self.text.around(text, self.trim)
     }
 
-    /// The names of the files that the splits are read from.
-    pub fn files(&self) -> impl Iterator<Item = &str> {
+    /// The files that the splits are read from, each once.
+    pub fn files(&self) -> IndexSet<&Path> {
         let splits = std::iter::once(&self.train).chain(&self.dev);
-        splits.map(|split| split.file.as_str())
+        let files = splits.flat_map(|split| &split.files);
+        files.map(PathBuf::as_path).collect()
     }
 
     /// The task's objective for a model with this configuration and tokenizer. Where the model's
@@ -178,9 +232,12 @@ impl Task {
 }
 
 impl Rows {
-    fn contains(self, index: usize) -> bool {
+    /// Whether a row is of the part.
+    pub fn contains(self, index: usize) -> bool {
         match self {
             Rows::All => true,
+            Rows::HeldOut(share) => share.contains(index),
+            Rows::But(share) => !share.contains(index),
             Rows::EveryFifth => index % 5 == 4,
             Rows::AllButEveryFifth => index % 5 != 4,
         }

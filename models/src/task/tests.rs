@@ -17,7 +17,7 @@ fn load(name: &str, content: impl AsRef<[u8]>, labels: Labels) -> Result<Vec<Exa
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data.tsv");
     std::fs::write(&path, content).unwrap();
-    let loaded = task(name).load(&path, labels);
+    let loaded = task(name).load(&[&path], labels, Malformed::Refused);
     loaded.map(|file| file.examples).map_err(|e| {
         e.to_string()
             .replace(&path.display().to_string(), "data.tsv")
@@ -396,7 +396,10 @@ fn a_folder_gives_its_named_splits() {
     };
     write("train.tsv", "T.", "neutral");
     write("dev_matched.tsv", "M.", "entailment");
-    let message = task("mnli").load_dir(dir.path()).unwrap_err().to_string();
+    let message = task("mnli")
+        .load_dir(dir.path(), Malformed::Refused)
+        .unwrap_err()
+        .to_string();
     assert!(
         message.ends_with(
             "has no file dev_mismatched.tsv, which holds the mismatched split of task mnli"
@@ -404,7 +407,9 @@ fn a_folder_gives_its_named_splits() {
         "{message}"
     );
     write("dev_mismatched.tsv", "N.", "contradiction");
-    let splits = task("mnli").load_dir(dir.path()).unwrap();
+    let splits = task("mnli")
+        .load_dir(dir.path(), Malformed::Refused)
+        .unwrap();
     assert_eq!(splits.train, [pair("T.", "B.", class(1))]);
     assert_eq!(
         splits.dev.keys().collect::<Vec<_>>(),
@@ -421,7 +426,11 @@ fn svamp() -> PathBuf {
 #[test]
 fn bundled_svamp() {
     let all = task("svamp")
-        .load(&svamp().join("SVAMP.json"), Labels::Required)
+        .load(
+            &[svamp().join("SVAMP.json")],
+            Labels::Required,
+            Malformed::Refused,
+        )
         .unwrap();
     assert_eq!(all.notes, []);
     let all = all.examples;
@@ -440,7 +449,9 @@ fn bundled_svamp() {
             1
         )
     );
-    let splits = task("svamp").load_dir(&svamp()).unwrap();
+    let splits = task("svamp")
+        .load_dir(&svamp(), Malformed::Refused)
+        .unwrap();
     assert_eq!(splits.notes, []);
     assert_eq!((splits.train.len(), splits.dev["dev"].len()), (800, 200));
     assert_eq!(splits.train[4..6], all[5..7]);
@@ -452,7 +463,9 @@ fn notes(name: &str, content: &str) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data");
     std::fs::write(&path, content).unwrap();
-    let file = task(name).load(&path, Labels::Required).unwrap();
+    let file = task(name)
+        .load(&[&path], Labels::Required, Malformed::Refused)
+        .unwrap();
     let text = |note: &Note| {
         note.to_string()
             .replace(&path.display().to_string(), "data")
@@ -571,7 +584,7 @@ fn a_users_task_is_as_those_that_are_built_in() {
     }
     std::fs::write(dir.path().join("train.csv"), rows).unwrap();
     let task = Task::from_json(MINE).unwrap();
-    let splits = task.load_dir(dir.path()).unwrap();
+    let splits = task.load_dir(dir.path(), Malformed::Refused).unwrap();
     assert_eq!((splits.train.len(), splits.dev["dev"].len()), (10, 2));
     assert_eq!(splits.train[3], single("T3: B, 3", 1));
     assert_eq!(splits.dev["dev"][1], single("T9: B, 9", 1));
@@ -651,7 +664,10 @@ fn labels_of_json_may_be_numbers() {
     let path = dir.path().join("a");
     let read = |text: &str| {
         std::fs::write(&path, text).unwrap();
-        let file = task.as_ref().unwrap().load(&path, Labels::Optional);
+        let file = task
+            .as_ref()
+            .unwrap()
+            .load(&[&path], Labels::Optional, Malformed::Refused);
         file.map_err(|error| error.to_string())
             .map(|file| file.examples)
     };

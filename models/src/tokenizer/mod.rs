@@ -121,6 +121,15 @@ impl Tokenizer {
         })
     }
 
+    /// The text of token ids, with special tokens by their names.
+    ///
+    /// # Errors
+    /// The tokenizer has no text for them.
+    pub fn decode_all(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        let text = limits::bounded(|| self.inner.decode(ids, false));
+        text.map_err(TokenizerError::Decode)
+    }
+
     /// Id of a token, if there is such.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)

@@ -1,0 +1,475 @@
+//! What data are for, by the names and values of their columns.
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value, json};
+
+use super::{Column, Dataset, DatasetError, MOST_VALUES, Survey};
+use crate::choice::{Choice, did_you_mean};
+
+/// Names of columns with a text, and of those with the second one of a pair beside it.
+const TEXTS: [(&str, &[&str]); 11] = [
+    ("text", &["text_pair", "pair", "text2"]),
+    ("sentence1", &["sentence2"]),
+    ("premise", &["hypothesis"]),
+    ("question1", &["question2"]),
+    ("text1", &["text2"]),
+    ("sentence", &[]),
+    ("question", &["sentence", "passage"]),
+    ("query", &["passage", "document"]),
+    ("review", &[]),
+    ("content", &[]),
+    ("document", &[]),
+];
+/// Names of columns with what is to be predicted.
+const LABELS: [&str; 7] = [
+    "label", "labels", "target", "targets", "score", "class", "category",
+];
+/// Names of columns with a conversation.
+const CHATS: [&str; 2] = ["messages", "conversations"];
+/// Names of columns with a prompt and its answer.
+const ANSWERS: [(&str, &str); 5] = [
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("prompt", "answer"),
+    ("question", "answer"),
+    ("instruction", "response"),
+];
+/// Alpaca's prompts (Taori et al., 2023), of records with an input and without.
+const ALPACA: [&str; 2] = [
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n",
+];
+/// Columns of chats beside their messages.
+const BESIDE: [&str; 2] = ["system", "tools"];
+
+/// What is understood of data.
+pub struct Inferred {
+    /// The objective, a name with options.
+    pub objective: Choice,
+    /// The template of the text, or several.
+    pub text: Value,
+    /// That of the second text.
+    pub pair: Option<Value>,
+    /// Whether white space around what is put in is left out.
+    pub trim: bool,
+    /// What was decided, for the user.
+    pub decisions: Vec<String>,
+}
+
+/// Understands data by what is asked for and what there is.
+pub fn infer(dataset: &Dataset, survey: &Survey) -> Result<Inferred, DatasetError> {
+    let asked = dataset.objective.clone().unwrap_or_else(|| Choice::of(""));
+    let guess = Guess {
+        dataset,
+        survey,
+        asked: &asked,
+    };
+    for column in &dataset.label {
+        guess.column("label", column)?;
+    }
+    let found = match &*asked.name {
+        "" if dataset.label.is_empty() => {
+            let language = guess.chat(false)?.or(guess.answers(false)?);
+            match language {
+                Some(found) => found,
+                None if guess.label_column().is_none() => guess.running_text()?,
+                None => guess.labelled()?,
+            }
+        }
+        "chat" => guess
+            .chat(true)?
+            .ok_or_else(|| guess.unclear("has the messages", "text"))?,
+        "causal" => guess
+            .answers(true)?
+            .ok_or_else(|| guess.unclear("has the answer", "label"))?,
+        "text" => guess.running_text()?,
+        _ => guess.labelled()?,
+    };
+    Ok(guess.with_options(found))
+}
+
+/// What is asked for, and what there is.
+struct Guess<'a> {
+    dataset: &'a Dataset,
+    survey: &'a Survey,
+    asked: &'a Choice,
+}
+
+impl Guess<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.survey.columns.contains_key(name)
+    }
+
+    fn found(&self) -> String {
+        let names: Vec<&str> = self.survey.columns.keys().map(String::as_str).collect();
+        names.join(", ")
+    }
+
+    fn unclear(&self, what: &'static str, flag: &'static str) -> DatasetError {
+        DatasetError::Unclear {
+            path: self.dataset.first_file(),
+            what,
+            found: self.found(),
+            flag,
+        }
+    }
+
+    /// A column that a flag names.
+    fn column(&self, flag: &'static str, name: &str) -> Result<&Column, DatasetError> {
+        let names = || self.survey.columns.keys().map(String::as_str);
+        self.survey
+            .columns
+            .get(name)
+            .ok_or_else(|| DatasetError::NoColumn {
+                flag,
+                column: name.to_owned(),
+                found: self.found(),
+                suggestion: did_you_mean(name, names()),
+            })
+    }
+
+    /// The objective with the options that were asked for over those that were inferred.
+    fn with_options(&self, mut found: Inferred) -> Inferred {
+        if let Value::Object(asked) = &self.asked.options
+            && let Value::Object(options) = &mut found.objective.options
+        {
+            options.extend(asked.clone());
+        }
+        found
+    }
+
+    /// A template: the one given, or that of a column.
+    fn template(&self, flag: &'static str, given: &str) -> Result<Value, DatasetError> {
+        if given.contains('{') {
+            return Ok(given.into());
+        }
+        self.column(flag, given)?;
+        Ok(place(given).into())
+    }
+
+    /// Text and pair of rows whose other columns are these.
+    fn texts(&self, others: &[String]) -> Result<(Value, Option<Value>), DatasetError> {
+        let pair = self.dataset.pair.as_ref();
+        let pair = pair.map(|pair| self.template("pair", pair)).transpose()?;
+        if let Some(text) = &self.dataset.text {
+            return Ok((self.template("text", text)?, pair));
+        }
+        let known = TEXTS
+            .iter()
+            .find(|(name, _)| self.has(name) && !others.iter().any(|o| o == name));
+        if let Some((text, seconds)) = known {
+            let second = seconds.iter().find(|name| self.has(name));
+            return Ok((
+                place(text).into(),
+                pair.or_else(|| second.map(|second| place(second).into())),
+            ));
+        }
+        let columns = self.survey.columns.iter();
+        let texts = columns.filter(|(name, column)| column.is_text() && !others.contains(name));
+        let texts: Vec<&String> = texts.map(|(name, _)| name).collect();
+        match texts[..] {
+            [text] => Ok((place(text).into(), pair)),
+            _ => Err(self.unclear("has the text", "text")),
+        }
+    }
+
+    /// Conversations, in a column of that name or that was named.
+    fn chat(&self, is_asked: bool) -> Result<Option<Inferred>, DatasetError> {
+        let of_messages = |name: &str| {
+            let column = self.survey.columns.get(name)?;
+            (column.kinds.are_lists() && column.items.objects > 0).then(|| name.to_owned())
+        };
+        let named = match &self.dataset.text {
+            Some(text) if is_asked => Some(text.clone()),
+            Some(text) => of_messages(text),
+            None => CHATS.iter().find_map(|name| of_messages(name)),
+        };
+        let prompts = ANSWERS[..1]
+            .iter()
+            .find(|(prompt, _)| is_asked && self.has(prompt));
+        let Some(column) = named.or(prompts.map(|(prompt, _)| (*prompt).to_owned())) else {
+            return Ok(None);
+        };
+        self.column("text", &column)?;
+        let mut options = Map::from_iter([("messages".to_owned(), json!(column))]);
+        for name in BESIDE.into_iter().filter(|name| self.has(name)) {
+            options.insert(name.to_owned(), json!(name));
+        }
+        let decision = format!("conversations in `{column}`");
+        Ok(Some(self.language("chat", options, "".into(), decision)))
+    }
+
+    fn language(
+        &self,
+        name: &str,
+        options: Map<String, Value>,
+        text: Value,
+        decision: String,
+    ) -> Inferred {
+        Inferred {
+            objective: Choice {
+                name: name.to_owned(),
+                options: options.into(),
+            },
+            text,
+            pair: None,
+            trim: false,
+            decisions: vec![decision],
+        }
+    }
+
+    /// Prompts with answers.
+    fn answers(&self, is_asked: bool) -> Result<Option<Inferred>, DatasetError> {
+        let answer = |column: &str| Map::from_iter([("answer".to_owned(), json!(column))]);
+        if let ([label], true) = (&self.dataset.label[..], is_asked) {
+            let (text, _) = self.texts(&self.dataset.label)?;
+            let decision = format!("answers in `{label}` behind prompts of {text}");
+            return Ok(Some(self.language("causal", answer(label), text, decision)));
+        }
+        if self.has("instruction") && self.has("output") && self.dataset.text.is_none() {
+            let templates = match self.has("input") {
+                true => json!(ALPACA),
+                false => json!(ALPACA[1]),
+            };
+            let decision = "Alpaca's prompts, with answers in `output`".to_owned();
+            let mut found = self.language("causal", answer("output"), templates, decision);
+            found.trim = true;
+            return Ok(Some(found));
+        }
+        let pair = ANSWERS
+            .iter()
+            .find(|(prompt, answer)| self.has(prompt) && self.has(answer));
+        Ok(match (pair, &self.dataset.text) {
+            (Some((prompt, name)), None) => {
+                let decision = format!("answers in `{name}` behind prompts in `{prompt}`");
+                let text = place(prompt).into();
+                Some(self.language("causal", answer(name), text, decision))
+            }
+            _ => None,
+        })
+    }
+
+    /// Text without anything beside it.
+    fn running_text(&self) -> Result<Inferred, DatasetError> {
+        let (text, _) = self.texts(&[])?;
+        let decision = format!("running text of {text}; no column is named as a label");
+        Ok(self.language("text", Map::new(), text, decision))
+    }
+
+    /// The column of labels, if its name says so.
+    fn label_column(&self) -> Option<String> {
+        let named = LABELS.iter().find(|name| self.has(name));
+        named.map(|name| (*name).to_owned())
+    }
+
+    /// Texts with labels.
+    fn labelled(&self) -> Result<Inferred, DatasetError> {
+        let labels = match &self.dataset.label[..] {
+            [] => {
+                let label = self.label_column();
+                vec![label.ok_or_else(|| self.unclear("has the label", "label"))?]
+            }
+            given => given.to_vec(),
+        };
+        let (text, pair) = self.texts(&labels)?;
+        let (objective, decision) = self.objective(&labels)?;
+        let texts = match &pair {
+            Some(pair) => format!("pairs of {text} and {pair}"),
+            None => format!("texts of {text}"),
+        };
+        Ok(Inferred {
+            objective,
+            text,
+            pair,
+            trim: false,
+            decisions: vec![texts, decision],
+        })
+    }
+
+    /// What is learned of labels.
+    fn objective(&self, labels: &[String]) -> Result<(Choice, String), DatasetError> {
+        let columns: Vec<&Column> = labels
+            .iter()
+            .map(|label| self.column("label", label))
+            .collect::<Result<_, _>>()?;
+        let (list, column) = (labels.join(", "), columns[0]);
+        let name = match &*self.asked.name {
+            "" if columns.len() > 1 => several(&columns),
+            "" => one(column),
+            asked => Some(asked),
+        };
+        match name {
+            None => Err(self.label(
+                &list,
+                "classes, numbers, lists of these, or columns of 0 and 1",
+                describe(column),
+            )),
+            Some("regression") => {
+                let decision = format!("numbers in `{list}`: regression");
+                let column = match labels {
+                    [label] => json!(label),
+                    labels => json!(labels),
+                };
+                let objective = options(
+                    "regression",
+                    json!({"label": column, "metrics": ["pearson", "spearman", "rmse"]}),
+                );
+                Ok((objective, decision))
+            }
+            Some("multilabel") if labels.len() > 1 => {
+                let decision = format!("any of {} classes, a column each: {list}", labels.len());
+                Ok((multilabel(json!(labels), labels.to_vec()), decision))
+            }
+            Some("multilabel") => {
+                let classes = self.classes(&list, column)?;
+                let decision = format!(
+                    "any of {} classes, lists in `{list}`: {}",
+                    classes.len(),
+                    counted(&classes)
+                );
+                let names = classes.into_keys().collect();
+                Ok((multilabel(json!(labels[0]), names), decision))
+            }
+            Some("classification") => {
+                let classes = self.classes(&list, column)?;
+                let decision = format!(
+                    "one of {} classes in `{list}`: {}",
+                    classes.len(),
+                    counted(&classes)
+                );
+                let names: Vec<&String> = classes.keys().collect();
+                let objective = options(
+                    "classification",
+                    json!({"label": list, "classes": names, "metrics": ["accuracy", "macro_f1"]}),
+                );
+                Ok((objective, decision))
+            }
+            Some(other) => Ok((Choice::of(other), format!("{other}, as asked for"))),
+        }
+    }
+
+    fn label(&self, column: &str, expected: &str, found: String) -> DatasetError {
+        DatasetError::Label {
+            path: self.dataset.first_file(),
+            column: column.to_owned(),
+            expected: expected.to_owned(),
+            found,
+        }
+    }
+
+    /// The classes of a column with the rows of each: by number if all are whole numbers, else by
+    /// code point.
+    fn classes(
+        &self,
+        name: &str,
+        column: &Column,
+    ) -> Result<IndexMap<String, usize>, DatasetError> {
+        let Some(mut classes) = column.values.clone() else {
+            let expected = format!("at most {MOST_VALUES} classes of short names");
+            return Err(self.label(name, &expected, describe(column)));
+        };
+        let number = |text: &String| text.trim().parse::<i128>().ok();
+        let by_number = classes.keys().all(|class| number(class).is_some());
+        classes.sort_by(|a, _, b, _| match by_number {
+            true => number(a).cmp(&number(b)).then(a.cmp(b)),
+            false => a.cmp(b),
+        });
+        match classes.len() {
+            0 => Err(self.label(name, "the names of classes", "nothing in any row".into())),
+            1 => {
+                let found = format!("only {}", counted(&classes));
+                let expected = "at least 2 classes, of which one can be learned";
+                Err(self.label(name, expected, found))
+            }
+            _ => Ok(classes),
+        }
+    }
+}
+
+/// What one column of labels is for.
+fn one(column: &Column) -> Option<&'static str> {
+    let kinds = &column.kinds;
+    match kinds.are_lists() {
+        true if column.items.are_numbers() && column.items.decimals > 0 => Some("regression"),
+        true if column.items.lists + column.items.objects == 0 => Some("multilabel"),
+        false if kinds.lists + kinds.objects > 0 => None,
+        false if kinds.are_numbers() && kinds.decimals > 0 => Some("regression"),
+        false => Some("classification"),
+        true => None,
+    }
+}
+
+/// What several columns of labels are for.
+fn several(columns: &[&Column]) -> Option<&'static str> {
+    let is_flag = |column: &&Column| {
+        let flags = |values: &IndexMap<String, usize>| values.keys().all(|v| v == "0" || v == "1");
+        column.values.as_ref().is_some_and(flags)
+    };
+    match columns.iter().all(is_flag) {
+        true => Some("multilabel"),
+        false => {
+            let numbers = columns.iter().all(|column| column.kinds.are_numbers());
+            numbers.then_some("regression")
+        }
+    }
+}
+
+fn options(name: &str, options: Value) -> Choice {
+    Choice {
+        name: name.to_owned(),
+        options,
+    }
+}
+
+fn multilabel(label: Value, classes: Vec<String>) -> Choice {
+    options(
+        "multilabel",
+        json!({
+            "label": label,
+            "classes": classes,
+            "metrics": ["micro_f1", "macro_f1", "exact_match"],
+        }),
+    )
+}
+
+/// A template that is a column's text.
+fn place(column: &str) -> String {
+    format!("{{{column}}}")
+}
+
+/// Classes with their rows.
+fn counted(classes: &IndexMap<String, usize>) -> String {
+    /// More are not listed.
+    const LISTED: usize = 12;
+    let listed = classes.iter().take(LISTED);
+    let listed: Vec<String> = listed
+        .map(|(name, rows)| format!("{name} ({rows})"))
+        .collect();
+    match classes.len() {
+        ..=LISTED => listed.join(", "),
+        all => format!("{}, and {} more", listed.join(", "), all - LISTED),
+    }
+}
+
+/// What a column holds, for an error.
+fn describe(column: &Column) -> String {
+    let kinds = &column.kinds;
+    let counts = [
+        (kinds.integers, "whole numbers"),
+        (kinds.decimals, "other numbers"),
+        (kinds.texts, "texts"),
+        (kinds.lists, "lists"),
+        (kinds.objects, "objects"),
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let mut parts: Vec<String> = counts
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    match &column.values {
+        Some(values) => parts.push(format!("{} different values", values.len())),
+        None => parts.push(format!(
+            "more than {MOST_VALUES} different values, or long ones"
+        )),
+    }
+    parts.join(", ")
+}

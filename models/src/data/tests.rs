@@ -79,11 +79,11 @@ fn malformed_csv_is_named_by_its_line() {
     for (bytes, expected) in [
         (
             "text,label\n\"a\nb\",1\n\"c,2\nd,3\n",
-            "data, line 4, column `1`: expected the quote that ends the cell, found the end of the file",
+            "data, line 4, column `text`: expected the quote that ends the cell, found the end of the file",
         ),
         (
             "text,label\na,\"b\"c\n",
-            "data, line 2, column `2`: expected a separator or the end of the line behind the quotes",
+            "data, line 2, column `label`: expected a separator or the end of the line behind the quotes",
         ),
         (
             "text,label\na\n",
@@ -91,7 +91,7 @@ fn malformed_csv_is_named_by_its_line() {
         ),
         (
             "text\n\0\n",
-            "data, line 2, column `1`: expected text without NUL",
+            "data, line 2, column `text`: expected text without NUL",
         ),
     ] {
         let error = read(json!("csv"), bytes).unwrap_err();
@@ -99,7 +99,7 @@ fn malformed_csv_is_named_by_its_line() {
     }
     let error = read(json!("csv"), b"text\nok\n\xe9\n").unwrap_err();
     assert!(
-        error.contains("line 3, column `1`: expected UTF-8 text, found byte 0xe9"),
+        error.contains("line 3, column `text`: expected UTF-8 text, found byte 0xe9"),
         "{error}"
     );
     let error = read(json!({"csv": {"separator": "ab"}}), "").unwrap_err();
@@ -157,7 +157,7 @@ fn formats_and_their_options_are_known() {
     for (format, expected) in [
         (
             json!("tsvs"),
-            "`format`: `tsvs` is not known; expected one of tsv, csv, json, jsonl; did you mean `tsv`?",
+            "`format`: `tsvs` is not known; expected one of auto, tsv, csv, json, jsonl, parquet, text; did you mean `tsv`?",
         ),
         (
             json!({"tsv": {"headr": []}}),
@@ -213,4 +213,190 @@ proptest! {
         let expected: Vec<Value> = rows.iter().map(|(a, b)| json!({"text": a, "n": b})).collect();
         prop_assert_eq!(read(json!("csv"), text).unwrap(), expected);
     }
+}
+
+/// A reader that gives one byte at a time.
+struct Bytewise<'a>(&'a [u8]);
+
+impl std::io::Read for Bytewise<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.0.len().min(into.len()).min(1);
+        into[..count].copy_from_slice(&self.0[..count]);
+        self.0 = &self.0[count..];
+        Ok(count)
+    }
+}
+
+#[test]
+fn records_are_cut_at_their_ends_however_bytes_come() {
+    let csv = "text,label\n\"He said \"\"hi\"\",\nbye\",pos\nb,neg\n";
+    let tsv = "text\tlabel\n\"a\t1\r\nb\t0\n";
+    let jsonl = "{\"text\": \"a\\nb\"}\n{\"text\": \"c\"}\n";
+    let json = "[{\"text\": \"a\"},\n{\"text\": \"b\"}]";
+    let text = "one\n\ntwo\n";
+    for (format, bytes) in [
+        ("csv", csv),
+        ("tsv", tsv),
+        ("jsonl", jsonl),
+        ("json", json),
+        ("text", text),
+    ] {
+        let whole = read(json!(format), bytes).unwrap();
+        assert_eq!(whole.len(), 2, "{format}");
+        let format = Choice::of(format).make("format", FORMATS).unwrap();
+        for cut in 1..bytes.len() {
+            let mut collected = Collected::default();
+            let (a, b) = bytes.as_bytes().split_at(cut);
+            let chain = std::io::Read::chain(a, std::io::BufReader::with_capacity(1, Bytewise(b)));
+            let mut source = Source::new(Path::new("data"), chain, None).unwrap();
+            format.read(&mut source, &mut collected).unwrap();
+            assert_eq!(collected.records, whole);
+        }
+    }
+}
+
+#[test]
+fn an_empty_line_is_no_row_of_several_columns() {
+    let rows = read(json!("csv"), "text,n\na,1\n\nb,2\n\n").unwrap();
+    assert_eq!(rows.len(), 2);
+    let rows = read(json!("tsv"), "text\tn\na\t1\n\nb\t2\n\n").unwrap();
+    assert_eq!(rows.len(), 2);
+    let rows = read(json!("csv"), "text\na\n\nb\n").unwrap();
+    assert_eq!(rows[1], json!({"text": ""}));
+}
+
+#[test]
+fn a_name_that_comes_twice_is_refused() {
+    for (format, bytes) in [("csv", "text,n,text\n"), ("tsv", "text\tn\ttext\n")] {
+        let error = read(json!(format), bytes).unwrap_err();
+        assert!(error.contains("the column `text` twice"), "{error}");
+    }
+}
+
+/// Files in a folder, read by their names.
+fn by_name(name: &str, bytes: &[u8]) -> Result<Vec<Value>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    let mut collected = Collected::default();
+    let read = Source::open(&path, None)
+        .and_then(|mut source| Auto::default().read(&mut source, &mut collected));
+    read.map_err(|error| {
+        error
+            .to_string()
+            .replace(&format!("{}/", folder.path().display()), "")
+    })?;
+    Ok(collected.records)
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstandard(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 3).unwrap()
+}
+
+#[test]
+fn every_member_of_a_gzip_file_is_read_and_a_cut_one_is_an_error() {
+    let whole = [gzip(b"a\nb\n"), gzip(b"c\n")].concat();
+    assert_eq!(by_name("a.txt.gz", &whole).unwrap().len(), 3);
+    let error = by_name("a.txt.gz", &whole[..whole.len() - 4]).unwrap_err();
+    assert!(
+        error.starts_with("a.txt.gz, behind line 3: it breaks off or is damaged"),
+        "{error}"
+    );
+    // What is compressed is known by its bytes, and what is said to be is.
+    assert_eq!(by_name("a.txt", &whole).unwrap().len(), 3);
+    let error = by_name("a.txt.gz", b"a\n").unwrap_err();
+    assert!(
+        error.contains("compressed by gzip, as its name says"),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_frame_of_a_zstandard_file_is_read_and_a_cut_one_is_an_error() {
+    let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"xyz"].concat();
+    let whole = [zstandard(b"a\n"), skippable.clone(), zstandard(b"b\n")].concat();
+    assert_eq!(by_name("a.txt.zst", &whole).unwrap().len(), 2);
+    let whole = [skippable, whole].concat();
+    assert_eq!(by_name("a.txt.zst", &whole).unwrap().len(), 2);
+    let error = by_name("a.txt.zst", &whole[..whole.len() - 2]).unwrap_err();
+    assert!(error.starts_with("a.txt.zst, behind line"), "{error}");
+}
+
+#[test]
+fn a_byte_order_mark_within_a_compressed_file_is_left_out() {
+    let rows = by_name(
+        "a.csv.gz",
+        &gzip("\u{feff}text,label\r\na,b\r\n".as_bytes()),
+    )
+    .unwrap();
+    assert_eq!(rows, [json!({"text": "a", "label": "b"})]);
+}
+
+#[test]
+fn a_json_file_may_hold_an_object_a_line() {
+    let rows = by_name("a.json", b"\n{\"a\": 1}\n{\"a\": 2}\n").unwrap();
+    assert_eq!(rows.len(), 2);
+    assert_eq!(by_name("a.ndjson", b"{\"a\": 1}\n").unwrap().len(), 1);
+    let error = by_name("a.doc", b"").unwrap_err();
+    assert!(
+        error.contains("expected a file called *.csv, *.tsv"),
+        "{error}"
+    );
+}
+
+/// Expected: what PyArrow wrote.
+#[test]
+fn parquet_of_every_encoding_is_read() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/data");
+    let file = |name: &str| std::fs::read(fixtures.join(name)).unwrap();
+    let rows = by_name("a.parquet", &file("encodings.parquet")).unwrap();
+    let expected: Vec<Value> = serde_json::from_slice(&file("encodings.json")).unwrap();
+    assert_eq!(rows, expected);
+    let rows = by_name("a.parquet", &file("pages.parquet")).unwrap();
+    let lengths: Vec<usize> = rows
+        .iter()
+        .map(|row| row["messages"].as_array().unwrap().len())
+        .collect();
+    assert_eq!(lengths, [5000, 2]);
+    assert_eq!(rows[0]["messages"][4999]["content"], "turn 4999");
+    let whole = file("encodings.parquet");
+    for damaged in [&whole[..whole.len() / 2], b"PAR1", b""] {
+        let error = by_name("a.parquet", damaged).unwrap_err();
+        assert!(
+            error.contains("a.parquet: expected a Parquet file"),
+            "{error}"
+        );
+    }
+    let error = by_name("a.parquet.gz", &gzip(&whole)).unwrap_err();
+    assert!(
+        error.contains("compresses its columns by itself"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_files_of_a_folder_come_by_name_and_others_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let error = files(&[path.clone()]).unwrap_err().to_string();
+    assert!(error.contains("holds no data files"), "{error}");
+    for name in ["b-2.csv", "b-1.csv.gz", "README.md", "_SUCCESS", ".x.csv"] {
+        std::fs::write(path.join(name), "").unwrap();
+    }
+    let (found, notes) = files(&[path.clone()]).unwrap();
+    assert_eq!(found, [path.join("b-1.csv.gz"), path.join("b-2.csv")]);
+    assert!(
+        notes[0].text.contains(".x.csv, README.md, _SUCCESS"),
+        "{:?}",
+        notes
+    );
+    let error = files(&[path.join("none")]).unwrap_err().to_string();
+    assert!(error.contains("none"), "{error}");
 }

@@ -72,7 +72,7 @@ pub fn infer(dataset: &Dataset, survey: &Survey) -> Result<Inferred, DatasetErro
             let language = guess.chat(false)?.or(guess.answers(false)?);
             match language {
                 Some(found) => found,
-                None if guess.label_column().is_none() => guess.running_text()?,
+                None if guess.label_column().is_none() => guess.running_text(false)?,
                 None => guess.labelled()?,
             }
         }
@@ -82,7 +82,7 @@ pub fn infer(dataset: &Dataset, survey: &Survey) -> Result<Inferred, DatasetErro
         "causal" => guess
             .answers(true)?
             .ok_or_else(|| guess.unclear("has the answer", "label"))?,
-        "text" => guess.running_text()?,
+        "text" => guess.running_text(true)?,
         _ => guess.labelled()?,
     };
     Ok(guess.with_options(found))
@@ -249,9 +249,12 @@ impl Guess<'_> {
         })
     }
 
-    /// Text without anything beside it.
-    fn running_text(&self) -> Result<Inferred, DatasetError> {
+    /// Text without anything beside it, unless it is asked for.
+    fn running_text(&self, is_asked: bool) -> Result<Inferred, DatasetError> {
         let (text, _) = self.texts(&[])?;
+        if !is_asked && self.survey.columns.len() > 1 {
+            return Err(self.unclear("has the label", "label"));
+        }
         let decision = format!("running text of {text}; no column is named as a label");
         Ok(self.language("text", Map::new(), text, decision))
     }

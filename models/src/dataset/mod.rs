@@ -232,3 +232,6 @@ impl Dataset {
         )))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -303,7 +303,7 @@ fn files_without_examples_or_without_a_file() {
         );
     }
     let missing = task("rte")
-        .load(Path::new("no/such.tsv"), Labels::Required)
+        .load(&["no/such.tsv"], Labels::Required, Malformed::Refused)
         .unwrap_err();
     assert!(missing.to_string().starts_with("cannot read no/such.tsv"));
 }

@@ -115,15 +115,14 @@ impl Finetuning {
         let train = subset(train, settings.rows);
         let max_len = model.max_len(settings.max_length);
         let mut notices = Vec::new();
-        let mut encode = |split: &str, rows: &[Example]| -> Result<Vec<Encoded>, Error> {
-            let rows = model.encode(rows, max_len)?;
-            let cut = Cut::of(&*model.objective, &rows, max_len);
+        let mut note = |split: &str, rows: &[Encoded]| {
+            let cut = Cut::of(&*model.objective, rows, max_len);
             if cut.is_any() {
                 notices.push(format!("note: {split}: {cut}"));
             }
-            Ok(rows)
         };
-        let mut encoded = encode(&task.train.name, &train)?;
+        let mut encoded = model.encode(&train, max_len)?;
+        note(&task.train.name, &encoded);
         // Of a prompt without any of its answer there is nothing to learn.
         encoded.retain(|row| model.objective.has_targets(row));
         if encoded.is_empty() {
@@ -136,7 +135,8 @@ impl Finetuning {
         let held_out = dev
             .into_iter()
             .map(|(name, rows)| {
-                let rows = encode(&name, &rows)?;
+                let rows = model.encode_held_out(&rows, max_len)?;
+                note(&name, &rows);
                 Ok((name, rows))
             })
             .collect::<Result<_, Error>>()?;

@@ -377,7 +377,9 @@ fn documents_of_a_row_are_as_if_each_were_alone() {
     };
     let mut start = 0;
     for rows in sizes {
-        let mut own: Bindings = ["q", "k", "v", "dy"].map(|name| part(name, start, rows)).into();
+        let mut own: Bindings = ["q", "k", "v", "dy"]
+            .map(|name| part(name, start, rows))
+            .into();
         own.insert("mask".into(), Tensor::new([1, rows], vec![1.0; rows]));
         let expected = run(&program(1, rows, rows), &own);
         for (found, expected) in found.iter().zip(&expected) {
@@ -392,6 +394,10 @@ fn documents_of_a_row_are_as_if_each_were_alone() {
     last.extend(["k", "v", "mask"].map(|name| (name.to_owned(), bindings[name].clone())));
     let of_last = run(&program(1, few, all), &last);
     for (found, expected) in of_last.iter().zip(&found).take(2) {
-        close(found, &expected[(all - few) * heads * depth..], "last queries");
+        close(
+            found,
+            &expected[(all - few) * heads * depth..],
+            "last queries",
+        );
     }
 }

@@ -162,7 +162,11 @@ impl<'a> Head<'a> {
 
     /// Those of query `i`.
     fn probabilities(&self, i: usize) -> Vec<f64> {
-        let own = self.d.visible(i).checked_sub(1).map_or(0.0, |own| self.mask[own]);
+        let own = self
+            .d
+            .visible(i)
+            .checked_sub(1)
+            .map_or(0.0, |own| self.mask[own]);
         let seen = |j: usize| j < self.d.visible(i) && (own == 0.0 || self.mask[j] == own);
         let sees = |j: usize| self.mask[j] != 0.0 && (!self.op.causal || seen(j));
         if !(0..self.d.keys).any(sees) {

@@ -209,7 +209,7 @@ fn words(folder: &Path) -> Tokenizer {
 fn text(number: usize, words: usize) -> Example {
     let ids = document(number, words);
     let words: Vec<String> = ids.iter().map(|id| format!("w{id}")).collect();
-    Example::of(&words.join(" "))
+    Example::of(words.join(" "))
 }
 
 fn scores(
@@ -332,7 +332,7 @@ fn windows_at_a_stride_score_as_transformers() {
         let objective: Arc<dyn Objective> = Arc::new(RawText::new(stride));
         let plain = without_start(folder.path(), &tokenizer);
         let words: Vec<String> = ids.iter().map(|id| format!("w{id}")).collect();
-        let examples = [Example::of(&words.join(" "))];
+        let examples = [Example::of(words.join(" "))];
         let rows = objective
             .encode_held_out(&examples, &plain, window)
             .unwrap();
@@ -469,7 +469,8 @@ fn labels_are_shifted_once() {
     let labels: Vec<f64> = labels;
     let right = value(sure(|i| i + 1), labels.clone());
     assert!(right < 1e-6, "{right}");
-    assert!(value(sure(|i| i + 2), labels) > 17.9);
+    // Two of the three are as wrong as can be.
+    assert!(value(sure(|i| i + 2), labels) > 12.0);
 }
 
 /// A loss that is told, over so many targets.

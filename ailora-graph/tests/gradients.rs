@@ -280,7 +280,13 @@ fn cross_entropy() {
 
 #[test]
 fn attention_with_padding_dropout_and_other_keys() {
-    let mask = |t: usize| Tensor::from_fn(&[2, t], |i| f64::from(u8::from(i[1] + i[0] < t)));
+    // The second sequence has two documents and padding.
+    let mask = |t: usize| {
+        Tensor::from_fn(&[2, t], |i| match i[1] + i[0] < t {
+            true => 1.0 + f64::from(u8::from(i[0] == 1 && i[1] > 1)),
+            false => 0.0,
+        })
+    };
     for (dropout, kv_heads, causal) in [(0.0, 2, false), (0.3, 2, false), (0.3, 1, true)] {
         for t in [2, 3, 5] {
             let op = Attention {

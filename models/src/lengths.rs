@@ -72,6 +72,7 @@ mod tests {
                 ids: vec![7; prompt + answer],
                 type_ids,
                 cut,
+                ..Encoding::default()
             },
             target: None,
         }

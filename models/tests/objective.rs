@@ -22,7 +22,7 @@ fn row(number: usize, prompt: usize, answer: usize, target: Option<Value>) -> En
         encoding: Encoding {
             ids: (0..prompt + answer).map(token).collect(),
             type_ids: [vec![0; prompt], vec![1; answer]].concat(),
-            cut: false,
+            ..Encoding::default()
         },
         target,
     }

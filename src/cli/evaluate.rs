@@ -68,7 +68,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     for split in &splits {
         let file = task.load_split(&data, split, Malformed::Refused)?;
         args.model.say(&file.notes)?;
-        let rows = model.encode(&file.examples, max_len)?;
+        let rows = model.encode_held_out(&file.examples, max_len)?;
         say_cut(&split.name, &Cut::of(objective, &rows, max_len));
         let buckets = buckets(&rows, max_len)?;
         let size = args.batch_size;

@@ -158,7 +158,7 @@ impl Finetuning {
             }
         };
         let encode = |(name, examples): (String, Vec<Example>)| {
-            let encoded = rows.encode(&name, &examples)?;
+            let encoded = rows.held_out(&name, &examples)?;
             Ok((name, encoded))
         };
         let held_out = splits.dev.into_iter().map(encode);

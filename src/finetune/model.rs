@@ -187,6 +187,17 @@ impl Model {
         Ok(self.objective.encode(rows, &self.tokenizer, max_len)?)
     }
 
+    /// Rows to evaluate on as the model sees them.
+    ///
+    /// # Errors
+    /// The tokenizer fails on a row.
+    pub fn encode_held_out(&self, rows: &[Example], max_len: usize) -> Result<Vec<Encoded>, Error> {
+        let rows = self
+            .objective
+            .encode_held_out(rows, &self.tokenizer, max_len);
+        Ok(rows?)
+    }
+
     /// What generates; the adapter is beside the weights, or merged into them.
     ///
     /// # Errors

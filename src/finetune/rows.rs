@@ -27,9 +27,19 @@ pub struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Rows of a part of the data.
-    pub fn encode(&mut self, part: &str, examples: &[Example]) -> Result<Vec<Encoded>, Error> {
+    /// Rows to train on.
+    fn encode(&mut self, part: &str, examples: &[Example]) -> Result<Vec<Encoded>, Error> {
         let rows = self.model.encode(examples, self.max_len)?;
+        self.noted(part, rows)
+    }
+
+    /// Rows to evaluate on.
+    pub fn held_out(&mut self, part: &str, examples: &[Example]) -> Result<Vec<Encoded>, Error> {
+        let rows = self.model.encode_held_out(examples, self.max_len)?;
+        self.noted(part, rows)
+    }
+
+    fn noted(&mut self, part: &str, rows: Vec<Encoded>) -> Result<Vec<Encoded>, Error> {
         let cut = Cut::of(&*self.model.objective, &rows, self.max_len);
         if cut.is_any() {
             self.notices.push(format!("note: {part}: {cut}"));

@@ -268,7 +268,8 @@ impl<'g> Tensor<'g> {
     }
 
     /// [`attention`](Self::attention) in which a query does not see the keys behind its own. The
-    /// last query is the last key's, so that fewer queries than keys are the last ones.
+    /// last query is the last key's, so that fewer queries than keys are the last ones. Where a row
+    /// holds several documents, which the mask numbers from 1, a query sees its own document only.
     pub fn causal_attention(
         &self,
         keys: &Self,

@@ -11,6 +11,7 @@ pub use inputs::Inputs;
 pub use plan::{Buckets, Order, Plan, evaluation, shuffle, training_epoch};
 pub use targets::Targets;
 
+use ailora_graph::ir::ops::loss::IGNORED;
 use serde_json::Value;
 use thiserror::Error;
 
@@ -51,6 +52,19 @@ pub enum BatchError {
     /// An objective that draws targets does not know the model's tokens.
     #[error("the objective is not bound to a model; call `Objective::bind` first")]
     Unbound,
+    /// Documents share a row whose tokens would see each other.
+    #[error(
+        "example {index}: {documents} documents share a row, which {head} cannot keep apart; \
+         give each a row of its own"
+    )]
+    Packed {
+        /// The example, from 0.
+        index: usize,
+        /// How many documents there are.
+        documents: usize,
+        /// What the model predicts.
+        head: String,
+    },
     /// A row does not have the target that the objective needs.
     #[error("example {index}: expected {expected}, found {found}")]
     Target {
@@ -77,7 +91,7 @@ pub struct Batch {
     pub ids: Vec<i32>,
     /// Segment ids, 0 in the padding.
     pub type_ids: Vec<i32>,
-    /// 1 for tokens, 0 for padding.
+    /// For each token the number of its document in the row, from 1; 0 for padding.
     pub mask: Vec<f32>,
     /// What the rows are to be predicted as.
     pub targets: Targets,
@@ -136,7 +150,8 @@ impl Batch {
             indices: plan.indices.clone(),
         };
         for (row, &index) in plan.indices.iter().enumerate() {
-            let Encoding { ids, type_ids, .. } = &examples[index].encoding;
+            let encoding = &examples[index].encoding;
+            let Encoding { ids, type_ids, .. } = encoding;
             if ids.len() > len {
                 let (tokens, limit) = (ids.len(), len);
                 return Err(BatchError::TooLong {
@@ -149,10 +164,26 @@ impl Batch {
             for (i, (id, type_id)) in ids.iter().zip(type_ids).enumerate() {
                 batch.ids[at + i] = *id as i32;
                 batch.type_ids[at + i] = *type_id as i32;
-                batch.mask[at + i] = 1.0;
+                let begun = encoding.parts.partition_point(|&start| start <= i);
+                batch.mask[at + i] = begun.max(1) as f32;
             }
         }
         Ok(batch)
+    }
+
+    /// The targets of a language model: the tokens in segment 1, each predicted from those before it in its
+    /// document, so that the first token of a document is none.
+    pub fn next_tokens(&self) -> Targets {
+        let row = |i: usize| i / self.len.max(1);
+        let label = |i: usize| {
+            let follows = i > 0 && row(i) == row(i - 1) && self.mask[i] == self.mask[i - 1];
+            match self.type_ids[i] == 1 && self.mask[i] != 0.0 && follows {
+                true => self.ids[i],
+                false => IGNORED,
+            }
+        };
+        let tokens: Vec<i32> = (0..self.ids.len()).map(label).collect();
+        Targets::next_tokens(&tokens, self.len)
     }
 }
 
@@ -165,7 +196,7 @@ mod tests {
         let encoding = Encoding {
             ids,
             type_ids,
-            cut: false,
+            ..Encoding::default()
         };
         Encoded {
             encoding,
@@ -197,5 +228,35 @@ mod tests {
             Batch::new(&short, &examples, 0),
             Err(BatchError::TooLong { index: 0, .. })
         ));
+    }
+    #[test]
+    fn documents_of_a_row_are_numbered_and_do_not_predict_each_other() {
+        let packed = Encoding {
+            ids: vec![1, 2, 3, 4, 5],
+            type_ids: vec![1; 5],
+            parts: vec![0, 2],
+            ..Encoding::default()
+        };
+        let alone = Encoding {
+            parts: Vec::new(),
+            ..packed.clone()
+        };
+        let examples = [packed, alone].map(|encoding| Encoded {
+            encoding,
+            target: None,
+        });
+        let plan = Plan {
+            len: 6,
+            indices: vec![0, 1],
+        };
+        // The padding is a token that the rows have too.
+        let batch = Batch::new(&plan, &examples, 5).unwrap();
+        assert_eq!(batch.mask[..6], [1., 1., 2., 2., 2., 0.]);
+        assert_eq!(batch.mask[6..], [1., 1., 1., 1., 1., 0.]);
+        let targets = batch.next_tokens();
+        let labels = targets.inputs.ids("labels").unwrap();
+        assert_eq!(labels[..6], [2, IGNORED, 4, 5, IGNORED, IGNORED]);
+        assert_eq!(labels[6..], [2, 3, 4, 5, IGNORED, IGNORED]);
+        assert_eq!(targets.count, 3 + 4);
     }
 }

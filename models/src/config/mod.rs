@@ -141,6 +141,11 @@ impl Config {
         }
     }
 
+    /// The token that is put behind a text: the first of [`ends`](Self::ends).
+    pub fn end(&self) -> Option<u32> {
+        u32::try_from(*self.ends().first()?).ok()
+    }
+
     /// This configuration with a head that has a table of words of its own, if it shares one; `tensors`
     /// are the two in the files of the folder `dir`, which differ.
     pub(crate) fn untied(&self, dir: &Path, tensors: [&str; 2]) -> Option<Self> {

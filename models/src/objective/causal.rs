@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
-use ailora_graph::ir::{Draw, ops::loss::IGNORED};
+use ailora_graph::ir::Draw;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{BindError, Objective};
 use crate::{
-    batch::{Batch, BatchError, Encoded, Targets},
+    batch::{Batch, BatchError, Encoded},
     config::Config,
     data::{DataError, Example, Record},
     head::Head,
@@ -56,9 +56,8 @@ impl Objective for Causal {
         config: &Config,
         _: &Tokenizer,
     ) -> Result<Option<Arc<dyn Objective>>, BindError> {
-        let end = config.ends().first().copied();
         let mut bound = self.clone();
-        bound.end = end.and_then(|end| u32::try_from(end).ok());
+        bound.end = config.end();
         Ok(Some(Arc::new(bound)))
     }
 
@@ -88,9 +87,7 @@ impl Objective for Causal {
     }
 
     fn prepare(&self, batch: &mut Batch, _: &[&Encoded], _: Draw) -> Result<(), BatchError> {
-        let tokens = batch.ids.iter().zip(&batch.type_ids);
-        let answers = tokens.map(|(&id, &segment)| if segment == 1 { id } else { IGNORED });
-        batch.targets = Targets::next_tokens(&answers.collect::<Vec<_>>(), batch.len);
+        batch.targets = batch.next_tokens();
         Ok(())
     }
 }

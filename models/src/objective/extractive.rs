@@ -192,7 +192,7 @@ mod tests {
             encoding: crate::tokenizer::Encoding {
                 ids: vec![5; 4],
                 type_ids: vec![0; 4],
-                cut: false,
+                ..Default::default()
             },
             target,
         };

@@ -106,7 +106,7 @@ impl Objective for Masked {
                     .chain(tokens.iter().copied())
                     .collect(),
                 type_ids: vec![0; max_len],
-                cut: false,
+                ..Encoding::default()
             },
             target: None,
         };

@@ -13,6 +13,7 @@ mod extractive;
 mod masked;
 mod predictor;
 mod regression;
+mod text;
 
 pub use causal::Causal;
 pub use classification::{Classification, Written};
@@ -21,6 +22,7 @@ pub use extractive::Extractive;
 pub use masked::Masked;
 pub use predictor::{Pass, Predictor};
 pub use regression::Regression;
+pub use text::RawText;
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -60,6 +62,11 @@ pub static OBJECTIVES: &[Kind<dyn Objective>] = &[
         name: "extractive",
         about: "the part of a text that answers a question",
         make: |value| Ok(Arc::new(options::<Extractive>(value)?)),
+    },
+    Kind {
+        name: "text",
+        about: "running text that a language model goes on with",
+        make: |value| Ok(Arc::new(options::<RawText>(value)?.checked()?)),
     },
     Kind {
         name: "masked",
@@ -118,6 +125,9 @@ pub trait Objective: Debug + Send + Sync {
     /// Examples as rows of tokens, in their order: the text and, behind it, the second one of a pair.
     /// What is then longer than `max_len` loses tokens of its longer text first.
     ///
+    /// An objective that [`predict`](Self::predict)s gives each example one row. Of one that supervises
+    /// itself a row may hold several examples, or an example take several rows.
+    ///
     /// # Errors
     /// As [`Tokenizer::encode_batch`].
     fn encode(
@@ -140,6 +150,24 @@ pub trait Objective: Debug + Send + Sync {
     /// Whether every example is a row by itself, so that there are as many rows as examples.
     fn has_row_each(&self) -> bool {
         true
+    }
+
+    /// Examples as rows of tokens to evaluate on, where those are other ones than to train on.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    fn encode_held_out(
+        &self,
+        examples: &[Example],
+        tokenizer: &Tokenizer,
+        max_len: usize,
+    ) -> Result<Vec<Encoded>, TokenizerError> {
+        self.encode(examples, tokenizer, max_len)
+    }
+
+    /// What scores on these rows depend on beside the model, by name; it is reported with them.
+    fn conditions(&self, _: &HeldOut) -> IndexMap<String, f64> {
+        IndexMap::new()
     }
 
     /// Whether anything that is to be predicted is left of a row that may have been cut.
@@ -205,7 +233,7 @@ pub trait Objective: Debug + Send + Sync {
     }
 
     /// Scores of held-out rows by name, [`headline`](Self::headline) among them: the metrics or,
-    /// without any, the mean loss over the rows' targets.
+    /// without any, the mean loss over the rows' targets, and its [`conditions`](Self::conditions).
     ///
     /// # Errors
     /// A row that cannot be predicted or scored.
@@ -217,7 +245,9 @@ pub trait Objective: Debug + Send + Sync {
     ) -> Result<IndexMap<String, f64>, ObjectiveError> {
         if self.metrics().is_empty() {
             let loss = predictor.loss(engine, split)?;
-            return Ok(IndexMap::from([(LOSS.to_owned(), loss)]));
+            let mut scores = IndexMap::from([(LOSS.to_owned(), loss)]);
+            scores.extend(self.conditions(split));
+            return Ok(scores);
         }
         let logits = predictor.logits(engine, &split.rows, &split.batches)?;
         let predictions: Vec<Value> = logits.iter().map(|row| self.predict(row)).collect();

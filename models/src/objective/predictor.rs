@@ -14,6 +14,7 @@ use ailora_runtime::{
 use super::{HeldOut, NotFinite, Objective, ObjectiveError};
 use crate::{
     batch::{Batch, BatchError, Encoded, Plan, Shape},
+    head::Head,
     metrics::MetricError,
     model::{Loss, Model},
 };
@@ -139,10 +140,25 @@ impl Predictor {
     /// # Errors
     /// A row that is too long, or without a target.
     pub fn batch(&self, plan: &Plan, rows: &[Encoded], draw: Draw) -> Result<Batch, BatchError> {
-        let mut batch = Batch::new(plan, rows, self.pad_id)?;
+        let mut batch = self.padded(plan, rows)?;
         let rows: Vec<&Encoded> = plan.indices.iter().map(|&row| &rows[row]).collect();
         self.objective.prepare(&mut batch, &rows, draw)?;
         Ok(batch)
+    }
+
+    /// A padded batch. Only causal attention keeps the documents of a row apart.
+    fn padded(&self, plan: &Plan, rows: &[Encoded]) -> Result<Batch, BatchError> {
+        let head = self.model.head();
+        let parts = |index: usize| rows.get(index).map_or(0, |row| row.encoding.parts.len());
+        let packed = plan.indices.iter().find(|&&index| parts(index) > 1);
+        match packed {
+            Some(&index) if head != Head::CausalLm => Err(BatchError::Packed {
+                index,
+                documents: parts(index),
+                head: head.to_string(),
+            }),
+            _ => Batch::new(plan, rows, self.pad_id),
+        }
     }
 
     /// The logits of every row in the order of the rows; those of a head with several outputs one
@@ -162,7 +178,7 @@ impl Predictor {
             if !ranks.owns(index) {
                 continue;
             }
-            let batch = Batch::new(plan, rows, self.pad_id)?;
+            let batch = self.padded(plan, rows)?;
             let shape = self.shape(plan, rows);
             let found = self.outputs(engine, shape, &batch)?;
             for (&row, found) in batch.indices.iter().zip(found) {

@@ -62,8 +62,9 @@ const CLEANED: [(&str, &str); 10] = [
     (" 're", "'re"),
 ];
 
-/// Token ids of one text or pair, special tokens included, without padding.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Token ids of one text or pair, special tokens included, without padding; or of several documents that
+/// share a row.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoding {
     /// Token ids.
     pub ids: Vec<u32>,
@@ -71,6 +72,8 @@ pub struct Encoding {
     pub type_ids: Vec<u32>,
     /// Whether tokens of the text were left out, so that it is not too long.
     pub cut: bool,
+    /// Where in `ids` the documents begin that share the row, ascending; empty if it is one document's.
+    pub parts: Vec<usize>,
 }
 
 /// The files that a tokenizer is made of, of those there are; nothing, if they make none.
@@ -236,7 +239,7 @@ impl Tokenizer {
         Ok(Encoding {
             ids,
             type_ids,
-            cut: false,
+            ..Encoding::default()
         })
     }
 

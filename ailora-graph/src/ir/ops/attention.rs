@@ -17,17 +17,21 @@ use crate::ir::{
 /// last axis, so that projections need no transposition. With fewer heads of keys and values than
 /// of queries, neighbouring queries' heads share one (grouped-query attention, Ainslie et al., 2023).
 ///
+/// No query sees a key whose mask is 0. Under a causal mask, where queries and keys are the same
+/// tokens, a sequence may hold several documents: the mask then numbers them, 1, 2, ..., and a query
+/// sees the keys of its own document only. A query whose own key is padding sees those of all.
+///
 /// # Shapes
-/// `q`: `[b, s, heads·d]`; `k`, `v`: `[b, t, kv_heads·d]`; `mask`: `[b, t]`, 0 for padding; result:
-/// `[b, s, heads·d]`. A query that sees no key gives zeros.
+/// `q`: `[b, s, heads·d]`; `k`, `v`: `[b, t, kv_heads·d]`; `mask`: `[b, t]`, of each key the number
+/// of its document, or 0 for padding; result: `[b, s, heads·d]`. A query that sees no key gives zeros.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attention {
     /// How many heads of queries.
     pub heads: usize,
     /// How many heads of keys and values, a divisor of `heads`.
     pub kv_heads: usize,
-    /// Whether a query sees no later key: the last query sees all, the one before it all but the
-    /// last.
+    /// Whether a query sees no key behind its own: the last query's own is the last key, the query
+    /// before has the key before. If not, every query sees all keys that are no padding.
     pub causal: bool,
     /// The factor on the scores, usually `1/sqrt(d)`.
     pub scale: Real,
@@ -137,7 +141,7 @@ struct Head<'a> {
     q: Vec<&'a [f64]>,
     k: Vec<&'a [f64]>,
     v: Vec<&'a [f64]>,
-    keep: Vec<bool>,
+    mask: &'a [f64],
     op: &'a Attention,
     d: Dims,
 }
@@ -150,10 +154,7 @@ impl<'a> Head<'a> {
             q: head_rows(args[0], b, h, d.depth),
             k: head_rows(args[1], b, kv, d.depth),
             v: head_rows(args[2], b, kv, d.depth),
-            keep: args[3].data[b * d.keys..][..d.keys]
-                .iter()
-                .map(|&m| m != 0.0)
-                .collect(),
+            mask: &args[3].data[b * d.keys..][..d.keys],
             op,
             d,
         }
@@ -161,7 +162,13 @@ impl<'a> Head<'a> {
 
     /// Those of query `i`.
     fn probabilities(&self, i: usize) -> Vec<f64> {
-        let sees = |j: usize| self.keep[j] && !(self.op.causal && j >= self.d.visible(i));
+        let own = self
+            .d
+            .visible(i)
+            .checked_sub(1)
+            .map_or(0.0, |own| self.mask[own]);
+        let seen = |j: usize| j < self.d.visible(i) && (own == 0.0 || self.mask[j] == own);
+        let sees = |j: usize| self.mask[j] != 0.0 && (!self.op.causal || seen(j));
         if !(0..self.d.keys).any(sees) {
             return vec![0.0; self.d.keys];
         }

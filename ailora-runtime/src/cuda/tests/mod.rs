@@ -138,6 +138,18 @@ fn row_loops() {
     }
 }
 
+/// Element `i` of the mask of two sequences: some keys of the first; of the second none, or those of documents
+/// of 9, 27, 45... tokens with padding in and behind them.
+fn masked(i: usize, keys: usize, documents: bool) -> f32 {
+    let j = i % keys;
+    match (i < keys, documents) {
+        (true, _) => f32::from(u8::from(j % 4 != 2)),
+        (false, false) => 0.0,
+        (false, true) if j % 13 == 12 || j > keys - keys / 8 => 0.0,
+        (false, true) => (1 + j.isqrt() / 3) as f32,
+    }
+}
+
 /// Attention and its gradients, with heads that share keys, masks and dropout.
 #[test]
 fn attentions() {
@@ -185,8 +197,7 @@ fn attentions() {
                 for plan in [plan(&p), rematerialising(&p)] {
                     agree_on(&plan, bf16, Target::AMPERE, |name, i, x| {
                         if name == "mask" {
-                            // Some keys of the first sequence, none of the second.
-                            *x = f32::from(u8::from(i < keys && i % 4 != 2));
+                            *x = masked(i, keys, causal && dropout == 0.0);
                         }
                     });
                 }
@@ -203,6 +214,7 @@ fn fused_attentions() {
         (1, 1, 5, 130, 16),
         (2, 2, 33, 1, 48),
         (2, 1, 135, 33, 16),
+        (2, 1, 140, 150, 16),
     ] {
         fused_attention(sizes, Target::AMPERE, "mma(");
     }
@@ -285,8 +297,7 @@ fn fused_attention(
         assert!(fused >= 2, "{fused} fused kernels");
         agree_on(&plan, true, target, |name, i, x| {
             if name == "mask" {
-                // Some keys of the first sequence, none of the second.
-                *x = f32::from(u8::from(i < keys && i % 4 != 2));
+                *x = masked(i, keys, causal && dropout == 0.0);
             }
         });
     }

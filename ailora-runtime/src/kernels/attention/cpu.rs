@@ -70,7 +70,7 @@ struct Tile {
 
 /// What a thread works in on a tile.
 struct Scratch<'a> {
-    /// Whether each key counts; not those that pad the last chunk.
+    /// The document of each key; 0 of those that do not count, as those that pad the last chunk.
     mask: &'a mut [f32],
     /// The exponentials of the scores.
     all: &'a mut [f32],
@@ -191,6 +191,14 @@ impl<'a> Heads<'a> {
             self.d.visible(i)
         } else {
             self.d.keys
+        }
+    }
+
+    /// The document whose keys alone query `i` sees; 0 if it sees those of all.
+    fn document(&self, sequence: usize, i: usize) -> f32 {
+        match self.visible(i).checked_sub(1) {
+            Some(own) if self.causal => self.mask[sequence * self.d.keys + own],
+            _ => 0.0,
         }
     }
 
@@ -373,14 +381,25 @@ impl WithSimd for Exponentials<'_, '_> {
                     factors,
                     ..
                 } = self.scratch;
-                let Tile { first, keys, .. } = self.tile;
-                let head = self.tile.sequence * d.heads + self.tile.head;
+                let Tile {
+                    sequence,
+                    first,
+                    keys,
+                    ..
+                } = self.tile;
+                let head = sequence * d.heads + self.tile.head;
                 let rows = all
                     .chunks_exact_mut(mask.len())
                     .zip(kept.chunks_exact_mut(mask.len()));
                 for (i, (all, kept)) in rows.enumerate() {
                     let visible = self.heads.visible(first + i).min(keys);
-                    let sum = exponentials(simd, all, &mask[..visible]);
+                    let mask = &mask[..visible];
+                    let document = self.heads.document(sequence, first + i);
+                    let sum = if document == 0.0 {
+                        exponentials(simd, all, mask, |key| key != 0.0)
+                    } else {
+                        exponentials(simd, all, mask, |key| key == document)
+                    };
                     // A query may see nothing.
                     factors[i] = if sum == 0.0 {
                         0.0
@@ -397,13 +416,18 @@ impl WithSimd for Exponentials<'_, '_> {
     }
 }
 
-/// Exponentials of a row's differences to the largest score, 0 where the mask is and behind it;
-/// their sum.
+/// Exponentials of a row's differences to the largest score of the keys that it sees, by their
+/// documents; 0 for other keys and those behind the mask. Their sum.
 #[inline(always)]
-fn exponentials<S: pulp::Simd>(simd: S, row: &mut [f32], mask: &[f32]) -> f32 {
+fn exponentials<S: pulp::Simd>(
+    simd: S,
+    row: &mut [f32],
+    mask: &[f32],
+    sees: impl Fn(f32) -> bool,
+) -> f32 {
     row[mask.len()..].fill(f32::NEG_INFINITY);
     for (x, &mask) in row.iter_mut().zip(mask) {
-        *x = if mask == 0.0 { f32::NEG_INFINITY } else { *x };
+        *x = if sees(mask) { *x } else { f32::NEG_INFINITY };
     }
     // Whether or not a maximum keeps NaN, the sum does.
     let max = fold(simd, f32::NEG_INFINITY, row, |max, x| simd.max_f32s(max, x));
@@ -411,7 +435,7 @@ fn exponentials<S: pulp::Simd>(simd: S, row: &mut [f32], mask: &[f32]) -> f32 {
     for (x, &mask) in row.iter_mut().zip(mask) {
         // The exponential of minus infinity is merely tiny.
         let exp = math::exp(*x - max);
-        *x = if mask == 0.0 { 0.0 } else { exp };
+        *x = if sees(mask) { exp } else { 0.0 };
     }
     row[mask.len()..].fill(0.0);
     simd.reduce_sum_f32s(fold(simd, 0.0, row, |sum, x| simd.add_f32s(sum, x)))

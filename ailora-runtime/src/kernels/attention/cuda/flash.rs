@@ -10,6 +10,7 @@ use crate::kernels::device::{
 };
 
 const COMMON: &str = include_str!("flash/common.cuh");
+const SIGHT: &str = include_str!("flash/sight.cuh");
 const FORWARD: &str = include_str!("flash/forward.cu");
 const QUERIES: &str = include_str!("flash/backward_queries.cu");
 const KEYS: &str = include_str!("flash/backward_keys.cu");
@@ -393,7 +394,7 @@ impl<'a> Kernels<'a> {
             .float("SCALE", op.scale.0 as f32)
             .float("KEEP", (1.0 / (1.0 - rate)) as f32);
         let wide = if block.slots > 0 { WIDE } else { "" };
-        constants.before(&[TENSOR_CORES, COMMON, wide, kernel].concat())
+        constants.before(&[TENSOR_CORES, COMMON, SIGHT, wide, kernel].concat())
     }
 
     /// Launches a kernel on the operands, the biases, the key, and `more`; nothing if a block has too

@@ -1,5 +1,5 @@
-// Softmax of scores `[sequences, heads, queries, keys]` over the keys that count and that a query sees; a
-// query that sees none has probabilities of 0. THREADS threads handle a query of a head, CHUNKS vectors of N
+// Softmax of scores `[sequences, heads, queries, keys]` over the keys that count and that a query sees, under
+// a causal mask those of its own document; a query that sees none has probabilities of 0. THREADS threads handle a query of a head, CHUNKS vectors of N
 // keys each. The sequences are those from FIRST on of a batch.
 
 extern "C" __global__ void __launch_bounds__(BLOCK) KERNEL(
@@ -12,6 +12,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) KERNEL(
     const int seen = CAUSAL ? int(row % QUERIES) - (int(QUERIES) - int(KEYS) - 1) : int(KEYS);
     const float* own = scores + row * KEYS;
     const float* counts = mask + (FIRST + row / (HEADS * QUERIES)) * KEYS;
+    const float document = CAUSAL && seen > 0 ? counts[seen - 1] : 0.0f;
     float x[CHUNKS][N], most[1] = {-INF}, total[1] = {};
 #pragma unroll
     for (u32 c = 0; c < CHUNKS; ++c) {
@@ -21,7 +22,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) KERNEL(
             load(counts + column, count);
             load(own + column, x[c]);
             for (u32 k = 0; k < N; ++k) {
-                if (int(column + k) >= seen || count[k] == 0.0f) x[c][k] = -INF;
+                const bool other = document != 0.0f && count[k] != document;
+                if (int(column + k) >= seen || count[k] == 0.0f || other) x[c][k] = -INF;
                 most[0] = larger(most[0], x[c][k]);
             }
         }

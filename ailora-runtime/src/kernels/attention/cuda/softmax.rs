@@ -20,7 +20,7 @@ const KEPT: usize = 32;
 pub(super) struct Places {
     /// `[sequences, heads, queries, keys]` of float32.
     pub scores: Param,
-    /// `[batch, keys]` of float32, 0 for a key that does not count.
+    /// `[batch, keys]` of float32: the number of a key's document, 0 for a key that does not count.
     pub mask: Param,
     /// As the scores; the probabilities before dropout.
     pub probabilities: Param,

@@ -35,11 +35,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) KERNEL(
     values.template copy<ROWS, THREADS>(v_tile, start);
     commit();
 
+    const float* of_batch = mask + task.batch * KEYS;
+    const bool alike = is_last_document(of_batch, row);
     bool counts[2];
 #pragma unroll
     for (u32 h = 0; h < 2; ++h) {
         const u32 at = row + lane.row + 8 * h;
-        counts[h] = at < KEYS && mask[task.batch * KEYS + at] != 0.0f;
+        counts[h] = at < KEYS && of_batch[at] != 0.0f;
     }
     // Not votes on `&&` and `||` of the two: ptxas 13.0 takes one for the other.
     const u32 votes[2] = {__ballot_sync(~0u, counts[0]), __ballot_sync(~0u, counts[1])};
@@ -105,6 +107,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) KERNEL(
                 }
             }
         }
+        if (!alike) hide_other_documents(p, of_batch, row, first);
         if (WANT_DK) {
             zero(ds);
             multiply_transposed<TILE>(ds, v_tile + warp * PITCH, dy_tile);

@@ -16,6 +16,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) KERNEL(
     const Queries queries(q, bias_q, task.batch, task.head);
     const Gradients gradients(dy, nullptr, task.batch, task.head);
     const u64 random = DROPOUT ? *key : 0;
+    const Documents<16> documents(mask + task.batch * KEYS, row);
 
     const KeyTiles<TILE, THREADS> tiles{
         Keys(k, bias_k, task.batch, kv_head), Values(v, bias_v, task.batch, kv_head),
@@ -53,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) KERNEL(
     const u32 count = tiles_before<TILE>(start + ROWS);
     tiles.sweep(count,
         [&](u32 first, const bf16* k_tile, const bf16* v_tile, const float* counts) {
-            const Sight<TILE> sight(counts, TILE, row, first);
+            const Sight<TILE> sight(counts, TILE, row, first, documents);
             sees_last = !sight.nothing();
             if (!sees_last) return;
             float factor[2];
@@ -111,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) KERNEL(
     }
     tiles.sweep_back(count,
         [&](u32 first, const bf16* k_tile, const bf16* v_tile, const float* counts) {
-            const Sight<TILE> sight(counts, TILE, row, first);
+            const Sight<TILE> sight(counts, TILE, row, first, documents);
             if (sight.nothing()) return;
             products(first, k_tile, v_tile);
             sight.hide(s);

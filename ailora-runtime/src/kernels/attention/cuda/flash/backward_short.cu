@@ -60,7 +60,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) KERNEL(
     gradients.template copy<SIDE, THREADS>(dy_tile, 0);
     values.template copy<SIDE, THREADS>(v_tile, 0);
     commit();
-    const Sight<SIDE> sight(mask + task.batch * KEYS, KEYS, row, 0);
+    const float* of_batch = mask + task.batch * KEYS;
+    const Sight<SIDE> sight(of_batch, KEYS, row, 0, Documents<16>(of_batch, row));
     wait<1>();
     queries.template finish<SIDE, THREADS>(q_tile, 0);
     keys.template finish<SIDE, THREADS>(k_tile, 0);

@@ -77,6 +77,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) KERNEL(
         const u32 low = __ballot_sync(~0u, counts_at(first_row + threadIdx.x % 32));
         const u32 high = __ballot_sync(~0u, counts_at(first_row + 32 + threadIdx.x % 32));
         const u32 votes = (warp % 4 < 2 ? low : high) >> warp % 2 * 16;
+        const bool alike = is_last_document(of_batch, row);
         const bool all_count = (votes & 0xffffu) == 0xffffu;
         const bool counts[2] = {bool(votes >> lane.row & 1), bool(votes >> (lane.row + 8) & 1)};
         // The group's own queries; none if no key counts.
@@ -128,6 +129,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) KERNEL(
                         }
                     }
                 }
+                if (!alike) hide_other_documents(s, of_batch, row, first);
                 if (DROPOUT) {
                     // The sign of a probability says that it is dropped.
 #pragma unroll

@@ -71,6 +71,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) KERNEL(
         const u32 own = first_row < QUERIES ? tiles_before<TILE>(first_row + 64) : 0;
         const u32 count = tiles_before<TILE>(start + ROWS);
 
+        const Documents<16> documents(mask + task.batch * KEYS, row);
         const bf16* rows = queries.full(turn) + group * 64 * 64;
         const bf16* dy_rows = gradients.full(turn) + group * 64 * 64;
 
@@ -78,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) KERNEL(
         float s[TILE / 8][4], dp[TILE / 8][4];
         const auto hide = [&](u32 i, float hidden) {
             const float* of_tile = counts + (base + i) % (SLOTS + 1) * TILE;
-            Sight<TILE>(of_tile, TILE, row, i * TILE).hide(s, hidden);
+            Sight<TILE>(of_tile, TILE, row, i * TILE, documents).hide(s, hidden);
         };
         const auto drop = [&](u32 i, float (&to)[TILE / 8][4]) {
             if (DROPOUT) {

@@ -219,66 +219,6 @@ __device__ inline void write(
     }
 }
 
-// The first `count` bits, of 32.
-__device__ inline u32 first_bits(int count) {
-    return count >= 32 ? ~0u : count <= 0 ? 0u : (1u << count) - 1u;
-}
-
-// Which keys of a tile count, a bit for each, and how many of them the warp's first row may see.
-template <u32 TILE> struct Sight {
-    u32 counting[TILE / 32];
-    int limit;
-
-    // For rows from `row` on and keys from `start` on, whose mask begins at `mask`.
-    __device__ Sight(const float* mask, u32 valid, u32 row, u32 start) {
-        limit = CAUSAL ? int(row) + AHEAD + 1 - int(start) : int(TILE);
-#pragma unroll
-        for (u32 i = 0; i < TILE / 32; ++i) {
-            const u32 j = i * 32 + threadIdx.x % 32;
-            counting[i] = __ballot_sync(~0u, j < valid && mask[j] != 0.0f);
-        }
-    }
-
-    // The same for rows further up.
-    __device__ Sight before(u32 rows) const {
-        Sight other = *this;
-        if (CAUSAL) other.limit -= int(rows);
-        return other;
-    }
-
-    __device__ bool nothing() const {
-        u32 any = 0;
-#pragma unroll
-        for (u32 i = 0; i < TILE / 32; ++i) any |= counting[i] & first_bits(limit + 15 - 32 * i);
-        return any == 0;
-    }
-
-    __device__ bool everything() const {
-        u32 all = ~0u;
-#pragma unroll
-        for (u32 i = 0; i < TILE / 32; ++i) all &= counting[i] & first_bits(limit - 32 * i);
-        return all == ~0u;
-    }
-
-    // Scores of keys that are not seen become `hidden`.
-    __device__ void hide(float (&s)[TILE / 8][4], float hidden = -INF) const {
-        if (everything()) return;
-        const Lane lane;
-#pragma unroll
-        for (u32 n = 0; n < TILE / 8; ++n) {
-#pragma unroll
-            for (u32 h = 0; h < 2; ++h) {
-                const int seen = limit + int(lane.row + 8 * h) - int(n / 4 * 32);
-                const u32 bits = (counting[n / 4] & first_bits(seen)) >> lane.column;
-#pragma unroll
-                for (u32 e = 0; e < 2; ++e) {
-                    if (!(bits >> (n % 4 * 8 + e) & 1)) s[n][2 * h + e] = hidden;
-                }
-            }
-        }
-    }
-};
-
 // A sum over the threads that share a row.
 __device__ inline float row_sum(float x) {
     x += __shfl_xor_sync(~0u, x, 1);

@@ -13,6 +13,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) KERNEL(
     const u32 start = (TILES - 1 - task.tile) * ROWS, warp = threadIdx.x / 32 * 16 * GROUPS;
     const Queries queries(q, bias_q, task.batch, task.head);
     const u64 random = DROPOUT ? *key : 0;
+    const Documents<16 * GROUPS> documents(mask + task.batch * KEYS, start + warp);
 
     bf16* q_tile = reinterpret_cast<bf16*>(shared_memory);
     const KeyTiles<TILE, THREADS> tiles{
@@ -29,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) KERNEL(
     tiles.sweep(tiles_before<TILE>(start + ROWS),
         [&](u32 first, const bf16* k_tile, const bf16* v_tile, const float* counts) {
             const u32 row = start + warp;
-            const Sight<TILE> last(counts, TILE, row + 16 * (GROUPS - 1), first);
+            const Sight<TILE> last(counts, TILE, row + 16 * (GROUPS - 1), first, documents);
             if (last.nothing()) return;
             float s[GROUPS][TILE / 8][4];
             u32 p[TILE / 16][GROUPS][4];

@@ -60,6 +60,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) KERNEL(
         // A group of rows that are all beyond the end has none.
         const u32 own = first_row < QUERIES ? tiles_before<TILE>(first_row + 64) : 0;
         const u32 count = tiles_before<TILE>(start + ROWS);
+        const Documents<16> documents(mask + task.batch * KEYS, row);
 
         Softmax softmax;
         float out[DEPTH / 8][4], s[TILE / 8][4], factor[2];
@@ -67,7 +68,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) KERNEL(
         zero(out);
         // Turns scores of tile i into exponentials.
         const auto exponentials = [&](u32 i) {
-            const Sight<TILE> sight(counts + (base + i) % SLOTS * TILE, TILE, row, i * TILE);
+            const float* of_tile = counts + (base + i) % SLOTS * TILE;
+            const Sight<TILE> sight(of_tile, TILE, row, i * TILE, documents);
             sight.hide(s);
             softmax.add(s, factor);
             keys.used(base + i, softmax.sum[0] + softmax.sum[1]);

@@ -85,8 +85,8 @@ impl Settings {
 
 impl Finetuning {
     fn open(settings: &Settings, task: &Task) -> Result<Self, Error> {
-        if settings.patience.is_some() && task.dev.is_empty() {
-            return Err(SettingsError::NothingToWaitFor.into());
+        if task.dev.is_empty() {
+            settings.recipe().headline(&[])?;
         }
         if settings.keep == Some(Keep::Best) && task.dev.is_empty() {
             let task = task.name.clone();

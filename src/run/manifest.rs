@@ -12,11 +12,13 @@ pub(crate) const NAME: &str = "run.json";
 
 /// Settings that a resumed run may change: where a run ends and what it leaves is no part of what a
 /// step computes, and files are compared by what is in them.
-const FREE: [&str; 11] = [
+const FREE: [&str; 13] = [
     "checkpoint_every",
     "data",
     "epochs",
+    "evaluate_every",
     "half",
+    "headline",
     "keep",
     "max_steps",
     "model",
@@ -257,6 +259,8 @@ mod tests {
             epochs: 9,
             max_steps: Some(5),
             checkpoint_every: 7,
+            evaluate_every: Some(3),
+            headline: Some("accuracy".into()),
             strict: true,
             ..settings.clone()
         };

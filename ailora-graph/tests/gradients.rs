@@ -138,8 +138,8 @@ fn positive(shape: &[usize]) -> Tensor {
 
 #[test]
 fn unary() {
-    use Unary::{Cos, Exp, Exp2, Gelu, Relu, Sigmoid, Sin, Tanh};
-    for op in [Exp, Exp2, Sin, Cos, Tanh, Sigmoid, Relu, Gelu] {
+    use Unary::{Cos, Exp, Exp2, Gelu, Relu, Sigmoid, Sin, Softplus, Tanh};
+    for op in [Exp, Exp2, Sin, Cos, Tanh, Sigmoid, Softplus, Relu, Gelu] {
         check_op(op, &[&[3, 4]]);
     }
     for op in [Unary::Log, Unary::Log2, Unary::Sqrt, Unary::Recip] {

@@ -75,8 +75,8 @@ impl Workload for Rows {
         Ok(())
     }
 
-    fn headline(&self) -> Option<Headline> {
-        None
+    fn headlines(&self) -> Vec<Headline> {
+        Vec::new()
     }
 
     fn steps_per_epoch(&self) -> u64 {
@@ -129,6 +129,7 @@ fn run(
         patience: None,
         checkpoint: checkpoint.to_owned(),
         checkpoint_every: 3,
+        evaluate_every: None,
         fingerprint: "run".into(),
         headline: None,
         keep: Keep::Last,

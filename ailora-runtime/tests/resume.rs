@@ -71,8 +71,8 @@ impl Workload for Rows {
         Ok(())
     }
 
-    fn headline(&self) -> Option<Headline> {
-        None
+    fn headlines(&self) -> Vec<Headline> {
+        vec![Headline::lower(SCORE)]
     }
 
     fn steps_per_epoch(&self) -> u64 {
@@ -104,34 +104,42 @@ impl Workload for Rows {
         rows.map(|row| micro_batch(batch.plan, row, 1)).collect()
     }
 
-    fn evaluate(&mut self, _: &mut Engine) -> Result<IndexMap<String, f64>, Infallible> {
-        Ok(IndexMap::new())
+    /// A number that the parameters fix, and that goes up and down.
+    fn evaluate(&mut self, engine: &mut Engine) -> Result<IndexMap<String, f64>, Infallible> {
+        let a = engine.weights().get("a").unwrap();
+        let score = (30.0 * f64::from(a.floats()[0])).sin();
+        Ok([(SCORE.to_owned(), score)].into())
     }
 }
 
-fn options(checkpoint: &Path) -> Fit {
+const SCORE: &str = "score";
+
+fn options(checkpoint: &Path, evaluate_every: Option<u64>) -> Fit {
     Fit {
         epochs: EPOCHS,
         max_steps: None,
         patience: None,
         checkpoint: checkpoint.to_owned(),
         checkpoint_every: 1,
+        evaluate_every,
         fingerprint: "run".into(),
-        headline: None,
-        keep: Keep::Last,
+        headline: Some(Headline::lower(SCORE)),
+        keep: Keep::Best,
     }
 }
 
-/// What a run came to: its rows, its losses and its last state.
+/// What a run came to: its rows, its losses, its evaluations and its last state, with what was kept.
 #[derive(Debug, PartialEq)]
 struct Run {
     rows: Vec<usize>,
     losses: Vec<u64>,
+    progress: Progress,
     state: Checkpoint,
 }
 
-/// Trains to the end, in a new trainer and workload after each of these steps.
-fn run(stops: &[u64]) -> Run {
+/// Trains to the end, in a new trainer and workload after each of these steps. Evaluations are made at
+/// each epoch's end and after so many steps: of the first part, and of the others.
+fn run(stops: &[u64], every: [Option<u64>; 2]) -> Run {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint.safetensors");
     let seen = Rc::new(RefCell::new(Vec::new()));
@@ -139,6 +147,7 @@ fn run(stops: &[u64]) -> Run {
     let mut stops = stops.iter().copied();
     loop {
         let stop = stops.next();
+        let every = every[usize::from(path.exists())];
         let (mut trainer, plan) = trainer(["a", "b"]);
         let mut progress = Progress::default();
         if path.exists() {
@@ -153,7 +162,7 @@ fn run(stops: &[u64]) -> Run {
         let outcome = fit(
             &mut trainer,
             &mut workload,
-            &options(&path),
+            &options(&path, every),
             &mut progress,
             |event| {
                 let Event::Step { report, .. } = event else {
@@ -172,6 +181,7 @@ fn run(stops: &[u64]) -> Run {
             return Run {
                 rows,
                 losses,
+                progress,
                 state,
             };
         }
@@ -182,7 +192,8 @@ fn run(stops: &[u64]) -> Run {
 /// order, with the same dropout.
 #[test]
 fn rows_and_draws_go_on_where_they_were() {
-    let whole = run(&[]);
+    let none = [None; 2];
+    let whole = run(&[], none);
     for epoch in whole.rows.chunks(ROWS) {
         let mut rows = epoch.to_vec();
         rows.sort_unstable();
@@ -190,10 +201,90 @@ fn rows_and_draws_go_on_where_they_were() {
     }
     assert_ne!(whole.rows[..ROWS], whole.rows[ROWS..]);
     for stop in 1..(EPOCHS * STEPS) as u64 {
-        assert_eq!(run(&[stop]), whole, "stopped after step {stop}");
+        assert_eq!(run(&[stop], none), whole, "stopped after step {stop}");
     }
     let every: Vec<u64> = (1..(EPOCHS * STEPS) as u64).collect();
-    assert_eq!(run(&every), whole, "stopped after every step");
+    assert_eq!(run(&every, none), whole, "stopped after every step");
+}
+
+/// Evaluations in the middle of an epoch change nothing of what is trained, and are the same ones, with the same
+/// best parameters, wherever a run was stopped.
+#[test]
+fn evaluations_in_the_middle_of_an_epoch_survive_a_stop() {
+    let plain = run(&[], [None; 2]);
+    for every in [1, 3, 5] {
+        let whole = run(&[], [Some(every); 2]);
+        assert_eq!((&whole.rows, &whole.losses), (&plain.rows, &plain.losses));
+        let due = |step: &u64| step.is_multiple_of(every) || step.is_multiple_of(STEPS as u64);
+        let last = (EPOCHS * STEPS) as u64;
+        let expected: Vec<u64> = (1..=last).filter(due).collect();
+        let found = &whole.progress.evaluations;
+        assert_eq!(found.iter().map(|e| e.step).collect::<Vec<_>>(), expected);
+        let (mut before, mut losses) = (0, whole.losses.iter().map(|&loss| f64::from_bits(loss)));
+        for evaluation in found {
+            assert_eq!(
+                evaluation.midway,
+                !evaluation.step.is_multiple_of(STEPS as u64)
+            );
+            // The last step of an epoch has one row, the others three.
+            let rows = |step| {
+                if step % STEPS as u64 == 0 {
+                    1.0
+                } else {
+                    ACCUMULATE as f64
+                }
+            };
+            let (mut sum, mut count) = (0.0, 0.0);
+            for step in before + 1..=evaluation.step {
+                sum += rows(step) * losses.next().unwrap();
+                count += rows(step);
+            }
+            let expected = sum / count;
+            assert!(
+                (evaluation.train_loss - expected).abs() <= 1e-12 * expected,
+                "{evaluation:?}"
+            );
+            before = evaluation.step;
+        }
+        for stop in 1..last {
+            assert_eq!(
+                run(&[stop], [Some(every); 2]),
+                whole,
+                "every {every}, stopped at {stop}"
+            );
+        }
+        let stops: Vec<u64> = (1..last).collect();
+        assert_eq!(run(&stops, [Some(every); 2]), whole, "every {every}");
+    }
+    let often = run(&[], [Some(1); 2]).progress;
+    let best = often.best(Some(&Headline::lower(SCORE))).unwrap();
+    assert!(best.midway, "{often:?}");
+    assert_eq!(often.kept, Some(best.step));
+}
+
+/// A run may go on with evaluations at other steps: what it trains is the same.
+#[test]
+fn a_run_goes_on_with_other_evaluations() {
+    let plain = run(&[], [None; 2]);
+    for stop in 1..(EPOCHS * STEPS) as u64 {
+        for every in [[None, Some(1)], [Some(1), None], [Some(3), Some(2)]] {
+            let found = run(&[stop], every);
+            assert_eq!((&found.rows, &found.losses), (&plain.rows, &plain.losses));
+            let trained = |run: &Run| {
+                let tensors = run.state.tensors.clone().into_iter();
+                tensors
+                    .filter(|(name, _)| !name.starts_with("kept."))
+                    .collect::<Params>()
+            };
+            assert_eq!(
+                trained(&found),
+                trained(&plain),
+                "{every:?}, stopped at {stop}"
+            );
+            let steps = found.progress.evaluations.iter().map(|e| e.step);
+            assert!(steps.is_sorted_by(|a, b| a < b), "{:?}", found.progress);
+        }
+    }
 }
 
 /// Moments belong to names: parameters that are registered in another order take up their own.

@@ -115,7 +115,7 @@ impl<'de> Visitor<'de> for ChoiceVisitor {
 }
 
 /// `"; did you mean X?"` for the known word nearest to `word`, or nothing if none is near.
-pub(crate) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let word = word.to_lowercase();
     known
         .into_iter()

@@ -11,10 +11,10 @@ use crate::batch::Shape;
 pub enum Head {
     /// A class or a score of a sequence.
     Sequence {
-        /// How many logits: the classes; 1 for a score.
+        /// How many logits: one a class or a number.
         outputs: usize,
-        /// Whether the first logit is a score, whose loss is the squared error.
-        regression: bool,
+        /// What the logits are.
+        problem: Problem,
     },
     /// The span of a text that answers a question: its first and last token.
     QuestionAnswering,
@@ -27,6 +27,28 @@ pub enum Head {
         /// How much of each label is spread over the whole vocabulary.
         smoothing: f64,
     },
+}
+
+/// What the logits of a sequence are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// Those of classes, of which one is right: cross-entropy.
+    SingleLabel,
+    /// Those of classes, of which each is right or not: binary cross-entropy.
+    MultiLabel,
+    /// Numbers: squared error.
+    Regression,
+}
+
+impl Problem {
+    /// `problem_type` of a model's configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SingleLabel => "single_label_classification",
+            Self::MultiLabel => "multi_label_classification",
+            Self::Regression => "regression",
+        }
+    }
 }
 
 impl Head {
@@ -43,15 +65,23 @@ impl Head {
     pub const fn classification(classes: usize) -> Self {
         Self::Sequence {
             outputs: classes,
-            regression: false,
+            problem: Problem::SingleLabel,
         }
     }
 
-    /// A score of a sequence.
-    pub const fn regression() -> Self {
+    /// Any of `classes` classes of a sequence.
+    pub const fn multi_label(classes: usize) -> Self {
         Self::Sequence {
-            outputs: 1,
-            regression: true,
+            outputs: classes,
+            problem: Problem::MultiLabel,
+        }
+    }
+
+    /// So many numbers of a sequence.
+    pub const fn regression(outputs: usize) -> Self {
+        Self::Sequence {
+            outputs,
+            problem: Problem::Regression,
         }
     }
 
@@ -86,32 +116,74 @@ impl Head {
 
     /// The mean loss of a batch, `[]`, whose targets it adds to the graph as inputs, under the names
     /// that [`Targets`](crate::batch::Targets) has: the mean cross-entropy over the labels that are
-    /// not -100, or the mean squared error of the first logit.
+    /// not -100, or the mean over all logits of the binary cross-entropy or of the squared error.
     pub fn loss<'g>(self, logits: &Tensor<'g>, shape: Shape) -> Tensor<'g> {
-        let Shape { rows, len, .. } = shape;
         let ids = |name, count| logits.cx().input(name, Type::i32([count]));
+        let floats = |name, count| logits.cx().input(name, Type::f32([count]));
         match self {
-            Self::Sequence {
-                regression: true, ..
-            } => {
-                let scores = logits.cx().input("scores", Type::f32([rows]));
-                let error = &logits.slice(1, 0, 1).reshape([rows]) - &scores;
-                (&error * &error).mean([0]).reshape([])
+            Self::Sequence { outputs, problem } => {
+                // Inputs of one axis stay float32 where matrices are narrower.
+                let count = shape.rows * outputs;
+                match problem {
+                    Problem::SingleLabel => logits.cross_entropy(&self.labels(logits, shape)),
+                    Problem::MultiLabel => {
+                        let logits = logits.reshape([count]);
+                        let found = &logits * &floats("flags", count);
+                        (&logits.softplus() - &found).mean([0]).reshape([])
+                    }
+                    Problem::Regression => {
+                        let error = &logits.reshape([count]) - &floats("scores", count);
+                        (&error * &error).mean([0]).reshape([])
+                    }
+                }
             }
-            Self::Sequence { .. } => logits.cross_entropy(&ids("labels", rows)),
             Self::QuestionAnswering => {
-                let start = column(logits, 0).cross_entropy(&ids("start_positions", rows));
-                let end = column(logits, 1).cross_entropy(&ids("end_positions", rows));
+                let start = column(logits, 0).cross_entropy(&ids("start_positions", shape.rows));
+                let end = column(logits, 1).cross_entropy(&ids("end_positions", shape.rows));
                 (&start + &end).scale(0.5)
             }
             Self::MaskedLm | Self::CausalLm => {
-                tokens(logits).cross_entropy(&ids("labels", rows * len))
+                tokens(logits).cross_entropy(&self.labels(logits, shape))
             }
             Self::Seq2SeqLm { smoothing } => {
-                let labels = ids("labels", rows * shape.target_len);
-                tokens(logits).smoothed_cross_entropy(&labels, smoothing)
+                tokens(logits).smoothed_cross_entropy(&self.labels(logits, shape), smoothing)
             }
         }
+    }
+
+    /// How many of a batch's labels are tokens with the largest logit, `[]`; nothing of a head that does
+    /// not predict tokens.
+    pub fn matches<'g>(self, logits: &Tensor<'g>, shape: Shape) -> Option<Tensor<'g>> {
+        self.predicts_tokens().then(|| {
+            let matches = tokens(logits).matches(&self.labels(logits, shape));
+            matches.sum([0]).reshape([])
+        })
+    }
+
+    /// Whether its logits are those of tokens.
+    pub fn predicts_tokens(self) -> bool {
+        matches!(
+            self,
+            Self::MaskedLm | Self::CausalLm | Self::Seq2SeqLm { .. }
+        )
+    }
+
+    /// The input `labels`: a class of each row, or of each token.
+    fn labels<'g>(
+        self,
+        logits: &Tensor<'g>,
+        Shape {
+            rows,
+            len,
+            target_len,
+        }: Shape,
+    ) -> Tensor<'g> {
+        let count = match self {
+            Self::Sequence { .. } | Self::QuestionAnswering => rows,
+            Self::MaskedLm | Self::CausalLm => rows * len,
+            Self::Seq2SeqLm { .. } => rows * target_len,
+        };
+        logits.cx().input("labels", Type::i32([count]))
     }
 }
 

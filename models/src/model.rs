@@ -8,6 +8,7 @@ use ailora_graph::{
     module::Parameter,
     nn::{Cx, Tensor},
 };
+use ailora_runtime::passes::LOSS;
 use thiserror::Error;
 
 use crate::{
@@ -56,8 +57,9 @@ pub enum ModelError {
     Lift(#[from] LiftError),
 }
 
-/// A mean loss of logits, `[]`, for a batch of a shape; it adds the inputs that it reads.
-pub type Loss<'a> = dyn for<'g> Fn(&Tensor<'g>, Shape) -> Tensor<'g> + 'a;
+/// What a program gives of logits, by name, for a batch of a shape, such as the mean loss; it adds the
+/// inputs that it reads.
+pub type Measures<'a> = dyn for<'g> Fn(&Tensor<'g>, Shape) -> Vec<(&'static str, Tensor<'g>)> + 'a;
 
 /// A pretrained model with a head: programs for any batch, and what adapts it.
 #[derive(Clone, Debug)]
@@ -117,32 +119,34 @@ impl Model {
         with_loss: bool,
     ) -> Result<Program, ModelError> {
         let head = self.head;
-        let own: &Loss<'_> = &|logits, shape| head.loss(logits, shape);
+        let own: &Measures<'_> = &|logits, shape| vec![(LOSS, head.loss(logits, shape))];
         self.program_with(shape, training, with_loss.then_some(own))
     }
 
     /// The program for batches of a shape, with dropout if `training`.
     ///
-    /// The inputs are the family's and those that `loss` adds. The outputs are `logits`, or
-    /// `start_logits` and `end_logits` `[rows, len]`; and `loss`, `[]`, where one is given.
+    /// The inputs are the family's and those that `measures` adds. The outputs are `logits`, or
+    /// `start_logits` and `end_logits` `[rows, len]`; and the measures, where some are given.
     ///
     /// # Errors
-    /// Sequences that are longer than the model has positions for; a size of zero; a loss whose
+    /// Sequences that are longer than the model has positions for; a size of zero; a measure whose
     /// shapes do not fit.
     pub fn program_with(
         &self,
         shape: Shape,
         training: bool,
-        loss: Option<&Loss<'_>>,
+        measures: Option<&Measures<'_>>,
     ) -> Result<Program, ModelError> {
         self.check(shape)?;
         let cx = if training { Cx::training() } else { Cx::new() };
         let network = build(&self.config, self.head, &cx)?;
         let logits = network.logits(&network.hidden(&cx, shape));
         let mut outputs = self.head.outputs(&logits);
-        if let Some(loss) = loss {
-            outputs.push(("loss", loss(&logits, shape)));
-        }
+        outputs.extend(
+            measures
+                .into_iter()
+                .flat_map(|measures| measures(&logits, shape)),
+        );
         let outputs: Vec<_> = outputs.iter().map(|(name, value)| (*name, value)).collect();
         Ok(cx.program(&*network, &outputs)?)
     }

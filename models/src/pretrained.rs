@@ -340,12 +340,9 @@ fn check_layers(dir: &Path, config: &Config, tensors: usize) -> Result<(), Pretr
 /// Checks every weight whose shape does not depend on the number of labels.
 fn check_shapes(dir: &Path, model: &Model, weights: &Params) -> Result<(), PretrainedError> {
     let resized = match model.head() {
-        Head::Sequence {
-            outputs,
-            regression,
-        } => Head::Sequence {
+        Head::Sequence { outputs, problem } => Head::Sequence {
             outputs: outputs + 1,
-            regression,
+            problem,
         },
         other => other,
     };

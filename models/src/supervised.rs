@@ -134,6 +134,14 @@ impl Supervised {
         &self.predictor
     }
 
+    /// What a score of a split is called.
+    fn named(&self, split: &str, score: &str) -> String {
+        match self.held_out.len() {
+            1 => score.to_owned(),
+            _ => format!("{split}_{score}"),
+        }
+    }
+
     fn epoch_plans(&self, epoch: usize) -> Result<Vec<Plan>, BatchError> {
         training_epoch(
             self.predictor.objective().order(),
@@ -356,17 +364,17 @@ impl Workload for Supervised {
         Ok(())
     }
 
-    /// On the first held-out split.
-    fn headline(&self) -> Option<Headline> {
-        let headline = self.predictor.objective().headline();
-        match &self.held_out[..] {
-            [] => None,
-            [_] => Some(headline),
-            [first, ..] => Some(Headline {
-                name: format!("{}_{}", first.name, headline.name),
-                ..headline
-            }),
-        }
+    /// The objective's, of the first held-out split first.
+    fn headlines(&self) -> Vec<Headline> {
+        let of_split = |split: &HeldOut| {
+            let own = self.predictor.objective().headlines().into_iter();
+            let own = own.map(|own| Headline {
+                name: self.named(&split.name, &own.name),
+                ..own
+            });
+            own.collect::<Vec<_>>()
+        };
+        self.held_out.iter().flat_map(of_split).collect()
     }
 
     fn steps_per_epoch(&self) -> u64 {
@@ -396,17 +404,12 @@ impl Workload for Supervised {
     }
 
     fn evaluate(&mut self, engine: &mut Engine) -> Result<IndexMap<String, f64>, ObjectiveError> {
-        let several = self.held_out.len() > 1;
         let objective = self.predictor.objective().clone();
         let mut scores = IndexMap::new();
         for split in &self.held_out {
-            for (name, value) in objective.evaluate(&mut self.predictor, engine, split)? {
-                let name = match several {
-                    true => format!("{}_{name}", split.name),
-                    false => name,
-                };
-                scores.insert(name, value);
-            }
+            let found = objective.evaluate(&mut self.predictor, engine, split)?;
+            let named = |(name, value): (String, f64)| (self.named(&split.name, &name), value);
+            scores.extend(found.into_iter().map(named));
         }
         Ok(scores)
     }

@@ -297,14 +297,14 @@ fn deberta_drops_out_where_transformers_does() {
 }
 
 #[test]
-fn a_regression_has_the_squared_error_of_its_first_logit() {
-    let mut base = Pretrained::open(&folder("bert"), Head::regression()).unwrap();
+fn a_regression_has_the_squared_error_of_its_logit() {
+    let mut base = Pretrained::open(&folder("bert"), Head::regression(1)).unwrap();
     base.initialise_head(3);
     let io = File::open(&folder("bert").join("io.safetensors"));
     let scores = [0.5_f32, -2.0, 4.25];
     let batch = Batch {
         targets: Targets::scores(scores.to_vec()),
-        ..io.batch(Head::regression())
+        ..io.batch(Head::regression(1))
     };
     let program = full_step(&base.model, &batch);
     let inputs = base.model.inputs(&batch);

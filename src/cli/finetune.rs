@@ -89,15 +89,21 @@ pub struct Args {
     /// Write a checkpoint every N steps, and after each epoch [default: 200].
     #[arg(long, value_name = "N", value_parser = args::count::<u64>, allow_negative_numbers = true)]
     checkpoint_every: Option<u64>,
+    /// Evaluate the held-out rows every N steps too [default: after each epoch only].
+    #[arg(long, value_name = "N", value_parser = args::count::<u64>, allow_negative_numbers = true)]
+    evaluate_every: Option<u64>,
     /// Keep only the values between blocks for the backward pass, which recomputes the rest: less
     /// memory, about a third more arithmetic.
     #[arg(long)]
     gradient_checkpointing: bool,
-    /// Leave the adapter of the best epoch or of the last [default: best where the task has a held-out
-    /// metric, else last].
+    /// Judge evaluations by this metric, one of those that they report [default: the task's first].
+    #[arg(long, value_name = "METRIC")]
+    best_by: Option<String>,
+    /// Leave the adapter of the best evaluation or of the last [default: best where the task has held-out
+    /// rows, else last].
     #[arg(long, value_name = "best|last")]
     keep: Option<Keep>,
-    /// Stop after N epochs in a row that are not the best so far.
+    /// Stop after N evaluations in a row that are not the best so far.
     #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     patience: Option<usize>,
     /// Compute on cpu, cuda, cuda:ORDINAL, or auto for a device if there is one [default: cpu].
@@ -153,6 +159,8 @@ impl Args {
         settings.data = self.data.or(settings.data);
         settings.rows = self.rows.or(settings.rows);
         settings.max_steps = self.max_steps.or(settings.max_steps);
+        settings.evaluate_every = self.evaluate_every.or(settings.evaluate_every);
+        settings.headline = self.best_by.or(settings.headline);
         settings.keep = self.keep.or(settings.keep);
         settings.patience = self.patience.or(settings.patience);
         settings.gradient_checkpointing |= self.gradient_checkpointing;
@@ -196,7 +204,7 @@ pub fn run_shown(
     screen.finish();
     let shown = |name: &str, evaluation: Option<&Evaluation>| match evaluation {
         None => Ok(()),
-        Some(evaluation) => out!("{name} epoch {}: {}", evaluation.epoch, figures(evaluation)),
+        Some(evaluation) => out!("{name} {}: {}", evaluation.place(), figures(evaluation)),
     };
     let folder = output.display();
     let printed = shown("best", report.best.as_ref())
@@ -217,8 +225,8 @@ pub fn run_shown(
 /// What a run left, for people.
 fn left(report: &Report) -> String {
     match (&report.kept, &report.best, report.keep) {
-        (Some(kept), Some(_), Keep::Best) => format!("epoch {}, the best", kept.epoch),
-        (Some(kept), ..) => format!("epoch {}, the last", kept.epoch),
+        (Some(kept), Some(_), Keep::Best) => format!("{}, the best", kept.place()),
+        (Some(kept), ..) => format!("{}, the last", kept.place()),
         (None, ..) => format!("as it is after step {}", report.steps),
     }
 }

@@ -75,6 +75,9 @@ pub struct Args {
     /// Write a checkpoint every N steps, and after each epoch [default: 1000].
     #[arg(long, value_name = "N", value_parser = args::count::<u64>, allow_negative_numbers = true)]
     checkpoint_every: Option<u64>,
+    /// Evaluate the held-out text every N steps too [default: after each epoch only].
+    #[arg(long, value_name = "N", value_parser = args::count::<u64>, allow_negative_numbers = true)]
+    evaluate_every: Option<u64>,
     /// Write the weights in float16.
     #[arg(long)]
     half: bool,
@@ -122,6 +125,7 @@ impl Args {
             precision
         );
         settings.max_steps = self.max_steps.or(settings.max_steps);
+        settings.evaluate_every = self.evaluate_every.or(settings.evaluate_every);
         settings.half |= self.half;
         Ok(settings)
     }

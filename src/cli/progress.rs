@@ -85,8 +85,8 @@ impl Screen {
             Stage::Training(Event::Evaluated {
                 evaluation, best, ..
             }) => self.say(&format!(
-                "epoch {}: loss {:.4}  {}{}",
-                evaluation.epoch,
+                "{}: loss {:.4}  {}{}",
+                evaluation.place(),
                 evaluation.train_loss,
                 table::metrics(&evaluation.metrics),
                 if *best { "  (best)" } else { "" }

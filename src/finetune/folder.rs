@@ -37,20 +37,12 @@ fn config(model: &Model, task: &Task) -> Map<String, Value> {
     let base = model.pretrained.model.config();
     let mut config = base.json.clone();
     let mut set = |field: &str, value: Value| drop(config.insert(field.into(), value));
-    if let Head::Sequence {
-        outputs,
-        regression,
-    } = task.head()
-    {
+    if let Head::Sequence { outputs, problem } = task.head() {
         for (field, value) in labels(model, outputs) {
             set(field, value);
         }
         set("num_labels", outputs.into());
-        let problem = match regression {
-            true => "regression",
-            false => "single_label_classification",
-        };
-        set("problem_type", problem.into());
+        set("problem_type", problem.name().into());
     }
     set("architectures", vec![model.pretrained.model.class()].into());
     set("dtype", "float32".into());

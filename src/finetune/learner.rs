@@ -104,8 +104,8 @@ impl Finetuning {
         task: &Task,
         understood: Option<Understood>,
     ) -> Result<Self, Error> {
-        if settings.patience.is_some() && task.dev.is_empty() {
-            return Err(SettingsError::NothingToWaitFor.into());
+        if task.dev.is_empty() {
+            settings.recipe().headline(&[])?;
         }
         if settings.keep == Some(Keep::Best) && task.dev.is_empty() {
             let task = task.name.clone();

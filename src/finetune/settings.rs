@@ -55,16 +55,21 @@ pub struct Settings {
     pub max_steps: Option<u64>,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
+    /// Steps between evaluations of the held-out rows, beside those at each epoch's end; if absent
+    /// there are only these.
+    pub evaluate_every: Option<u64>,
     /// Whether the backward pass computes blocks again instead of keeping what is in them.
     pub gradient_checkpointing: bool,
     /// Where it is computed.
     pub device: Device,
     /// What a device computes in.
     pub precision: Precision,
-    /// Which epoch's adapter is left; if absent the best one's where the task has a held-out metric,
-    /// else the last one's.
+    /// The held-out metric by which an evaluation is the best; if absent the task's first.
+    pub headline: Option<String>,
+    /// Which adapter is left; if absent that of the best evaluation where the task has held-out rows,
+    /// else the last one.
     pub keep: Option<Keep>,
-    /// Stop after this many epochs in a row that are not the best so far.
+    /// Stop after this many evaluations in a row that are not the best so far.
     pub patience: Option<usize>,
     /// Whether what is not used of the model's files is an error.
     pub strict: bool,
@@ -91,9 +96,11 @@ impl Default for Settings {
             rows: None,
             max_steps: None,
             checkpoint_every: 200,
+            evaluate_every: None,
             gradient_checkpointing: false,
             device: Device::Cpu,
             precision: Precision::F32,
+            headline: None,
             keep: None,
             patience: None,
             strict: false,
@@ -116,9 +123,11 @@ impl Settings {
             seed: self.seed,
             max_steps: self.max_steps,
             checkpoint_every: self.checkpoint_every,
+            evaluate_every: self.evaluate_every,
             gradient_checkpointing: self.gradient_checkpointing,
             device: self.device,
             precision: self.precision,
+            headline: self.headline.clone(),
             keep: self.keep,
             patience: self.patience,
         }
@@ -139,9 +148,11 @@ impl Settings {
             seed: recipe.seed,
             max_steps: recipe.max_steps,
             checkpoint_every: recipe.checkpoint_every,
+            evaluate_every: recipe.evaluate_every,
             gradient_checkpointing: recipe.gradient_checkpointing,
             device: recipe.device,
             precision: recipe.precision,
+            headline: recipe.headline.clone(),
             keep: recipe.keep,
             patience: recipe.patience,
             ..self.clone()

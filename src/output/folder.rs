@@ -13,6 +13,7 @@ pub const RUN: &[&str] = &[
     "checkpoint.safetensors",
     "checkpoint.previous.safetensors",
     "train.jsonl",
+    "evaluations.jsonl",
     "metrics.json",
 ];
 

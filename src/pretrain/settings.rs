@@ -57,6 +57,8 @@ pub struct Settings {
     pub max_steps: Option<u64>,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
+    /// Steps between evaluations, beside those at each epoch's end; if absent there are only these.
+    pub evaluate_every: Option<u64>,
     /// Whether the weights are written in float16.
     pub half: bool,
     /// Where it is computed.
@@ -93,6 +95,7 @@ impl Default for Settings {
             seed: 0,
             max_steps: None,
             checkpoint_every: 1000,
+            evaluate_every: None,
             half: false,
             device: Device::Cpu,
             precision: Precision::F32,
@@ -158,9 +161,11 @@ impl Settings {
             seed: self.seed,
             max_steps: self.max_steps,
             checkpoint_every: self.checkpoint_every,
+            evaluate_every: self.evaluate_every,
             gradient_checkpointing: false,
             device: self.device,
             precision: self.precision,
+            headline: None,
             keep: Some(Keep::Last),
             patience: None,
         }
@@ -179,6 +184,7 @@ impl Settings {
             seed: recipe.seed,
             max_steps: recipe.max_steps,
             checkpoint_every: recipe.checkpoint_every,
+            evaluate_every: recipe.evaluate_every,
             device: recipe.device,
             precision: recipe.precision,
             ..self.clone()

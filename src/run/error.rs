@@ -14,7 +14,7 @@ use ailora_runtime::{
     engine::EngineError,
     init::InitError,
     store::StoreError,
-    train::{CheckpointError, FitError, TrainError},
+    train::{BestError, CheckpointError, FitError, TrainError},
 };
 use thiserror::Error;
 
@@ -60,6 +60,8 @@ pub enum Error {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
+    Best(#[from] BestError),
+    #[error(transparent)]
     Peft(#[from] PeftError),
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -100,12 +102,12 @@ pub enum Error {
         "{0}; and there is no whole one before it: start anew with --force, or in another folder"
     )]
     Damaged(#[source] CheckpointError),
-    /// The best epoch is to be left, and is gone.
+    /// The best evaluation's parameters are to be left, and are gone.
     #[error(
-        "`keep` is best, and epoch {0}, the best so far, was made with `keep` last, so that its adapter \
-         is gone; go on with --keep last"
+        "`keep` is best, and {0}, the best so far, was made with another `keep` or `headline`, so that its \
+         adapter is gone; go on with those, or with --keep last"
     )]
-    NotKept(usize),
+    NotKept(String),
     /// A run is to go on to an end that lies behind it.
     #[error(
         "`epochs` is {epochs}, and {done} steps were made already, more than {epochs} epochs have; \
@@ -130,6 +132,7 @@ impl Error {
             FitError::Train(error) => error.into(),
             FitError::Checkpoint(error) => error.into(),
             FitError::Workload(error) => error.into(),
+            FitError::Best(error) => error.into(),
             FitError::Watcher(error) => error,
         }
     }

@@ -9,13 +9,13 @@ use ailora_runtime::{
     init::initialise,
     spectrum::Options,
     store::Params,
-    train::{Checkpoint, Control, Fit, Keep, Progress, Trainer, Workload, fit},
+    train::{Checkpoint, Control, Fit, Headline, Keep, Progress, Trainer, Workload, fit},
     weights::Weights,
 };
 
 use super::{
-    Adapted, Error, Learner, Manifest, Output, Recipe, Report, Run, SettingsError, Stage,
-    recipe::Sizes, spectrum_cache,
+    Adapted, Error, Learner, Manifest, Output, Recipe, Report, Run, Stage, recipe::Sizes,
+    spectrum_cache,
 };
 use crate::output::Existing;
 
@@ -77,6 +77,7 @@ impl<L: Learner> Run<L> {
             ..recipe.clone()
         };
         let mut workload = learner.workload(&adapted, &together)?;
+        let headline = recipe.headline(&workload.headlines())?;
         let writes = learner.writes(&adapted);
         let open = || Output::open(folder, existing, &manifest, &identity.inputs, writes);
         let files = ranks.leads().then(open).transpose()?;
@@ -103,6 +104,7 @@ impl<L: Learner> Run<L> {
             files,
             left,
             workload,
+            headline,
             trainer,
             sizes,
             total,
@@ -122,6 +124,7 @@ struct Ready<L: Learner> {
     /// What is left beside what trains.
     left: Params,
     workload: L::Workload,
+    headline: Option<Headline>,
     trainer: Trainer,
     sizes: Sizes,
     /// Steps of all epochs.
@@ -173,15 +176,13 @@ impl<L: Learner> Ready<L> {
         folder: &Path,
         watch: &mut impl FnMut(Stage<'_>) -> Control,
     ) -> Result<Report, Error> {
-        let headline = self.workload.headline();
-        if headline.is_none() && self.recipe.patience.is_some() {
-            return Err(SettingsError::NothingToWaitFor.into());
-        }
+        let headline = self.headline.take();
         let options = Fit {
             epochs: self.recipe.epochs,
             max_steps: self.recipe.max_steps,
             checkpoint: Output::checkpoint_in(folder),
             checkpoint_every: self.recipe.checkpoint_every,
+            evaluate_every: self.recipe.evaluate_every,
             fingerprint: self.fingerprint(),
             keep: self.recipe.keep(headline.is_some()),
             patience: self.recipe.patience,
@@ -189,13 +190,13 @@ impl<L: Learner> Ready<L> {
         };
         if let Some(best) = self.progress.best(options.headline.as_ref())
             && options.keep == Keep::Best
-            && self.progress.kept != Some(best.epoch)
+            && self.progress.kept != Some(best.step)
         {
-            return Err(Error::NotKept(best.epoch));
+            return Err(Error::NotKept(best.place()));
         }
         if let Some(files) = &mut self.files {
             self.learner.begin(folder)?;
-            files.start(&self.manifest, &self.trainer)?;
+            files.start(&self.manifest, &self.trainer, &self.progress)?;
         }
         let compiled = self.recipe.compiled(self.sizes, &self.trainer, self.total);
         let _ = watch(compiled);

@@ -12,14 +12,16 @@ pub(crate) const NAME: &str = "run.json";
 
 /// Settings that a resumed run may change: where a run ends and what it leaves is no part of what a
 /// step computes, and files are compared by what is in them.
-const FREE: [&str; 14] = [
+const FREE: [&str; 16] = [
     "checkpoint_every",
     "data",
     "dataset.test",
     "dataset.train",
     "dataset.valid",
     "epochs",
+    "evaluate_every",
     "half",
+    "headline",
     "keep",
     "max_steps",
     "model",
@@ -260,6 +262,8 @@ mod tests {
             epochs: 9,
             max_steps: Some(5),
             checkpoint_every: 7,
+            evaluate_every: Some(3),
+            headline: Some("accuracy".into()),
             strict: true,
             ..settings.clone()
         };

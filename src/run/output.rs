@@ -16,16 +16,23 @@ use crate::{
     output::{Existing, Folder, OutputError, RUN},
 };
 
+/// The log of steps.
+const STEPS: &str = "train.jsonl";
+/// The log of evaluations.
+const EVALUATIONS: &str = "evaluations.jsonl";
+
 /// The folder of a run:
 ///
 /// | file | what |
 /// | --- | --- |
-/// | `adapter_config.json`, `adapter_model.safetensors` | the adapter of the epoch that is kept, as PEFT loads it |
+/// | `adapter_config.json`, `adapter_model.safetensors` | the adapter that is kept, as PEFT loads it |
 /// | `ailora.json` | the adapters' specification, and what they belong to |
-/// | `metrics.json` | the task's metrics: every epoch, the best, and `last`, those of what is left |
-/// | `train.jsonl`, `tensorboard/` | loss, rate, norm, rows a second of every step |
+/// | `metrics.json` | the held-out metrics: every evaluation, the best, and `last`, those of what is left |
+/// | `train.jsonl` | loss, rate, norm, rows a second of every step |
+/// | `evaluations.jsonl` | the held-out metrics of every evaluation, when it is made |
+/// | `tensorboard/` | both as curves |
 /// | `run.json` | hashes of base, data and settings; seeds; versions |
-/// | `checkpoint.safetensors` | where to go on: the last step, and the best epoch's parameters |
+/// | `checkpoint.safetensors` | where to go on: the last step, and the best parameters |
 /// | `checkpoint.previous.safetensors` | the checkpoint before it |
 ///
 /// Nobody else writes there while this is there.
@@ -34,8 +41,18 @@ pub struct Output {
     folder: Folder,
     /// The record of the run that goes on.
     record: Option<Record>,
-    logs: Option<(JsonLines, TensorBoard)>,
+    logs: Option<Logs>,
     last_step: std::time::Instant,
+}
+
+/// The logs of a run.
+#[derive(Debug)]
+struct Logs {
+    /// `train.jsonl`
+    steps: JsonLines,
+    /// `evaluations.jsonl`
+    evaluations: JsonLines,
+    board: TensorBoard,
 }
 
 /// A row of `train.jsonl`.
@@ -133,14 +150,27 @@ impl Output {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub(crate) fn start(&mut self, manifest: &Manifest, trainer: &Trainer) -> Result<(), Error> {
+    pub(crate) fn start(
+        &mut self,
+        manifest: &Manifest,
+        trainer: &Trainer,
+        progress: &Progress,
+    ) -> Result<(), Error> {
         self.write_json(manifest::NAME, manifest)?;
-        let path = self.path("train.jsonl");
-        let rows = JsonLines::open(&path, trainer.steps_done());
-        let rows = rows.map_err(Error::io(&path, "write it"))?;
+        let lines = |name: &str, after: u64| {
+            let path = self.path(name);
+            JsonLines::open(&path, after).map_err(Error::io(&path, "write it"))
+        };
+        let steps = lines(STEPS, trainer.steps_done())?;
+        let evaluated = progress.evaluations.last().map_or(0, |last| last.step);
+        let evaluations = lines(EVALUATIONS, evaluated)?;
         let path = self.path("tensorboard");
         let board = TensorBoard::create(&path).map_err(Error::io(&path, "write it"))?;
-        self.logs = Some((rows, board));
+        self.logs = Some(Logs {
+            steps,
+            evaluations,
+            board,
+        });
         self.last_step = std::time::Instant::now();
         Ok(())
     }
@@ -191,7 +221,12 @@ impl Output {
     /// # Errors
     /// A log cannot be written.
     pub fn log(&mut self, event: &Event<'_>) -> Result<(), Error> {
-        let Some((rows, board)) = &mut self.logs else {
+        let Some(Logs {
+            steps,
+            evaluations,
+            board,
+        }) = &mut self.logs
+        else {
             return Ok(());
         };
         let folder = self.folder.path();
@@ -217,8 +252,8 @@ impl Output {
                     gradient_norm,
                     rows_per_second: count as f64 / seconds,
                 };
-                let path = folder.join("train.jsonl");
-                rows.write(&row).map_err(Error::io(&path, "write it"))?;
+                let path = folder.join(STEPS);
+                steps.write(&row).map_err(Error::io(&path, "write it"))?;
                 let values = [
                     ("train/loss", loss),
                     ("train/lr", lr),
@@ -228,6 +263,9 @@ impl Output {
                 scalars.extend(values.map(|(tag, value)| (tag.into(), step, value)));
             }
             Event::Evaluated { evaluation, .. } => {
+                let path = folder.join(EVALUATIONS);
+                let written = evaluations.write(evaluation);
+                written.map_err(Error::io(&path, "write it"))?;
                 let metrics = evaluation.metrics.iter();
                 scalars.extend(
                     metrics.map(|(name, &value)| (format!("dev/{name}"), evaluation.step, value)),

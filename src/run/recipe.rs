@@ -1,14 +1,14 @@
 use std::path::PathBuf;
 
 use ailora_graph::module::Parameter;
-use ailora_models::cache;
+use ailora_models::{cache, choice::did_you_mean};
 use ailora_runtime::{
     backend::{Backend, Precision},
     device::Device,
     engine::{Engine, EngineError},
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
     spectrum::SpectrumCache,
-    train::{Keep, Trainer},
+    train::{Headline, Keep, Trainer},
     weights::Weights,
 };
 use serde::{Deserialize, Serialize};
@@ -42,16 +42,21 @@ pub struct Recipe {
     pub max_steps: Option<u64>,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
+    /// Steps between evaluations of the held-out rows, beside those at each epoch's end; if absent
+    /// there are only these.
+    pub evaluate_every: Option<u64>,
     /// Whether the backward pass computes blocks again instead of keeping what is in them.
     pub gradient_checkpointing: bool,
     /// Where it is computed.
     pub device: Device,
     /// What a device computes in.
     pub precision: Precision,
-    /// Which epoch's parameters are left; if absent the best one's where anything is held out, else
-    /// the last one's.
+    /// The metric by which an evaluation is the best; if absent the task's first.
+    pub headline: Option<String>,
+    /// Which parameters are left; if absent those of the best evaluation where anything is held out,
+    /// else the last ones.
     pub keep: Option<Keep>,
-    /// Stop after this many epochs in a row that are not the best so far.
+    /// Stop after this many evaluations in a row that are not the best so far.
     pub patience: Option<usize>,
 }
 
@@ -69,9 +74,11 @@ impl Default for Recipe {
             seed: 0,
             max_steps: None,
             checkpoint_every: 200,
+            evaluate_every: None,
             gradient_checkpointing: false,
             device: Device::Cpu,
             precision: Precision::F32,
+            headline: None,
             keep: None,
             patience: None,
         }
@@ -104,6 +111,7 @@ impl Recipe {
             Range::at_least_1("max_steps", self.max_steps),
             Range::at_least_1("patience", self.patience.map(|n| n as u64)),
             Range::at_least_1("checkpoint_every", Some(self.checkpoint_every)),
+            Range::at_least_1("evaluate_every", self.evaluate_every),
             Range::positive("lr", self.lr),
             Range::positive("clip", self.clip.unwrap_or(1.0)),
             Range::positive("eps", eps),
@@ -127,7 +135,41 @@ impl Recipe {
         backend(self.device, self.precision)
     }
 
-    /// Which epoch's parameters are left of a run that `measures` held-out rows or does not.
+    /// The metric by which an evaluation is the best, of those that are reported; none without any.
+    ///
+    /// # Errors
+    /// The one that is set is not reported, or something is set that needs held-out rows, and there
+    /// are none.
+    pub(crate) fn headline(
+        &self,
+        reported: &[Headline],
+    ) -> Result<Option<Headline>, SettingsError> {
+        if reported.is_empty() {
+            let needing = [
+                ("patience", self.patience.is_some()),
+                ("evaluate_every", self.evaluate_every.is_some()),
+                ("headline", self.headline.is_some()),
+            ];
+            let setting = needing.into_iter().find(|(_, is_set)| *is_set);
+            return match setting {
+                Some((setting, _)) => Err(SettingsError::NothingToMeasure { setting }),
+                None => Ok(None),
+            };
+        }
+        let Some(name) = &self.headline else {
+            return Ok(reported.first().cloned());
+        };
+        let found = reported.iter().find(|reported| reported.name == *name);
+        let names = || reported.iter().map(|reported| &*reported.name);
+        let unknown = || SettingsError::Headline {
+            name: name.clone(),
+            known: names().collect::<Vec<_>>().join(", "),
+            suggestion: did_you_mean(name, names()),
+        };
+        found.cloned().map(Some).ok_or_else(unknown)
+    }
+
+    /// Which parameters are left of a run that `measures` held-out rows or does not.
     pub(super) fn keep(&self, measures: bool) -> Keep {
         self.keep.unwrap_or(match measures {
             true => Keep::Best,

@@ -47,15 +47,15 @@ pub enum Stage<'a> {
 pub struct Report {
     /// Whether all steps were made.
     pub outcome: Outcome,
-    /// The epochs' figures.
+    /// All evaluations, in order.
     pub evaluations: Vec<Evaluation>,
-    /// The epoch with the best headline score, if that was measured.
+    /// The one with the best headline score, if that was measured.
     pub best: Option<Evaluation>,
     /// The headline score, if anything is held out to measure.
     pub headline: Option<Headline>,
-    /// Which epoch was to be left.
+    /// Which parameters were to be left.
     pub keep: Keep,
-    /// The epoch whose parameters were left; none if they are of no epoch's end.
+    /// The evaluation of the parameters that were left; none if they were not evaluated.
     pub kept: Option<Evaluation>,
     /// Updates made.
     pub steps: u64,

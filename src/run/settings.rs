@@ -45,12 +45,27 @@ pub enum SettingsError {
         /// The task.
         task: String,
     },
-    /// Waiting for a better epoch where epochs are not measured.
+    /// A setting of evaluations where nothing is evaluated.
     #[error(
-        "`patience` waits for a better epoch, and nothing is held out to measure one; leave --patience out, or \
-         use data with held-out rows"
+        "`{setting}` is about evaluations, and nothing is held out to evaluate; leave it out, or use data with \
+         held-out rows"
     )]
-    NothingToWaitFor,
+    NothingToMeasure {
+        /// The setting.
+        setting: &'static str,
+    },
+    /// A metric that is not measured.
+    #[error(
+        "`headline` is `{name}`, which no evaluation reports; expected one of {known}{suggestion}"
+    )]
+    Headline {
+        /// The metric.
+        name: String,
+        /// The metrics there are.
+        known: String,
+        /// The nearest of them, if one is near.
+        suggestion: String,
+    },
     /// A model that does not fit.
     #[error(
         "a model of these `width`, `layers`, `vocab_size` and `length` takes {needed} bytes to \

@@ -132,6 +132,8 @@ operations! {
     CrossEntropy(loss),
     /// Its derivative towards the logits.
     CrossEntropyGrad(loss),
+    /// Whether each label has the largest logit.
+    Matches(loss),
 }
 
 impl Op {

@@ -10,7 +10,7 @@ use crate::ir::{
         dropout::Dropout,
         elementwise::{Binary, Unary},
         embedding::Embedding,
-        loss::CrossEntropy,
+        loss::{CrossEntropy, Matches},
         matmul::MatMul,
         normalize::Normalize,
         reduce::Reduce,
@@ -314,6 +314,19 @@ impl<'g> Tensor<'g> {
     pub fn smoothed_cross_entropy(&self, labels: &Self, smoothing: f64) -> Self {
         let smoothing = Real(smoothing);
         self.with(CrossEntropy { smoothing }, &[labels])
+    }
+
+    /// 1 where the label has the largest of a row's logits, the first of equals, else 0; see [`Matches`].
+    ///
+    /// # Shapes
+    /// `[n, c]` and i32 `[n]` give `[n]`.
+    pub fn matches(&self, labels: &Self) -> Self {
+        self.with(Matches, &[labels])
+    }
+
+    /// `ln(1 + e^x)`.
+    pub fn softplus(&self) -> Self {
+        self.unary(Unary::Softplus)
     }
 }
 

@@ -138,6 +138,7 @@ kernels! {
     copy::Copy,
     cross_entropy::CrossEntropy,
     cross_entropy::CrossEntropyGrad,
+    cross_entropy::Matches,
     fused::Loop,
     gather::Gather,
     gemm::Gemm,

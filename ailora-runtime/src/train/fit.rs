@@ -1,10 +1,12 @@
-use std::{fmt, marker::PhantomData, path::PathBuf, str::FromStr};
+use std::{marker::PhantomData, path::PathBuf};
 
 use indexmap::IndexMap;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{CheckpointError, MicroBatch, StepReport, TrainError, Trainer};
+use super::{
+    BestError, CheckpointError, Evaluation, Headline, Keep, MicroBatch, Progress, StepReport,
+    TrainError, Trainer,
+};
 use crate::{collective::Collective, engine::Engine};
 
 /// The batches of an epoch, as they are prepared.
@@ -24,13 +26,15 @@ pub trait Workload {
     /// A program cannot be built.
     fn compile(&mut self, engine: &mut Engine, epochs: usize) -> Result<(), Self::Error>;
 
-    /// The score by which one epoch is better than another; none if nothing is held out.
-    fn headline(&self) -> Option<Headline>;
+    /// The metrics of [`evaluate`](Self::evaluate) that make one evaluation better than another, the
+    /// first unless a run names another; none if nothing is held out.
+    fn headlines(&self) -> Vec<Headline>;
 
     /// How many steps an epoch has.
     fn steps_per_epoch(&self) -> u64;
 
-    /// The batches of an epoch from step `skip` on, in an order that depends on the epoch alone.
+    /// The batches of an epoch from step `skip` on, in an order that depends on the epoch alone. It is
+    /// asked for again where a run goes on, and after an evaluation in the middle of the epoch.
     ///
     /// # Errors
     /// The rows cannot be read.
@@ -61,144 +65,16 @@ pub struct Fit {
     pub checkpoint: PathBuf,
     /// A checkpoint is written after this many steps, and after each epoch.
     pub checkpoint_every: u64,
+    /// An evaluation is made after this many steps, and after each epoch.
+    pub evaluate_every: Option<u64>,
     /// What stands for everything that fixes the run.
     pub fingerprint: String,
-    /// The score that makes the best epoch; none if nothing is held out to measure.
+    /// The score that makes the best evaluation; none if nothing is held out to measure.
     pub headline: Option<Headline>,
-    /// Which epoch's parameters the trainer keeps.
+    /// Which parameters the trainer keeps.
     pub keep: Keep,
-    /// Ends training after this many epochs in a row that are not the best so far.
+    /// Ends training after this many evaluations in a row that are not the best so far.
     pub patience: Option<usize>,
-}
-
-/// Which values of a score are better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Better {
-    /// Larger ones, as of an accuracy.
-    Higher,
-    /// Smaller ones, as of a loss.
-    Lower,
-}
-
-/// The score by which one epoch is better than another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Headline {
-    /// Its name among the metrics.
-    pub name: String,
-    /// Which values are better.
-    pub better: Better,
-}
-
-impl Headline {
-    /// A score that is better when it is larger.
-    pub fn higher(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            better: Better::Higher,
-        }
-    }
-
-    /// A score that is better when it is smaller.
-    pub fn lower(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            better: Better::Lower,
-        }
-    }
-}
-
-/// Which epoch's parameters a run leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Keep {
-    /// The best one's, by the headline metric.
-    Best,
-    /// The last one's.
-    Last,
-}
-
-impl FromStr for Keep {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "best" => Ok(Self::Best),
-            "last" => Ok(Self::Last),
-            _ => Err(format!("expected best or last, found `{text}`")),
-        }
-    }
-}
-
-impl fmt::Display for Keep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Best => "best",
-            Self::Last => "last",
-        })
-    }
-}
-
-/// An epoch's end.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
-    /// The epoch, from 1.
-    pub epoch: usize,
-    /// The step after which it was made.
-    pub step: u64,
-    /// The mean loss over the epoch's targets.
-    pub train_loss: f64,
-    /// The metrics by name.
-    pub metrics: IndexMap<String, f64>,
-}
-
-/// Where a loop stands: what a checkpoint adds to the trainer's state.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// The evaluations so far.
-    pub evaluations: Vec<Evaluation>,
-    /// The sum of the losses of the current epoch's targets.
-    pub loss_sum: f64,
-    /// How many targets that are.
-    pub targets: usize,
-    /// The epoch whose parameters the trainer keeps.
-    pub kept: Option<usize>,
-}
-
-impl Progress {
-    /// Whether what there is after this step was evaluated.
-    fn is_evaluated(&self, step: u64) -> bool {
-        self.evaluations
-            .last()
-            .is_some_and(|last| last.step >= step)
-    }
-
-    /// The evaluation with the best headline score, the first of equals; none where that was never
-    /// measured or never a number.
-    pub fn best(&self, headline: Option<&Headline>) -> Option<&Evaluation> {
-        let Headline { name, better } = headline?;
-        let measured = |evaluation: &'_ Evaluation| -> Option<f64> {
-            let value = *evaluation.metrics.get(name)?;
-            (!value.is_nan()).then_some(match better {
-                Better::Higher => value,
-                Better::Lower => -value,
-            })
-        };
-        let values = self
-            .evaluations
-            .iter()
-            .filter_map(|evaluation| Some((evaluation, measured(evaluation)?)));
-        let best = values.reduce(|best, next| if next.1 > best.1 { next } else { best });
-        best.map(|(evaluation, _)| evaluation)
-    }
-
-    /// Whether `patience` epochs were evaluated since the best one.
-    fn is_out_of_patience(&self, headline: Option<&Headline>, patience: Option<usize>) -> bool {
-        let (Some(patience), Some(best)) = (patience, self.best(headline)) else {
-            return false;
-        };
-        let mut since = self.evaluations.iter().rev();
-        since.position(|evaluation| evaluation == best) >= Some(patience)
-    }
 }
 
 /// What a loop tells whoever watches.
@@ -211,7 +87,7 @@ pub enum Event<'a> {
         /// What happened.
         report: &'a StepReport,
     },
-    /// An epoch ended.
+    /// An epoch ended, or an evaluation was due before.
     Evaluated {
         /// Its figures.
         evaluation: &'a Evaluation,
@@ -257,6 +133,9 @@ pub enum FitError<E: std::error::Error + 'static, C: std::error::Error + 'static
     /// The rows or an evaluation failed.
     #[error(transparent)]
     Workload(E),
+    /// No evaluation can be the best.
+    #[error(transparent)]
+    Best(#[from] BestError),
     /// Whoever watches failed.
     #[error(transparent)]
     Watcher(C),
@@ -280,6 +159,9 @@ pub fn fit<W: Workload, C: std::error::Error + 'static>(
     let ranks = trainer.ranks().clone();
     let per_epoch = workload.steps_per_epoch();
     let total = per_epoch * options.epochs as u64;
+    let headline = options.headline.as_ref();
+    let known = workload.headlines();
+    BestError::unless(headline, known.iter().map(|known| &*known.name))?;
     let mut running = Running {
         trainer,
         options,
@@ -291,7 +173,13 @@ pub fn fit<W: Workload, C: std::error::Error + 'static>(
         stop: false,
         errors: PhantomData,
     };
-    let outcome = running.run(workload);
+    let mut outcome = running.run(workload);
+    if let Ok(Outcome::Finished) = outcome
+        && (options.keep == Keep::Best || options.patience.is_some())
+        && let Err(error) = progress.check_best(headline)
+    {
+        outcome = Err(error.into());
+    }
     if let Err(error) = &outcome {
         ranks.fail(&error.to_string());
     }
@@ -329,27 +217,12 @@ where
     fn run<W: Workload<Error = E>>(&mut self, workload: &mut W) -> Result<Outcome, FitError<E, C>> {
         self.trainer.check_ranks()?;
         while !self.is_at_end() {
-            let epoch = (self.done() / self.per_epoch) as usize;
-            let skip = self.done() % self.per_epoch;
-            let end = self.total.min((epoch as u64 + 1) * self.per_epoch);
-            let mut batches = workload.epoch(epoch, skip).map_err(FitError::Workload)?;
-            while self.done() < end {
-                let before = self.done();
-                self.steps::<W>(&mut batches, epoch, end)?;
-                let step = self.done();
-                if step == before {
-                    break;
-                }
-                if step < end {
-                    self.save()?;
-                    self.tell(Event::Checkpointed { step })?;
-                    if self.stop {
-                        return Ok(Outcome::Stopped);
-                    }
-                }
+            let end = self.next_evaluation();
+            let epoch = (end.saturating_sub(1) / self.per_epoch) as usize;
+            if self.done() < end && !self.train(workload, epoch, end)? {
+                return Ok(Outcome::Stopped);
             }
-            drop(batches);
-            self.end_epoch(workload, epoch)?;
+            self.evaluate(workload, epoch)?;
             self.stop = any(self.ranks, self.stop)?;
             if self.stop && !self.is_at_end() {
                 return Ok(Outcome::Stopped);
@@ -358,11 +231,60 @@ where
         Ok(Outcome::Finished)
     }
 
+    /// Makes the steps of an epoch to `end`, and the checkpoints that are due before; whether it came
+    /// to there.
+    fn train<W: Workload<Error = E>>(
+        &mut self,
+        workload: &mut W,
+        epoch: usize,
+        end: u64,
+    ) -> Result<bool, FitError<E, C>> {
+        let skip = self.done() - epoch as u64 * self.per_epoch;
+        let mut batches = workload.epoch(epoch, skip).map_err(FitError::Workload)?;
+        while self.done() < end {
+            let before = self.done();
+            self.steps::<W>(&mut batches, epoch, end)?;
+            let step = self.done();
+            if step == before {
+                let epoch = epoch + 1;
+                return Err(TrainError::Short { epoch, step }.into());
+            }
+            if step < end {
+                self.save()?;
+                self.tell(Event::Checkpointed { step })?;
+                if self.stop {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The step after which the next evaluation is due: the last one, if it was not evaluated yet.
+    fn next_evaluation(&self) -> u64 {
+        let done = self.done();
+        let is_due = done > 0 && self.is_regular(done) && !self.progress.is_evaluated(done);
+        if is_due || done >= self.total {
+            return done;
+        }
+        let next = |every: u64| (done / every + 1) * every;
+        let end = self.total.min(next(self.per_epoch));
+        let every = self.options.evaluate_every;
+        every.map_or(end, |every| end.min(next(every.max(1))))
+    }
+
+    /// Whether an evaluation is made after this step, however long the run is.
+    fn is_regular(&self, step: u64) -> bool {
+        let every = self.options.evaluate_every;
+        let is_midway = every.is_some_and(|every| step.is_multiple_of(every.max(1)));
+        is_midway || step.is_multiple_of(self.per_epoch)
+    }
+
     fn done(&self) -> u64 {
         self.trainer.steps_done()
     }
 
-    /// Whether all steps are made and evaluated, or none of the last epochs was the best.
+    /// Whether all steps are made and evaluated, or none of the last evaluations was the best.
     fn is_at_end(&self) -> bool {
         let headline = self.options.headline.as_ref();
         let progress = &self.progress;
@@ -376,8 +298,8 @@ where
         Ok(())
     }
 
-    /// Makes steps to the next checkpoint, to which they follow each other, or to the epoch's end, or
-    /// until one is the last that is wanted.
+    /// Makes steps to the next checkpoint, to which they follow each other, or to `end`, or until one
+    /// is the last that is wanted.
     fn steps<W: Workload<Error = E>>(
         &mut self,
         batches: &mut Batches<'_, W::Batch, E>,
@@ -422,33 +344,38 @@ where
         Ok(())
     }
 
-    /// Evaluates what there is at the end of an epoch, keeps it if it is the best, and saves it.
-    fn end_epoch<W: Workload<Error = E>>(
+    /// Evaluates what there is, keeps it if it is the best, and saves it where that is due.
+    fn evaluate<W: Workload<Error = E>>(
         &mut self,
         workload: &mut W,
         epoch: usize,
     ) -> Result<(), FitError<E, C>> {
-        // An epoch that `max_steps` cuts short goes on where that is more: its checkpoint is of before its
-        // evaluation, which a whole epoch has not.
-        let whole = self.done().is_multiple_of(self.per_epoch);
-        if !whole {
+        let step = self.done();
+        let ends_epoch = step.is_multiple_of(self.per_epoch);
+        let is_regular = self.is_regular(step);
+        // Where `max_steps` cuts an epoch short, a longer run goes on without an evaluation: the checkpoint
+        // is of before it.
+        if !is_regular {
             self.save()?;
         }
         let engine = self.trainer.engine().map_err(TrainError::from)?;
         let metrics = workload.evaluate(engine).map_err(FitError::Workload)?;
+        let headline = self.options.headline.as_ref();
+        BestError::unless(headline, metrics.keys().map(String::as_str))?;
         let progress = &mut *self.progress;
         progress.evaluations.push(Evaluation {
             epoch: epoch + 1,
-            step: self.trainer.steps_done(),
+            step,
+            midway: is_regular && !ends_epoch,
             train_loss: progress.loss_sum / progress.targets.max(1) as f64,
             metrics,
         });
         (progress.loss_sum, progress.targets) = (0.0, 0);
-        let best = progress.best(self.options.headline.as_ref());
-        let best = best.is_some_and(|best| best.epoch == epoch + 1);
+        let best = progress.best(headline);
+        let best = best.is_some_and(|best| best.step == step);
         if best && self.options.keep == Keep::Best {
             self.trainer.keep().map_err(TrainError::from)?;
-            progress.kept = Some(epoch + 1);
+            progress.kept = Some(step);
         }
         if let Some(evaluation) = progress.evaluations.last() {
             let event = Event::Evaluated {
@@ -459,10 +386,14 @@ where
             let control = (self.watch)(event).map_err(FitError::Watcher)?;
             self.stop |= control == Control::Stop;
         }
-        if whole {
+        self.stop = any(self.ranks, self.stop)?;
+        if is_regular {
+            let is_due = ends_epoch || step.is_multiple_of(self.options.checkpoint_every.max(1));
+            if !(is_due || self.stop || self.is_at_end()) {
+                return Ok(());
+            }
             self.save()?;
         }
-        let step = self.done();
         self.tell(Event::Checkpointed { step })
     }
 

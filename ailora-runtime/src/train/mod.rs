@@ -2,11 +2,10 @@
 
 mod checkpoint;
 mod fit;
+mod progress;
 mod trainer;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
-pub use fit::{
-    Batches, Better, Control, Evaluation, Event, Fit, FitError, Headline, Keep, Outcome, Progress,
-    Workload, fit,
-};
+pub use fit::{Batches, Control, Event, Fit, FitError, Outcome, Workload, fit};
+pub use progress::{BestError, Better, Evaluation, Headline, Keep, Progress};
 pub use trainer::{MicroBatch, StepReport, Steps, TrainError, Trainer};

@@ -37,6 +37,14 @@ pub enum TrainError {
     /// The optimiser could not run.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// An epoch has fewer batches than its workload says.
+    #[error("the data of epoch {epoch} end after step {step}, too early; were they changed?")]
+    Short {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The last step made.
+        step: u64,
+    },
     /// The ranks cannot go on together.
     #[error(transparent)]
     Ranks(#[from] CollectiveError),

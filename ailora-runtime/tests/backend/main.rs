@@ -20,7 +20,7 @@ use ailora_graph::{
         ops::{
             dropout::Dropout,
             elementwise::{Binary, Unary},
-            loss::{CrossEntropy, CrossEntropyGrad, IGNORED},
+            loss::{CrossEntropy, CrossEntropyGrad, IGNORED, Matches},
             merge::{Merge, Update},
             normalize::{Normalize, NormalizeGrad},
             reduce::Reduce,
@@ -198,9 +198,14 @@ fn losses_over_a_vocabulary() {
         let mut p = Program::new();
         let logits = Type::f32([ROWS, CLASSES]);
         let args = [
-            p.input("logits", logits).unwrap(),
+            p.input("logits", logits.clone()).unwrap(),
             p.input("labels", Type::i32([ROWS])).unwrap(),
         ];
+        let others = p.input("others", logits).unwrap();
+        for (name, logits) in [("matches", args[0]), ("misses", others)] {
+            let matches = p.add(Matches, &[logits, args[1]]).unwrap();
+            p.set_output(name, matches);
+        }
         let loss = p.add(forward, &args).unwrap();
         let gradient = p.add(CrossEntropyGrad { forward }, &args).unwrap();
         p.set_output("loss", loss);
@@ -215,6 +220,9 @@ fn losses_over_a_vocabulary() {
             }
         }
         bindings.insert("labels".into(), Tensor::new([ROWS], labels));
+        let expected = p.eval(&bindings, DRAW).unwrap();
+        assert_eq!(expected["matches"].data, [1.0, 1.0, 0.0, 1.0, 1.0]);
+        assert_eq!(expected["misses"].data, [0.0; ROWS]);
         // One sum in float32 is off by 1.6e-4, where a loss of 0.006 counts as 0.01.
         check(&p, bindings, 1e-3);
     }

@@ -27,6 +27,7 @@ pub fn trained(p: &mut Program, name: &str) -> Id {
 }
 
 /// `dropout(x)`, which drops half.
+#[allow(dead_code, reason = "not every test drops")]
 pub fn dropped(p: &mut Program, x: Id) -> Id {
     let dropout = Dropout {
         rate: Real(0.5),

@@ -32,7 +32,13 @@ impl Targets {
         Self::new(Inputs::default().with_ids("labels", classes), count)
     }
 
-    /// A number of each row, `scores` `[rows]`.
+    /// Whether each row has each class, 1 or 0, `flags`: `[rows, classes]` one row after the other.
+    pub fn flags(flags: Vec<f32>) -> Self {
+        let count = flags.len();
+        Self::new(Inputs::default().with_floats("flags", flags), count)
+    }
+
+    /// The numbers of each row, `scores`: `[rows, outputs]` one row after the other.
     pub fn scores(scores: Vec<f32>) -> Self {
         let count = scores.len();
         Self::new(Inputs::default().with_floats("scores", scores), count)

@@ -19,6 +19,54 @@ pub fn f1(predicted: &[usize], gold: &[usize]) -> f64 {
     ratio(2.0 * both.count() as f64, marked as f64)
 }
 
+/// Mean over the classes of F1, `2 TP / (2 TP + FP + FN)`: over so many, of which one that does not occur
+/// counts as 0, or over those that occur among predictions or labels.
+pub fn macro_f1(predicted: &[Vec<usize>], gold: &[Vec<usize>], classes: Option<usize>) -> f64 {
+    let counts = Counts::of(predicted, gold, classes.unwrap_or(0));
+    let scores =
+        (0..counts.marked.len()).filter(|&class| classes.is_some() || counts.marked[class] > 0.0);
+    let scores: Vec<f64> = scores
+        .map(|class| ratio(2.0 * counts.both[class], counts.marked[class]))
+        .collect();
+    ratio(scores.iter().sum(), scores.len() as f64)
+}
+
+/// F1 over the classes of all rows together, `2 TP / (2 TP + FP + FN)`; of rows with one class each it is
+/// the [`accuracy`].
+pub fn micro_f1(predicted: &[Vec<usize>], gold: &[Vec<usize>]) -> f64 {
+    let Counts { both, marked } = Counts::of(predicted, gold, 0);
+    ratio(2.0 * both.iter().sum::<f64>(), marked.iter().sum())
+}
+
+/// Share of rows with exactly the classes of the label, which scikit-learn calls subset accuracy.
+pub fn exact_match(predicted: &[Vec<usize>], gold: &[Vec<usize>]) -> f64 {
+    let equal = predicted.iter().zip(gold).filter(|(p, g)| p == g);
+    ratio(equal.count() as f64, gold.len() as f64)
+}
+
+/// How often each class occurs.
+struct Counts {
+    /// In prediction and label of a row.
+    both: Vec<f64>,
+    /// In predictions and in labels.
+    marked: Vec<f64>,
+}
+
+impl Counts {
+    /// Of `least` classes, or as many as there are.
+    fn of(predicted: &[Vec<usize>], gold: &[Vec<usize>], least: usize) -> Self {
+        let all = predicted.iter().chain(gold).flatten();
+        let classes = all.clone().max().map_or(0, |max| max + 1).max(least);
+        let (mut both, mut marked) = (vec![0.0; classes], vec![0.0; classes]);
+        all.for_each(|class| marked[*class] += 1.0);
+        for (predicted, gold) in predicted.iter().zip(gold) {
+            let shared = predicted.iter().filter(|class| gold.contains(class));
+            shared.for_each(|class| both[*class] += 1.0);
+        }
+        Self { both, marked }
+    }
+}
+
 /// Matthews correlation, for any number of classes (Gorodkin, 2004).
 pub fn matthews(predicted: &[usize], gold: &[usize]) -> f64 {
     let classes = predicted.iter().chain(gold).max().map_or(0, |max| max + 1);

@@ -1,15 +1,23 @@
 //! Metrics: functions of predictions and references to a number, by name, computed in `f64`. Where one
 //! is undefined (of a constant prediction, say) it is 0.
 //!
+//! A row has one class, a list of 0 and 1 for each class, a number, or a list of numbers. Of lists of
+//! numbers a metric is the mean over their places, as scikit-learn's `uniform_average`.
+//!
+//! **Classes that do not occur** among predictions and references have no part in the macro F1 of rows with
+//! one class each. Of rows with any classes they count as 0. Both is what scikit-learn does by default.
+//!
 //! A metric is a function in a file of its kind and a line in [`METRICS`].
 
 mod classes;
 mod correlation;
+mod errors;
 
-pub use classes::{accuracy, f1, matthews};
+pub use classes::{accuracy, exact_match, f1, macro_f1, matthews, micro_f1};
 pub use correlation::{pearson, spearman};
+pub use errors::{mae, mse, r2, rmse};
 
-use ailora_runtime::train::Better;
+use ailora_runtime::train::{Better, Headline};
 use indexmap::IndexMap;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
@@ -17,33 +25,110 @@ use thiserror::Error;
 
 use crate::choice::did_you_mean;
 
+/// Share of rows whose class is predicted.
+pub const ACCURACY: Metric = Metric {
+    name: "accuracy",
+    better: Better::Higher,
+    measure: |found, expected| Ok(accuracy(&indices(found)?, &indices(expected)?)),
+};
+
+/// F1 of class 1.
+pub const F1: Metric = Metric {
+    name: "f1",
+    better: Better::Higher,
+    measure: |found, expected| Ok(f1(&indices(found)?, &indices(expected)?)),
+};
+
+/// Mean of the classes' F1.
+pub const MACRO_F1: Metric = Metric {
+    name: "macro_f1",
+    better: Better::Higher,
+    measure: |found, expected| {
+        Ok(macro_f1(
+            &classes(found)?,
+            &classes(expected)?,
+            width(expected),
+        ))
+    },
+};
+
+/// F1 over all classes of all rows together.
+pub const MICRO_F1: Metric = Metric {
+    name: "micro_f1",
+    better: Better::Higher,
+    measure: |found, expected| Ok(micro_f1(&classes(found)?, &classes(expected)?)),
+};
+
+/// Share of rows of which every class is predicted, and no other.
+pub const EXACT_MATCH: Metric = Metric {
+    name: "exact_match",
+    better: Better::Higher,
+    measure: |found, expected| Ok(exact_match(&classes(found)?, &classes(expected)?)),
+};
+
+/// Matthews correlation of classes.
+pub const MATTHEWS: Metric = Metric {
+    name: "matthews",
+    better: Better::Higher,
+    measure: |found, expected| Ok(matthews(&indices(found)?, &indices(expected)?)),
+};
+
+/// Pearson's correlation of numbers.
+pub const PEARSON: Metric = Metric {
+    name: "pearson",
+    better: Better::Higher,
+    measure: |found, expected| mean(found, expected, pearson),
+};
+
+/// Spearman's correlation of numbers.
+pub const SPEARMAN: Metric = Metric {
+    name: "spearman",
+    better: Better::Higher,
+    measure: |found, expected| mean(found, expected, spearman),
+};
+
+/// Mean squared error.
+pub const MSE: Metric = Metric {
+    name: "mse",
+    better: Better::Lower,
+    measure: |found, expected| mean(found, expected, mse),
+};
+
+/// Root of the mean squared error.
+pub const RMSE: Metric = Metric {
+    name: "rmse",
+    better: Better::Lower,
+    measure: |found, expected| mean(found, expected, rmse),
+};
+
+/// Mean absolute error.
+pub const MAE: Metric = Metric {
+    name: "mae",
+    better: Better::Lower,
+    measure: |found, expected| mean(found, expected, mae),
+};
+
+/// Share of the variance that is predicted.
+pub const R2: Metric = Metric {
+    name: "r2",
+    better: Better::Higher,
+    measure: |found, expected| mean(found, expected, r2),
+};
+
 /// Every metric, by the name that descriptions and result files have.
 pub static METRICS: &[Metric] = &[
-    Metric {
-        name: "accuracy",
-        better: Better::Higher,
-        measure: |found, expected| Ok(accuracy(&indices(found)?, &indices(expected)?)),
-    },
-    Metric {
-        name: "f1",
-        better: Better::Higher,
-        measure: |found, expected| Ok(f1(&indices(found)?, &indices(expected)?)),
-    },
-    Metric {
-        name: "matthews",
-        better: Better::Higher,
-        measure: |found, expected| Ok(matthews(&indices(found)?, &indices(expected)?)),
-    },
-    Metric {
-        name: "pearson",
-        better: Better::Higher,
-        measure: |found, expected| Ok(pearson(&numbers(found)?, &numbers(expected)?)),
-    },
-    Metric {
-        name: "spearman",
-        better: Better::Higher,
-        measure: |found, expected| Ok(spearman(&numbers(found)?, &numbers(expected)?)),
-    },
+    ACCURACY,
+    F1,
+    MACRO_F1,
+    MICRO_F1,
+    EXACT_MATCH,
+    MATTHEWS,
+    PEARSON,
+    SPEARMAN,
+    MSE,
+    RMSE,
+    MAE,
+    R2,
 ];
 
 /// A measure of how well predictions match what was expected.
@@ -72,6 +157,33 @@ impl Metric {
                 did_you_mean(name, names())
             )
         })
+    }
+
+    /// It as a score by which evaluations are compared.
+    pub fn headline(&self) -> Headline {
+        Headline {
+            name: self.name.to_owned(),
+            better: self.better,
+        }
+    }
+}
+
+/// Checks that metrics can score targets like this one.
+///
+/// # Errors
+/// The first that cannot.
+pub fn suit(metrics: &[Metric], target: &Value) -> Result<(), String> {
+    let target = std::slice::from_ref(target);
+    let odd = metrics.iter().find_map(|metric| {
+        let error = (metric.measure)(target, target).err()?;
+        Some((metric.name, error))
+    });
+    match odd {
+        None => Ok(()),
+        Some((name, MetricError::Value { expected, .. })) => Err(format!(
+            "`metrics`: `{name}` is of rows that have {expected} each, and those of this objective have not"
+        )),
+        Some((name, error)) => Err(format!("`metrics`: `{name}`: {error}")),
     }
 }
 
@@ -157,6 +269,50 @@ pub fn indices(values: &[Value]) -> Result<Vec<usize>, MetricError> {
 /// A value is no finite number.
 pub fn numbers(values: &[Value]) -> Result<Vec<f64>, MetricError> {
     all(values, "a finite number", Value::as_f64)
+}
+
+/// The classes that each row has: one, or those whose place in a list of 0 and 1 has a 1.
+///
+/// # Errors
+/// A value is neither the index of a class nor such a list.
+pub fn classes(values: &[Value]) -> Result<Vec<Vec<usize>>, MetricError> {
+    let expected = "the index of a class, or a list of 0 and 1";
+    all(values, expected, |value| {
+        let Some(flags) = value.as_array() else {
+            return Some(vec![usize::try_from(value.as_u64()?).ok()?]);
+        };
+        let flags: Option<Vec<u64>> = flags.iter().map(Value::as_u64).collect();
+        let flags = flags.filter(|flags| flags.iter().all(|flag| *flag <= 1))?;
+        let set = flags.iter().enumerate().filter(|(_, flag)| **flag == 1);
+        Some(set.map(|(class, _)| class).collect())
+    })
+}
+
+/// The length of the lists, if rows are lists.
+fn width(values: &[Value]) -> Option<usize> {
+    values.first()?.as_array().map(Vec::len)
+}
+
+/// The mean of a metric of numbers over their places in the rows.
+fn mean(
+    found: &[Value],
+    expected: &[Value],
+    metric: fn(&[f64], &[f64]) -> f64,
+) -> Result<f64, MetricError> {
+    let Some(width) = width(expected) else {
+        return Ok(metric(&numbers(found)?, &numbers(expected)?));
+    };
+    let column = |rows: &[Value], place: usize| {
+        all(rows, "a list of as many finite numbers", |row| {
+            let row = row.as_array().filter(|row| row.len() == width)?;
+            row.get(place)?.as_f64()
+        })
+    };
+    let mut sum = 0.0;
+    for place in 0..width {
+        sum += metric(&column(found, place)?, &column(expected, place)?);
+    }
+    Ok(ratio(sum, width as f64))
 }
 
 /// What `read` makes of each value.

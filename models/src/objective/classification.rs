@@ -5,14 +5,18 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{BindError, Objective, targets};
+use super::{
+    BindError, Objective,
+    outputs::{self, Outputs},
+    targets,
+};
 use crate::{
     batch::{Batch, BatchError, Encoded, Targets},
     choice::did_you_mean,
     config::Config,
     data::{DataError, Record},
     head::Head,
-    metrics::{Metric, argmax},
+    metrics::{self, Metric, argmax},
     tokenizer::Tokenizer,
 };
 
@@ -32,12 +36,13 @@ pub struct Classification {
     /// Other spellings in the column, with the label that each stands for.
     #[serde(default)]
     pub misspelt: IndexMap<String, String>,
-    /// What predictions are scored with; the first is the headline.
-    #[serde(default)]
+    /// What predictions are scored with; the first is the headline. Without this field, accuracy and
+    /// macro F1.
+    #[serde(default = "Classification::default_metrics")]
     pub metrics: Vec<Metric>,
     /// Where the head of a model has its classes in another order: its own.
     #[serde(skip)]
-    own: Option<Own>,
+    outputs: Option<Outputs>,
 }
 
 /// How a class is written in a file.
@@ -49,15 +54,6 @@ pub enum Written {
     Name,
     /// By its index: `0`, `1`, ...
     Index,
-}
-
-/// The order of a model's head.
-#[derive(Clone, Debug, PartialEq)]
-struct Own {
-    /// For each class, which output of the head it is.
-    order: Vec<usize>,
-    /// What the model's files call the outputs.
-    names: Vec<String>,
 }
 
 impl Classification {
@@ -73,25 +69,23 @@ impl Classification {
             written: Written::Name,
             misspelt: IndexMap::new(),
             metrics: metrics.to_vec(),
-            own: None,
+            outputs: None,
         }
     }
 
     /// This objective, if there is something to choose from: of one class nothing can be learned.
     ///
     /// # Errors
-    /// Fewer than two classes, or two of one name.
+    /// Fewer than two classes, or two of one name; a metric that is not of classes.
     pub fn checked(self) -> Result<Self, String> {
-        let classes = &self.classes;
-        let twice = (1..classes.len()).find(|&i| classes[..i].contains(&classes[i]));
-        match (classes.len(), twice) {
-            (0 | 1, _) => Err(format!(
-                "`classes` has {} names; expected at least 2",
-                classes.len()
-            )),
-            (_, Some(i)) => Err(format!("`classes` has `{}` twice", classes[i])),
-            (_, None) => Ok(self),
-        }
+        outputs::check(&self.classes, 2)?;
+        metrics::suit(&self.metrics, &0.into())?;
+        Ok(self)
+    }
+
+    /// What a description that names no metrics is scored with.
+    fn default_metrics() -> Vec<Metric> {
+        vec![metrics::ACCURACY, metrics::MACRO_F1]
     }
 
     fn class(&self, written: &str) -> Option<usize> {
@@ -117,15 +111,6 @@ impl Classification {
             }
         }
     }
-
-    /// The output of the head for a class.
-    fn output(&self, class: usize) -> Option<i32> {
-        let output = match &self.own {
-            Some(own) => *own.order.get(class)?,
-            None => class,
-        };
-        i32::try_from(output).ok()
-    }
 }
 
 impl Objective for Classification {
@@ -149,7 +134,9 @@ impl Objective for Classification {
         let expected = format!("a class below {}", self.classes.len());
         let read = |class: &Value| {
             let class = usize::try_from(class.as_u64()?).ok()?;
-            self.output(class).filter(|_| class < self.classes.len())
+            let output = Outputs::output(self.outputs.as_ref(), class);
+            let output = output.filter(|_| class < self.classes.len())?;
+            i32::try_from(output).ok()
         };
         batch.targets = Targets::classes(targets(batch, rows, &expected, read)?);
         Ok(())
@@ -159,52 +146,28 @@ impl Objective for Classification {
         &self.classes
     }
 
-    /// Whichever output of the head `id2label` gives the name of a class, whatever the case, is its.
-    /// The order is the objective's own where the model gives its labels no names, or has another
-    /// number of them and so no head for these classes.
+    /// With the outputs of the model's head in the order that its `id2label` says.
     fn bind(
         &self,
         config: &Config,
         _: &Tokenizer,
     ) -> Result<Option<Arc<dyn Objective>>, BindError> {
-        let labels = config.labels();
-        let Some(labels) = labels.filter(|labels| labels.len() == self.classes.len()) else {
-            return Ok(None);
-        };
-        let plain = |name: &str| name.trim().to_lowercase().replace([' ', '-'], "_");
-        let place = |name: &String| labels.iter().position(|label| plain(label) == plain(name));
-        let order: Option<Vec<usize>> = self.classes.iter().map(place).collect();
-        let Some(order) = order else {
-            return Err(BindError::Labels {
-                expected: self.classes.join(", "),
-                found: labels.join(", "),
-            });
-        };
-        if order.iter().copied().eq(0..order.len()) {
-            return Ok(None);
-        }
-        let names = labels.into_iter().map(str::to_owned).collect();
-        let mut bound = self.clone();
-        bound.own = Some(Own { order, names });
-        Ok(Some(Arc::new(bound)))
+        let outputs = Outputs::of(&self.classes, config)?;
+        Ok(outputs.map(|outputs| -> Arc<dyn Objective> {
+            Arc::new(Self {
+                outputs: Some(outputs),
+                ..self.clone()
+            })
+        }))
     }
 
     fn output_names(&self) -> &[String] {
-        match &self.own {
-            Some(own) => &own.names,
-            None => &self.classes,
-        }
+        let outputs = self.outputs.as_ref();
+        outputs.map_or(&self.classes, |outputs| &outputs.names)
     }
 
     fn predict(&self, logits: &[f32]) -> Value {
-        let class = match &self.own {
-            None => argmax(logits),
-            Some(own) => {
-                let ordered = own.order.iter().filter_map(|&output| logits.get(output));
-                argmax(&ordered.copied().collect::<Vec<_>>())
-            }
-        };
-        class.into()
+        argmax(&Outputs::of_classes(self.outputs.as_ref(), logits)).into()
     }
 
     fn describe(&self, prediction: &Value) -> Value {

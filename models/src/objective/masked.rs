@@ -1,13 +1,10 @@
 use std::sync::Arc;
 
 use ailora_graph::ir::{Draw, ops::loss::IGNORED};
-use ailora_runtime::{engine::Engine, train::Headline};
-use indexmap::IndexMap;
-use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{BindError, HeldOut, LOSS, Objective, ObjectiveError, Pass, Predictor};
+use super::{BindError, Objective};
 use crate::{
     batch::{Batch, BatchError, Encoded, Order, Targets},
     config::Config,
@@ -32,9 +29,6 @@ pub struct Masked {
 }
 
 impl Masked {
-    /// The metric of the best epoch: the share of the masked tokens that are guessed.
-    pub const ACCURACY: &str = "masked_accuracy";
-
     /// Of the tokens, `rate` are to be guessed.
     pub fn new(rate: f64) -> Self {
         Self {
@@ -122,46 +116,6 @@ impl Objective for Masked {
         batch.targets = Targets::tokens(masking.apply(&mut batch.ids, draw));
         Ok(())
     }
-
-    fn headline(&self) -> Headline {
-        Headline::higher(Self::ACCURACY)
-    }
-
-    fn evaluation_pass(&self) -> Pass {
-        Pass::Predict
-    }
-
-    /// The share of masked tokens that are guessed, and the mean cross-entropy, in nats, over them.
-    /// The same tokens are masked each time.
-    fn evaluate(
-        &self,
-        predictor: &mut Predictor,
-        engine: &mut Engine,
-        split: &HeldOut,
-    ) -> Result<IndexMap<String, f64>, ObjectiveError> {
-        let mut score = Score::default();
-        for (plan, step) in split.batches.iter().zip(0..) {
-            let seed = split.seed;
-            let batch = predictor.batch(plan, &split.rows, Draw { seed, step })?;
-            let shape = predictor.shape(plan, &split.rows);
-            let logits = predictor.outputs(engine, shape, &batch)?;
-            let labels = batch.targets.inputs.ids("labels").unwrap_or_default();
-            let rows = logits.par_iter().zip(labels.par_chunks(batch.len));
-            let tokens: Vec<Vec<Score>> =
-                rows.map(|(row, labels)| Score::of(row, labels)).collect();
-            score = score.and(
-                tokens
-                    .into_iter()
-                    .flatten()
-                    .fold(Score::default(), Score::and),
-            );
-        }
-        let share = |sum: f64| sum / score.tokens as f64;
-        Ok(IndexMap::from([
-            (Self::ACCURACY.to_owned(), share(score.guessed as f64)),
-            (LOSS.to_owned(), share(score.loss)),
-        ]))
-    }
 }
 
 /// What tokens are masked with.
@@ -199,42 +153,6 @@ impl Masking {
     }
 }
 
-/// How well masked tokens are guessed.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Score {
-    tokens: usize,
-    guessed: usize,
-    /// The sum of the cross-entropies.
-    loss: f64,
-}
-
-impl Score {
-    /// The scores of a row's tokens that are to be guessed.
-    fn of(logits: &[f32], labels: &[i32]) -> Vec<Self> {
-        let classes = logits.len() / labels.len().max(1);
-        let one = |(logits, &label): (&[f32], &i32)| {
-            let own = *logits.get(usize::try_from(label).ok()?)?;
-            let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let shifted = logits.iter().map(|&x| f64::from(x - most).exp());
-            Some(Self {
-                tokens: 1,
-                guessed: usize::from(own == most),
-                loss: shifted.sum::<f64>().ln() - f64::from(own - most),
-            })
-        };
-        let tokens = logits.chunks_exact(classes.max(1)).zip(labels);
-        tokens.filter_map(one).collect()
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self {
-            tokens: self.tokens + other.tokens,
-            guessed: self.guessed + other.guessed,
-            loss: self.loss + other.loss,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,19 +186,5 @@ mod tests {
         assert_eq!(again, labels);
         let other = masking.apply(&mut before.clone(), Draw { seed: 1, step: 3 });
         assert_ne!(other, labels);
-    }
-
-    #[test]
-    fn the_score_is_the_softmax_of_the_labelled_rows() {
-        let logits = [0.0, 2.0, 1.0, 5.0, 5.5, 1.0, 9.0, 9.0, 9.0];
-        let tokens = Score::of(&logits, &[1, 0, IGNORED]);
-        let score = tokens.into_iter().fold(Score::default(), Score::and);
-        assert_eq!((score.tokens, score.guessed), (2, 1));
-        let one = |row: [f64; 3], label: usize| {
-            let total: f64 = row.iter().map(|x| x.exp()).sum();
-            -(row[label].exp() / total).ln()
-        };
-        let expected = one([0.0, 2.0, 1.0], 1) + one([5.0, 5.5, 1.0], 0);
-        assert!((score.loss - expected).abs() < 1e-12, "{score:?}");
     }
 }

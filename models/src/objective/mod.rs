@@ -10,7 +10,10 @@ mod causal;
 mod classification;
 mod error;
 mod extractive;
+mod label;
 mod masked;
+mod multilabel;
+mod outputs;
 mod predictor;
 mod regression;
 mod text;
@@ -19,8 +22,10 @@ pub use causal::Causal;
 pub use classification::{Classification, Written};
 pub use error::{BindError, NotFinite, ObjectiveError};
 pub use extractive::Extractive;
+pub use label::LabelColumns;
 pub use masked::Masked;
-pub use predictor::{Pass, Predictor};
+pub use multilabel::MultiLabel;
+pub use predictor::{Means, Pass, Predictor};
 pub use regression::Regression;
 pub use text::RawText;
 
@@ -49,9 +54,14 @@ pub static OBJECTIVES: &[Kind<dyn Objective>] = &[
         make: |value| Ok(Arc::new(options::<Classification>(value)?.checked()?)),
     },
     Kind {
+        name: "multilabel",
+        about: "any of several classes of a text or a pair of texts",
+        make: |value| Ok(Arc::new(options::<MultiLabel>(value)?.checked()?)),
+    },
+    Kind {
         name: "regression",
-        about: "a number for a text or a pair of texts",
-        make: |value| Ok(Arc::new(options::<Regression>(value)?)),
+        about: "a number, or several, for a text or a pair of texts",
+        make: |value| Ok(Arc::new(options::<Regression>(value)?.checked()?)),
     },
     Kind {
         name: "causal",
@@ -77,6 +87,10 @@ pub static OBJECTIVES: &[Kind<dyn Objective>] = &[
 
 /// The metric of objectives without any other: the mean loss over the held-out targets.
 pub const LOSS: &str = "loss";
+/// Of objectives that predict tokens: the exponential of the mean loss over all held-out targets.
+pub const PERPLEXITY: &str = "perplexity";
+/// Of objectives that predict tokens: the share of the held-out targets that have the largest logit.
+pub const TOKEN_ACCURACY: &str = "token_accuracy";
 
 /// What a model learns from records, and how well it did.
 ///
@@ -197,6 +211,12 @@ pub trait Objective: Debug + Send + Sync {
         self.head().loss(logits, shape)
     }
 
+    /// How many of a batch's targets are tokens with the largest logit, `[]`, for evaluations; nothing of
+    /// other targets. It reads the inputs that [`loss`](Self::loss) adds.
+    fn matches<'g>(&self, logits: &Tensor<'g>, shape: Shape) -> Option<Tensor<'g>> {
+        self.head().matches(logits, shape)
+    }
+
     /// What a row's logits say, as the metrics compare it with the targets. Of a head with several
     /// outputs the logits are one after the other.
     fn predict(&self, logits: &[f32]) -> Value {
@@ -213,14 +233,17 @@ pub trait Objective: Debug + Send + Sync {
         &[]
     }
 
-    /// The score by which one epoch is better than another.
-    fn headline(&self) -> Headline {
+    /// The scores of [`evaluate`](Self::evaluate), by any of which one may be better than another; the
+    /// first is the headline, unless a run names another.
+    fn headlines(&self) -> Vec<Headline> {
         match self.metrics() {
-            [] => Headline::lower(LOSS),
-            [first, ..] => Headline {
-                name: first.name.to_owned(),
-                better: first.better,
-            },
+            [] if self.head().predicts_tokens() => vec![
+                Headline::lower(LOSS),
+                Headline::lower(PERPLEXITY),
+                Headline::higher(TOKEN_ACCURACY),
+            ],
+            [] => vec![Headline::lower(LOSS)],
+            metrics => metrics.iter().map(Metric::headline).collect(),
         }
     }
 
@@ -232,8 +255,9 @@ pub trait Objective: Debug + Send + Sync {
         }
     }
 
-    /// Scores of held-out rows by name, [`headline`](Self::headline) among them: the metrics or,
-    /// without any, the mean loss over the rows' targets, and its [`conditions`](Self::conditions).
+    /// Scores of held-out rows by name, [`headlines`](Self::headlines): the metrics or, without any, the
+    /// mean loss over the rows' targets, of tokens the perplexity and the share that is predicted, and
+    /// their [`conditions`](Self::conditions).
     ///
     /// # Errors
     /// A row that cannot be predicted or scored.
@@ -244,8 +268,15 @@ pub trait Objective: Debug + Send + Sync {
         split: &HeldOut,
     ) -> Result<IndexMap<String, f64>, ObjectiveError> {
         if self.metrics().is_empty() {
-            let loss = predictor.loss(engine, split)?;
+            let Means {
+                loss,
+                token_accuracy,
+            } = predictor.means(engine, split)?;
             let mut scores = IndexMap::from([(LOSS.to_owned(), loss)]);
+            if let Some(share) = token_accuracy {
+                scores.insert(PERPLEXITY.to_owned(), loss.exp());
+                scores.insert(TOKEN_ACCURACY.to_owned(), share);
+            }
             scores.extend(self.conditions(split));
             return Ok(scores);
         }

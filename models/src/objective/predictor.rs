@@ -16,15 +16,27 @@ use crate::{
     batch::{Batch, BatchError, Encoded, Plan, Shape},
     head::Head,
     metrics::MetricError,
-    model::{Loss, Model},
+    model::{Measures, Model},
 };
+
+/// The output that says how many labels are the tokens with the largest logits.
+const MATCHES: &str = "matches";
+
+/// Means over the targets of held-out rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Means {
+    /// The loss.
+    pub loss: f64,
+    /// The share of tokens that are predicted; none where the targets are no tokens.
+    pub token_accuracy: Option<f64>,
+}
 
 /// What a program is run for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Pass {
     /// The head's outputs.
     Predict,
-    /// The mean loss alone.
+    /// The mean loss and, of tokens, how many are predicted, without the logits.
     Loss,
     /// A training step: with dropout, the loss and its gradients.
     Train,
@@ -86,17 +98,25 @@ impl Predictor {
         pass: Pass,
         precision: Precision,
     ) -> Result<Program, ObjectiveError> {
-        let loss: &Loss<'_> = &|logits, shape| self.objective.loss(logits, shape);
-        let loss = (pass != Pass::Predict).then_some(loss);
+        let measures: &Measures<'_> = &|logits, shape| {
+            let loss = self.objective.loss(logits, shape);
+            let matches = match pass {
+                Pass::Loss => self.objective.matches(logits, shape),
+                Pass::Predict | Pass::Train => None,
+            };
+            let matches = matches.map(|matches| (MATCHES, matches));
+            [(LOSS, loss)].into_iter().chain(matches).collect()
+        };
+        let measures = (pass != Pass::Predict).then_some(measures);
         let training = pass == Pass::Train;
-        let mut program = self.model.program_with(shape, training, loss)?;
+        let mut program = self.model.program_with(shape, training, measures)?;
         let passes = Passes {
             sites: &self.sites,
             trainable: &self.trainable,
             precision,
         };
         if pass == Pass::Loss {
-            program.retain_outputs(|name| name == LOSS);
+            program.retain_outputs(|name| [LOSS, MATCHES].contains(&name));
         }
         Ok(match training {
             true => passes.step(&program)?,
@@ -221,14 +241,19 @@ impl Predictor {
         Ok(rows)
     }
 
-    /// The mean loss over the targets of held-out rows.
+    /// Means over all targets of held-out rows, however many a batch has.
     ///
     /// # Errors
     /// As [`logits`](Self::logits), and a row without a target.
-    pub fn loss(&mut self, engine: &mut Engine, split: &HeldOut) -> Result<f64, ObjectiveError> {
-        let (mut sum, mut count) = (0.0, 0);
+    pub fn means(&mut self, engine: &mut Engine, split: &HeldOut) -> Result<Means, ObjectiveError> {
+        // Of the loss, of what is predicted, and the number of the targets.
+        let mut totals = [0.0; 3];
+        let mut counts_matches = false;
         let ranks = engine.ranks().clone();
         for (plan, step) in split.batches.iter().zip(0..) {
+            let shape = self.shape(plan, &split.rows);
+            let id = self.plan(engine, shape, Pass::Loss)?;
+            counts_matches |= engine.plan(id).outputs.contains_key(MATCHES);
             if !ranks.owns(step as usize) {
                 continue;
             }
@@ -238,23 +263,30 @@ impl Predictor {
             if batch.targets.count == 0 {
                 continue;
             }
-            let shape = self.shape(plan, &split.rows);
-            let id = self.plan(engine, shape, Pass::Loss)?;
+            let count = batch.targets.count as f64;
             let inputs = self.model.inputs(&batch);
             let results = engine.run(id, &inputs.values(), Draw::default())?;
-            let loss = results.output(LOSS).map_err(EngineError::from)?;
-            sum += loss.iter().map(|&x| f64::from(x)).sum::<f64>() * batch.targets.count as f64;
-            count += batch.targets.count;
+            let sum = |name: &str| -> Result<f64, EngineError> {
+                let found = results.output(name).map_err(EngineError::from)?;
+                Ok(found.iter().map(|&x| f64::from(x)).sum())
+            };
+            totals[0] += sum(LOSS)? * count;
+            if counts_matches {
+                totals[1] += sum(MATCHES)?;
+            }
+            totals[2] += count;
         }
-        let mut totals = [sum, count as f64];
         ranks.sum_f64(&mut totals).map_err(EngineError::from)?;
-        let [sum, count] = totals;
+        let [loss, matches, count] = totals;
         if count == 0.0 {
             return Err(MetricError::Empty.into());
         }
-        let value = sum / count;
+        let (value, share) = (loss / count, matches / count);
         match value.is_finite() {
-            true => Ok(value),
+            true => Ok(Means {
+                loss: value,
+                token_accuracy: counts_matches.then_some(share),
+            }),
             false => Err(ObjectiveError::Loss {
                 value,
                 cause: NotFinite::of(engine.weights()),

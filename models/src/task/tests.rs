@@ -77,7 +77,12 @@ fn label_order_and_headline_are_the_official_ones() {
                 return None;
             };
             let first = t.label_names().first().map(String::as_str);
-            Some((t.name.as_str(), outputs, first, t.objective.headline().name))
+            Some((
+                t.name.as_str(),
+                outputs,
+                first,
+                t.objective.headlines().remove(0).name,
+            ))
         })
         .collect();
     let expected = [
@@ -94,7 +99,7 @@ fn label_order_and_headline_are_the_official_ones() {
     let expected =
         expected.map(|(task, outputs, label, name)| (task, outputs, label, name.to_owned()));
     assert_eq!(facts, expected);
-    let math = task("math").objective.headline();
+    let math = task("math").objective.headlines().remove(0);
     assert_eq!((&*math.name, math.better), ("loss", Better::Lower));
 }
 

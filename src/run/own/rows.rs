@@ -99,6 +99,14 @@ impl Rows<'_> {
         Ok(plan)
     }
 
+    /// What a score of a split is called.
+    fn named(&self, split: &str, score: &str) -> String {
+        match self.held_out.len() {
+            1 => score.to_owned(),
+            _ => format!("{split}_{score}"),
+        }
+    }
+
     /// How many targets the loss of these rows is a mean over.
     fn targets(&self, rows: &Columns) -> usize {
         let labels = self.targets.as_ref().and_then(|name| rows.i32(name));
@@ -180,14 +188,18 @@ impl Workload for Rows<'_> {
         Ok(())
     }
 
-    fn headline(&self) -> Option<Headline> {
-        let (first, _) = self.held_out.first()?;
-        let Headline { name, better } = self.headline.clone();
-        let name = match self.held_out.len() {
-            1 => name,
-            _ => format!("{first}_{name}"),
+    /// Those of which it is known which values are better, the first split's first.
+    fn headlines(&self) -> Vec<Headline> {
+        let loss = Some(Headline::lower(LOSS)).filter(|loss| loss.name != self.headline.name);
+        let own = [self.headline.clone()].into_iter().chain(loss);
+        let of_split = |split: &String| {
+            let own = own.clone().map(|own| Headline {
+                name: self.named(split, &own.name),
+                ..own
+            });
+            own.collect::<Vec<_>>()
         };
-        Some(Headline { name, better })
+        self.held_out.keys().flat_map(of_split).collect()
     }
 
     fn steps_per_epoch(&self) -> u64 {
@@ -234,11 +246,7 @@ impl Workload for Rows<'_> {
             let own = self.score.as_ref().map(|score| score(&predictions));
             let all = own.into_iter().flatten().chain([(LOSS.to_owned(), loss)]);
             for (name, value) in all {
-                let name = match self.held_out.len() {
-                    1 => name,
-                    _ => format!("{split}_{name}"),
-                };
-                scores.insert(name, value);
+                scores.insert(self.named(split, &name), value);
             }
         }
         Ok(scores)

@@ -33,6 +33,8 @@ pub enum Unary {
     Tanh,
     /// `1 / (1 + e^-x)`
     Sigmoid,
+    /// `ln(1 + e^x)`
+    Softplus,
     /// `max(x, 0)`
     Relu,
     /// `x Phi(x)`, with the normal distribution function `Phi` (Hendrycks & Gimpel, 2016).
@@ -56,6 +58,7 @@ impl Unary {
             Self::Cos => x.cos(),
             Self::Tanh => x.tanh(),
             Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+            Self::Softplus => Self::Relu.apply(x) + (-x.abs()).exp().ln_1p(),
             // Not `max`, which would turn NaN into 0.
             Self::Relu => {
                 if x < 0.0 {
@@ -129,6 +132,7 @@ impl Operation for Unary {
                 let square = p.product(y, y)?;
                 p.difference(y, square)?
             }
+            Self::Softplus => p.unary(Self::Sigmoid, x)?,
             Self::Relu => {
                 let zero = p.constant(0.0);
                 p.add(Binary::Less, &[zero, x])?

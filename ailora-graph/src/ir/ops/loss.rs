@@ -1,4 +1,4 @@
-//! Cross-entropy of class logits.
+//! Cross-entropy of class logits, and which labels they choose.
 
 use std::fmt;
 
@@ -118,5 +118,62 @@ impl Operation for CrossEntropyGrad {
             grad[label] -= (1.0 - smoothing) / n;
         }
         Tensor::new(ty.shape.clone(), data)
+    }
+}
+
+/// 1 in each row whose label has the largest logit, the first of equals; 0 in the others, also where the
+/// label is [`IGNORED`] or a logit is NaN. It has no derivative.
+///
+/// # Shapes
+/// `logits`: `[n, c]`; `labels`: i32 `[n]`, below `c` or [`IGNORED`]; result: f32 `[n]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Matches;
+
+impl fmt::Display for Matches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("matches")
+    }
+}
+
+impl Operation for Matches {
+    fn infer(&self, args: &[&Type]) -> Result<Type, String> {
+        check(args).map(|logits| Type::f32([logits.shape[0]]))
+    }
+
+    fn eval(&self, args: &[&Tensor], ty: &Type, _: Draw) -> Tensor {
+        let mut data = vec![0.0; ty.len()];
+        for (i, row, label) in counted(args) {
+            let (before, after) = row.split_at(label);
+            let own = row[label];
+            let largest = before.iter().all(|x| *x < own) && after.iter().all(|x| *x <= own);
+            data[i] = f64::from(u8::from(largest));
+        }
+        Tensor::new(ty.shape.clone(), data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_label_matches_where_its_logit_is_the_first_of_the_largest() {
+        let nan = f64::NAN;
+        let logits = [
+            [1.0, 3.0, 2.0],
+            [1.0, 3.0, 3.0],
+            [1.0, 3.0, 3.0],
+            [4.0, 3.0, 3.0],
+            [nan, 3.0, 2.0],
+            [1.0, nan, 2.0],
+            [1.0, 3.0, 2.0],
+        ];
+        let labels = [1.0, 1.0, 2.0, 1.0, 1.0, 1.0, f64::from(IGNORED)];
+        let [logits, labels] = [
+            Tensor::new([7, 3], logits.concat()),
+            Tensor::new([7], labels.to_vec()),
+        ];
+        let found = Matches.eval(&[&logits, &labels], &Type::f32([7]), Draw::default());
+        assert_eq!(found.data, [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
     }
 }

@@ -14,7 +14,7 @@ use ailora_graph::ir::{
         dropout::Dropout,
         elementwise::{Binary, Unary},
         embedding::{Embedding, EmbeddingGrad},
-        loss::{CrossEntropy, CrossEntropyGrad},
+        loss::{CrossEntropy, CrossEntropyGrad, IGNORED, Matches},
         merge::{Merge, Update},
         normalize::{Normalize, NormalizeGrad},
         reduce::Reduce,
@@ -81,7 +81,7 @@ fn functions() {
     let x = p.input("x", Type::f32([5, 64])).unwrap();
     let y = p.input("y", Type::f32([5, 64])).unwrap();
     for op in [
-        Exp, Exp2, Recip, Sin, Cos, Tanh, Sigmoid, Relu, Gelu, GeluPrime,
+        Exp, Exp2, Recip, Sin, Cos, Tanh, Sigmoid, Softplus, Relu, Gelu, GeluPrime,
     ] {
         let f = p.unary(op, x).unwrap();
         p.set_output(format!("{op}"), f);
@@ -452,6 +452,36 @@ fn losses() {
             p.set_output("loss", loss);
             p.set_output("gradient", gradient);
             agree(&p);
+        }
+    }
+}
+
+/// Every label has a large logit; in some rows one beside it is as large, and in some the first is larger.
+#[test]
+fn labels_with_the_largest_logit() {
+    for [rows, classes] in [[1, 2], [13, 3], [40, 130], [12, 5000]] {
+        let mut p = Program::new();
+        let logits = p.input("logits", Type::f32([rows, classes])).unwrap();
+        let labels = p.input("labels", Type::i32([rows])).unwrap();
+        let matches = p.add(Matches, &[logits, labels]).unwrap();
+        p.set_output("matches", matches);
+        let label = |row: usize| (7 * row + 1) % classes;
+        for bf16 in [false, true] {
+            let plan = plan(&typed(&p, bf16));
+            agree_on(&plan, bf16, Target::AMPERE, |name, i, x| match name {
+                "labels" if *x != IGNORED as f32 => *x = label(i) as f32,
+                "logits" => {
+                    let (row, column) = (i / classes, i % classes);
+                    let beside =
+                        (label(row) + if row % 3 == 0 { 1 } else { classes - 1 }) % classes;
+                    if column == label(row) || (row % 2 == 0 && column == beside) {
+                        *x = 8.0;
+                    } else if row % 5 == 4 && column == 0 {
+                        *x = 9.0;
+                    }
+                }
+                _ => {}
+            });
         }
     }
 }

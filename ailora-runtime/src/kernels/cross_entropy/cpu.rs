@@ -2,7 +2,7 @@ use ailora_graph::ir::ops::loss::IGNORED;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{CrossEntropy, CrossEntropyGrad};
+use super::{CrossEntropy, CrossEntropyGrad, Matches};
 use crate::kernels::host::{math, rows};
 
 /// Elements that are summed up in float32. Of a longer row, the sum would be too large for the last
@@ -67,6 +67,24 @@ pub(super) fn cross_entropy_grad(
             }
         },
     );
+}
+
+/// 1 in the rows whose label has the largest logit, the first of equals; 0 in the others.
+pub(super) fn matches(
+    Matches { classes }: Matches,
+    logits: &[f32],
+    labels: &[i32],
+    to: &mut [f32],
+) {
+    let rows = logits.par_chunks_exact(classes).zip(labels).zip(to);
+    rows.for_each(|((row, &label), to)| {
+        let is_largest = label != IGNORED && {
+            let (before, after) = row.split_at(label as usize);
+            let own = row[label as usize];
+            before.iter().all(|x| *x < own) && after.iter().all(|x| *x <= own)
+        };
+        *to = f32::from(u8::from(is_largest));
+    });
 }
 
 /// The logarithm of the sum of a row's exponentials.

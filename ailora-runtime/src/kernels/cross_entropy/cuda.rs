@@ -1,6 +1,6 @@
 use ailora_graph::ir::ops::loss::IGNORED;
 
-use super::{CrossEntropy, CrossEntropyGrad};
+use super::{CrossEntropy, CrossEntropyGrad, Matches};
 use crate::kernels::device::{
     Actions, Operand, Param, Source,
     text::{BLOCK, Constants, VECTOR, bytes, grid, index, vector},
@@ -121,4 +121,16 @@ pub(super) fn cross_entropy_grad(
     actions.extend([gradient]);
     actions.scratch = 64;
     actions
+}
+
+/// 1 in the rows whose label has the largest logit, the first of equals; 0 in the others.
+pub(super) fn matches(
+    Matches { classes }: Matches,
+    reads: &[Operand],
+    writes: &[Operand],
+) -> Actions {
+    let rows = Rows::new(classes, &reads[..1], &reads[1]);
+    let constants = rows.constants(&reads[0]).elements("Y", &writes[0]);
+    let params = [Param::Read(0), Param::Read(1), Param::Write(0)];
+    Actions::from(rows.kernel(constants, include_str!("matches.cu"), params))
 }

@@ -1,4 +1,5 @@
-//! Cross-entropy and its gradient, over as many classes as a vocabulary has words.
+//! Cross-entropy, its gradient, and which labels the logits choose, over as many classes as a vocabulary has
+//! words.
 
 mod cpu;
 mod cuda;
@@ -27,6 +28,13 @@ pub struct CrossEntropyGrad {
     pub classes: usize,
     /// How much of each target is spread over all classes.
     pub smoothing: f32,
+}
+
+/// Reads logits and labels; writes, for each row, 1 if the label has the largest logit, else 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Matches {
+    /// Columns of the logits.
+    pub classes: usize,
 }
 
 const LABEL: &str = "loss";
@@ -104,5 +112,34 @@ impl Operation for CrossEntropyGrad {
 
     fn actions(&self, reads: &[Operand], writes: &[Operand], _: Target) -> Actions {
         cuda::cross_entropy_grad(*self, reads, writes)
+    }
+}
+
+impl Operation for Matches {
+    fn label(&self) -> &'static str {
+        LABEL
+    }
+
+    fn of(node: &Node<'_>) -> Option<Self> {
+        match node.op {
+            Op::Matches(_) => Some(Self {
+                classes: node.arguments[0][1],
+            }),
+            _ => None,
+        }
+    }
+
+    fn ids(node: &Node<'_>) -> Option<(usize, IdRange)> {
+        matches!(node.op, Op::Matches(_)).then(|| ids(node))
+    }
+
+    fn run(&self, call: &Call<'_>) {
+        // SAFETY: nothing else uses the result meanwhile.
+        let to = unsafe { call.target(0).write_all() };
+        cpu::matches(*self, call.read(0), call.ids(1), to);
+    }
+
+    fn actions(&self, reads: &[Operand], writes: &[Operand], _: Target) -> Actions {
+        cuda::matches(*self, reads, writes)
     }
 }

@@ -150,6 +150,9 @@ __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 // Not fmaxf, which would turn NaN into 0.
 __device__ inline float relu(float x) { return x < 0.0f ? 0.0f : x; }
 
+// ln(1 + e^x)
+__device__ inline float softplus(float x) { return relu(x) + log1pf(expf(-fabsf(x))); }
+
 // The normal distribution function and e^(-x^2/2): erfc(z) = e^(-z^2) t P(t) with t = 1/(1 + p z),
 // whose relative error stays small where erf is close to 1.
 __device__ inline void normal(float x, float& phi, float& bell) {

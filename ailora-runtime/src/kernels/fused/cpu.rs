@@ -341,7 +341,8 @@ fn unary(op: Unary, a: Arg, to: &mut [f32]) {
         Unary::Cos => map(a, to, f32::cos),
         Unary::Tanh => map(a, to, math::tanh),
         Unary::Sigmoid => map(a, to, math::sigmoid),
-        Unary::Relu => map(a, to, |x| if x < 0.0 { 0.0 } else { x }),
+        Unary::Softplus => map(a, to, math::softplus),
+        Unary::Relu => map(a, to, math::relu),
         Unary::Gelu => map(a, to, math::gelu),
         Unary::GeluPrime => map(a, to, math::gelu_prime),
     }

@@ -587,6 +587,7 @@ fn unary(op: Unary, x: &str) -> String {
         Unary::Cos => "cosf",
         Unary::Tanh => "tanhf",
         Unary::Sigmoid => "sigmoid",
+        Unary::Softplus => "softplus",
         Unary::Relu => "relu",
         Unary::Gelu => "gelu",
         Unary::GeluPrime => "gelu_prime",

@@ -47,6 +47,18 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// `max(x, 0)`
+#[inline(always)]
+pub fn relu(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
+/// `ln(1 + e^x)`, as `max(x, 0) + ln(1 + e^-|x|)`, which never overflows.
+#[inline(always)]
+pub fn softplus(x: f32) -> f32 {
+    relu(x) + (-x.abs()).exp().ln_1p()
+}
+
 /// The normal distribution function and `e^(-x^2/2)`.
 ///
 /// `erfc(z) = e^(-z^2) t P(t)` with `t = 1/(1 + p z)`, the form of Abramowitz & Stegun 7.1.26; the
@@ -117,6 +129,7 @@ mod tests {
         assert!(worst(exp2, Unary::Exp2, 20.0, f64::abs) < 2e-6);
         assert!(worst(tanh, Unary::Tanh, 12.0, |y| y.abs().max(1e-9)) < 6e-7);
         assert!(worst(sigmoid, Unary::Sigmoid, 30.0, f64::abs) < 5e-7);
+        assert!(worst(softplus, Unary::Softplus, 80.0, f64::abs) < 3e-7);
         // Where it falls below 1e-3, z^2 is about 5, and rounding z moves e^(-z^2) by 2 z^2 2^-24.
         assert!(worst(gelu, Unary::Gelu, 9.0, |y| y.abs().max(1e-3)) < 1.5e-6);
         assert!(worst(gelu_prime, Unary::GeluPrime, 9.0, |y| y.abs().max(0.1)) < 1e-6);
@@ -124,7 +137,7 @@ mod tests {
 
     #[test]
     fn nan_stays_nan_and_extremes_are_finite() {
-        for f in [exp, exp2, tanh, sigmoid, gelu, gelu_prime] {
+        for f in [exp, exp2, tanh, sigmoid, softplus, gelu, gelu_prime] {
             assert!(f(f32::NAN).is_nan());
             assert!(!f(f32::MIN).is_nan() && !f(f32::MAX).is_nan());
         }

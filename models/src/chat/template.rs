@@ -251,7 +251,10 @@ fn environment<'a>(date: Date) -> Environment<'a> {
     for name in ["length", "count"] {
         environment.add_filter(name, length);
     }
-    environment.add_test("iterable", |value: &Value| value.try_iter().is_ok());
+    environment.add_filter("round", round);
+    environment.add_test("iterable", |value: &Value| {
+        !value.is_none() && value.try_iter().is_ok()
+    });
     environment.add_test("sequence", |value: &Value| {
         use ValueKind::{Map, Seq, String, Undefined};
         matches!(value.kind(), Seq | String | Map | Undefined)
@@ -266,6 +269,23 @@ fn join(values: &Value, between: Option<&str>, attribute: Option<Value>) -> Resu
     });
     let texts = texts.collect::<Result<Vec<_>, _>>()?;
     Ok(texts.join(between.unwrap_or_default()))
+}
+
+/// Jinja's `round`: to the even one of two that are as near.
+fn round(value: f64, digits: Option<usize>, how: Option<&str>) -> Result<f64, Error> {
+    let digits = digits.unwrap_or(0).min(300);
+    let power = 10_f64.powi(digits as i32);
+    match how.unwrap_or("common") {
+        "common" if digits == 0 => Ok(value.round_ties_even()),
+        // The nearest decimal number, as Python finds it.
+        "common" => Ok(format!("{value:.digits$}").parse().unwrap_or(value)),
+        "ceil" => Ok((value * power).ceil() / power),
+        "floor" => Ok((value * power).floor() / power),
+        other => {
+            let what = format!("round knows common, ceil and floor, not {other}");
+            Err(Error::new(ErrorKind::InvalidOperation, what))
+        }
+    }
 }
 
 fn length(value: &Value) -> Result<usize, Error> {

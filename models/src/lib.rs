@@ -20,6 +20,7 @@
 
 pub mod batch;
 pub mod cache;
+pub mod chat;
 pub mod choice;
 pub mod closed;
 pub mod config;

@@ -330,7 +330,7 @@ fn encode(folder: &Path) -> Read {
     for encoding in tokenizer.encode_batch(&texts, 9)? {
         tokenizer.decode(&encoding.ids)?;
     }
-    tokenizer.encode_answer("the", "cat", Some(3))?;
+    tokenizer.encode_answer("the", "cat", Some(3), 16)?;
     Ok(())
 }
 

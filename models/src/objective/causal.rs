@@ -61,8 +61,9 @@ impl Objective for Causal {
         Ok(Some(Arc::new(bound)))
     }
 
-    /// Prompts, in segment 0, and answers with their end, in segment 1. What is then longer than
-    /// `max_len` is cut at its end.
+    /// Prompts, in segment 0, and answers with their end, in segment 1. Where both are longer than
+    /// `max_len`, the prompt loses tokens from its start, behind the special tokens there. An answer
+    /// that leaves no room for any of its prompt is left out: the row has no targets.
     fn encode(
         &self,
         examples: &[Example],
@@ -72,10 +73,7 @@ impl Objective for Causal {
         let encode = |example: &Example| {
             let answer = example.target.as_ref().and_then(Value::as_str);
             let answer = answer.unwrap_or_default();
-            let mut encoding = tokenizer.encode_answer(&example.text, answer, self.end)?;
-            encoding.cut = encoding.ids.len() > max_len;
-            encoding.ids.truncate(max_len);
-            encoding.type_ids.truncate(max_len);
+            let encoding = tokenizer.encode_answer(&example.text, answer, self.end, max_len)?;
             let target = example.target.clone();
             Ok(Encoded { encoding, target })
         };

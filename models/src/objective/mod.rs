@@ -7,6 +7,7 @@
 //! it is a value that [`Task`](crate::task::Task) takes.
 
 mod causal;
+mod chat;
 mod classification;
 mod error;
 mod extractive;
@@ -19,6 +20,7 @@ mod regression;
 mod text;
 
 pub use causal::Causal;
+pub use chat::{Bound, Chat, ContentTokens, Options as ChatOptions};
 pub use classification::{Classification, Written};
 pub use error::{BindError, NotFinite, ObjectiveError};
 pub use extractive::Extractive;
@@ -67,6 +69,11 @@ pub static OBJECTIVES: &[Kind<dyn Objective>] = &[
         name: "causal",
         about: "an answer that a language model writes behind a prompt",
         make: |value| Ok(Arc::new(options::<Causal>(value)?)),
+    },
+    Kind {
+        name: "chat",
+        about: "the assistant's answers in conversations, in the model's own template",
+        make: |value| Ok(Arc::new(options::<Chat>(value)?)),
     },
     Kind {
         name: "extractive",

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::train;
 use crate::{
+    chat::ChatError,
     closed::{Refused, brief, json::JsonError},
     gguf::GgufError,
 };
@@ -70,6 +71,12 @@ pub enum TokenizerError {
     /// A field asks for something that is not done.
     #[error(transparent)]
     Field(#[from] Refused),
+    /// An objective that needs to know a model's tokenizer does not.
+    #[error("the objective is not bound to a model; call `Objective::bind` first")]
+    Unbound,
+    /// A conversation cannot be written.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
     /// Texts that make no tokenizer.
     #[error("cannot train a tokenizer: {0}")]
     Train(String),

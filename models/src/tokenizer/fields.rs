@@ -50,6 +50,7 @@ const TEXT: &[Field] = &[
     applied("add_eos_token", "where there is no tokenizer.json"),
     applied("split_special_tokens", ""),
     applied("truncation_side", ""),
+    applied("chat_template", "how conversations are written"),
     applied("model_input_names", "whether the model is given segments"),
     applied(
         "clean_up_tokenization_spaces",
@@ -110,7 +111,6 @@ const SPECIAL: &[Field] = &[
 
 /// What records where a tokenizer comes from, or is for other uses.
 const RECORDS: &[Field] = &[
-    inert("chat_template", "texts are taken as they are"),
     inert("response_template", "texts are taken as they are"),
     inert("response_schema", "texts are taken as they are"),
     inert("use_default_system_prompt", "texts are taken as they are"),

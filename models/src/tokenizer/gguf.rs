@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{TokenizerError, template};
 use crate::{
+    chat::ChatTemplate,
     closed::{Field, Table, Unknown, applied, inert, unset},
     gguf::{Gguf, GgufError},
 };
@@ -77,12 +78,15 @@ const FIELDS: &[Field] = &[
         "the other keys say the same of it",
     ),
     unset("tokenizer.rwkv.world", FAMILY),
-    inert("tokenizer.chat_template", TEMPLATE),
-    inert("tokenizer.chat_template.{name}", TEMPLATE),
-    inert("tokenizer.chat_templates", TEMPLATE),
+    applied(TEMPLATE, "how conversations are written"),
+    applied("tokenizer.chat_template.{name}", "the same, by name"),
+    inert(
+        "tokenizer.chat_templates",
+        "the keys of the templates are their names",
+    ),
 ];
 
-const TEMPLATE: &str = "texts are taken as they are";
+const TEMPLATE: &str = "tokenizer.chat_template";
 
 /// How words are split off in a `gpt2` vocabulary.
 struct Split {
@@ -274,6 +278,51 @@ impl<'a> Tokens<'a> {
             )),
         }
     }
+}
+
+/// How the file says that conversations are written.
+///
+/// # Errors
+/// A template is no text.
+pub(super) fn chat_template(file: &Gguf) -> Result<Option<ChatTemplate>, TokenizerError> {
+    let named = file.values("tokenizer.").filter_map(|(key, value)| {
+        let name = key.strip_prefix(TEMPLATE)?;
+        let name = if name.is_empty() {
+            "default"
+        } else {
+            name.strip_prefix('.')?
+        };
+        let jinja = value.as_str().map(str::to_owned);
+        Some(
+            jinja
+                .map(|jinja| (name.to_owned(), jinja))
+                .ok_or_else(|| file.wrong(key, "a text")),
+        )
+    });
+    let named = named.collect::<Result<Vec<_>, _>>()?;
+    if named.is_empty() {
+        return Ok(None);
+    }
+    let owned = tokens(file)?;
+    let tokens = owned
+        .iter()
+        .map(|(token, kind)| (&**token, *kind))
+        .collect();
+    let tokens = Tokens { file, tokens };
+    let mut special = serde_json::Map::new();
+    for (role, key) in [
+        ("bos_token", "bos_token_id"),
+        ("eos_token", "eos_token_id"),
+        ("pad_token", "padding_token_id"),
+    ] {
+        if let Some((_, token)) = tokens.role(key)? {
+            special.insert(role.to_owned(), token.into());
+        }
+    }
+    let origin = file.path().display().to_string();
+    Ok(Some(
+        ChatTemplate::named(named, origin).with_special(special),
+    ))
 }
 
 /// Checks the keys that describe the tokenizer.

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -16,10 +17,11 @@ use super::{
     JSON, Tokenizer, TokenizerError,
     class::Class,
     convert, files, gguf, limits,
-    settings::{Named, Settings},
+    settings::{Named, ROLES, Settings},
     template,
 };
 use crate::{
+    chat::{self, ChatTemplate},
     closed::{Note, json as object},
     gguf::Gguf,
 };
@@ -48,10 +50,17 @@ pub(super) fn from_dir(dir: &Path) -> Result<Tokenizer, TokenizerError> {
         None => crate::gguf::find(dir)?,
     };
     if let Some(path) = gguf {
-        let (json, pad) = gguf::tokenizer_json(&Gguf::open(&path)?)?;
+        let file = Gguf::open(&path)?;
+        let (json, pad) = gguf::tokenizer_json(&file)?;
         let inner = parse(&path, json.to_string().as_bytes())?;
         let loader = Loader::new(dir, path, settings, None, inner);
-        return Loader { pad, ..loader }.finish();
+        let chat_template = gguf::chat_template(&file)?;
+        return Loader {
+            pad,
+            chat_template,
+            ..loader
+        }
+        .finish();
     }
     let class = match (class, named) {
         // A type of models without a class of its own: what its files are tells.
@@ -104,6 +113,8 @@ pub(super) struct Loader<'a> {
     pub(super) as_is: bool,
     /// What pads, where the file with the vocabulary says it.
     pad: Option<u32>,
+    /// How conversations are written, where that file says it.
+    chat_template: Option<ChatTemplate>,
     pub(super) notes: Vec<Note>,
 }
 
@@ -126,6 +137,7 @@ impl<'a> Loader<'a> {
             explicit: false,
             as_is: false,
             pad: None,
+            chat_template: None,
             notes: settings.notes.clone(),
             settings,
         }
@@ -149,6 +161,7 @@ impl<'a> Loader<'a> {
         let pad_id = self.pad_id()?;
         let truncation = self.truncation()?;
         let cleanup = self.cleanup()?;
+        let chat_template = self.chat_template()?;
         let segments = match (self.settings.input_names()?, self.class) {
             (Some(names), _) => names.contains(&"token_type_ids"),
             (None, Some(class)) if self.told => class.gives_segments() || class == Class::Other,
@@ -166,6 +179,7 @@ impl<'a> Loader<'a> {
             segment_limit: None,
             pad_id,
             largest,
+            chat_template: chat_template.map(Arc::new),
             notes: self.notes,
         })
     }
@@ -312,6 +326,20 @@ impl<'a> Loader<'a> {
             .unwrap_or(false);
         let forced = self.settings.flag(FORCED)?.unwrap_or(false);
         Ok(cleans && (!pairs || forced))
+    }
+
+    /// The folder's templates for conversations, with the special tokens that they are given.
+    fn chat_template(&self) -> Result<Option<ChatTemplate>, TokenizerError> {
+        let Some(template) = chat::files::from_dir(self.dir, self.settings.config())? else {
+            return Ok(self.chat_template.clone());
+        };
+        let special = ROLES.iter().filter_map(|&role| {
+            let usual = self.class.and_then(|class| class.special(role));
+            let usual = usual.filter(|token| self.inner.token_to_id(token).is_some());
+            let token = self.settings.special(role, usual)?.content;
+            Some((role.to_owned(), Value::from(token)))
+        });
+        Ok(Some(template.with_special(special.collect())))
     }
 
     fn pad_id(&self) -> Result<u32, TokenizerError> {

@@ -8,6 +8,7 @@ pub mod gguf;
 mod join;
 mod limits;
 mod load;
+mod markup;
 mod places;
 mod reconcile;
 mod sentencepiece;
@@ -15,15 +16,16 @@ mod settings;
 mod template;
 pub mod train;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use rayon::prelude::*;
 use tokenizers::{Encoding as Tokens, TruncationDirection};
 
 pub use error::TokenizerError;
+pub use markup::Markup;
 pub use places::Places;
 
-use crate::closed::Note;
+use crate::{chat::ChatTemplate, closed::Note};
 
 /// Texts tokenized at a time; the tokenizer's intermediate form is many times the size of the ids.
 const CHUNK: usize = 4096;
@@ -45,6 +47,7 @@ pub struct Tokenizer {
     pad_id: u32,
     /// The largest id that texts can get.
     largest: u32,
+    chat_template: Option<Arc<ChatTemplate>>,
     notes: Vec<Note>,
 }
 
@@ -107,6 +110,11 @@ impl Tokenizer {
     /// What of the folder's files is not used.
     pub fn notes(&self) -> &[Note] {
         &self.notes
+    }
+
+    /// How the model writes conversations, where its files say it.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_deref()
     }
 
     /// The text of token ids, without special tokens.
@@ -216,7 +224,9 @@ impl Tokenizer {
         Ok(encodings)
     }
 
-    /// A prompt, and in segment 1 what is written behind it, ended by the token `end`.
+    /// A prompt, and in segment 1 what is written behind it, ended by the token `end`. Where that is
+    /// longer than `max_len`, the prompt loses tokens from its start, behind the special tokens there; where
+    /// none of it would be left, the answer is left out.
     ///
     /// # Errors
     /// Texts the tokenizer cannot represent.
@@ -225,20 +235,32 @@ impl Tokenizer {
         prompt: &str,
         answer: &str,
         end: Option<u32>,
+        max_len: usize,
     ) -> Result<Encoding, TokenizerError> {
         let encode = |text: &str, special| {
             let tokens = limits::bounded(|| self.inner.encode_fast(text, special));
             tokens.map_err(TokenizerError::Encode)
         };
         let (prompt, answer) = (encode(prompt, true)?, encode(answer, false)?);
+        let special = prompt.get_special_tokens_mask();
+        let first = special.iter().take_while(|&&special| special == 1).count();
         let mut ids = prompt.get_ids().to_vec();
+        let mut answer = answer.get_ids().to_vec();
+        answer.extend(end);
+        let excess = (ids.len() + answer.len()).saturating_sub(max_len);
+        if excess > 0 && excess >= ids.len() - first {
+            answer.clear();
+            ids.truncate(max_len);
+        } else {
+            ids.drain(first..first + excess);
+        }
         let mut type_ids = vec![0; ids.len()];
-        ids.extend(answer.get_ids());
-        ids.extend(end);
+        ids.extend(answer);
         type_ids.resize(ids.len(), 1);
         Ok(Encoding {
             ids,
             type_ids,
+            cut: excess > 0,
             ..Encoding::default()
         })
     }

@@ -20,7 +20,7 @@ use crate::closed::{
 };
 
 /// The roles of special tokens, in the order in which they are added.
-const ROLES: [&str; 7] = [
+pub(super) const ROLES: [&str; 7] = [
     "bos_token",
     "eos_token",
     "unk_token",
@@ -255,6 +255,11 @@ impl Settings {
                 .is_some_and(|value| !value.is_null())
         };
         FIELDS.iter().any(set)
+    }
+
+    /// What `tokenizer_config.json` says.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
     }
 
     /// The value of a field that is true or false.

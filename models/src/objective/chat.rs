@@ -1,0 +1,352 @@
+use std::sync::Arc;
+
+use ailora_graph::ir::Draw;
+use rayon::prelude::*;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{BindError, Objective};
+use crate::{
+    batch::{Batch, BatchError, Encoded},
+    chat::{self, ChatError, ChatTemplate, Compiled, Conversation, Date, Learn, Message},
+    config::Config,
+    data::{DataError, Example, Record, Text},
+    head::Head,
+    tokenizer::{Markup, Tokenizer, TokenizerError},
+};
+
+/// The answers of conversations, by the cross-entropy of their tokens, in the template in which the
+/// model writes conversations.
+///
+/// A target is the conversation. A row that is longer than sequences may be is cut at its end. There is no
+/// metric: the score is the mean loss over the tokens that are learned.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "Options")]
+pub struct Chat {
+    options: Options,
+    /// Set by [`Objective::bind`].
+    bound: Option<Arc<Bound>>,
+}
+
+/// What a description says of it. Either `messages`, or `prompt` and `answer`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// The column of the messages.
+    pub messages: Option<String>,
+    /// What the user says: a template of columns, as a task's `text`; or `{COLUMN}`, if that column holds
+    /// messages.
+    pub prompt: Option<Text>,
+    /// The column of what the assistant answers: a text, or messages.
+    pub answer: Option<String>,
+    /// The column of the tools that the model may call.
+    pub tools: Option<String>,
+    /// The column of a system message.
+    pub system: Option<String>,
+    /// What is learned.
+    pub learn: Learn,
+    /// A template in place of the model's own: the name of one that is built in, a file, or Jinja.
+    pub template: Option<String>,
+    /// The day that the template writes, if it asks for the current one: YYYY-MM-DD.
+    pub date: Option<String>,
+    /// What control tokens are that a message spells out.
+    pub content_tokens: ContentTokens,
+}
+
+/// What control tokens are that a message spells out, such as `</s>` in a question about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContentTokens {
+    /// The control tokens, as in transformers.
+    #[default]
+    Control,
+    /// Texts like any other.
+    Text,
+}
+
+/// A template and a tokenizer that writes in it.
+#[derive(Debug)]
+pub struct Bound {
+    template: ChatTemplate,
+    date: Date,
+    markup: Markup,
+}
+
+impl TryFrom<Options> for Chat {
+    type Error = String;
+
+    fn try_from(options: Options) -> Result<Self, String> {
+        match (&options.messages, &options.prompt, &options.answer) {
+            (Some(_), None, None) | (None, Some(_), Some(_)) => {}
+            _ => return Err("expected either `messages`, or `prompt` and `answer`".to_owned()),
+        }
+        if let Some(date) = &options.date {
+            date.parse::<Date>()
+                .map_err(|error| format!("`date`: {error}"))?;
+        }
+        let bound = None;
+        Ok(Self { options, bound })
+    }
+}
+
+impl Options {
+    /// These options for a model with this tokenizer: its template, unless another one is given, on
+    /// the day that is given, or else today.
+    ///
+    /// # Errors
+    /// There is no template, or it cannot be read.
+    pub fn bind(&self, tokenizer: &Tokenizer) -> Result<Bound, TokenizerError> {
+        let own = tokenizer.chat_template();
+        let template = match &self.template {
+            Some(given) => ChatTemplate::given(given)?.with_special_of(own),
+            None => own.cloned().ok_or(ChatError::NoTemplate)?,
+        };
+        let date = self.date.as_deref().map(str::parse).transpose()?;
+        let bound = Bound {
+            template,
+            date: date.unwrap_or_else(Date::today),
+            markup: Markup::new(tokenizer, self.content_tokens == ContentTokens::Text)?,
+        };
+        bound.compiled()?;
+        Ok(bound)
+    }
+
+    /// The conversation of a record.
+    ///
+    /// # Errors
+    /// A column holds something else.
+    pub fn conversation(&self, record: &Record<'_>) -> Result<Conversation, DataError> {
+        let mut conversation = Conversation {
+            place: place(record),
+            ..Conversation::default()
+        };
+        if let Some(column) = &self.messages {
+            conversation.messages = messages(record, column)?;
+        }
+        if let (Some(prompt), Some(answer)) = (&self.prompt, &self.answer) {
+            let (asked, answered) = (asked(prompt, record)?, answered(answer, record)?);
+            conversation.learned_from = asked.len();
+            conversation.messages = [asked, answered].concat();
+        }
+        if let Some(column) = &self.tools
+            && let Some(tools) = record.get(column)
+        {
+            let tools = chat::tools(tools);
+            conversation.tools = tools.map_err(|expected| record.wrong(column, &expected))?;
+        }
+        if let Some(column) = &self.system
+            && !record.is_blank(column)
+        {
+            let text = record.text(column, "a text")?;
+            let first = conversation.messages.first();
+            match first
+                .filter(|message| is_system(message))
+                .map(|first| first.get("content"))
+            {
+                Some(own) if own.is_some_and(|own| own == text) => {}
+                Some(_) => {
+                    let expected = "nothing, since the messages begin with another system message";
+                    return Err(record.wrong(column, expected));
+                }
+                None => {
+                    conversation
+                        .messages
+                        .insert(0, chat::message("system", text));
+                    conversation.learned_from += usize::from(conversation.learned_from > 0);
+                }
+            }
+        }
+        Ok(conversation)
+    }
+}
+
+fn is_system(message: &Message) -> bool {
+    message.get("role").is_some_and(|role| role == "system")
+}
+
+fn messages(record: &Record<'_>, column: &str) -> Result<Vec<Message>, DataError> {
+    let found = chat::messages(record.get(column).unwrap_or(&Value::Null));
+    found.map_err(|expected| record.wrong(column, &expected))
+}
+
+/// What the user says: messages, or a text.
+fn asked(prompt: &Text, record: &Record<'_>) -> Result<Vec<Message>, DataError> {
+    let mut columns = prompt.needed();
+    if let (Some(column), None) = (columns.next(), columns.next())
+        && record.get(column).is_some_and(Value::is_array)
+    {
+        return messages(record, column);
+    }
+    Ok(vec![chat::message(
+        "user",
+        &prompt.of(record, false, false)?,
+    )])
+}
+
+fn answered(column: &str, record: &Record<'_>) -> Result<Vec<Message>, DataError> {
+    match record.get(column) {
+        Some(Value::Array(_)) => messages(record, column),
+        _ => Ok(vec![chat::message(
+            "assistant",
+            record.text(column, "an answer")?,
+        )]),
+    }
+}
+
+/// Where a record is, as errors of its columns say it.
+fn place(record: &Record<'_>) -> String {
+    match record.wrong("", "") {
+        DataError::Cell { path, place, .. } => format!("{}, {place}", path.display()),
+        other => other.to_string(),
+    }
+}
+
+impl Bound {
+    fn compiled(&self) -> Result<Compiled<'_>, ChatError> {
+        self.template.compile(self.date)
+    }
+
+    /// The tokens of conversations with the header of the answer that each asks for.
+    ///
+    /// # Errors
+    /// The template refuses one.
+    pub fn prompts(&self, conversations: &[Conversation]) -> Result<Vec<Vec<u32>>, TokenizerError> {
+        let compiled = self.compiled()?;
+        let prompt = |conversation: &Conversation| {
+            let written = compiled.prompt(conversation, self.markup.controls())?;
+            Ok(self.markup.encode(&written)?.ids)
+        };
+        conversations.iter().map(prompt).collect()
+    }
+
+    /// The text of a conversation with the header of the answer that it asks for.
+    ///
+    /// # Errors
+    /// The template refuses it.
+    pub fn prompt(&self, conversation: &Conversation) -> Result<String, ChatError> {
+        let written = self
+            .compiled()?
+            .prompt(conversation, self.markup.controls());
+        Ok(written?.text)
+    }
+
+    /// The text of a whole conversation.
+    ///
+    /// # Errors
+    /// The template refuses it.
+    pub fn text(&self, conversation: &Conversation) -> Result<String, ChatError> {
+        let written = self
+            .compiled()?
+            .write(conversation, Learn::All, self.markup.controls());
+        Ok(written?.text)
+    }
+
+    /// The token by which the template ends an answer, if it does by one: the last that it writes behind
+    /// one and that is a control token.
+    pub fn end(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        let mut conversation = Conversation::of_user("a");
+        conversation.push("assistant", "a");
+        let written = self.compiled().ok()?;
+        let controls = self.markup.controls();
+        let written = written
+            .write(&conversation, Learn::Answers, controls)
+            .ok()?;
+        let span = written.learned.last()?.clone();
+        let answer = written.text.get(span)?;
+        let ends = controls
+            .tokens
+            .iter()
+            .filter(|token| answer.ends_with(token.as_str()));
+        tokenizer.id(ends.max_by_key(|token| token.len())?)
+    }
+}
+
+impl Chat {
+    /// What a description says of it.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+}
+
+impl Objective for Chat {
+    fn head(&self) -> Head {
+        Head::CausalLm
+    }
+
+    fn columns(&self) -> Vec<&str> {
+        let Options {
+            messages,
+            prompt,
+            answer,
+            tools,
+            system,
+            ..
+        } = &self.options;
+        let named = [messages, answer, tools, system]
+            .into_iter()
+            .flatten()
+            .map(String::as_str);
+        named.chain(prompt.iter().flat_map(Text::columns)).collect()
+    }
+
+    fn target(&self, record: &Record<'_>) -> Result<Value, DataError> {
+        let conversation = self.options.conversation(record)?;
+        Ok(serde_json::to_value(conversation).unwrap_or_default())
+    }
+
+    fn bind(
+        &self,
+        _: &Config,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<Arc<dyn Objective>>, BindError> {
+        let bound = self.options.bind(tokenizer).map_err(BindError::Tokenizer)?;
+        Ok(Some(Arc::new(Self {
+            options: self.options.clone(),
+            bound: Some(Arc::new(bound)),
+        })))
+    }
+
+    /// Conversations in the template, with what is learned in segment 1. What is longer than
+    /// `max_len` is cut at its end. An example without a target is a message of the user, with the
+    /// header of an answer.
+    fn encode(
+        &self,
+        examples: &[Example],
+        _: &Tokenizer,
+        max_len: usize,
+    ) -> Result<Vec<Encoded>, TokenizerError> {
+        let bound = self.bound.as_deref().ok_or(TokenizerError::Unbound)?;
+        let compiled = bound.compiled()?;
+        let controls = bound.markup.controls();
+        let encode = |example: &Example| {
+            let written = match &example.target {
+                Some(target) => {
+                    let conversation = Conversation::deserialize(target).unwrap_or_default();
+                    compiled.write(&conversation, self.options.learn, controls)?
+                }
+                None => compiled.prompt(&Conversation::of_user(&example.text), controls)?,
+            };
+            let mut encoding = bound.markup.encode(&written)?;
+            encoding.cut = encoding.ids.len() > max_len;
+            encoding.ids.truncate(max_len);
+            encoding.type_ids.truncate(max_len);
+            let target = example.target.clone();
+            Ok(Encoded { encoding, target })
+        };
+        examples.par_iter().map(encode).collect()
+    }
+
+    /// The first token is predicted from nothing.
+    fn has_targets(&self, row: &Encoded) -> bool {
+        row.encoding
+            .type_ids
+            .iter()
+            .skip(1)
+            .any(|&segment| segment == 1)
+    }
+
+    fn prepare(&self, batch: &mut Batch, _: &[&Encoded], _: Draw) -> Result<(), BatchError> {
+        batch.targets = batch.next_tokens();
+        Ok(())
+    }
+}

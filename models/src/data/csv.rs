@@ -51,10 +51,15 @@ impl Format for Csv {
         let reads = |name: &&str| columns.is_none_or(|columns| columns.contains(name));
         let reads: Vec<bool> = names.iter().map(reads).collect();
         sink.columns(path, &names)?;
+        let mut empty = None;
         while let Some(line) = rows.read()? {
-            // An empty line is no row, unless a row is one cell.
+            // An empty line is no row of several cells; at the end of the file it is nothing.
             if names.len() > 1 && without_end(&rows.bytes).is_empty() {
+                empty = empty.or(Some(line));
                 continue;
+            }
+            if let Some(line) = empty.take() {
+                sink.malformed(self.other_columns(path, line, &names, 1))?;
             }
             let cells = match Row::parse(path, line, &rows.bytes, separator, &names) {
                 Ok(cells) if cells.len() == names.len() => cells,

@@ -256,11 +256,14 @@ fn records_are_cut_at_their_ends_however_bytes_come() {
 }
 
 #[test]
-fn an_empty_line_is_no_row_of_several_columns() {
-    let rows = read(json!("csv"), "text,n\na,1\n\nb,2\n\n").unwrap();
-    assert_eq!(rows.len(), 2);
-    let rows = read(json!("tsv"), "text\tn\na\t1\n\nb\t2\n\n").unwrap();
-    assert_eq!(rows.len(), 2);
+fn empty_lines_at_the_end_are_nothing_and_others_are_no_rows() {
+    for (format, separator) in [("csv", ","), ("tsv", "\t")] {
+        let table = |text: &str| text.replace(',', separator);
+        let rows = read(json!(format), table("text,n\na,1\nb,2\n\n\r\n")).unwrap();
+        assert_eq!(rows.len(), 2);
+        let error = read(json!(format), table("text,n\na,1\n\nb,2\n")).unwrap_err();
+        assert!(error.contains("line 3: expected 2"), "{error}");
+    }
     let rows = read(json!("csv"), "text\na\n\nb\n").unwrap();
     assert_eq!(rows[1], json!({"text": ""}));
 }
@@ -326,7 +329,8 @@ fn every_frame_of_a_zstandard_file_is_read_and_a_cut_one_is_an_error() {
     let whole = [skippable, whole].concat();
     assert_eq!(by_name("a.txt.zst", &whole).unwrap().len(), 2);
     let error = by_name("a.txt.zst", &whole[..whole.len() - 2]).unwrap_err();
-    assert!(error.starts_with("a.txt.zst, behind line"), "{error}");
+    assert!(error.contains("a.txt.zst"), "{error}");
+    assert!(error.contains("incomplete frame"), "{error}");
 }
 
 #[test]

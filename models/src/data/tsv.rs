@@ -48,6 +48,7 @@ impl Format for Tsv {
         let start = multiline.and_then(|column| names.iter().position(|name| name == column));
         let reads = |name: &&str| columns.is_none_or(|columns| columns.contains(name));
         let reads: Vec<bool> = known.iter().map(reads).collect();
+        let mut empty = None;
         while let Some(mut line) = lines.next()? {
             if let Some(start) = start {
                 line = lines.rejoined(line, start, names.len())?;
@@ -59,19 +60,25 @@ impl Format for Tsv {
                     continue;
                 }
             };
+            let other_columns = |line: usize, found: usize| DataError::Columns {
+                path: path.to_owned(),
+                line,
+                separated: "tab-separated",
+                expected: names.len(),
+                names: names.join(", "),
+                found,
+            };
+            // An empty line is no row of several cells; at the end of the file it is nothing.
+            if names.len() > 1 && row.is_empty() {
+                empty = empty.or(Some(line.number));
+                continue;
+            }
+            if let Some(line) = empty.take() {
+                sink.malformed(other_columns(line, 1))?;
+            }
             let found = 1 + tabs(row.as_bytes());
             if found != names.len() {
-                // An empty line is no row, unless a row is one cell.
-                if !row.is_empty() {
-                    sink.malformed(DataError::Columns {
-                        path: path.to_owned(),
-                        line: line.number,
-                        separated: "tab-separated",
-                        expected: names.len(),
-                        names: names.join(", "),
-                        found,
-                    })?;
-                }
+                sink.malformed(other_columns(line.number, found))?;
                 continue;
             }
             let cells = known.iter().zip(row.split('\t')).zip(&reads);

@@ -149,10 +149,8 @@ impl Workload for Supervised {
             let shape = |plan| (self.predictor.shape(plan, &self.train), Pass::Train);
             shapes.extend(plans.iter().map(shape));
         }
-        let objective = self.predictor.objective();
         for split in &self.held_out {
-            let pass = objective.evaluation_pass();
-            let shape = |plan| (self.predictor.shape(plan, &split.rows), pass);
+            let shape = |plan| (self.predictor.shape(plan, &split.rows), Pass::Evaluate);
             shapes.extend(split.batches.iter().map(shape));
         }
         shapes.sort_unstable();

@@ -56,7 +56,7 @@ fn finetune_writes_adapter_metrics_and_logs() {
         assert_eq!(epoch["epoch"], i + 1);
         assert_eq!(epoch["step"], 6 * (i + 1));
         let names: Vec<&String> = epoch["metrics"].as_object().unwrap().keys().collect();
-        assert_eq!(names, ["matthews", "accuracy"]);
+        assert_eq!(names, ["matthews", "accuracy", "loss"]);
     }
     let kept = metrics["kept"].as_u64().unwrap() as usize;
     assert_eq!(metrics["last"], epochs[kept - 1]);

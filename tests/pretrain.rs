@@ -65,6 +65,13 @@ fn a_pretrained_model_has_learnt_and_can_be_fine_tuned() {
     assert!(loss(&epochs[3]) < loss(&epochs[0]) - 0.5, "{metrics}");
     let held_out = epochs[3]["metrics"]["loss"].as_f64().unwrap();
     assert!(held_out < 0.7 * 300_f64.ln(), "{metrics}");
+    let figure = |name: &str| epochs[3]["metrics"][name].as_f64().unwrap();
+    assert!(
+        (figure("perplexity") - held_out.exp()).abs() < 1e-9,
+        "{metrics}"
+    );
+    assert!((0.05..1.0).contains(&figure("token_accuracy")), "{metrics}");
+    assert_eq!(metrics["headline"], "loss");
     // Half a number is two bytes.
     let config = scene.json("model/config.json");
     assert_eq!(config["model_type"], "roberta");

@@ -144,3 +144,40 @@ fn without_targets_there_is_no_gradient() {
     assert_eq!(trainer.checkpoint().unwrap().tensors, before);
     assert_eq!(trainer.steps_done(), 2);
 }
+
+/// One token of loss 6 and four of loss 2, whose gradients are as large: the mean over five tokens is 2.8, and not
+/// 4, that of the two means. A single last micro-batch is its own mean.
+#[test]
+fn a_step_is_the_mean_over_tokens_and_not_over_micro_batches() {
+    let mut p = Program::new();
+    let x = p.input("x", Type::f32([1])).unwrap();
+    let w = p.trained("w", Type::f32([1])).unwrap();
+    let product = p.product(x, w).unwrap();
+    let loss = p.sum_to(product, &[]).unwrap();
+    p.set_output("loss", loss);
+    let params: Params = [("w".to_owned(), Array::new([1], vec![1.0]))].into();
+    let mut engine: Engine = device::engine(params, Fusion::Elementwise);
+    let plan = engine.compile(&gradients(&p, "loss").unwrap()).unwrap();
+    let group = Group {
+        lr: 1.0,
+        parameters: vec!["w".into()],
+    };
+    let optimizer = AdamW::new(AdamWConfig::default(), vec![group], engine.weights());
+    let schedule = Schedule::new(ScheduleKind::Constant, 0.0, 1);
+    // A rate at which nothing moves.
+    let mut trainer = Trainer::new(engine, optimizer, 1e-30, schedule, None, 0);
+    let micro = |x: &'static [f32], targets| MicroBatch {
+        plan,
+        inputs: vec![("x", Value::F32(x))],
+        rows: 1,
+        targets,
+    };
+    for (batch, expected) in [
+        (vec![micro(&[6.0], 1), micro(&[2.0], 4)], 2.8),
+        (vec![micro(&[6.0], 1)], 6.0),
+    ] {
+        let report = trainer.step(&batch).unwrap();
+        assert!((report.loss - expected).abs() < 1e-6, "{report:?}");
+        assert!((report.gradient_norm - expected).abs() < 1e-6, "{report:?}");
+    }
+}

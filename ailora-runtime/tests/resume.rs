@@ -107,7 +107,7 @@ impl Workload for Rows {
     /// A number that the parameters fix, and that goes up and down.
     fn evaluate(&mut self, engine: &mut Engine) -> Result<IndexMap<String, f64>, Infallible> {
         let a = engine.weights().get("a").unwrap();
-        let score = (30.0 * f64::from(a.floats()[0])).sin();
+        let score = (150.0 * f64::from(a.floats()[0])).sin();
         Ok([(SCORE.to_owned(), score)].into())
     }
 }

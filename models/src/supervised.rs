@@ -344,10 +344,8 @@ impl Workload for Supervised {
     fn compile(&mut self, engine: &mut Engine, epochs: usize) -> Result<(), ObjectiveError> {
         let training = self.shapes(epochs)?.into_iter();
         let mut shapes: Vec<(Shape, Pass)> = training.map(|shape| (shape, Pass::Train)).collect();
-        let objective = self.predictor.objective();
         for split in &self.held_out {
-            let pass = objective.evaluation_pass();
-            let shape = |plan| (self.predictor.shape(plan, &split.rows), pass);
+            let shape = |plan| (self.predictor.shape(plan, &split.rows), Pass::Evaluate);
             shapes.extend(split.batches.iter().map(shape));
         }
         shapes.sort_unstable();

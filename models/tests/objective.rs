@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::{sync::Arc, thread};
 
 use ailora_graph::{Trainable, ir::Draw};
 use ailora_models::{
@@ -11,7 +11,10 @@ use ailora_models::{
     pretrained::Pretrained,
     tokenizer::Encoding,
 };
-use ailora_runtime::engine::Engine;
+use ailora_runtime::{
+    collective::{Collective, Single, threads},
+    engine::Engine,
+};
 use serde_json::{Value, json};
 use support::{eval, fixtures};
 
@@ -34,14 +37,31 @@ fn scores(
     objective: &Arc<dyn Objective>,
     rows: &[Encoded],
 ) -> Vec<(String, f64)> {
+    let (scores, _) = evaluate(base, objective, rows, 2, Arc::new(Single));
+    scores
+}
+
+/// The scores and the logits of rows in batches, on one of several ranks; the same scores each time.
+fn evaluate(
+    base: &Pretrained,
+    objective: &Arc<dyn Objective>,
+    rows: &[Encoded],
+    batch_size: usize,
+    ranks: Arc<dyn Collective>,
+) -> (Vec<(String, f64)>, Vec<Vec<f32>>) {
     let (model, sites) = (base.model.clone(), Vec::new());
     let mut predictor = Predictor::new(model, objective.clone(), sites, Trainable::Adapters, 0);
-    let mut engine = Engine::new(base.weights.clone());
+    let mut engine = Engine::new(base.weights.clone()).among(ranks);
     let lengths: Vec<usize> = rows.iter().map(Encoded::tokens).collect();
     let buckets = Buckets::choose(&lengths, 32, 2).unwrap();
-    let split = HeldOut::new("dev", rows.to_vec(), &**objective, &buckets, 2, 0).unwrap();
-    let scores = objective.evaluate(&mut predictor, &mut engine, &split);
-    scores.unwrap().into_iter().collect()
+    let split = HeldOut::new("dev", rows.to_vec(), &**objective, &buckets, batch_size, 0).unwrap();
+    let [scores, again] = [(); 2].map(|()| {
+        let scores = objective.evaluate(&mut predictor, &mut engine, &split);
+        scores.unwrap().into_iter().collect::<Vec<_>>()
+    });
+    assert_eq!(scores, again);
+    let logits = predictor.logits(&mut engine, &split.rows, &split.batches);
+    (scores, logits.unwrap())
 }
 
 /// The logits of one row alone, in float64.
@@ -78,7 +98,7 @@ fn the_loss_of_answers_is_the_mean_over_their_tokens() {
         .enumerate()
         .map(|(i, &(prompt, answer))| row(i, prompt, answer, None))
         .collect();
-    let (mut sum, mut count) = (0.0, 0);
+    let (mut sum, mut matches, mut count) = (0.0, 0, 0);
     for row in &rows {
         let Encoding { ids, type_ids, .. } = &row.encoding;
         let (_, logits) = &logits(&base, row)[0];
@@ -86,17 +106,23 @@ fn the_loss_of_answers_is_the_mean_over_their_tokens() {
         for at in (1..ids.len()).filter(|&at| type_ids[at] == 1) {
             let before = &logits[(at - 1) * vocabulary..][..vocabulary];
             sum += cross_entropy(before, ids[at] as usize);
+            matches += u32::from((0..vocabulary).all(|i| before[i] <= before[ids[at] as usize]));
             count += 1;
         }
     }
     assert_eq!(count, 14);
     let expected = sum / f64::from(count);
     let found = scores(&base, &objective, &rows);
-    assert_eq!(found[0].0, "loss");
+    let names: Vec<&str> = found.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(names, ["loss", "perplexity", "token_accuracy"]);
+    let headlines = objective.headlines().into_iter();
+    assert_eq!(names, headlines.map(|score| score.name).collect::<Vec<_>>());
     assert!(
         (found[0].1 - expected).abs() <= 1e-5,
         "{found:?} {expected}"
     );
+    assert!((found[1].1 - expected.exp()).abs() <= 1e-4 * expected.exp());
+    assert_eq!(found[2].1, f64::from(matches) / f64::from(count));
 
     // In a batch of its own, which has no target at all, and beside another.
     let prompt = row(7, 20, 0, None);
@@ -193,4 +219,42 @@ fn classes_are_the_largest_logits_and_rows_without_one_are_named() {
         error.to_string(),
         "example 2: expected a class below 2, found 2"
     );
+}
+
+/// Five rows in batches of four on two ranks: five predictions in the rows' order, and scores over five.
+#[test]
+fn ranks_share_held_out_rows_out_and_none_counts_twice() {
+    let metrics = [ailora_models::metrics::ACCURACY];
+    let classes = Classification::new("label", ["no", "yes"], &metrics);
+    let causal = (
+        "llama_mha-0",
+        Arc::new(Causal::new("answer")) as Arc<dyn Objective>,
+    );
+    let classes = ("bert_cls-0", Arc::new(classes) as Arc<dyn Objective>);
+    for (fixture, objective) in [causal, classes] {
+        let base = open(fixture, &objective);
+        let rows: Vec<Encoded> = (0..5)
+            .map(|i| row(i, 3 + 2 * (i * 3 % 5), 1 + i % 2, Some((i % 2).into())))
+            .collect();
+        let (expected, logits) = evaluate(&base, &objective, &rows, 4, Arc::new(Single));
+        assert_eq!(logits.len(), 5);
+        let found = thread::scope(|scope| {
+            let (base, objective, rows) = (&base, &objective, &rows);
+            let ranks = threads(2).into_iter();
+            let running: Vec<_> = ranks
+                .map(|rank| scope.spawn(move || evaluate(base, objective, rows, 4, Arc::new(rank))))
+                .collect();
+            let running = running.into_iter().map(|rank| rank.join().unwrap());
+            running.collect::<Vec<_>>()
+        });
+        for (scores, found) in found {
+            assert_eq!(found, logits);
+            for ((name, found), (_, expected)) in scores.iter().zip(&expected) {
+                assert!(
+                    (found - expected).abs() <= 1e-12 * expected.abs(),
+                    "{name}: {found}"
+                );
+            }
+        }
+    }
 }

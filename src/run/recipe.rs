@@ -146,13 +146,16 @@ impl Recipe {
     ) -> Result<Option<Headline>, SettingsError> {
         if reported.is_empty() {
             let needing = [
-                ("patience", self.patience.is_some()),
-                ("evaluate_every", self.evaluate_every.is_some()),
-                ("headline", self.headline.is_some()),
+                ("patience", "--patience", self.patience.is_some()),
+                (
+                    "evaluate_every",
+                    "--evaluate-every",
+                    self.evaluate_every.is_some(),
+                ),
+                ("headline", "--best-by", self.headline.is_some()),
             ];
-            let setting = needing.into_iter().find(|(_, is_set)| *is_set);
-            return match setting {
-                Some((setting, _)) => Err(SettingsError::NothingToMeasure { setting }),
+            return match needing.into_iter().find(|(.., is_set)| *is_set) {
+                Some((setting, flag, _)) => Err(SettingsError::NothingToMeasure { setting, flag }),
                 None => Ok(None),
             };
         }

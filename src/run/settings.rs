@@ -47,12 +47,14 @@ pub enum SettingsError {
     },
     /// A setting of evaluations where nothing is evaluated.
     #[error(
-        "`{setting}` is about evaluations, and nothing is held out to evaluate; leave it out, or use data with \
-         held-out rows"
+        "`{setting}` is about evaluations, and nothing is held out to evaluate; leave {flag} out, or use data \
+         with held-out rows"
     )]
     NothingToMeasure {
         /// The setting.
         setting: &'static str,
+        /// Its flag.
+        flag: &'static str,
     },
     /// A metric that is not measured.
     #[error(

@@ -114,8 +114,73 @@ mod tests {
         close(matthews(&p, &g), 0.5403716696320845);
     }
 
+    /// One class a row, each as a set.
+    fn sets(classes: &[usize]) -> Vec<Vec<usize>> {
+        classes.iter().map(|class| vec![*class]).collect()
+    }
+
+    /// Expected values: scikit-learn 1.9.1. Class 3 does not occur; class 4 is predicted only.
+    #[test]
+    fn f1_of_several_classes_equals_scikit_learn() {
+        let p = sets(&[
+            2, 2, 2, 4, 0, 1, 0, 0, 2, 4, 2, 1, 0, 1, 1, 1, 2, 1, 1, 2, 0, 2, 1, 2,
+        ]);
+        let g = sets(&[
+            2, 1, 2, 2, 0, 1, 0, 0, 2, 0, 2, 0, 0, 1, 1, 0, 0, 1, 1, 2, 0, 2, 1, 2,
+        ]);
+        close(macro_f1(&p, &g, None), 0.584453781512605);
+        close(micro_f1(&p, &g), 0.75);
+        close(exact_match(&p, &g), 0.75);
+    }
+
+    /// Expected values: scikit-learn 1.9.1, its default and with `labels=[0, 1, 2]`.
+    #[test]
+    fn a_class_without_a_row_has_no_part_in_the_mean() {
+        let (p, g) = (sets(&[0, 1, 1]), sets(&[0, 0, 1]));
+        close(accuracy(&[0, 1, 1], &[0, 0, 1]), 2.0 / 3.0);
+        close(macro_f1(&p, &g, None), 2.0 / 3.0);
+        close(macro_f1(&p, &g, Some(3)), 4.0 / 9.0);
+    }
+
+    /// Expected values: scikit-learn 1.9.1, of indicator matrices of four classes, the last of which no row
+    /// has.
+    #[test]
+    fn f1_of_any_classes_equals_scikit_learn() {
+        let p = [
+            &[1, 2][..],
+            &[],
+            &[],
+            &[0, 1, 2],
+            &[0, 1],
+            &[0, 2],
+            &[0, 1, 2],
+            &[0, 1],
+            &[0],
+            &[2],
+        ];
+        let g = [
+            &[0, 1, 2][..],
+            &[],
+            &[],
+            &[0, 1, 2],
+            &[1, 2],
+            &[0, 2],
+            &[],
+            &[0, 2],
+            &[0],
+            &[0, 2],
+        ];
+        let [p, g] = [p, g].map(|rows| rows.map(<[usize]>::to_vec));
+        close(macro_f1(&p, &g, Some(4)), 0.5359848484848484);
+        close(micro_f1(&p, &g), 0.7096774193548387);
+        close(exact_match(&p, &g), 0.5);
+    }
+
     #[test]
     fn what_is_undefined_is_zero() {
+        assert_eq!(macro_f1(&[vec![]], &[vec![]], Some(2)), 0.0);
+        assert_eq!(micro_f1(&[vec![]], &[vec![]]), 0.0);
+
         assert_eq!(matthews(&[1, 1, 1], &[0, 1, 0]), 0.0);
         assert_eq!(f1(&[0, 0], &[0, 0]), 0.0);
     }

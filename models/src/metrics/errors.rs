@@ -32,3 +32,34 @@ pub fn r2(predicted: &[f64], gold: &[f64]) -> f64 {
         _ => 1.0 - error / variance,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Expected values: scikit-learn 1.9.1.
+    #[test]
+    fn errors_equal_scikit_learn() {
+        let predicted = [
+            0.3, -0.3, -0.1, -0.6, 0.8, 0.0, -0.8, 0.0, 0.2, 1.3, 1.0, -0.3,
+        ];
+        let gold = [
+            -0.2, -0.1, -0.3, -0.2, -0.5, 0.4, 0.5, -0.5, 0.4, 1.3, 0.1, 0.5,
+        ];
+        for (metric, expected) in [
+            (mse as fn(&[f64], &[f64]) -> f64, 0.48083333333333345),
+            (rmse, 0.6934214687571574),
+            (mae, 0.5583333333333333),
+            (r2, -0.9001097694840838),
+        ] {
+            let found = metric(&predicted, &gold);
+            assert!((found - expected).abs() < 1e-12, "{found} != {expected}");
+        }
+    }
+
+    #[test]
+    fn a_constant_is_explained_where_it_is_predicted() {
+        assert_eq!(r2(&[0.1; 3], &[0.1; 3]), 1.0);
+        assert_eq!(r2(&[0.1, 0.2, 0.1], &[0.1; 3]), 0.0);
+    }
+}

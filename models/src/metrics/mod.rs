@@ -410,6 +410,67 @@ mod tests {
         );
     }
 
+    /// Expected values: scikit-learn 1.9.1, its default for several outputs.
+    #[test]
+    fn several_numbers_are_scored_by_the_mean_over_their_places() {
+        let predicted = values(json!([
+            [1.5, -5.7],
+            [-0.3, 8.9],
+            [0.0, -10.8],
+            [1.0, 0.9],
+            [-0.6, -3.4],
+            [-0.2, -6.4]
+        ]));
+        let gold = values(json!([
+            [0.6, 0.0],
+            [-0.0, 15.0],
+            [0.5, -13.0],
+            [0.8, 8.0],
+            [-1.8, -17.0],
+            [-1.1, -14.0]
+        ]));
+        let scores = score(&[MSE, RMSE, MAE, R2], &predicted, &gold).unwrap();
+        let expected = [
+            30.92583333333333,
+            4.2926178208340495,
+            3.858333333333334,
+            0.4777305195480023,
+        ];
+        for ((name, found), expected) in scores.into_iter().zip(expected) {
+            assert!(
+                (found - expected).abs() < 1e-12,
+                "{name}: {found} != {expected}"
+            );
+        }
+        let error = score(&[MSE], &values(json!([[1.0]])), &gold[..1]).unwrap_err();
+        assert!(error.to_string().contains("found [1.0]"), "{error}");
+    }
+
+    #[test]
+    fn every_metric_has_its_direction() {
+        for metric in METRICS {
+            let is_error = ["mse", "rmse", "mae"].contains(&metric.name);
+            let expected = if is_error {
+                Better::Lower
+            } else {
+                Better::Higher
+            };
+            assert_eq!(metric.better, expected, "{}", metric.name);
+            assert_eq!(metric.headline().better, expected);
+        }
+    }
+
+    #[test]
+    fn metrics_of_other_targets_are_refused_by_name() {
+        let any = json!([0, 0]);
+        assert_eq!(suit(&[MICRO_F1, MACRO_F1, EXACT_MATCH], &any), Ok(()));
+        for (metric, target) in [(ACCURACY, &any), (F1, &json!(0.5)), (MICRO_F1, &json!(0.5))] {
+            let error = suit(&[metric], target).unwrap_err();
+            assert!(error.contains(metric.name), "{error}");
+        }
+        assert!(suit(&[MSE], &json!("a")).is_err());
+    }
+
     #[test]
     fn the_first_of_equals_is_the_largest() {
         assert_eq!(argmax(&[0.5, 0.5, -1.0]), 0);

@@ -27,7 +27,7 @@ pub use extractive::Extractive;
 pub use label::LabelColumns;
 pub use masked::Masked;
 pub use multilabel::MultiLabel;
-pub use predictor::{Means, Pass, Predictor};
+pub use predictor::{Pass, Predictor, Scored};
 pub use regression::Regression;
 pub use text::RawText;
 
@@ -92,7 +92,7 @@ pub static OBJECTIVES: &[Kind<dyn Objective>] = &[
     },
 ];
 
-/// The metric of objectives without any other: the mean loss over the held-out targets.
+/// What every evaluation reports: the mean loss over the held-out targets.
 pub const LOSS: &str = "loss";
 /// Of objectives that predict tokens: the exponential of the mean loss over all held-out targets.
 pub const PERPLEXITY: &str = "perplexity";
@@ -243,28 +243,18 @@ pub trait Objective: Debug + Send + Sync {
     /// The scores of [`evaluate`](Self::evaluate), by any of which one may be better than another; the
     /// first is the headline, unless a run names another.
     fn headlines(&self) -> Vec<Headline> {
-        match self.metrics() {
-            [] if self.head().predicts_tokens() => vec![
-                Headline::lower(LOSS),
-                Headline::lower(PERPLEXITY),
-                Headline::higher(TOKEN_ACCURACY),
-            ],
-            [] => vec![Headline::lower(LOSS)],
-            metrics => metrics.iter().map(Metric::headline).collect(),
+        let mut headlines: Vec<Headline> = self.metrics().iter().map(Metric::headline).collect();
+        headlines.push(Headline::lower(LOSS));
+        if self.head().predicts_tokens() {
+            headlines.push(Headline::lower(PERPLEXITY));
+            headlines.push(Headline::higher(TOKEN_ACCURACY));
         }
+        headlines
     }
 
-    /// The pass that [`evaluate`](Self::evaluate) runs, which is compiled before the first step.
-    fn evaluation_pass(&self) -> Pass {
-        match self.metrics() {
-            [] => Pass::Loss,
-            _ => Pass::Predict,
-        }
-    }
-
-    /// Scores of held-out rows by name, [`headlines`](Self::headlines): the metrics or, without any, the
-    /// mean loss over the rows' targets, of tokens the perplexity and the share that is predicted, and
-    /// their [`conditions`](Self::conditions).
+    /// Scores of held-out rows by name, [`headlines`](Self::headlines): the metrics; the mean loss over the
+    /// rows' targets; of tokens, the perplexity and the share that is predicted. Behind them come their
+    /// [`conditions`](Self::conditions).
     ///
     /// # Errors
     /// A row that cannot be predicted or scored.
@@ -274,24 +264,25 @@ pub trait Objective: Debug + Send + Sync {
         engine: &mut Engine,
         split: &HeldOut,
     ) -> Result<IndexMap<String, f64>, ObjectiveError> {
-        if self.metrics().is_empty() {
-            let Means {
-                loss,
-                token_accuracy,
-            } = predictor.means(engine, split)?;
-            let mut scores = IndexMap::from([(LOSS.to_owned(), loss)]);
-            if let Some(share) = token_accuracy {
-                scores.insert(PERPLEXITY.to_owned(), loss.exp());
-                scores.insert(TOKEN_ACCURACY.to_owned(), share);
-            }
-            scores.extend(self.conditions(split));
-            return Ok(scores);
+        let Scored {
+            loss,
+            token_accuracy,
+            logits,
+        } = predictor.score(engine, split)?;
+        let mut scores = IndexMap::new();
+        if !self.metrics().is_empty() {
+            let predictions: Vec<Value> = logits.iter().map(|row| self.predict(row)).collect();
+            let targets = split.rows.iter().map(|row| row.target.clone());
+            let targets: Vec<Value> = targets.map(Option::unwrap_or_default).collect();
+            scores = metrics::score(self.metrics(), &predictions, &targets)?;
         }
-        let logits = predictor.logits(engine, &split.rows, &split.batches)?;
-        let predictions: Vec<Value> = logits.iter().map(|row| self.predict(row)).collect();
-        let targets = split.rows.iter().map(|row| row.target.clone());
-        let targets: Vec<Value> = targets.map(Option::unwrap_or_default).collect();
-        Ok(metrics::score(self.metrics(), &predictions, &targets)?)
+        scores.insert(LOSS.to_owned(), loss);
+        if let Some(share) = token_accuracy {
+            scores.insert(PERPLEXITY.to_owned(), loss.exp());
+            scores.insert(TOKEN_ACCURACY.to_owned(), share);
+        }
+        scores.extend(self.conditions(split));
+        Ok(scores)
     }
 }
 

@@ -9,6 +9,7 @@ use ailora_runtime::{
     collective::gather,
     engine::{Engine, EngineError, PlanId},
     passes::{LOSS, Passes},
+    run::Outputs,
 };
 
 use super::{HeldOut, NotFinite, Objective, ObjectiveError};
@@ -22,13 +23,15 @@ use crate::{
 /// The output that says how many labels are the tokens with the largest logits.
 const MATCHES: &str = "matches";
 
-/// Means over the targets of held-out rows.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Means {
-    /// The loss.
+/// What a model makes of held-out rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// The mean loss over all targets, however many a batch has.
     pub loss: f64,
-    /// The share of tokens that are predicted; none where the targets are no tokens.
+    /// The share of the targets that are predicted; none where they are no tokens.
     pub token_accuracy: Option<f64>,
+    /// The logits of every row in the order of the rows, where the objective's metrics read them; else none.
+    pub logits: Vec<Vec<f32>>,
 }
 
 /// What a program is run for.
@@ -36,8 +39,8 @@ pub struct Means {
 pub enum Pass {
     /// The head's outputs.
     Predict,
-    /// The mean loss and, of tokens, how many are predicted, without the logits.
-    Loss,
+    /// The mean loss; of tokens, how many are predicted; and the head's outputs, if metrics read them.
+    Evaluate,
     /// A training step: with dropout, the loss and its gradients.
     Train,
 }
@@ -101,7 +104,7 @@ impl Predictor {
         let measures: &Measures<'_> = &|logits, shape| {
             let loss = self.objective.loss(logits, shape);
             let matches = match pass {
-                Pass::Loss => self.objective.matches(logits, shape),
+                Pass::Evaluate => self.objective.matches(logits, shape),
                 Pass::Predict | Pass::Train => None,
             };
             let matches = matches.map(|matches| (MATCHES, matches));
@@ -115,7 +118,7 @@ impl Predictor {
             trainable: &self.trainable,
             precision,
         };
-        if pass == Pass::Loss {
+        if pass == Pass::Evaluate && !self.reads_logits() {
             program.retain_outputs(|name| [LOSS, MATCHES].contains(&name));
         }
         Ok(match training {
@@ -205,15 +208,7 @@ impl Predictor {
                 logits[row] = found;
             }
         }
-        gather(&*ranks, &mut logits).map_err(EngineError::from)?;
-        let odd = logits.iter().enumerate().find_map(|(row, logits)| {
-            let value = logits.iter().find(|x| !x.is_finite())?;
-            Some((row, *value))
-        });
-        if let Some((row, value)) = odd {
-            let cause = NotFinite::of(engine.weights());
-            return Err(ObjectiveError::NotFinite { row, value, cause });
-        }
+        whole(engine, &mut logits)?;
         Ok(logits)
     }
 
@@ -229,7 +224,11 @@ impl Predictor {
     ) -> Result<Vec<Vec<f32>>, ObjectiveError> {
         let plan = self.plan(engine, shape, Pass::Predict)?;
         let inputs = self.model.inputs(batch);
-        let results = engine.run(plan, &inputs.values(), Draw::default())?;
+        self.rows(engine.run(plan, &inputs.values(), Draw::default())?, batch)
+    }
+
+    /// The head's outputs for each row of a batch.
+    fn rows(&self, results: Outputs<'_>, batch: &Batch) -> Result<Vec<Vec<f32>>, ObjectiveError> {
         let mut rows = vec![Vec::new(); batch.rows];
         for name in self.model.head().output_names() {
             let found = results.output(name).map_err(EngineError::from)?;
@@ -241,56 +240,129 @@ impl Predictor {
         Ok(rows)
     }
 
-    /// Means over all targets of held-out rows, however many a batch has.
+    /// Whether the objective's metrics are of the head's outputs.
+    fn reads_logits(&self) -> bool {
+        !self.objective.metrics().is_empty()
+    }
+
+    /// What the model makes of held-out rows and their targets.
     ///
     /// # Errors
-    /// As [`logits`](Self::logits), and a row without a target.
-    pub fn means(&mut self, engine: &mut Engine, split: &HeldOut) -> Result<Means, ObjectiveError> {
-        // Of the loss, of what is predicted, and the number of the targets.
-        let mut totals = [0.0; 3];
-        let mut counts_matches = false;
+    /// As [`logits`](Self::logits), a row without a target, or no targets at all.
+    pub fn score(
+        &mut self,
+        engine: &mut Engine,
+        split: &HeldOut,
+    ) -> Result<Scored, ObjectiveError> {
+        let mut sums = Sums::default();
+        let mut logits = Vec::new();
+        if self.reads_logits() {
+            logits.resize(split.rows.len(), Vec::new());
+        }
         let ranks = engine.ranks().clone();
         for (plan, step) in split.batches.iter().zip(0..) {
-            let shape = self.shape(plan, &split.rows);
-            let id = self.plan(engine, shape, Pass::Loss)?;
-            counts_matches |= engine.plan(id).outputs.contains_key(MATCHES);
             if !ranks.owns(step as usize) {
                 continue;
             }
             let seed = split.seed;
             let batch = self.batch(plan, &split.rows, Draw { seed, step })?;
-            // The mean over no targets is no number.
-            if batch.targets.count == 0 {
-                continue;
-            }
-            let count = batch.targets.count as f64;
+            let shape = self.shape(plan, &split.rows);
+            let id = self.plan(engine, shape, Pass::Evaluate)?;
             let inputs = self.model.inputs(&batch);
             let results = engine.run(id, &inputs.values(), Draw::default())?;
-            let sum = |name: &str| -> Result<f64, EngineError> {
-                let found = results.output(name).map_err(EngineError::from)?;
-                Ok(found.iter().map(|&x| f64::from(x)).sum())
-            };
-            totals[0] += sum(LOSS)? * count;
-            if counts_matches {
-                totals[1] += sum(MATCHES)?;
+            let sum = |found: &[f32]| found.iter().map(|&x| f64::from(x)).sum::<f64>();
+            let loss = sum(results.output(LOSS).map_err(EngineError::from)?);
+            sums.add(loss, results.get(MATCHES).map(sum), batch.targets.count);
+            if self.reads_logits() {
+                let found = self.rows(results, &batch)?;
+                let rows = batch.indices.iter().zip(found);
+                rows.for_each(|(&row, found)| logits[row] = found);
             }
-            totals[2] += count;
         }
-        ranks.sum_f64(&mut totals).map_err(EngineError::from)?;
-        let [loss, matches, count] = totals;
-        if count == 0.0 {
-            return Err(MetricError::Empty.into());
-        }
-        let (value, share) = (loss / count, matches / count);
-        match value.is_finite() {
-            true => Ok(Means {
-                loss: value,
-                token_accuracy: counts_matches.then_some(share),
+        whole(engine, &mut logits)?;
+        ranks.sum_f64(&mut sums.0).map_err(EngineError::from)?;
+        let (loss, token_accuracy) = sums.means().ok_or(MetricError::Empty)?;
+        match loss.is_finite() {
+            true => Ok(Scored {
+                loss,
+                token_accuracy,
+                logits,
             }),
             false => Err(ObjectiveError::Loss {
-                value,
+                value: loss,
                 cause: NotFinite::of(engine.weights()),
             }),
         }
+    }
+}
+
+/// Makes the logits of some rows those of all, from all ranks.
+///
+/// # Errors
+/// A logit is not finite.
+fn whole(engine: &Engine, logits: &mut [Vec<f32>]) -> Result<(), ObjectiveError> {
+    gather(&**engine.ranks(), logits).map_err(EngineError::from)?;
+    let odd = logits.iter().enumerate().find_map(|(row, logits)| {
+        let value = logits.iter().find(|x| !x.is_finite())?;
+        Some((row, *value))
+    });
+    match odd {
+        None => Ok(()),
+        Some((row, value)) => {
+            let cause = NotFinite::of(engine.weights());
+            Err(ObjectiveError::NotFinite { row, value, cause })
+        }
+    }
+}
+
+/// Sums over targets: of their losses, and their number; of those that are predicted, and the number of
+/// those of which that is counted.
+#[derive(Debug, Default)]
+struct Sums([f64; 4]);
+
+impl Sums {
+    /// Adds a batch, given its mean loss and, if that is counted, how many of its targets are predicted.
+    fn add(&mut self, loss: f64, matches: Option<f64>, targets: usize) {
+        // The mean over no targets is no number.
+        if targets == 0 {
+            return;
+        }
+        let targets = targets as f64;
+        let counted = matches.map_or(0.0, |_| targets);
+        let terms = [loss * targets, targets, matches.unwrap_or(0.0), counted];
+        let Self(sums) = self;
+        sums.iter_mut()
+            .zip(terms)
+            .for_each(|(sum, term)| *sum += term);
+    }
+
+    /// The mean loss and the share of what is predicted, if there are any targets.
+    fn means(&self) -> Option<(f64, Option<f64>)> {
+        let [loss, targets, matches, counted] = self.0;
+        let mean = |sum: f64, count: f64| (count > 0.0).then(|| sum / count);
+        Some((mean(loss, targets)?, mean(matches, counted)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four tokens of loss 2 and one of loss 6: neither the mean of the batches' means, 4, nor the mean of
+    /// their perplexities, 205.41. A batch without any changes nothing.
+    #[test]
+    fn a_mean_is_over_tokens_and_not_over_batches() {
+        let mut sums = Sums::default();
+        sums.add(2.0, Some(3.0), 4);
+        sums.add(f64::NAN, Some(0.0), 0);
+        sums.add(6.0, Some(0.0), 1);
+        let (loss, share) = sums.means().unwrap();
+        assert!((loss - 2.8).abs() < 1e-12, "{loss}");
+        assert!((loss.exp() - 16.444646771097048).abs() < 1e-9);
+        assert_eq!(share, Some(0.6));
+        let mut sums = Sums::default();
+        assert_eq!(sums.means(), None);
+        sums.add(0.5, None, 2);
+        assert_eq!(sums.means(), Some((0.5, None)));
     }
 }

@@ -632,7 +632,7 @@ fn a_description_has_every_field_once_and_known() {
         (
             "[\"a\", \"b\"]",
             "[\"a\"]",
-            "`classes` has 1 names; expected at least 2",
+            "`classes` has `a` alone; expected at least 2",
         ),
         (
             "[\"a\", \"b\"]",

@@ -9,6 +9,8 @@ use std::{
     process::Command,
 };
 
+mod support;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -71,6 +73,17 @@ fn run(command: &str, folder: &Path, cache: &Path) {
     assert!(output.status.success(), "`{command}`:\n{errors}");
 }
 
+/// What the commands find: the book's data, and a causal language model.
+fn given(folder: &Path) {
+    let data = folder.join("docs/data");
+    std::fs::create_dir_all(&data).unwrap();
+    for entry in std::fs::read_dir(root().join("docs/data")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, data.join(path.file_name().unwrap())).unwrap();
+    }
+    support::language_model(&folder.join("llama"));
+}
+
 #[test]
 fn the_commands_of_every_page_run() {
     let cache = tempfile::tempdir().unwrap();
@@ -78,6 +91,7 @@ fn the_commands_of_every_page_run() {
     let mut ran = 0;
     for (page, text) in pages() {
         let folder = tempfile::tempdir().unwrap();
+        given(folder.path());
         for command in commands(&text) {
             // What builds or tests all of this is run beside the tests.
             if ["cargo ", "scripts/"]

@@ -48,10 +48,15 @@ impl Date {
     fn of_days(days: i64) -> Self {
         let shifted = days + 719_468;
         let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-        let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let year =
+            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
         let from_march = (5 * day_of_year + 2) / 153;
-        let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+        let month = if from_march < 10 {
+            from_march + 3
+        } else {
+            from_march - 9
+        };
         Self {
             year: year + era * 400 + i64::from(month <= 2),
             month: month as u32,
@@ -75,7 +80,14 @@ impl Date {
     /// A directive that is not known, by its letter.
     pub fn format(self, format: &str) -> Result<String, String> {
         let weekday = (self.days() + 4).rem_euclid(7) as usize;
-        let of_year = self.days() - Self { month: 1, day: 1, ..self }.days() + 1;
+        let of_year = self.days()
+            - Self {
+                month: 1,
+                day: 1,
+                ..self
+            }
+            .days()
+            + 1;
         let (day_name, month_name) = (DAYS[weekday], MONTHS[self.month as usize - 1]);
         let mut text = String::new();
         let mut letters = format.chars();
@@ -180,7 +192,15 @@ mod tests {
         }
         assert_eq!(Date::of_days(0).to_string(), "1970-01-01");
         assert_eq!(Date::of_days(19_782).to_string(), "2024-02-29");
-        for text in ["2023-02-29", "2024-13-01", "2024-1-01", "today", "", "2024-00-10", "+024-01-01"] {
+        for text in [
+            "2023-02-29",
+            "2024-13-01",
+            "2024-1-01",
+            "today",
+            "",
+            "2024-00-10",
+            "+024-01-01",
+        ] {
             assert!(text.parse::<Date>().is_err(), "{text}");
         }
     }

@@ -77,7 +77,9 @@ pub fn messages(value: &Value) -> Result<Vec<Message>, String> {
         Value::Array(list) => {
             let numbered = list.iter().zip(1..);
             numbered
-                .map(|(value, n)| one(value).map_err(|expected| format!("{expected} in message {n}")))
+                .map(|(value, n)| {
+                    one(value).map_err(|expected| format!("{expected} in message {n}"))
+                })
                 .collect()
         }
         Value::String(text) => match serde_json::from_str(text) {
@@ -144,7 +146,9 @@ fn content(value: Option<&Value>) -> Result<Option<String>, String> {
                 _ => None,
             };
             let parts: Option<String> = parts.iter().map(part).collect();
-            parts.map(Some).ok_or_else(|| "parts that are texts (`type` is `text`)".to_owned())
+            parts
+                .map(Some)
+                .ok_or_else(|| "parts that are texts (`type` is `text`)".to_owned())
         }
         Some(_) => Err("a text, or a list of texts, as content".to_owned()),
     }
@@ -166,10 +170,12 @@ fn calls(value: &Value) -> Result<Value, String> {
             None => Some(&mut call),
         };
         let function = function.and_then(Value::as_object_mut);
-        let function = function.filter(|function| function.get("name").is_some_and(Value::is_string));
+        let function =
+            function.filter(|function| function.get("name").is_some_and(Value::is_string));
         let arguments = function.ok_or(EXPECTED)?.get_mut("arguments");
         if let Some(arguments) = arguments
-            && let Some(Ok(object @ Value::Object(_))) = arguments.as_str().map(serde_json::from_str)
+            && let Some(Ok(object @ Value::Object(_))) =
+                arguments.as_str().map(serde_json::from_str)
         {
             *arguments = object;
         }
@@ -226,7 +232,9 @@ pub fn tools(value: &Value) -> Result<Option<Value>, String> {
                 _ => None,
             };
             let tools: Option<Vec<Value>> = list.iter().map(tool).collect();
-            tools.map(|tools| Some(tools.into())).ok_or_else(|| EXPECTED.to_owned())
+            tools
+                .map(|tools| Some(tools.into()))
+                .ok_or_else(|| EXPECTED.to_owned())
         }
         _ => Err(EXPECTED.to_owned()),
     }
@@ -237,7 +245,11 @@ mod tests {
     use super::*;
 
     fn of(value: Value) -> Value {
-        messages(&value).unwrap().into_iter().map(Value::Object).collect()
+        messages(&value)
+            .unwrap()
+            .into_iter()
+            .map(Value::Object)
+            .collect()
     }
 
     #[test]
@@ -262,7 +274,8 @@ mod tests {
 
     #[test]
     fn null_and_list_contents_are_texts_and_other_keys_are_kept() {
-        let call = json!({"type": "function", "function": {"name": "f", "arguments": {"b": 1, "a": 2}}});
+        let call =
+            json!({"type": "function", "function": {"name": "f", "arguments": {"b": 1, "a": 2}}});
         let found = of(json!([
             {"role": "assistant", "content": null, "tool_calls": [call], "name": null},
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
@@ -298,7 +311,10 @@ mod tests {
         );
         let tool = json!({"name": "f", "parameters": {"z": 1, "a": 2}});
         let wrapped = json!([{"type": "function", "function": tool}]);
-        assert_eq!(tools(&json!([tool]).to_string().into()), Ok(Some(wrapped.clone())));
+        assert_eq!(
+            tools(&json!([tool]).to_string().into()),
+            Ok(Some(wrapped.clone()))
+        );
         assert_eq!(tools(&wrapped), Ok(Some(wrapped)));
         assert_eq!(tools(&"[]".into()), Ok(None));
         assert!(tools(&json!([{"f": 1}])).is_err());
@@ -309,14 +325,35 @@ mod tests {
         for (value, expected) in [
             (json!([]), "at least one message"),
             (json!("hi"), "a list of messages"),
-            (json!([{"role": "user", "content": "x"}, {"role": "assistant", "content": null}]), "`tool_calls`, in message 2"),
-            (json!([{"role": "assistant", "content": null, "tool_calls": []}]), "or `tool_calls`"),
-            (json!([{"role": "narrator", "content": "x"}]), "not `narrator`, in message 1"),
+            (
+                json!([{"role": "user", "content": "x"}, {"role": "assistant", "content": null}]),
+                "`tool_calls`, in message 2",
+            ),
+            (
+                json!([{"role": "assistant", "content": null, "tool_calls": []}]),
+                "or `tool_calls`",
+            ),
+            (
+                json!([{"role": "narrator", "content": "x"}]),
+                "not `narrator`, in message 1",
+            ),
             (json!([{"from": "human", "content": "x"}]), "as `value`"),
-            (json!([{"role": "user", "content": 3}]), "as content in message 1"),
-            (json!([{"role": "user", "content": [{"type": "image"}]}]), "parts that are texts"),
-            (json!([{"role": "assistant", "tool_calls": [{"id": 1}]}]), "the `name` of a function"),
-            (json!([{"from": "function_call", "value": "f(x)"}]), "as JSON"),
+            (
+                json!([{"role": "user", "content": 3}]),
+                "as content in message 1",
+            ),
+            (
+                json!([{"role": "user", "content": [{"type": "image"}]}]),
+                "parts that are texts",
+            ),
+            (
+                json!([{"role": "assistant", "tool_calls": [{"id": 1}]}]),
+                "the `name` of a function",
+            ),
+            (
+                json!([{"from": "function_call", "value": "f(x)"}]),
+                "as JSON",
+            ),
             (json!([3]), "an object"),
         ] {
             let error = messages(&value).unwrap_err();

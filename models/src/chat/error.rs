@@ -12,6 +12,9 @@ pub enum ChatError {
         "the model has no chat template; give one with `--chat-template FILE`, or `--chat-template chatml`"
     )]
     NoTemplate,
+    /// The template writes the current date, and nobody says which.
+    #[error("the chat template writes the current date; give the `date` of the run as YYYY-MM-DD")]
+    NoDate,
     /// A template is not Jinja.
     #[error("the chat template of {origin} cannot be read: {}", brief(cause))]
     Syntax {
@@ -40,7 +43,10 @@ pub enum ChatError {
         names: Vec<String>,
     },
     /// The template refuses the conversation.
-    #[error("{place}: the chat template refuses the conversation: {}", brief(message))]
+    #[error(
+        "{place}: the chat template refuses the conversation: {}",
+        brief(message)
+    )]
     Raised {
         /// Where the conversation is.
         place: String,
@@ -48,7 +54,10 @@ pub enum ChatError {
         message: String,
     },
     /// The template fails on the conversation.
-    #[error("{place}: the chat template fails on the conversation: {}", brief(message))]
+    #[error(
+        "{place}: the chat template fails on the conversation: {}",
+        brief(message)
+    )]
     Render {
         /// Where the conversation is.
         place: String,

@@ -32,7 +32,10 @@ pub(crate) fn from_dir(
     }
     let folder = dir.join(FOLDER);
     if let Ok(entries) = fs::read_dir(&folder) {
-        let mut names: Vec<_> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+        let mut names: Vec<_> = entries
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .collect();
         names.sort();
         for path in names {
             let name = path.file_stem().and_then(|name| name.to_str());
@@ -43,7 +46,10 @@ pub(crate) fn from_dir(
     }
     if !found.is_empty() {
         let origin = dir.join(if path.is_file() { JINJA } else { FOLDER });
-        return Ok(Some(ChatTemplate::named(found, origin.display().to_string())));
+        return Ok(Some(ChatTemplate::named(
+            found,
+            origin.display().to_string(),
+        )));
     }
     let path = dir.join(JSON);
     if path.is_file()
@@ -59,7 +65,9 @@ fn field(path: &Path, object: &Map<String, Value>) -> Result<Option<ChatTemplate
     let origin = path.display().to_string();
     let wrong = || ChatError::File {
         path: path.to_owned(),
-        expected: format!("`{FIELD}` to be a text, or a list of objects with `name` and `template`"),
+        expected: format!(
+            "`{FIELD}` to be a text, or a list of objects with `name` and `template`"
+        ),
     };
     let entry = |entry: &Value| {
         let text = |name: &str| Some(entry.get(name)?.as_str()?.to_owned());

@@ -96,7 +96,9 @@ pub(super) fn number(value: &mut Value, controls: &[String]) {
             }
         }
         Value::Array(list) => list.iter_mut().for_each(|value| number(value, controls)),
-        Value::Object(fields) => fields.values_mut().for_each(|value| number(value, controls)),
+        Value::Object(fields) => fields
+            .values_mut()
+            .for_each(|value| number(value, controls)),
         _ => {}
     }
 }
@@ -121,6 +123,11 @@ fn numbered(text: &str, controls: &[String]) -> Option<String> {
 
 /// The longest control token that a text begins with.
 pub(crate) fn control_at(text: &str, controls: &[String]) -> Option<usize> {
-    let begun = controls.iter().enumerate().filter(|(_, control)| text.starts_with(control.as_str()));
-    begun.max_by_key(|(_, control)| control.len()).map(|(number, _)| number)
+    let begun = controls
+        .iter()
+        .enumerate()
+        .filter(|(_, control)| text.starts_with(control.as_str()));
+    begun
+        .max_by_key(|(_, control)| control.len())
+        .map(|(number, _)| number)
 }

@@ -109,8 +109,16 @@ fn strip<'a>(text: &'a str, letters: &Option<Vec<char>>, start: bool, end: bool)
         Some(letters) => letters.contains(&letter),
         None => is_space(letter),
     };
-    let text = if start { text.trim_start_matches(is_out) } else { text };
-    if end { text.trim_end_matches(is_out) } else { text }
+    let text = if start {
+        text.trim_start_matches(is_out)
+    } else {
+        text
+    };
+    if end {
+        text.trim_end_matches(is_out)
+    } else {
+        text
+    }
 }
 
 /// `split` and, from the right, `rsplit`.
@@ -174,7 +182,10 @@ fn words(text: &str, most: usize, right: bool) -> Vec<&str> {
 fn lines(text: &str, arguments: &[Value]) -> Result<Value, Error> {
     let (keep,): (Option<bool>,) = from_args(arguments)?;
     let is_end = |letter: char| {
-        matches!(letter, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}')
+        matches!(
+            letter,
+            '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
+        )
     };
     let (mut lines, mut rest) = (Vec::new(), text);
     while let Some(at) = rest.find(is_end) {

@@ -20,9 +20,9 @@ mod template;
 
 pub use clock::Date;
 pub(crate) use conversation::message;
-pub(crate) use marks::control_at;
 pub use conversation::{Conversation, Message, messages, tools};
 pub use error::ChatError;
 pub use marks::Written;
+pub(crate) use marks::control_at;
 pub use spans::{Controls, Learn};
 pub use template::{BUILT_IN, ChatTemplate, Compiled};

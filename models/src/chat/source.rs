@@ -59,11 +59,14 @@ impl Source {
         let len = length(inside, "%}");
         let end = (2 + len + 2).min(tag.len());
         let whole = &tag[..end];
-        let trimmed = inside[..len].trim_start_matches(['-', '+']).trim_end_matches(['-', '+']);
+        let trimmed = inside[..len]
+            .trim_start_matches(['-', '+'])
+            .trim_end_matches(['-', '+']);
         match trimmed.trim() {
             "generation" => {
                 self.marks = true;
-                self.text += &whole.replacen("generation", &format!("filter {GENERATION} %}}{{% with"), 1);
+                self.text +=
+                    &whole.replacen("generation", &format!("filter {GENERATION} %}}{{% with"), 1);
             }
             "endgeneration" => {
                 self.text += &whole.replacen("endgeneration", "endwith %}{% endfilter", 1);
@@ -91,7 +94,9 @@ fn end_of_raw(text: &str) -> usize {
         let inside = &text[start + 2..];
         let len = inside.find("%}").unwrap_or(inside.len());
         let end = (start + 2 + len + 2).min(text.len());
-        let name = inside[..len].trim_start_matches(['-', '+']).trim_end_matches(['-', '+']);
+        let name = inside[..len]
+            .trim_start_matches(['-', '+'])
+            .trim_end_matches(['-', '+']);
         if name.trim() == "endraw" {
             return end;
         }
@@ -213,10 +218,22 @@ mod tests {
         for (jinja, expected) in [
             ("a ~ b {{ 1 }}", "a ~ b {{ 1 }}"),
             ("{{ a ~ b }}", "{{ a|string ~ b|string }}"),
-            ("{{ '~' ~ b.c[1](x ~ y)|trim + d }}", "{{ '~'|string ~ b.c[1](x|string ~ y|string)|trim|string + d }}"),
-            ("{%- set x = a ~ b ~ '}}' -%}", "{%- set x = a|string ~ b|string ~ '}}'|string -%}"),
-            ("{{ {'a': {'b': 1}} }}~{{ (a ~ 1) }}", "{{ {'a': {'b': 1}} }}~{{ (a|string ~ 1|string) }}"),
-            ("{# a ~ b #}{% raw %}{{ a ~ b }}{% endraw %}", "{# a ~ b #}{% raw %}{{ a ~ b }}{% endraw %}"),
+            (
+                "{{ '~' ~ b.c[1](x ~ y)|trim + d }}",
+                "{{ '~'|string ~ b.c[1](x|string ~ y|string)|trim|string + d }}",
+            ),
+            (
+                "{%- set x = a ~ b ~ '}}' -%}",
+                "{%- set x = a|string ~ b|string ~ '}}'|string -%}",
+            ),
+            (
+                "{{ {'a': {'b': 1}} }}~{{ (a ~ 1) }}",
+                "{{ {'a': {'b': 1}} }}~{{ (a|string ~ 1|string) }}",
+            ),
+            (
+                "{# a ~ b #}{% raw %}{{ a ~ b }}{% endraw %}",
+                "{# a ~ b #}{% raw %}{{ a ~ b }}{% endraw %}",
+            ),
             ("a\r\nb\rc {", "a\nb\nc {"),
             ("{{ a", "{{ a"),
             ("{% if 'é~' ~ x", "{% if 'é~'|string ~ x|string"),

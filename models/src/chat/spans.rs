@@ -107,7 +107,10 @@ impl<'a> View<'a> {
             });
         }
         if controls.literal {
-            let contents = messages.iter_mut().flatten().filter(|(name, _)| *name != "role");
+            let contents = messages
+                .iter_mut()
+                .flatten()
+                .filter(|(name, _)| *name != "role");
             for value in contents.map(|(_, value)| value).chain(&mut tools) {
                 number(value, controls.tokens);
             }
@@ -123,7 +126,9 @@ impl<'a> View<'a> {
 
     fn render(&self, messages: &[Message], prompt: bool) -> Result<Marked, ChatError> {
         let place = &self.conversation.place;
-        let raw = self.compiled.render(messages, self.tools.as_ref(), prompt, place)?;
+        let raw = self
+            .compiled
+            .render(messages, self.tools.as_ref(), prompt, place)?;
         Ok(Marked::read(&raw, self.controls))
     }
 
@@ -142,7 +147,10 @@ impl<'a> View<'a> {
             0 => 0,
             _ => self.header(whole, from)?,
         };
-        let learned = whole.generated.iter().filter(|span| span.start >= from && !span.is_empty());
+        let learned = whole
+            .generated
+            .iter()
+            .filter(|span| span.start >= from && !span.is_empty());
         Ok(learned.cloned().collect())
     }
 
@@ -167,7 +175,10 @@ impl<'a> View<'a> {
     fn header(&self, whole: &Marked, index: usize) -> Result<usize, ChatError> {
         let asked = match self.render(&self.messages[..index], true) {
             Err(_) if index == 0 => {
-                return Err(self.unknown(index, "the template cannot write a header before any message"));
+                return Err(self.unknown(
+                    index,
+                    "the template cannot write a header before any message",
+                ));
             }
             asked => asked?,
         };
@@ -190,7 +201,12 @@ impl<'a> View<'a> {
             return Ok(own_end);
         }
         self.probed_end(whole, &turn, own_end, index, start)
-            .ok_or_else(|| self.unknown(index, "the template writes it otherwise where more messages follow"))
+            .ok_or_else(|| {
+                self.unknown(
+                    index,
+                    "the template writes it otherwise where more messages follow",
+                )
+            })
     }
 
     /// Where the last message of `turn` ends: before what the template writes behind a conversation
@@ -233,7 +249,8 @@ impl<'a> View<'a> {
         let in_turn = probe(&messages[..=index], turn).filter(|&at| at <= own_end)?;
         let behind = &turn.text[in_turn..own_end];
         let common = self.common(behind, &whole.text[in_whole..]);
-        self.only_closes(&behind[common..]).then_some(in_whole + common)
+        self.only_closes(&behind[common..])
+            .then_some(in_whole + common)
     }
 
     /// Bytes that two texts begin with both, up to a control token that only one has whole.

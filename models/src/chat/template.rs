@@ -33,6 +33,11 @@ pub struct ChatTemplate {
     special: Map<String, Json>,
 }
 
+/// Whether a text is a template, and no path of one.
+fn is_jinja(text: &str) -> bool {
+    text.contains("{%") || text.contains("{{")
+}
+
 impl fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&String> = self.sources.keys().collect();
@@ -56,7 +61,9 @@ impl ChatTemplate {
     ) -> Self {
         let sources = sources.into_iter();
         Self {
-            sources: sources.map(|(name, jinja)| (name, Source::new(&jinja))).collect(),
+            sources: sources
+                .map(|(name, jinja)| (name, Source::new(&jinja)))
+                .collect(),
             origin: origin.into(),
             special: Map::new(),
         }
@@ -71,18 +78,33 @@ impl ChatTemplate {
         if let Some((name, jinja)) = BUILT_IN.iter().find(|(name, _)| *name == given) {
             return Ok(Self::new(jinja, format!("`{name}`")));
         }
-        if given.contains("{%") || given.contains("{{") {
-            return Ok(Self::new(given, "the settings"));
+        let origin = if is_jinja(given) {
+            "the settings"
+        } else {
+            given
+        };
+        Ok(Self::new(&Self::inlined(given)?, origin))
+    }
+
+    /// What a user [gives](Self::given), with the Jinja of a file in the place of its path.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn inlined(given: &str) -> Result<String, ChatError> {
+        if is_jinja(given) || BUILT_IN.iter().any(|(name, _)| *name == given) {
+            return Ok(given.to_owned());
         }
-        let jinja = super::files::text(Path::new(given)).map_err(|error| match error {
+        super::files::text(Path::new(given)).map_err(|error| match error {
             ChatError::File { path, expected } if !path.exists() => {
                 let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-                let expected = format!("{expected}, or one of {}; there is no such file", names.join(", "));
+                let expected = format!(
+                    "{expected}, or one of {}; there is no such file",
+                    names.join(", ")
+                );
                 ChatError::File { path, expected }
             }
             other => other,
-        })?;
-        Ok(Self::new(&jinja, given))
+        })
     }
 
     /// The templates, which know these special tokens by their roles, such as `bos_token`.
@@ -154,7 +176,11 @@ impl Compiled<'_> {
     /// Whether the template for such conversations says by `{% generation %}` what is generated.
     pub(super) fn marks(&self, tools: bool) -> Result<bool, ChatError> {
         let name = self.template.choose(tools)?;
-        Ok(self.template.sources.get(name).is_some_and(|source| source.marks))
+        Ok(self
+            .template
+            .sources
+            .get(name)
+            .is_some_and(|source| source.marks))
     }
 
     /// The text of messages, and behind them, if `prompt`, the header of an answer. What is
@@ -218,8 +244,13 @@ fn raised(error: &Error) -> Option<String> {
 
 /// An error with its line.
 fn said(error: &Error) -> String {
-    let line = error.line().map(|line| format!(", line {line}")).unwrap_or_default();
-    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    let line = error
+        .line()
+        .map(|line| format!(", line {line}"))
+        .unwrap_or_default();
+    let what = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), str::to_owned);
     format!("{what}{line}")
 }
 
@@ -229,13 +260,15 @@ fn environment<'a>(date: Date) -> Environment<'a> {
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
     environment.set_unknown_method_callback(methods::call);
-    environment.set_formatter(|out, _, value| {
-        out.write_str(&python::display(value)).map_err(Error::from)
-    });
-    environment.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
-        let raised = Raised(python::display(&message));
-        Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(raised))
-    });
+    environment
+        .set_formatter(|out, _, value| out.write_str(&python::display(value)).map_err(Error::from));
+    environment.add_function(
+        "raise_exception",
+        |message: Value| -> Result<Value, Error> {
+            let raised = Raised(python::display(&message));
+            Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(raised))
+        },
+    );
     environment.add_function("strftime_now", move |format: &str| {
         let text = date.format(format);
         text.map_err(|cause| Error::new(ErrorKind::InvalidOperation, cause))
@@ -264,7 +297,9 @@ fn environment<'a>(date: Date) -> Environment<'a> {
 
 fn join(values: &Value, between: Option<&str>, attribute: Option<Value>) -> Result<String, Error> {
     let texts = values.try_iter()?.map(|value| match &attribute {
-        Some(attribute) => value.get_item(attribute).map(|value| python::display(&value)),
+        Some(attribute) => value
+            .get_item(attribute)
+            .map(|value| python::display(&value)),
         None => Ok(python::display(&value)),
     });
     let texts = texts.collect::<Result<Vec<_>, _>>()?;
@@ -272,20 +307,26 @@ fn join(values: &Value, between: Option<&str>, attribute: Option<Value>) -> Resu
 }
 
 /// Jinja's `round`: to the even one of two that are as near.
-fn round(value: f64, digits: Option<usize>, how: Option<&str>) -> Result<f64, Error> {
+fn round(value: &Value, digits: Option<usize>, how: Option<&str>) -> Result<Value, Error> {
+    let how = how.unwrap_or("common");
+    if value.is_integer() && how == "common" {
+        return Ok(value.clone());
+    }
+    let value = f64::try_from(value.clone())?;
     let digits = digits.unwrap_or(0).min(300);
     let power = 10_f64.powi(digits as i32);
-    match how.unwrap_or("common") {
-        "common" if digits == 0 => Ok(value.round_ties_even()),
+    let rounded = match how {
+        "common" if digits == 0 => value.round_ties_even(),
         // The nearest decimal number, as Python finds it.
-        "common" => Ok(format!("{value:.digits$}").parse().unwrap_or(value)),
-        "ceil" => Ok((value * power).ceil() / power),
-        "floor" => Ok((value * power).floor() / power),
+        "common" => format!("{value:.digits$}").parse().unwrap_or(value),
+        "ceil" => (value * power).ceil() / power,
+        "floor" => (value * power).floor() / power,
         other => {
             let what = format!("round knows common, ceil and floor, not {other}");
-            Err(Error::new(ErrorKind::InvalidOperation, what))
+            return Err(Error::new(ErrorKind::InvalidOperation, what));
         }
-    }
+    };
+    Ok(rounded.into())
 }
 
 fn length(value: &Value) -> Result<usize, Error> {
@@ -294,6 +335,9 @@ fn length(value: &Value) -> Result<usize, Error> {
     }
     value.len().ok_or_else(|| {
         let kind = value.kind();
-        Error::new(ErrorKind::InvalidOperation, format!("a value of type {kind} has no length"))
+        Error::new(
+            ErrorKind::InvalidOperation,
+            format!("a value of type {kind} has no length"),
+        )
     })
 }

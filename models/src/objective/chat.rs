@@ -81,29 +81,53 @@ impl TryFrom<Options> for Chat {
             _ => return Err("expected either `messages`, or `prompt` and `answer`".to_owned()),
         }
         if let Some(date) = &options.date {
-            date.parse::<Date>().map_err(|error| format!("`date`: {error}"))?;
+            date.parse::<Date>()
+                .map_err(|error| format!("`date`: {error}"))?;
         }
         let bound = None;
         Ok(Self { options, bound })
     }
 }
 
+/// Options, as a description has them, for a run that others are to repeat: with today's date, unless
+/// they have another, and with the template of a file in its place.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn settled(options: &Value) -> Result<Value, ChatError> {
+    let mut settled = options.clone();
+    if let Some(template) = settled.get_mut("template")
+        && let Some(given) = template.as_str()
+    {
+        *template = ChatTemplate::inlined(given)?.into();
+    }
+    if let Value::Object(fields) = &mut settled
+        && fields.get("date").is_none_or(Value::is_null)
+    {
+        fields.insert("date".to_owned(), Date::today().to_string().into());
+    }
+    Ok(settled)
+}
+
 impl Options {
-    /// These options for a model with this tokenizer: its template, unless another one is given, on
-    /// the day that is given, or else today.
+    /// These options for a model with this tokenizer: its template, unless another one is given.
     ///
     /// # Errors
-    /// There is no template, or it cannot be read.
+    /// There is no template, or it cannot be read, or it writes the current date and none is given.
     pub fn bind(&self, tokenizer: &Tokenizer) -> Result<Bound, TokenizerError> {
         let own = tokenizer.chat_template();
         let template = match &self.template {
             Some(given) => ChatTemplate::given(given)?.with_special_of(own),
             None => own.cloned().ok_or(ChatError::NoTemplate)?,
         };
-        let date = self.date.as_deref().map(str::parse).transpose()?;
+        let date = match &self.date {
+            Some(date) => date.parse()?,
+            None if template.is_dated() => return Err(ChatError::NoDate.into()),
+            None => Date::today(),
+        };
         let bound = Bound {
             template,
-            date: date.unwrap_or_else(Date::today),
+            date,
             markup: Markup::new(tokenizer, self.content_tokens == ContentTokens::Text)?,
         };
         bound.compiled()?;
@@ -138,14 +162,19 @@ impl Options {
         {
             let text = record.text(column, "a text")?;
             let first = conversation.messages.first();
-            match first.filter(|message| is_system(message)).map(|first| first.get("content")) {
+            match first
+                .filter(|message| is_system(message))
+                .map(|first| first.get("content"))
+            {
                 Some(own) if own.is_some_and(|own| own == text) => {}
                 Some(_) => {
                     let expected = "nothing, since the messages begin with another system message";
                     return Err(record.wrong(column, expected));
                 }
                 None => {
-                    conversation.messages.insert(0, chat::message("system", text));
+                    conversation
+                        .messages
+                        .insert(0, chat::message("system", text));
                     conversation.learned_from += usize::from(conversation.learned_from > 0);
                 }
             }
@@ -171,13 +200,19 @@ fn asked(prompt: &Text, record: &Record<'_>) -> Result<Vec<Message>, DataError> 
     {
         return messages(record, column);
     }
-    Ok(vec![chat::message("user", &prompt.of(record, false, false)?)])
+    Ok(vec![chat::message(
+        "user",
+        &prompt.of(record, false, false)?,
+    )])
 }
 
 fn answered(column: &str, record: &Record<'_>) -> Result<Vec<Message>, DataError> {
     match record.get(column) {
         Some(Value::Array(_)) => messages(record, column),
-        _ => Ok(vec![chat::message("assistant", record.text(column, "an answer")?)]),
+        _ => Ok(vec![chat::message(
+            "assistant",
+            record.text(column, "an answer")?,
+        )]),
     }
 }
 
@@ -198,11 +233,12 @@ impl Bound {
     ///
     /// # Errors
     /// The template refuses one.
-    pub fn prompts(&self, conversations: &[Conversation]) -> Result<Vec<Vec<u32>>, TokenizerError> {
+    pub fn prompts(&self, conversations: &[Conversation]) -> Result<Vec<Vec<i32>>, TokenizerError> {
         let compiled = self.compiled()?;
         let prompt = |conversation: &Conversation| {
             let written = compiled.prompt(conversation, self.markup.controls())?;
-            Ok(self.markup.encode(&written)?.ids)
+            let ids = self.markup.encode(&written)?.ids;
+            Ok(ids.into_iter().map(|id| id as i32).collect())
         };
         conversations.iter().map(prompt).collect()
     }
@@ -212,7 +248,9 @@ impl Bound {
     /// # Errors
     /// The template refuses it.
     pub fn prompt(&self, conversation: &Conversation) -> Result<String, ChatError> {
-        let written = self.compiled()?.prompt(conversation, self.markup.controls());
+        let written = self
+            .compiled()?
+            .prompt(conversation, self.markup.controls());
         Ok(written?.text)
     }
 
@@ -221,7 +259,9 @@ impl Bound {
     /// # Errors
     /// The template refuses it.
     pub fn text(&self, conversation: &Conversation) -> Result<String, ChatError> {
-        let written = self.compiled()?.write(conversation, Learn::All, self.markup.controls());
+        let written = self
+            .compiled()?
+            .write(conversation, Learn::All, self.markup.controls());
         Ok(written?.text)
     }
 
@@ -232,10 +272,15 @@ impl Bound {
         conversation.push("assistant", "a");
         let written = self.compiled().ok()?;
         let controls = self.markup.controls();
-        let written = written.write(&conversation, Learn::Answers, controls).ok()?;
+        let written = written
+            .write(&conversation, Learn::Answers, controls)
+            .ok()?;
         let span = written.learned.last()?.clone();
         let answer = written.text.get(span)?;
-        let ends = controls.tokens.iter().filter(|token| answer.ends_with(token.as_str()));
+        let ends = controls
+            .tokens
+            .iter()
+            .filter(|token| answer.ends_with(token.as_str()));
         tokenizer.id(ends.max_by_key(|token| token.len())?)
     }
 }
@@ -245,6 +290,18 @@ impl Chat {
     pub fn options(&self) -> &Options {
         &self.options
     }
+
+    /// This objective for models with this tokenizer.
+    ///
+    /// # Errors
+    /// As [`Options::bind`].
+    pub fn bound(&self, tokenizer: &Tokenizer) -> Result<Self, TokenizerError> {
+        let bound = self.options.bind(tokenizer)?;
+        Ok(Self {
+            options: self.options.clone(),
+            bound: Some(Arc::new(bound)),
+        })
+    }
 }
 
 impl Objective for Chat {
@@ -253,8 +310,18 @@ impl Objective for Chat {
     }
 
     fn columns(&self) -> Vec<&str> {
-        let Options { messages, prompt, answer, tools, system, .. } = &self.options;
-        let named = [messages, answer, tools, system].into_iter().flatten().map(String::as_str);
+        let Options {
+            messages,
+            prompt,
+            answer,
+            tools,
+            system,
+            ..
+        } = &self.options;
+        let named = [messages, answer, tools, system]
+            .into_iter()
+            .flatten()
+            .map(String::as_str);
         named.chain(prompt.iter().flat_map(Text::columns)).collect()
     }
 
@@ -268,11 +335,8 @@ impl Objective for Chat {
         _: &Config,
         tokenizer: &Tokenizer,
     ) -> Result<Option<Arc<dyn Objective>>, BindError> {
-        let bound = self.options.bind(tokenizer).map_err(BindError::Tokenizer)?;
-        Ok(Some(Arc::new(Self {
-            options: self.options.clone(),
-            bound: Some(Arc::new(bound)),
-        })))
+        let bound = self.bound(tokenizer).map_err(BindError::Tokenizer)?;
+        Ok(Some(Arc::new(bound)))
     }
 
     /// Conversations in the template, with what is learned in segment 1. What is longer than
@@ -307,7 +371,11 @@ impl Objective for Chat {
 
     /// The first token is predicted from nothing.
     fn has_targets(&self, row: &Encoded) -> bool {
-        row.encoding.type_ids.iter().skip(1).any(|&segment| segment == 1)
+        row.encoding
+            .type_ids
+            .iter()
+            .skip(1)
+            .any(|&segment| segment == 1)
     }
 
     fn prepare(&self, batch: &mut Batch, _: &[&Encoded], _: Draw) -> Result<(), BatchError> {

@@ -16,7 +16,7 @@ mod predictor;
 mod regression;
 
 pub use causal::Causal;
-pub use chat::{Bound, Chat, ContentTokens, Options as ChatOptions};
+pub use chat::{Bound, Chat, ContentTokens, Options as ChatOptions, settled as settled_chat};
 pub use classification::{Classification, Written};
 pub use error::{BindError, NotFinite, ObjectiveError};
 pub use extractive::Extractive;

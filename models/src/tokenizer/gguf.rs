@@ -287,16 +287,27 @@ impl<'a> Tokens<'a> {
 pub(super) fn chat_template(file: &Gguf) -> Result<Option<ChatTemplate>, TokenizerError> {
     let named = file.values("tokenizer.").filter_map(|(key, value)| {
         let name = key.strip_prefix(TEMPLATE)?;
-        let name = if name.is_empty() { "default" } else { name.strip_prefix('.')? };
+        let name = if name.is_empty() {
+            "default"
+        } else {
+            name.strip_prefix('.')?
+        };
         let jinja = value.as_str().map(str::to_owned);
-        Some(jinja.map(|jinja| (name.to_owned(), jinja)).ok_or_else(|| file.wrong(key, "a text")))
+        Some(
+            jinja
+                .map(|jinja| (name.to_owned(), jinja))
+                .ok_or_else(|| file.wrong(key, "a text")),
+        )
     });
     let named = named.collect::<Result<Vec<_>, _>>()?;
     if named.is_empty() {
         return Ok(None);
     }
     let owned = tokens(file)?;
-    let tokens = owned.iter().map(|(token, kind)| (&**token, *kind)).collect();
+    let tokens = owned
+        .iter()
+        .map(|(token, kind)| (&**token, *kind))
+        .collect();
     let tokens = Tokens { file, tokens };
     let mut special = serde_json::Map::new();
     for (role, key) in [
@@ -309,7 +320,9 @@ pub(super) fn chat_template(file: &Gguf) -> Result<Option<ChatTemplate>, Tokeniz
         }
     }
     let origin = file.path().display().to_string();
-    Ok(Some(ChatTemplate::named(named, origin).with_special(special)))
+    Ok(Some(
+        ChatTemplate::named(named, origin).with_special(special),
+    ))
 }
 
 /// Checks the keys that describe the tokenizer.

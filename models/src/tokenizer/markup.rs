@@ -41,8 +41,10 @@ impl Markup {
         // It would change the places of tokens.
         inner.with_post_processor(None::<PostProcessorWrapper>);
         let special = inner.get_added_tokens_decoder();
-        let mut special: Vec<(u32, AddedToken)> =
-            special.into_iter().filter(|(_, token)| token.special).collect();
+        let mut special: Vec<(u32, AddedToken)> = special
+            .into_iter()
+            .filter(|(_, token)| token.special)
+            .collect();
         special.sort_by_key(|(id, _)| *id);
         let guarded = match literal {
             true => Some(Guarded::new(&inner, &special)?),
@@ -51,7 +53,10 @@ impl Markup {
         Ok(Self {
             inner,
             guarded,
-            controls: special.into_iter().map(|(_, token)| token.content).collect(),
+            controls: special
+                .into_iter()
+                .map(|(_, token)| token.content)
+                .collect(),
         })
     }
 
@@ -68,7 +73,11 @@ impl Markup {
     /// # Errors
     /// The tokenizer fails on the text.
     pub fn encode(&self, written: &Written) -> Result<Encoding, TokenizerError> {
-        let Written { text, learned, literal } = written;
+        let Written {
+            text,
+            learned,
+            literal,
+        } = written;
         let (ids, places) = match (&self.guarded, &literal[..]) {
             (Some(guarded), [_, ..]) => guarded.tokens(text, literal, &self.controls)?,
             _ => tokens(&self.inner, text)?,
@@ -104,17 +113,21 @@ impl Guarded {
     fn new(inner: &Inner, special: &[(u32, AddedToken)]) -> Result<Self, TokenizerError> {
         let mut inner = inner.clone();
         inner.set_encode_special_tokens(true);
-        let aliases = special.iter().enumerate().map(|(number, (_, token))| AddedToken {
-            content: alias(number),
-            special: false,
-            normalized: false,
-            ..token.clone()
-        });
+        let aliases = special
+            .iter()
+            .enumerate()
+            .map(|(number, (_, token))| AddedToken {
+                content: alias(number),
+                special: false,
+                normalized: false,
+                ..token.clone()
+            });
         let aliases: Vec<AddedToken> = aliases.collect();
         let added = limits::bounded(|| inner.add_tokens(aliases));
         added.map_err(TokenizerError::Encode)?;
         let ids = special.iter().enumerate();
-        let ids = ids.filter_map(|(number, (id, _))| Some((inner.token_to_id(&alias(number))?, *id)));
+        let ids =
+            ids.filter_map(|(number, (id, _))| Some((inner.token_to_id(&alias(number))?, *id)));
         Ok(Self {
             ids: ids.collect(),
             inner,
@@ -148,7 +161,9 @@ impl Guarded {
         }
         aliased.push(&text[copied..], copied..text.len());
         let (ids, places) = tokens(&self.inner, &aliased.text)?;
-        let ids = ids.into_iter().map(|id| self.ids.get(&id).copied().unwrap_or(id));
+        let ids = ids
+            .into_iter()
+            .map(|id| self.ids.get(&id).copied().unwrap_or(id));
         let places = places.into_iter();
         let places = places.map(|place| aliased.original(place.start)..aliased.original(place.end));
         Ok((ids.collect(), places.collect()))

@@ -1,4 +1,5 @@
 mod args;
+mod chat;
 mod data;
 mod dataset;
 mod demo;
@@ -52,7 +53,9 @@ enum Command {
     /// Writes the logits and labels of a file's rows.
     Predict(predict::Args),
     /// Generates text from prompts.
-    Generate(generate::Args),
+    Generate(Box<generate::Args>),
+    /// Chats with a language model, line by line, in its own template.
+    Chat(Box<chat::Args>),
     /// Writes an adapter to a new folder in PEFT's format, and checks what it wrote.
     Export(export::ExportArgs),
     /// Writes the model with the adapter merged into its weights.
@@ -102,6 +105,7 @@ pub fn run() -> Result<ExitCode, Error> {
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
         Command::Export(args) => export::export(&args),
         Command::Merge(args) => export::merge(&args),
         Command::Plan(args) => plan::run(&args),

@@ -12,6 +12,9 @@ pub enum ChatError {
         "the model has no chat template; give one with `--chat-template FILE`, or `--chat-template chatml`"
     )]
     NoTemplate,
+    /// The template writes the current date, and nobody says which.
+    #[error("the chat template writes the current date; give the `date` of the run as YYYY-MM-DD")]
+    NoDate,
     /// A template is not Jinja.
     #[error("the chat template of {origin} cannot be read: {}", brief(cause))]
     Syntax {

@@ -33,6 +33,11 @@ pub struct ChatTemplate {
     special: Map<String, Json>,
 }
 
+/// Whether a text is a template, and no path of one.
+fn is_jinja(text: &str) -> bool {
+    text.contains("{%") || text.contains("{{")
+}
+
 impl fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&String> = self.sources.keys().collect();
@@ -73,10 +78,23 @@ impl ChatTemplate {
         if let Some((name, jinja)) = BUILT_IN.iter().find(|(name, _)| *name == given) {
             return Ok(Self::new(jinja, format!("`{name}`")));
         }
-        if given.contains("{%") || given.contains("{{") {
-            return Ok(Self::new(given, "the settings"));
+        let origin = if is_jinja(given) {
+            "the settings"
+        } else {
+            given
+        };
+        Ok(Self::new(&Self::inlined(given)?, origin))
+    }
+
+    /// What a user [gives](Self::given), with the Jinja of a file in the place of its path.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn inlined(given: &str) -> Result<String, ChatError> {
+        if is_jinja(given) || BUILT_IN.iter().any(|(name, _)| *name == given) {
+            return Ok(given.to_owned());
         }
-        let jinja = super::files::text(Path::new(given)).map_err(|error| match error {
+        super::files::text(Path::new(given)).map_err(|error| match error {
             ChatError::File { path, expected } if !path.exists() => {
                 let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
                 let expected = format!(
@@ -86,8 +104,7 @@ impl ChatTemplate {
                 ChatError::File { path, expected }
             }
             other => other,
-        })?;
-        Ok(Self::new(&jinja, given))
+        })
     }
 
     /// The templates, which know these special tokens by their roles, such as `bos_token`.
@@ -290,20 +307,26 @@ fn join(values: &Value, between: Option<&str>, attribute: Option<Value>) -> Resu
 }
 
 /// Jinja's `round`: to the even one of two that are as near.
-fn round(value: f64, digits: Option<usize>, how: Option<&str>) -> Result<f64, Error> {
+fn round(value: &Value, digits: Option<usize>, how: Option<&str>) -> Result<Value, Error> {
+    let how = how.unwrap_or("common");
+    if value.is_integer() && how == "common" {
+        return Ok(value.clone());
+    }
+    let value = f64::try_from(value.clone())?;
     let digits = digits.unwrap_or(0).min(300);
     let power = 10_f64.powi(digits as i32);
-    match how.unwrap_or("common") {
-        "common" if digits == 0 => Ok(value.round_ties_even()),
+    let rounded = match how {
+        "common" if digits == 0 => value.round_ties_even(),
         // The nearest decimal number, as Python finds it.
-        "common" => Ok(format!("{value:.digits$}").parse().unwrap_or(value)),
-        "ceil" => Ok((value * power).ceil() / power),
-        "floor" => Ok((value * power).floor() / power),
+        "common" => format!("{value:.digits$}").parse().unwrap_or(value),
+        "ceil" => (value * power).ceil() / power,
+        "floor" => (value * power).floor() / power,
         other => {
             let what = format!("round knows common, ceil and floor, not {other}");
-            Err(Error::new(ErrorKind::InvalidOperation, what))
+            return Err(Error::new(ErrorKind::InvalidOperation, what));
         }
-    }
+    };
+    Ok(rounded.into())
 }
 
 fn length(value: &Value) -> Result<usize, Error> {

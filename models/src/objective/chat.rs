@@ -89,22 +89,45 @@ impl TryFrom<Options> for Chat {
     }
 }
 
+/// Options, as a description has them, for a run that others are to repeat: with today's date, unless
+/// they have another, and with the template of a file in its place.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn settled(options: &Value) -> Result<Value, ChatError> {
+    let mut settled = options.clone();
+    if let Some(template) = settled.get_mut("template")
+        && let Some(given) = template.as_str()
+    {
+        *template = ChatTemplate::inlined(given)?.into();
+    }
+    if let Value::Object(fields) = &mut settled
+        && fields.get("date").is_none_or(Value::is_null)
+    {
+        fields.insert("date".to_owned(), Date::today().to_string().into());
+    }
+    Ok(settled)
+}
+
 impl Options {
-    /// These options for a model with this tokenizer: its template, unless another one is given, on
-    /// the day that is given, or else today.
+    /// These options for a model with this tokenizer: its template, unless another one is given.
     ///
     /// # Errors
-    /// There is no template, or it cannot be read.
+    /// There is no template, or it cannot be read, or it writes the current date and none is given.
     pub fn bind(&self, tokenizer: &Tokenizer) -> Result<Bound, TokenizerError> {
         let own = tokenizer.chat_template();
         let template = match &self.template {
             Some(given) => ChatTemplate::given(given)?.with_special_of(own),
             None => own.cloned().ok_or(ChatError::NoTemplate)?,
         };
-        let date = self.date.as_deref().map(str::parse).transpose()?;
+        let date = match &self.date {
+            Some(date) => date.parse()?,
+            None if template.is_dated() => return Err(ChatError::NoDate.into()),
+            None => Date::today(),
+        };
         let bound = Bound {
             template,
-            date: date.unwrap_or_else(Date::today),
+            date,
             markup: Markup::new(tokenizer, self.content_tokens == ContentTokens::Text)?,
         };
         bound.compiled()?;
@@ -210,11 +233,12 @@ impl Bound {
     ///
     /// # Errors
     /// The template refuses one.
-    pub fn prompts(&self, conversations: &[Conversation]) -> Result<Vec<Vec<u32>>, TokenizerError> {
+    pub fn prompts(&self, conversations: &[Conversation]) -> Result<Vec<Vec<i32>>, TokenizerError> {
         let compiled = self.compiled()?;
         let prompt = |conversation: &Conversation| {
             let written = compiled.prompt(conversation, self.markup.controls())?;
-            Ok(self.markup.encode(&written)?.ids)
+            let ids = self.markup.encode(&written)?.ids;
+            Ok(ids.into_iter().map(|id| id as i32).collect())
         };
         conversations.iter().map(prompt).collect()
     }
@@ -266,6 +290,18 @@ impl Chat {
     pub fn options(&self) -> &Options {
         &self.options
     }
+
+    /// This objective for models with this tokenizer.
+    ///
+    /// # Errors
+    /// As [`Options::bind`].
+    pub fn bound(&self, tokenizer: &Tokenizer) -> Result<Self, TokenizerError> {
+        let bound = self.options.bind(tokenizer)?;
+        Ok(Self {
+            options: self.options.clone(),
+            bound: Some(Arc::new(bound)),
+        })
+    }
 }
 
 impl Objective for Chat {
@@ -299,11 +335,8 @@ impl Objective for Chat {
         _: &Config,
         tokenizer: &Tokenizer,
     ) -> Result<Option<Arc<dyn Objective>>, BindError> {
-        let bound = self.options.bind(tokenizer).map_err(BindError::Tokenizer)?;
-        Ok(Some(Arc::new(Self {
-            options: self.options.clone(),
-            bound: Some(Arc::new(bound)),
-        })))
+        let bound = self.bound(tokenizer).map_err(BindError::Tokenizer)?;
+        Ok(Some(Arc::new(bound)))
     }
 
     /// Conversations in the template, with what is learned in segment 1. What is longer than

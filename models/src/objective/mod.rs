@@ -20,7 +20,7 @@ mod regression;
 mod text;
 
 pub use causal::Causal;
-pub use chat::{Bound, Chat, ContentTokens, Options as ChatOptions};
+pub use chat::{Bound, Chat, ContentTokens, Options as ChatOptions, settled as settled_chat};
 pub use classification::{Classification, Written};
 pub use error::{BindError, NotFinite, ObjectiveError};
 pub use extractive::Extractive;

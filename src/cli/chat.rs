@@ -1,0 +1,68 @@
+use std::{
+    io::{self, BufRead, IsTerminal},
+    process::ExitCode,
+};
+
+use super::{
+    Error,
+    generate::{conversations::ChatArgs, writer::WriterArgs},
+    print::{self, out, say},
+};
+
+/// With whom one chats, and how it answers.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    writer: WriterArgs,
+    #[command(flatten)]
+    chats: ChatArgs,
+}
+
+/// Answers the lines of standard input, each with all that was said before.
+pub fn run(args: &Args) -> Result<ExitCode, Error> {
+    let mut writer = args.writer.open()?;
+    let bound = args
+        .chats
+        .bind(args.writer.adapter.as_deref(), &writer.tokenizer)?;
+    writer.end_at(bound.end(&writer.tokenizer));
+    let is_terminal = io::stdin().is_terminal();
+    let ask = || {
+        if is_terminal {
+            print::stderr(format_args!("> "));
+        }
+    };
+    if is_terminal {
+        say!("/reset begins again, /exit ends");
+    }
+    let mut conversation = args.chats.start();
+    conversation.place = "the conversation".to_owned();
+    ask();
+    for line in io::stdin().lock().lines() {
+        match line?.trim() {
+            "" => {}
+            "/exit" => break,
+            "/reset" => conversation.messages = args.chats.start().messages,
+            text => {
+                conversation.push("user", text);
+                let prompts = bound.prompts(std::slice::from_ref(&conversation));
+                let written = prompts
+                    .map_err(Error::from)
+                    .and_then(|prompts| writer.write(&prompts, true));
+                match written {
+                    Ok(answers) => {
+                        out!("")?;
+                        conversation.push("assistant", &answers.concat());
+                    }
+                    // Whoever sits there can say it shorter, or begin again.
+                    Err(error) if is_terminal => {
+                        say!("error: {error}");
+                        conversation.messages.pop();
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        ask();
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -10,7 +10,7 @@ use ailora::{
         batch::{Buckets, Encoded},
         data::Example,
         objective::HeldOut,
-        task::Task,
+        task::{Malformed, Task},
     },
     output::Existing,
     run::{Report, backend},
@@ -77,7 +77,7 @@ fn said(scene: &Scene, task: &Task, model: Model) -> (Vec<(String, f64)>, Vec<Va
     let backend = backend(settings.device, settings.precision).unwrap();
     let (mut predictor, mut engine, model) = model.predictor(backend);
     let examples: Vec<Example> = task
-        .load_split(&scene.path("rows"), &task.dev[0])
+        .load_split(&scene.path("rows"), &task.dev[0], Malformed::Refused)
         .unwrap()
         .examples;
     let rows = model.encode(&examples, 64).unwrap();

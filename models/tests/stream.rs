@@ -5,7 +5,7 @@ mod support;
 use std::{io::Write, path::Path, sync::Arc};
 
 use ailora_models::{
-    batch::{Encoded, Order, training_epoch, Buckets},
+    batch::{Buckets, Encoded, Order, training_epoch},
     dataset::Dataset,
     stream::{Stream, Windows},
     task::{Malformed, Task},

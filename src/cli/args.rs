@@ -329,7 +329,7 @@ pub struct ModelArgs {
     #[arg(long, help = tasks(" [default: the adapter's, where it records one]"))]
     pub task: Option<String>,
     #[command(flatten)]
-    strict: StrictArgs,
+    pub strict: StrictArgs,
 }
 
 impl ModelArgs {

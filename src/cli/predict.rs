@@ -1,6 +1,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use ailora::{
+    finetune::Model,
     models::{
         data::files,
         lengths::Cut,
@@ -16,6 +17,7 @@ use super::{
     args::{self, DeviceArgs, ForceArgs, ModelArgs, say_cut},
     dataset::ColumnArgs,
     evaluate::{check_not_texts, length, logits},
+    generate::writer::TextArgs,
     print::say,
 };
 
@@ -37,7 +39,8 @@ pub struct Args {
     #[command(flatten)]
     columns: ColumnArgs,
     /// Write the predictions to a file, or to standard output as `-`: one JSON object a row, with `index`,
-    /// `logits` in the order of the model's outputs, and `label`.
+    /// and `logits` in the order of the model's outputs and `label`, or the `text` that a language model
+    /// writes.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Replace the output file if it exists.
@@ -49,6 +52,8 @@ pub struct Args {
     /// Truncate sequences to N tokens [default: as in the adapter's training, else 128].
     #[arg(long, value_name = "N", value_parser = args::tokens, allow_negative_numbers = true)]
     max_length: Option<usize>,
+    #[command(flatten)]
+    texts: TextArgs,
 }
 
 /// Predicts every row of a file, in file order.
@@ -56,7 +61,6 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let adapter = args.adapter.as_deref();
     let adapter = adapter.map(|path| args.insist.folder(path));
     let (model, task) = args.model.open_with(adapter, &args.columns, &args.data)?;
-    check_not_texts(&task)?;
     let mut inputs = vec![&*model.pretrained.dir];
     inputs.extend(args.data.iter().map(PathBuf::as_path));
     inputs.extend(args.adapter.as_deref());
@@ -66,6 +70,11 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let file = task.load(&files, Labels::Optional, Malformed::Refused)?;
     args.model.say(&file.notes)?;
     let rows = file.examples;
+    if let Some(prompts) = model.objective.prompts(&rows, &model.tokenizer)? {
+        let lines = written(args, model, &prompts)?;
+        return wrote(args, &output, &lines, rows.len());
+    }
+    check_not_texts(&task)?;
     let max_len = length(args.max_length, args.adapter.as_deref());
     let max_len = model.max_len(max_len);
     let (mut predictor, mut engine, model) = model.predictor(args.device.open()?);
@@ -96,11 +105,35 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         serde_json::to_writer(&mut lines, &row)?;
         lines.push(b'\n');
     }
-    output.write(&lines)?;
-    let (n, file) = (rows.len(), args.output.display());
+    wrote(args, &output, &lines, rows.len())
+}
+
+/// What a language model writes behind each prompt, a line each.
+fn written(args: &Args, model: Model, prompts: &[Vec<u32>]) -> Result<Vec<u8>, Error> {
+    let end = model.objective.end(&model.tokenizer);
+    let ids = |prompt: &Vec<u32>| prompt.iter().map(|&id| id as i32).collect();
+    let prompts: Vec<Vec<i32>> = prompts.iter().map(ids).collect();
+    let (strict, device) = (args.model.strict, args.device.open()?);
+    let mut writer = args.texts.writer(model, false, strict, device)?;
+    writer.end_at(end);
+    let mut lines = Vec::new();
+    let mut index = 0;
+    for prompts in prompts.chunks(args.batch_size) {
+        for text in writer.write(prompts, false)? {
+            serde_json::to_writer(&mut lines, &json!({"index": index, "text": text}))?;
+            lines.push(b'\n');
+            index += 1;
+        }
+    }
+    Ok(lines)
+}
+
+fn wrote(args: &Args, output: &File, lines: &[u8], rows: usize) -> Result<ExitCode, Error> {
+    output.write(lines)?;
+    let file = args.output.display();
     say!(
-        "wrote {n} {} to {file}",
-        if n == 1 { "row" } else { "rows" }
+        "wrote {rows} {} to {file}",
+        if rows == 1 { "row" } else { "rows" }
     );
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,11 @@
 //! A folder with tiny models and a tiny task, and the built command run in it.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+mod language;
+
+#[allow(unused_imports, reason = "each test file uses its part")]
+pub use language::language_model;
+
 use std::{
     fmt::Write,
     fs,

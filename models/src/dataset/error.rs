@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::{data::DataError, task::TaskError};
+use crate::{chat::ChatError, data::DataError, task::TaskError};
 
 /// Why data of one's own are not understood.
 #[derive(Debug, Error)]
@@ -22,6 +22,9 @@ pub enum DatasetError {
          says it: leave them out"
     )]
     Trained(String),
+    /// A chat template that cannot be used.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
     /// A column that is asked for is not there.
     #[error("--{flag}: there is no column `{column}`; there are {found}{suggestion}")]
     NoColumn {

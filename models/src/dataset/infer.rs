@@ -26,14 +26,17 @@ const LABELS: [&str; 7] = [
 ];
 /// Names of columns with a conversation.
 const CHATS: [&str; 2] = ["messages", "conversations"];
-/// Names of columns with a prompt and its answer.
-const ANSWERS: [(&str, &str); 5] = [
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("prompt", "answer"),
-    ("question", "answer"),
-    ("instruction", "response"),
+/// A prompt's template, of a column that is named first, and the column of its answer.
+const ANSWERS: [(&str, &str, &str); 6] = [
+    ("prompt", "{prompt}", "completion"),
+    ("prompt", "{prompt}\n", "response"),
+    ("prompt", "{prompt}\n", "answer"),
+    ("question", "{question}\n", "answer"),
+    ("question", "{question}\n", "response"),
+    ("instruction", "{instruction}\n", "response"),
 ];
+/// What a user says of an instruction with an input and without.
+const ASKED: [&str; 2] = ["{instruction}\n\n{input}", "{instruction}"];
 /// Alpaca's prompts (Taori et al., 2023), of records with an input and without.
 const ALPACA: [&str; 2] = [
     "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
@@ -173,29 +176,41 @@ impl Guess<'_> {
         }
     }
 
-    /// Conversations, in a column of that name or that was named.
+    /// Conversations, in a column of that name or that was named, or made of prompts and answers.
     fn chat(&self, is_asked: bool) -> Result<Option<Inferred>, DatasetError> {
         let of_messages = |name: &str| {
             let column = self.survey.columns.get(name)?;
             (column.kinds.are_lists() && column.items.objects > 0).then(|| name.to_owned())
         };
         let named = match &self.dataset.text {
-            Some(text) if is_asked => Some(text.clone()),
             Some(text) => of_messages(text),
             None => CHATS.iter().find_map(|name| of_messages(name)),
         };
-        let prompts = ANSWERS[..1]
-            .iter()
-            .find(|(prompt, _)| is_asked && self.has(prompt));
-        let Some(column) = named.or(prompts.map(|(prompt, _)| (*prompt).to_owned())) else {
-            return Ok(None);
+        let (mut options, decision) = match (named, is_asked) {
+            (Some(column), _) => (
+                Map::from_iter([("messages".to_owned(), json!(column))]),
+                format!("conversations in `{column}`"),
+            ),
+            (None, false) => return Ok(None),
+            (None, true) => {
+                let Some(found) = self.answers(true)? else {
+                    return Ok(None);
+                };
+                let prompt = match found.trim {
+                    true if self.has("input") => json!(ASKED),
+                    true => json!(ASKED[1]),
+                    false => found.text,
+                };
+                let answer = found.objective.options["answer"].clone();
+                let decision = format!("conversations of {prompt} and its answer in {answer}");
+                let options = [("prompt", prompt), ("answer", answer)];
+                let options = options.map(|(name, value)| (name.to_owned(), value));
+                (Map::from_iter(options), decision)
+            }
         };
-        self.column("text", &column)?;
-        let mut options = Map::from_iter([("messages".to_owned(), json!(column))]);
         for name in BESIDE.into_iter().filter(|name| self.has(name)) {
             options.insert(name.to_owned(), json!(name));
         }
-        let decision = format!("conversations in `{column}`");
         Ok(Some(self.language("chat", options, "".into(), decision)))
     }
 
@@ -220,33 +235,35 @@ impl Guess<'_> {
 
     /// Prompts with answers.
     fn answers(&self, is_asked: bool) -> Result<Option<Inferred>, DatasetError> {
-        let answer = |column: &str| Map::from_iter([("answer".to_owned(), json!(column))]);
+        let causal = |column: &str, trim: bool, text, decision| {
+            let options = [("answer", json!(column)), ("trim", json!(trim))];
+            let options = options.map(|(name, value)| (name.to_owned(), value));
+            let mut found = self.language("causal", Map::from_iter(options), text, decision);
+            found.trim = trim;
+            found
+        };
         if let ([label], true) = (&self.dataset.label[..], is_asked) {
             let (text, _) = self.texts(&self.dataset.label)?;
             let decision = format!("answers in `{label}` behind prompts of {text}");
-            return Ok(Some(self.language("causal", answer(label), text, decision)));
+            return Ok(Some(causal(label, false, text, decision)));
         }
-        if self.has("instruction") && self.has("output") && self.dataset.text.is_none() {
+        if self.dataset.text.is_some() {
+            return Ok(None);
+        }
+        if self.has("instruction") && self.has("output") {
             let templates = match self.has("input") {
                 true => json!(ALPACA),
                 false => json!(ALPACA[1]),
             };
             let decision = "Alpaca's prompts, with answers in `output`".to_owned();
-            let mut found = self.language("causal", answer("output"), templates, decision);
-            found.trim = true;
-            return Ok(Some(found));
+            return Ok(Some(causal("output", true, templates, decision)));
         }
-        let pair = ANSWERS
-            .iter()
-            .find(|(prompt, answer)| self.has(prompt) && self.has(answer));
-        Ok(match (pair, &self.dataset.text) {
-            (Some((prompt, name)), None) => {
-                let decision = format!("answers in `{name}` behind prompts in `{prompt}`");
-                let text = place(prompt).into();
-                Some(self.language("causal", answer(name), text, decision))
-            }
-            _ => None,
-        })
+        let known = ANSWERS.iter();
+        let mut known = known.filter(|(name, _, answer)| self.has(name) && self.has(answer));
+        Ok(known.next().map(|(_, template, answer)| {
+            let decision = format!("answers in `{answer}` behind prompts of {template:?}");
+            causal(answer, false, json!(template), decision)
+        }))
     }
 
     /// Text without anything beside it, unless it is asked for.

@@ -17,6 +17,7 @@ use crate::{
     choice::Choice,
     closed::Note,
     data::{DataError, FORMATS, Source, Text, files},
+    objective::settled_chat,
     task::{Malformed, Rows, Share, Split, Task, TaskError},
 };
 use infer::{Inferred, infer};
@@ -158,12 +159,16 @@ impl Dataset {
             return Err(DataError::Empty { path }.into());
         }
         let Inferred {
-            objective,
+            mut objective,
             text,
             pair,
             trim,
             decisions,
         } = infer(self, &survey)?;
+        // What a later reading repeats is recorded: the date of today, and the template of a file.
+        if objective.name == "chat" {
+            objective.options = settled_chat(&objective.options)?;
+        }
         let name = self.first_file();
         let name = name.file_stem().unwrap_or_default().to_string_lossy();
         let mut description = Map::from_iter([

@@ -23,9 +23,16 @@ use crate::{
 pub struct Causal {
     /// The column of the answer.
     pub answer: String,
+    /// Whether white space around it is left out.
+    #[serde(default = "yes")]
+    pub trim: bool,
     /// The token that ends an answer: the model's.
     #[serde(skip)]
     end: Option<u32>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 impl Causal {
@@ -33,6 +40,7 @@ impl Causal {
     pub fn new(answer: &str) -> Self {
         Self {
             answer: answer.to_owned(),
+            trim: true,
             end: None,
         }
     }
@@ -48,7 +56,8 @@ impl Objective for Causal {
     }
 
     fn target(&self, record: &Record<'_>) -> Result<Value, DataError> {
-        Ok(record.text(&self.answer, "a text")?.trim().into())
+        let text = record.text(&self.answer, "a text")?;
+        Ok(if self.trim { text.trim() } else { text }.into())
     }
 
     fn bind(
@@ -78,6 +87,15 @@ impl Objective for Causal {
             Ok(Encoded { encoding, target })
         };
         examples.iter().map(encode).collect()
+    }
+
+    fn prompts(
+        &self,
+        examples: &[Example],
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<Vec<Vec<u32>>>, TokenizerError> {
+        let texts = examples.iter().map(|example| example.text.as_str());
+        tokenizer.prompts(texts).map(Some)
     }
 
     fn has_targets(&self, row: &Encoded) -> bool {

@@ -369,6 +369,31 @@ impl Objective for Chat {
         examples.par_iter().map(encode).collect()
     }
 
+    /// Conversations without the answer that they end with, if they do, with the header of an answer.
+    fn prompts(
+        &self,
+        examples: &[Example],
+        _: &Tokenizer,
+    ) -> Result<Option<Vec<Vec<u32>>>, TokenizerError> {
+        let bound = self.bound.as_deref().ok_or(TokenizerError::Unbound)?;
+        let asked = |example: &Example| {
+            let target = example.target.as_ref();
+            let target = target.and_then(|target| Conversation::deserialize(target).ok());
+            let mut conversation = target.unwrap_or_else(|| Conversation::of_user(&example.text));
+            let answers = |message: &Message| message.get("role").is_some_and(|r| r == "assistant");
+            while conversation.messages.pop_if(|last| answers(last)).is_some() {}
+            conversation
+        };
+        let asked: Vec<Conversation> = examples.iter().map(asked).collect();
+        let prompts = bound.prompts(&asked)?.into_iter();
+        let ids = prompts.map(|ids| ids.into_iter().map(|id| id as u32).collect());
+        Ok(Some(ids.collect()))
+    }
+
+    fn end(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        self.bound.as_deref()?.end(tokenizer)
+    }
+
     /// The first token is predicted from nothing.
     fn has_targets(&self, row: &Encoded) -> bool {
         row.encoding

@@ -230,6 +230,24 @@ pub trait Objective: Debug + Send + Sync {
         logits.into()
     }
 
+    /// The tokens behind which a language model writes its answer to each example; none, where logits are
+    /// what is predicted.
+    ///
+    /// # Errors
+    /// A text that the tokenizer cannot represent.
+    fn prompts(
+        &self,
+        _: &[Example],
+        _: &Tokenizer,
+    ) -> Result<Option<Vec<Vec<u32>>>, TokenizerError> {
+        Ok(None)
+    }
+
+    /// The token that ends an answer, beside those that the model's files name.
+    fn end(&self, _: &Tokenizer) -> Option<u32> {
+        None
+    }
+
     /// A prediction as a user reads it.
     fn describe(&self, prediction: &Value) -> Value {
         prediction.clone()

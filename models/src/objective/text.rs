@@ -134,6 +134,15 @@ impl Objective for RawText {
         false
     }
 
+    fn prompts(
+        &self,
+        examples: &[Example],
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<Vec<Vec<u32>>>, TokenizerError> {
+        let texts = examples.iter().map(|example| example.text.as_str());
+        tokenizer.prompts(texts).map(Some)
+    }
+
     fn has_targets(&self, row: &Encoded) -> bool {
         row.encoding.type_ids.contains(&1)
     }

@@ -224,6 +224,23 @@ impl Tokenizer {
         Ok(encodings)
     }
 
+    /// Texts behind which something is to be written, whole and as [`encode_answer`] has them.
+    ///
+    /// [`encode_answer`]: Self::encode_answer
+    ///
+    /// # Errors
+    /// Texts the tokenizer cannot represent.
+    pub fn prompts<'a>(
+        &self,
+        texts: impl Iterator<Item = &'a str>,
+    ) -> Result<Vec<Vec<u32>>, TokenizerError> {
+        let prompt = |text: &str| {
+            let answer = self.encode_answer(text, "", None, usize::MAX)?;
+            Ok(answer.ids)
+        };
+        texts.map(prompt).collect()
+    }
+
     /// A prompt, and in segment 1 what is written behind it, ended by the token `end`. Where that is
     /// longer than `max_len`, the prompt loses tokens from its start, behind the special tokens there; where
     /// none of it would be left, the answer is left out.

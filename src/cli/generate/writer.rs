@@ -8,6 +8,7 @@ use ailora::{
         generate::{Generator, Options, Settings, search},
         tokenizer::Tokenizer,
     },
+    runtime::backend::Backend,
 };
 
 use super::{
@@ -37,6 +38,13 @@ pub struct WriterArgs {
     /// Merge the adapter into the weights, instead of computing it beside them.
     #[arg(long, requires = "adapter")]
     merged: bool,
+    #[command(flatten)]
+    texts: TextArgs,
+}
+
+/// How texts are written.
+#[derive(Debug, clap::Args)]
+pub struct TextArgs {
     /// Generate at most N tokens for each prompt [default: what the model's generation_config.json
     /// says, or 128].
     #[arg(long, value_name = "N", value_parser = positive, allow_negative_numbers = true)]
@@ -57,7 +65,7 @@ fn some_text(text: &str) -> Result<String, String> {
 
 /// A model that writes.
 pub struct Writer<'a> {
-    args: &'a WriterArgs,
+    args: &'a TextArgs,
     generator: Generator,
     pub tokenizer: Tokenizer,
     settings: Settings,
@@ -73,16 +81,33 @@ impl WriterArgs {
     pub fn open(&self) -> Result<Writer<'_>, Error> {
         let adapter = self.adapter.as_deref();
         let adapter = adapter.map(|path| self.insist.folder(path));
-        let mut model = Model::generating(&self.model, adapter)?;
-        let settings = model.generation()?;
-        self.strict.check(&model)?;
+        let model = Model::generating(&self.model, adapter)?;
         if let Some(path) = &self.adapter {
             say_applied(path, &model);
         }
+        let backend = self.device.open()?;
+        self.texts.writer(model, self.merged, self.strict, backend)
+    }
+}
+
+impl TextArgs {
+    /// A model that writes; its adapter is beside the weights, or merged into them.
+    ///
+    /// # Errors
+    /// Its files, or flags that contradict each other.
+    pub fn writer(
+        &self,
+        mut model: Model,
+        merged: bool,
+        strict: StrictArgs,
+        backend: Box<dyn Backend>,
+    ) -> Result<Writer<'_>, Error> {
+        let settings = model.generation()?;
+        strict.check(&model)?;
         // Flags that contradict each other are said before anything is computed.
         self.choice.strategy(&settings)?;
         let positions = model.max_len(usize::MAX);
-        let (generator, tokenizer) = model.generator(self.merged, self.device.open()?)?;
+        let (generator, tokenizer) = model.generator(merged, backend)?;
         Ok(Writer {
             args: self,
             generator: generator.with_start(settings.start),

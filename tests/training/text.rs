@@ -63,7 +63,7 @@ fn raw_text_is_learned_in_packed_rows() {
             panic!("{report:?}")
         };
         assert!(
-            last.metrics["loss"] < 0.8 * first.metrics["loss"],
+            last.metrics["loss"] < first.metrics["loss"] - 0.3,
             "{first:?} {last:?}"
         );
         assert_eq!(last.metrics["window"], 24.0);

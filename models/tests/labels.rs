@@ -40,6 +40,7 @@ fn batch(objective: &dyn Objective, targets: &[Value]) -> Result<Batch, String> 
             ids: vec![5],
             type_ids: vec![0],
             cut: false,
+            ..Encoding::default()
         },
         target: Some(target.clone()),
     };

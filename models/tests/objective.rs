@@ -4,10 +4,14 @@ mod support;
 
 use std::{sync::Arc, thread};
 
-use ailora_graph::{Trainable, ir::Draw};
+use ailora_graph::{
+    Trainable,
+    ir::{Draw, Tensor, Type},
+    nn::{Cx, Linear},
+};
 use ailora_models::{
-    batch::{Batch, Buckets, Encoded, Shape},
-    objective::{Causal, Classification, Extractive, HeldOut, Objective, Predictor},
+    batch::{Batch, Buckets, Encoded, Plan, Shape},
+    objective::{Causal, Classification, Extractive, HeldOut, Objective, Predictor, RawText},
     pretrained::Pretrained,
     tokenizer::Encoding,
 };
@@ -66,7 +70,7 @@ fn evaluate(
 
 /// The logits of one row alone, in float64.
 fn logits(base: &Pretrained, row: &Encoded) -> Vec<(String, Vec<f64>)> {
-    let plan = ailora_models::batch::Plan {
+    let plan = Plan {
         len: row.tokens(),
         indices: vec![0],
     };
@@ -196,7 +200,7 @@ fn classes_are_the_largest_logits_and_rows_without_one_are_named() {
     assert!((scores[0].1 - 4.0 / 7.0).abs() <= 1e-12, "{scores:?}");
     assert_eq!(scores[1].0, "f1");
 
-    let plan = ailora_models::batch::Plan {
+    let plan = Plan {
         len: 16,
         indices: vec![2, 4],
     };
@@ -257,4 +261,84 @@ fn ranks_share_held_out_rows_out_and_none_counts_twice() {
             }
         }
     }
+}
+
+/// The end of an answer is learned though it is the padding token, too, as in running text.
+#[test]
+fn answers_end_in_a_target_though_it_is_the_padding_too() {
+    let row = |ids: &[u32]| Encoded {
+        encoding: Encoding {
+            ids: ids.to_vec(),
+            type_ids: (0..ids.len()).map(|i| u32::from(i > 0)).collect(),
+            ..Encoding::default()
+        },
+        target: None,
+    };
+    let rows = [row(&[0, 3, 1]), row(&[0, 3, 4, 1])];
+    let plan = Plan {
+        len: 4,
+        indices: vec![0, 1],
+    };
+    for objective in [
+        &Causal::new("answer") as &dyn Objective,
+        &RawText::default(),
+    ] {
+        let mut batch = Batch::new(&plan, &rows, 1).unwrap();
+        let refs: Vec<&Encoded> = rows.iter().collect();
+        objective
+            .prepare(&mut batch, &refs, Draw::default())
+            .unwrap();
+        let labels = batch.targets.inputs.ids("labels").unwrap();
+        assert_eq!(labels, [3, 1, -100, -100, 3, 4, 1, -100], "{objective:?}");
+    }
+}
+
+/// Logits that are sure of each next token have no loss: labels are not shifted once more by the loss.
+#[test]
+fn labels_are_shifted_once() {
+    let ids = [0, 3, 4, 1];
+    let objective = RawText::default();
+    let row = Encoded {
+        encoding: Encoding {
+            ids: ids.map(|id| id as u32).to_vec(),
+            type_ids: vec![1; 4],
+            ..Encoding::default()
+        },
+        target: None,
+    };
+    let rows = [row];
+    let plan = Plan {
+        len: 4,
+        indices: vec![0],
+    };
+    let mut batch = Batch::new(&plan, &rows, 0).unwrap();
+    objective
+        .prepare(&mut batch, &[&rows[0]], Draw::default())
+        .unwrap();
+    let cx = Cx::new();
+    let linear = Linear::new(&cx, 5, 5, false);
+    let logits = linear.forward(&cx.input("x", Type::f32([1, 4, 5])));
+    let loss = objective.loss(&logits, batch.shape());
+    let program = cx.program(&linear, &[("loss", &loss)]).unwrap();
+    let labels = batch.targets.inputs.ids("labels").unwrap();
+    let labels: Vec<f64> = labels.iter().map(|&label| f64::from(label)).collect();
+    let sure = |next: fn(usize) -> usize| {
+        Tensor::from_fn(&[1, 4, 5], |i| match ids.get(next(i[1])) {
+            Some(&id) if id == i[2] => 9.0,
+            _ => -9.0,
+        })
+    };
+    let value = |x: Tensor, labels: Vec<f64>| {
+        let identity = Tensor::from_fn(&[5, 5], |i| f64::from(u8::from(i[0] == i[1])));
+        let bindings = [
+            ("x".to_owned(), x),
+            ("weight".to_owned(), identity),
+            ("labels".to_owned(), Tensor::new([4], labels)),
+        ];
+        program.eval(&bindings.into(), Draw::default()).unwrap()["loss"].data[0]
+    };
+    let right = value(sure(|i| i + 1), labels.clone());
+    assert!(right < 1e-6, "{right}");
+    // Two of the three are as wrong as can be.
+    assert!(value(sure(|i| i + 2), labels) > 12.0);
 }

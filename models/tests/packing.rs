@@ -7,14 +7,14 @@ use std::{fs, path::Path, sync::Arc};
 
 use ailora_graph::{
     Trainable,
-    ir::{Draw, Tensor as Value64, Type},
-    nn::{Cx, Linear, Tensor},
+    ir::{Draw, Type},
+    nn::Tensor,
 };
 use ailora_models::{
     batch::{Batch, BatchError, Buckets, Encoded, Inputs, Plan, Shape, Targets},
     data::{DataError, Example, Record},
     head::Head,
-    objective::{Causal, Classification, HeldOut, Objective, ObjectiveError, Predictor, RawText},
+    objective::{Classification, HeldOut, Objective, ObjectiveError, Predictor, RawText},
     pretrained::Pretrained,
     tokenizer::{Encoding, Tokenizer},
 };
@@ -161,10 +161,10 @@ fn packed_documents_of_the_real_smollm2_have_the_logits_of_each_alone() {
         let row = packed(std::slice::from_ref(&ids));
         let alone = logits(&base, &row, ids.len(), false).concat();
         let found = together[start..][..ids.len()].concat();
-        // Of numbers up to about 30.
-        let difference = largest_difference(&found, &alone);
-        println!("{text}: {difference:e}");
-        assert!(difference <= 1e-4, "{text}: {difference:e}");
+        let largest = alone.iter().fold(0.0_f64, |most, x| most.max(x.abs()));
+        let difference = largest_difference(&found, &alone) / largest;
+        println!("{text}: {difference:e} of {largest}");
+        assert!(difference <= 1e-5, "{text}: {difference:e}");
         start += ids.len();
     }
 }
@@ -398,79 +398,6 @@ fn models_that_cannot_keep_documents_apart_refuse_them() {
     let expected = "example 1: 2 documents share a row, which sequence classification cannot keep apart; \
                     give each a row of its own";
     assert_eq!(error.to_string(), expected);
-}
-
-/// The end of an answer is learned though it is the padding token, too, as in running text.
-#[test]
-fn answers_end_in_a_target_though_it_is_the_padding_too() {
-    let row = |ids: &[u32]| Encoded {
-        encoding: Encoding {
-            ids: ids.to_vec(),
-            type_ids: (0..ids.len()).map(|i| u32::from(i > 0)).collect(),
-            ..Encoding::default()
-        },
-        target: None,
-    };
-    let rows = [row(&[0, 3, 1]), row(&[0, 3, 4, 1])];
-    let plan = Plan {
-        len: 4,
-        indices: vec![0, 1],
-    };
-    for objective in [
-        &Causal::new("answer") as &dyn Objective,
-        &RawText::default(),
-    ] {
-        let mut batch = Batch::new(&plan, &rows, 1).unwrap();
-        let refs: Vec<&Encoded> = rows.iter().collect();
-        objective
-            .prepare(&mut batch, &refs, Draw::default())
-            .unwrap();
-        let labels = batch.targets.inputs.ids("labels").unwrap();
-        assert_eq!(labels, [3, 1, -100, -100, 3, 4, 1, -100], "{objective:?}");
-    }
-}
-
-/// Logits that are sure of each next token have no loss: labels are not shifted once more by the loss.
-#[test]
-fn labels_are_shifted_once() {
-    let ids = [0, 3, 4, 1];
-    let objective = RawText::default();
-    let rows = [packed(&[ids.map(|id| id as u32).to_vec()])];
-    let plan = Plan {
-        len: 4,
-        indices: vec![0],
-    };
-    let mut batch = Batch::new(&plan, &rows, 0).unwrap();
-    objective
-        .prepare(&mut batch, &[&rows[0]], Draw::default())
-        .unwrap();
-    let cx = Cx::new();
-    let linear = Linear::new(&cx, 5, 5, false);
-    let logits = linear.forward(&cx.input("x", Type::f32([1, 4, 5])));
-    let loss = objective.loss(&logits, batch.shape());
-    let program = cx.program(&linear, &[("loss", &loss)]).unwrap();
-    let labels = batch.targets.inputs.ids("labels").unwrap();
-    let labels = labels.iter().map(|&label| f64::from(label)).collect();
-    let sure = |next: fn(usize) -> usize| {
-        Value64::from_fn(&[1, 4, 5], |i| match ids.get(next(i[1])) {
-            Some(&id) if id == i[2] => 9.0,
-            _ => -9.0,
-        })
-    };
-    let value = |x: Value64, labels: Vec<f64>| {
-        let identity = Value64::from_fn(&[5, 5], |i| f64::from(u8::from(i[0] == i[1])));
-        let bindings = [
-            ("x".to_owned(), x),
-            ("weight".to_owned(), identity),
-            ("labels".to_owned(), Value64::new([4], labels)),
-        ];
-        program.eval(&bindings.into(), Draw::default()).unwrap()["loss"].data[0]
-    };
-    let labels: Vec<f64> = labels;
-    let right = value(sure(|i| i + 1), labels.clone());
-    assert!(right < 1e-6, "{right}");
-    // Two of the three are as wrong as can be.
-    assert!(value(sure(|i| i + 2), labels) > 12.0);
 }
 
 /// A loss that is told, over so many targets.

@@ -6,6 +6,7 @@ mod keep;
 mod rows;
 #[path = "../support/mod.rs"]
 mod support;
+mod text;
 
 use ailora::runtime::optim::{Schedule, ScheduleKind};
 use serde_json::{Value, json};

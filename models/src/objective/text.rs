@@ -1,6 +1,6 @@
 //! Running text: documents as rows of a language model, and windows over those that are too long.
 //!
-//! The rules are [`RawText`]'s; [`rows`] and [`pieces`] follow them on tokens alone.
+//! The rules are those of [`RawText`]; `rows` and `pieces` follow them on tokens alone.
 
 use std::{ops::Range, sync::Arc};
 

@@ -214,7 +214,7 @@ fn fused_attentions() {
         (1, 1, 5, 130, 16),
         (2, 2, 33, 1, 48),
         (2, 1, 135, 33, 16),
-        (2, 1, 140, 150, 16),
+        (1, 1, 140, 150, 16),
     ] {
         fused_attention(sizes, Target::AMPERE, "mma(");
     }

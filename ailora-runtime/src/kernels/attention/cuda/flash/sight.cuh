@@ -31,6 +31,22 @@ template <u32 COUNT> struct Documents {
     }
 };
 
+// Of a warp's 16 rows the thread's two, as bits of 32 columns each: `holds(row, i)` says for the one of columns
+// 32 i to 32 i + 31 that is the thread's.
+template <u32 WORDS, class Holds>
+__device__ inline void select_rows(u32 (&to)[2][WORDS], Holds holds) {
+    const Lane lane;
+#pragma unroll 1
+    for (u32 r = 0; r < 16; ++r) {
+#pragma unroll
+        for (u32 i = 0; i < WORDS; ++i) {
+            const u32 bits = __ballot_sync(~0u, holds(r, i));
+            if (r == lane.row) to[0][i] = bits;
+            if (r == lane.row + 8) to[1][i] = bits;
+        }
+    }
+}
+
 // Which keys of a tile count, a bit for each, and how many of them the warp's first row may see.
 template <u32 TILE> struct Sight {
     u32 counting[TILE / 32], row;
@@ -84,37 +100,28 @@ template <u32 TILE> struct Sight {
 
     // Scores of keys that are not seen become `hidden`.
     __device__ void hide(float (&s)[TILE / 8][4], float hidden = -INF) const {
-        if (CAUSAL && apart) hide_others(s, hidden);
-        if (everything()) return;
+        const bool alike = !CAUSAL || !apart;
+        if (alike && everything()) return;
         const Lane lane;
+        u32 seen[2][TILE / 32];
+#pragma unroll
+        for (u32 i = 0; i < TILE / 32; ++i) seen[0][i] = seen[1][i] = counting[i];
+        if (!alike) {
+            select_rows(seen, [&](u32 r, u32 i) {
+                const float own = document_of(mask, row + r);
+                const bool counts = counting[i] >> threadIdx.x % 32 & 1;
+                return counts && (own == 0.0f || numbers[i * 32 + threadIdx.x % 32] == own);
+            });
+        }
 #pragma unroll
         for (u32 n = 0; n < TILE / 8; ++n) {
 #pragma unroll
             for (u32 h = 0; h < 2; ++h) {
-                const int seen = limit + int(lane.row + 8 * h) - int(n / 4 * 32);
-                const u32 bits = (counting[n / 4] & first_bits(seen)) >> lane.column;
+                const int before = limit + int(lane.row + 8 * h) - int(n / 4 * 32);
+                const u32 bits = (seen[h][n / 4] & first_bits(before)) >> lane.column;
 #pragma unroll
                 for (u32 e = 0; e < 2; ++e) {
                     if (!(bits >> (n % 4 * 8 + e) & 1)) s[n][2 * h + e] = hidden;
-                }
-            }
-        }
-    }
-
-    // Those of keys of other documents do.
-    __device__ void hide_others(float (&s)[TILE / 8][4], float hidden) const {
-        const Lane lane;
-#pragma unroll
-        for (u32 h = 0; h < 2; ++h) {
-            const float own = document_of(mask, row + lane.row + 8 * h);
-            if (own == 0.0f) continue;
-#pragma unroll
-            for (u32 n = 0; n < TILE / 8; ++n) {
-#pragma unroll
-                for (u32 e = 0; e < 2; ++e) {
-                    const u32 j = n * 8 + lane.column + e;
-                    const bool counts = counting[n / 4] >> (j % 32) & 1;
-                    if (counts && numbers[j] != own) s[n][2 * h + e] = hidden;
                 }
             }
         }
@@ -127,6 +134,7 @@ __device__ inline bool is_last_document(const float* mask, u32 row) {
     if (!CAUSAL) return true;
     // The largest number, and the smallest but 0, negated.
     float most[2] = {-INF, -INF};
+#pragma unroll 1
     for (u32 at = row + threadIdx.x % 32; at < KEYS; at += 32) {
         const float number = mask[at];
         if (number == 0.0f) continue;
@@ -143,18 +151,17 @@ template <u32 N>
 __device__ inline void hide_other_documents(
     float (&p)[N][4], const float* mask, u32 row, u32 first) {
     const Lane lane;
-    float numbers[2];
-#pragma unroll
-    for (u32 h = 0; h < 2; ++h) numbers[h] = mask[smaller(row + lane.row + 8 * h, KEYS - 1)];
+    u32 seen[2][N / 4];
+    select_rows(seen, [&](u32 r, u32 i) {
+        const float own = document_of(mask, first + i * 32 + threadIdx.x % 32);
+        return own == 0.0f || own == mask[smaller(row + r, KEYS - 1)];
+    });
 #pragma unroll
     for (u32 n = 0; n < N; ++n) {
 #pragma unroll
-        for (u32 e = 0; e < 2; ++e) {
-            const float own = document_of(mask, first + n * 8 + lane.column + e);
-#pragma unroll
-            for (u32 h = 0; h < 2; ++h) {
-                if (own != 0.0f && own != numbers[h]) p[n][2 * h + e] = 0.0f;
-            }
+        for (u32 i = 0; i < 4; ++i) {
+            const u32 column = n % 4 * 8 + lane.column + i % 2;
+            if (!(seen[i / 2][n / 4] >> column & 1)) p[n][i] = 0.0f;
         }
     }
 }

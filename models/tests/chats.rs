@@ -699,6 +699,7 @@ fn an_end_that_also_pads_is_learned() {
                 ids,
                 type_ids,
                 cut: false,
+                ..Encoding::default()
             },
             target: None,
         }

@@ -10,7 +10,8 @@ const TINY: &str = "--task cola --data cola --batch-size 8 --rank 4";
 /// Evaluations after these steps, by accuracy.
 fn train(scene: &Scene, output: &str, more: &str) -> support::Ran {
     let ran = scene.run(&format!(
-        "finetune --model bert {TINY} --lr 3e-2 --method lora --output {output} --evaluate-every 4 --best-by accuracy {more}"
+        "finetune --model bert {TINY} --lr 3e-2 --method lora --output {output} --evaluate-every 4 \
+         --best-by accuracy {more}"
     ));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     ran

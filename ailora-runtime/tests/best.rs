@@ -131,10 +131,14 @@ fn run(
         },
     )?;
     assert_eq!(outcome, Outcome::Finished);
-    // A run that ended goes on to nothing.
-    let (checkpoint, saved) = Checkpoint::load(&path, "run").unwrap();
-    let ended = checkpoint.step < scores.len() as u64;
-    assert!(!ended || saved.evaluations.len() == progress.evaluations.len());
+    // Where it ended, in the middle of an epoch too, it goes on to nothing.
+    let (checkpoint, mut saved) = Checkpoint::load(&path, "run").unwrap();
+    assert_eq!(checkpoint.step, trainer.steps_done());
+    trainer.restore(&checkpoint).unwrap();
+    let nothing = |event: Event<'_>| -> Result<Control, Infallible> { panic!("{event:?}") };
+    let again = fit(&mut trainer, &mut workload, &options, &mut saved, nothing)?;
+    assert_eq!(again, Outcome::Finished);
+    assert_eq!(saved.evaluations.len(), progress.evaluations.len());
     Ok(Ran {
         evaluations: progress.evaluations.len(),
         best: progress.best(Some(&headline)).map(|best| best.step),

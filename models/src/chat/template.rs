@@ -121,6 +121,18 @@ impl ChatTemplate {
         self
     }
 
+    /// The templates as `chat_template` of `tokenizer_config.json` has them.
+    pub fn to_json(&self) -> Json {
+        let mut sources = self.sources.iter();
+        match (sources.next(), sources.next()) {
+            (Some((name, source)), None) if name == DEFAULT => source.jinja.clone().into(),
+            _ => {
+                let entry = |(name, source): (&String, &Source)| serde_json::json!({"name": name, "template": source.jinja});
+                self.sources.iter().map(entry).collect()
+            }
+        }
+    }
+
     /// The names of the templates.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.sources.keys().map(String::as_str)

@@ -204,6 +204,21 @@ fn values_and_blocks_are_written_as_jinja_writes_them() {
     );
 }
 
+#[test]
+fn a_template_without_an_end_is_stopped() {
+    let ever =
+        "{% for i in range(9999) %}{% for j in range(9999) %}{{ i }}{% endfor %}{% endfor %}";
+    assert!(rendered(ever, json!({})).unwrap_err().contains("fuel"));
+    let deep = "{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}";
+    assert!(
+        rendered(&format!("{deep}{{{{ ns.x }}}}"), json!({}))
+            .unwrap()
+            .contains("[...]")
+    );
+    let error = rendered(&format!("{deep}{{{{ ns.x|tojson }}}}"), json!({})).unwrap_err();
+    assert!(error.contains("too deep"), "{error}");
+}
+
 #[derive(Deserialize)]
 struct Masks {
     conversations: Vec<Value>,
@@ -954,8 +969,9 @@ fn answers_are_where_marked_templates_have_them() {
             match learned {
                 [Ok(found), Ok(marked)] if found == marked => same += 1,
                 [Err(_), Err(_)] => {}
-                // None begins with an answer.
-                [Err(found), Ok(_)] if found.contains(", message 1:") => {}
+                // Not every one refuses what another does, and none begins with an answer.
+                [Err(found), Ok(_)]
+                    if found.contains(", message 1:") || found.contains("refuses") => {}
                 [found, marked] => failures.push(format!("{name} {n}:\n{found:?}\n{marked:?}")),
             }
         }

@@ -178,6 +178,32 @@ fn an_answer_ends_where_the_template_ends_one() {
     assert_eq!(stopped, words[..first]);
 }
 
+/// What training recorded of the template is what is answered in.
+#[test]
+fn an_adapter_says_in_which_template_it_was_trained() {
+    let scene = scene();
+    let rows: Vec<Value> = (0..8)
+        .map(|i| json!({"instruction": format!("the cat w{}", 30 + i), "output": "w40 w41"}))
+        .collect();
+    scene.write("math/train.json", Value::from(rows).to_string());
+    scene.ok(
+        "finetune --model llama --task math --data math --batch-size 4 --rank 4 --epochs 1 \
+         --max-length 60 --output out",
+    );
+    let dated = "{{ strftime_now('w%d') }} {% for m in messages %}{{ m.content }} {% endfor %}";
+    let mut about = scene.json("out/ailora.json");
+    let options = json!({"messages": "m", "template": dated, "date": "2024-07-26"});
+    about["description"] = json!({"objective": {"chat": options}});
+    scene.write("out/ailora.json", about.to_string());
+    let generate = format!("generate {PLAIN} --adapter out");
+    let recorded = scene.ok(&format!("{generate} --chat --prompt the"));
+    let mut plain = scene.command(&generate);
+    let plain = plain.args(["--prompt", "w26 the"]).output().unwrap();
+    assert_eq!(recorded.as_bytes(), plain.stdout);
+    let other = scene.ok(&format!("{generate} --chat --prompt the --date 2024-07-27"));
+    assert_ne!(other, recorded);
+}
+
 #[test]
 fn what_is_no_conversation_is_refused() {
     let scene = scene();

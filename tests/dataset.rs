@@ -37,8 +37,10 @@ fn a_run_goes_on_within_compressed_shards_with_the_same_bits() {
         let text = format!("text,label\n{}", rows(7000, first));
         scene.write(&format!("shards/{shard}.csv.gz"), gzip(&text));
     }
-    let run =
-        format!("{BERT} --train shards --stream --epochs 2 --batch-size 256 --checkpoint-every 25");
+    let run = format!(
+        "finetune --model bert --rank 4 --lr 5e-3 --hold-out 0 --train shards --stream --epochs 2 --batch-size 256 \
+         --checkpoint-every 25"
+    );
     let said = scene.run(&format!("{run} --output whole"));
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     assert!(
@@ -186,7 +188,7 @@ fn what_is_understood_is_shown_with_what_is_learned_marked() {
     let shown = scene.ok("data a.csv");
     for part in [
         "a.csv: 9 rows",
-        "texts of {text}",
+        "texts: `text`",
         "one of 2 classes in `label`: no (6), yes (3)",
         "to predict: yes",
     ] {

@@ -11,7 +11,7 @@ pub struct Cut {
     pub rows: usize,
     /// Rows that lost tokens.
     pub cut: usize,
-    /// Of these, rows whose prompt alone fills a sequence, so that nothing of the answer is left.
+    /// Of these, rows whose prompt or answer alone fills a sequence, so that there is nothing to learn.
     pub unanswered: usize,
     /// The longest sequence, in tokens.
     pub limit: usize,
@@ -49,8 +49,8 @@ impl fmt::Display for Cut {
         if *unanswered > 0 {
             write!(
                 f,
-                "; in {unanswered} of them the prompt alone is that long, so that no answer is left to \
-                 learn: they are left out"
+                "; in {unanswered} of them the prompt or the answer alone is that long, so that no answer \
+                 is left to learn: they are left out"
             )?;
         }
         Ok(())
@@ -89,7 +89,10 @@ mod tests {
             text.starts_with("2 of 3 rows were cut to 6 tokens"),
             "{text}"
         );
-        assert!(text.contains("in 1 of them the prompt alone"), "{text}");
+        assert!(
+            text.contains("in 1 of them the prompt or the answer alone"),
+            "{text}"
+        );
         let none = Cut::of(&causal, &rows[..1], 6);
         assert!(cut.is_any() && !none.is_any());
         // A class needs no second segment.

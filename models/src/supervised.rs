@@ -70,6 +70,8 @@ pub struct Supervised {
     buckets: Buckets,
     batching: Batching,
     held_out: Vec<HeldOut>,
+    /// Where the current epoch stands, if its rows are read.
+    position: Option<Position>,
 }
 
 impl Supervised {
@@ -126,6 +128,7 @@ impl Supervised {
                 ..batching
             },
             held_out,
+            position: None,
         })
     }
 
@@ -210,12 +213,12 @@ impl Supervised {
     }
 
     /// The steps of an epoch whose rows are in memory.
-    fn steps_of_held<'a>(
-        &'a self,
-        rows: &'a [Encoded],
+    fn steps_of_held(
+        &self,
         epoch: usize,
         skip: usize,
-    ) -> Result<Batches<'a, Prepared, ObjectiveError>, ObjectiveError> {
+    ) -> Result<Batches<'_, Prepared, ObjectiveError>, ObjectiveError> {
+        let rows = self.train.held();
         // Micro-batches count from the run's first, so that no two draw the same.
         let first = (epoch * self.micro_batches_per_epoch()) as u64;
         let plans = self.epoch_plans(epoch)?;
@@ -228,13 +231,8 @@ impl Supervised {
         })))
     }
 
-    /// The steps of an epoch whose rows are read.
-    fn steps_of_streamed<'a>(
-        &'a self,
-        stream: &'a Stream,
-        epoch: usize,
-        skip: usize,
-    ) -> Batches<'a, Prepared, ObjectiveError> {
+    /// Where an epoch whose rows are read stands behind `skip` steps.
+    fn position(&self, stream: &Stream, epoch: usize, skip: usize) -> Position {
         let Batching {
             batch_size,
             accumulate,
@@ -244,25 +242,57 @@ impl Supervised {
         let step_rows = batch_size * accumulate;
         let first = skip * step_rows;
         let (windows, before) = Windows::from_row(stream, seed, epoch as u64, step_rows, first);
-        let micro = epoch * self.micro_batches_per_epoch() + skip * accumulate;
-        let mut steps = WindowSteps {
-            workload: self,
+        let per_epoch = self.micro_batches_per_epoch();
+        Position {
             epoch: epoch as u64,
             reading: stream.read(windows),
             window: windows.first() as u64,
             rows: Vec::new(),
             plans: VecDeque::new(),
             skip: before / batch_size,
-            micro: micro as u64,
-            end: ((epoch + 1) * self.micro_batches_per_epoch()) as u64,
-        };
-        Box::new(std::iter::from_fn(move || steps.next().transpose()))
+            micro: (epoch * per_epoch + skip * accumulate) as u64,
+            end: ((epoch + 1) * per_epoch) as u64,
+        }
+    }
+
+    /// The next step of an epoch whose rows are read.
+    fn streamed_step(&self, at: &mut Position) -> Result<Option<Prepared>, ObjectiveError> {
+        let Batching {
+            batch_size,
+            accumulate,
+            seed,
+            max_len,
+        } = self.batching;
+        if at.micro == at.end {
+            return Ok(None);
+        }
+        if at.plans.is_empty() {
+            at.rows = at.reading.next()?.ok_or(ObjectiveError::FewerRows)?;
+            let lengths: Vec<usize> = at.rows.iter().map(Encoded::tokens).collect();
+            let (order, seed) = (Order::ByLength, shuffled_seed(seed, at.window));
+            let plans = training_epoch(order, &lengths, &self.buckets, batch_size, seed, at.epoch)?;
+            let skip = std::mem::take(&mut at.skip);
+            at.plans = plans.into_iter().skip(skip).collect();
+            at.window += 1;
+        }
+        let left = (at.end - at.micro) as usize;
+        let count = accumulate.min(at.plans.len()).min(left);
+        let mut parts = Vec::with_capacity(count);
+        for mut plan in at.plans.drain(..count) {
+            // Only the largest program is there for a batch of fewer rows.
+            if plan.indices.len() < batch_size {
+                plan.len = max_len;
+            }
+            parts.push(self.part(&plan, &at.rows, at.micro)?);
+            at.micro += 1;
+        }
+        Ok(Some(Prepared(parts)))
     }
 }
 
-/// The steps of an epoch, of window after window.
-struct WindowSteps<'a> {
-    workload: &'a Supervised,
+/// Where an epoch whose rows are read stands.
+#[derive(Debug)]
+struct Position {
     epoch: u64,
     reading: Reading,
     /// The next window.
@@ -276,47 +306,6 @@ struct WindowSteps<'a> {
     /// The next micro-batch, and the one behind the epoch's last, from the run's first.
     micro: u64,
     end: u64,
-}
-
-impl WindowSteps<'_> {
-    fn next(&mut self) -> Result<Option<Prepared>, ObjectiveError> {
-        let Batching {
-            batch_size,
-            accumulate,
-            seed,
-            max_len,
-        } = self.workload.batching;
-        if self.micro == self.end {
-            return Ok(None);
-        }
-        if self.plans.is_empty() {
-            let Some(rows) = self.reading.next()? else {
-                return Err(ObjectiveError::FewerRows);
-            };
-            self.rows = rows;
-            let lengths: Vec<usize> = self.rows.iter().map(Encoded::tokens).collect();
-            let (order, buckets) = (Order::ByLength, &self.workload.buckets);
-            let seed = shuffled_seed(seed, self.window);
-            let plans = training_epoch(order, &lengths, buckets, batch_size, seed, self.epoch)?;
-            self.plans = plans
-                .into_iter()
-                .skip(std::mem::take(&mut self.skip))
-                .collect();
-            self.window += 1;
-        }
-        let mut parts = Vec::with_capacity(accumulate);
-        let left = (self.end - self.micro) as usize;
-        let count = accumulate.min(self.plans.len()).min(left);
-        for mut plan in self.plans.drain(..count) {
-            // Only the largest program is there for a batch of fewer rows.
-            if plan.indices.len() < batch_size {
-                plan.len = max_len;
-            }
-            parts.push(self.workload.part(&plan, &self.rows, self.micro)?);
-            self.micro += 1;
-        }
-        Ok(Some(Prepared(parts)))
-    }
 }
 
 /// The seed of a window's order.
@@ -385,10 +374,24 @@ impl Workload for Supervised {
         epoch: usize,
         skip: u64,
     ) -> Result<Batches<'_, Prepared, ObjectiveError>, ObjectiveError> {
-        match &self.train {
-            Train::Held(rows) => self.steps_of_held(rows, epoch, skip as usize),
-            Train::Streamed(stream) => Ok(self.steps_of_streamed(stream, epoch, skip as usize)),
+        let skip = skip as usize;
+        if let Train::Held(_) = &self.train {
+            return self.steps_of_held(epoch, skip);
         }
+        let next = epoch * self.micro_batches_per_epoch() + skip * self.batching.accumulate;
+        // After an evaluation within an epoch its reading goes on where it was.
+        let stands = |at: &Position| at.epoch == epoch as u64 && at.micro == next as u64;
+        if let Train::Streamed(stream) = &self.train
+            && !self.position.as_ref().is_some_and(stands)
+        {
+            self.position = Some(self.position(stream, epoch, skip));
+        }
+        Ok(Box::new(std::iter::from_fn(move || {
+            let mut at = self.position.take()?;
+            let step = self.streamed_step(&mut at);
+            self.position = Some(at);
+            step.transpose()
+        })))
     }
 
     fn micro_batches<'a>(batch: &'a Prepared) -> Vec<MicroBatch<'a>> {

@@ -4,7 +4,10 @@ mod support;
 
 use std::{fs, path::Path};
 
-use ailora_models::tokenizer::Tokenizer;
+use ailora_models::{
+    chat::{Controls, Conversation},
+    tokenizer::Tokenizer,
+};
 use serde_json::{Value, json};
 use support::fixtures;
 use tempfile::TempDir;
@@ -85,7 +88,8 @@ fn same() -> (Value, Value) {
         "tokenizer.ggml.token_type": kinds, "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.eos_token_id": 800, "tokenizer.ggml.padding_token_id": 800,
         "tokenizer.ggml.bos_token_id": 0, "tokenizer.ggml.add_bos_token": false,
-        "tokenizer.chat_template": "{{ x }}",
+        "tokenizer.chat_template": "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}",
+        "tokenizer.chat_template.tool_use": "{{ tools|length }}",
     });
     (json, metadata)
 }
@@ -112,6 +116,19 @@ fn ids_and_texts_are_those_of_the_folder() {
     let folder = Tokenizer::from_dir(dir.path()).unwrap();
     let gguf = open(&metadata).unwrap();
     assert_eq!(gguf.pad_id(), 800);
+    let template = gguf.chat_template().unwrap();
+    assert_eq!(template.to_json()[1]["name"], "tool_use");
+    let compiled = template.compile("2024-07-26".parse().unwrap()).unwrap();
+    let mut conversation = Conversation::of_user("hi");
+    let controls = Controls {
+        tokens: &[],
+        literal: false,
+    };
+    let text = |conversation: &Conversation| compiled.prompt(conversation, controls).unwrap().text;
+    let [bos, eos] = [0, 800].map(|id| gguf.token(id).unwrap());
+    assert_eq!(text(&conversation), format!("{bos}hi{eos}"));
+    conversation.tools = Some(json!([{}, {}]));
+    assert_eq!(text(&conversation), "2");
     for text in TEXTS {
         let expected = folder.encode(text, None, 99).unwrap().ids;
         let found = gguf.encode(text, None, 99).unwrap().ids;

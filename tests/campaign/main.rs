@@ -20,6 +20,7 @@ use ailora::{
     ir::Draw,
     models::{
         batch::{Batch, Shape, Targets},
+        chat::{ChatTemplate, Controls, Conversation, Learn},
         config::Config,
         generate::{self, Generator, Options, Strategy, search},
         head::Head,
@@ -353,6 +354,36 @@ fn campaign_of_tokenizers() {
         fs::write(folder.join("tokenizer_config.json"), config).unwrap();
     };
     campaign("tokenizer.json", make, encode).some_of_both();
+}
+
+/// Templates as far as they are Jinja, and what they make of a conversation.
+#[test]
+fn campaign_of_chat_templates() {
+    let templates = fs::read_dir(fixtures().join("chats/templates")).unwrap();
+    let mut templates: Vec<PathBuf> = templates.map(|entry| entry.unwrap().path()).collect();
+    templates.sort();
+    let make = |random: &mut Random, folder: &Path| {
+        let template = random.pick(&templates).clone();
+        changed(random, &template, &folder.join("x.jinja"));
+    };
+    let mut conversation = Conversation::of_user("hi 🙂");
+    conversation.push("assistant", "<think>\n\n</think> yo ");
+    conversation.push("user", "again");
+    conversation.tools = Some(serde_json::json!([{"type": "function", "function": {"name": "f"}}]));
+    let controls = ["<|im_start|>", "<|im_end|>"].map(str::to_owned);
+    let write = |folder: &Path| -> Read {
+        let path = folder.join("x.jinja");
+        let template = ChatTemplate::given(&path.to_string_lossy())?;
+        let compiled = template.compile("2024-07-26".parse()?)?;
+        let controls = Controls {
+            tokens: &controls,
+            literal: true,
+        };
+        compiled.prompt(&conversation, controls)?;
+        compiled.write(&conversation, Learn::Answers, controls)?;
+        Ok(())
+    };
+    campaign("chat templates", make, write).some_of_both();
 }
 
 #[test]

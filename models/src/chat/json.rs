@@ -67,6 +67,7 @@ fn refused(what: impl Into<String>) -> Error {
 impl Style {
     fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
         match value.kind() {
+            _ if depth > python::DEPTH => return Err(refused("a value is too deep for JSON")),
             ValueKind::None => *out += "null",
             ValueKind::Bool => *out += if value.is_true() { "true" } else { "false" },
             ValueKind::Number => *out += &number(value),

@@ -7,13 +7,17 @@ pub(super) fn display(value: &Value) -> String {
     match value.kind() {
         ValueKind::Undefined => String::new(),
         ValueKind::String => value.as_str().unwrap_or_default().to_owned(),
-        _ => repr(value),
+        _ => repr(value, 0),
     }
 }
 
-/// A value as it is printed inside of a list.
-fn repr(value: &Value) -> String {
+/// How deep lists may be in lists, to be printed.
+pub(super) const DEPTH: usize = 200;
+
+/// A value as it is printed inside of a list, which is so deep in others.
+fn repr(value: &Value, depth: usize) -> String {
     match value.kind() {
+        _ if depth > DEPTH => "...".to_owned(),
         ValueKind::Undefined => "Undefined".to_owned(),
         ValueKind::None => "None".to_owned(),
         ValueKind::Bool if value.is_true() => "True".to_owned(),
@@ -22,7 +26,7 @@ fn repr(value: &Value) -> String {
         ValueKind::String => quoted(value.as_str().unwrap_or_default()),
         ValueKind::Seq | ValueKind::Iterable => {
             let items = value.try_iter().into_iter().flatten();
-            let items: Vec<String> = items.map(|item| repr(&item)).collect();
+            let items: Vec<String> = items.map(|item| repr(&item, depth + 1)).collect();
             format!("[{}]", items.join(", "))
         }
         // Others than dictionaries, such as a macro or a namespace, print themselves.
@@ -30,7 +34,7 @@ fn repr(value: &Value) -> String {
             let keys = value.try_iter().into_iter().flatten();
             let entry = |key: Value| {
                 let value = value.get_item(&key).unwrap_or_default();
-                format!("{}: {}", repr(&key), repr(&value))
+                format!("{}: {}", repr(&key, depth + 1), repr(&value, depth + 1))
             };
             let entries: Vec<String> = keys.map(entry).collect();
             format!("{{{}}}", entries.join(", "))

@@ -6,6 +6,8 @@ pub(super) const GENERATION: &str = "__generation";
 /// A template's source, made for minijinja.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Source {
+    /// The source as it was.
+    pub jinja: String,
     pub text: String,
     /// Whether it says by `{% generation %}` what the model writes.
     pub marks: bool,
@@ -15,9 +17,10 @@ impl Source {
     /// Three things are written otherwise. `{% generation %}` is a block with a filter, which has
     /// the same white space around it. `a ~ b` is `a|string ~ b|string`, since minijinja joins
     /// its own words for None and True. And all line ends are `\n`, as Jinja has them.
-    pub fn new(jinja: &str) -> Self {
-        let jinja = jinja.replace("\r\n", "\n").replace('\r', "\n");
+    pub fn new(written: &str) -> Self {
+        let jinja = written.replace("\r\n", "\n").replace('\r', "\n");
         let mut source = Self {
+            jinja: written.to_owned(),
             text: String::new(),
             marks: false,
         };

@@ -14,11 +14,15 @@ use super::{
     source::{GENERATION, Source},
     spans::{BEGIN, END},
 };
+use crate::closed::wall;
 
 /// The template that is taken where none is named.
 pub(super) const DEFAULT: &str = "default";
 /// The one that is taken for conversations with tools.
 const TOOL_USE: &str = "tool_use";
+
+/// How many instructions a template may take for one conversation: far more than any that is meant.
+const FUEL: u64 = 1 << 26;
 
 /// Templates that are built in, by name.
 pub const BUILT_IN: &[(&str, &str)] = &[("chatml", include_str!("chatml.jinja"))];
@@ -121,6 +125,18 @@ impl ChatTemplate {
         self
     }
 
+    /// The templates as `chat_template` of `tokenizer_config.json` has them.
+    pub fn to_json(&self) -> Json {
+        let mut sources = self.sources.iter();
+        match (sources.next(), sources.next()) {
+            (Some((name, source)), None) if name == DEFAULT => source.jinja.clone().into(),
+            _ => {
+                let entry = |(name, source): (&String, &Source)| serde_json::json!({"name": name, "template": source.jinja});
+                self.sources.iter().map(entry).collect()
+            }
+        }
+    }
+
     /// The names of the templates.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.sources.keys().map(String::as_str)
@@ -139,10 +155,14 @@ impl ChatTemplate {
     pub fn compile(&self, date: Date) -> Result<Compiled<'_>, ChatError> {
         let mut environment = environment(date);
         for (name, source) in &self.sources {
-            let added = environment.add_template(name, &source.text);
-            added.map_err(|error| ChatError::Syntax {
+            let added = wall::behind(|| {
+                let added = environment.add_template(name, &source.text);
+                added.map_err(|error| said(&error))
+            });
+            let added = added.unwrap_or_else(|panic| Err(failed(&panic)));
+            added.map_err(|cause| ChatError::Syntax {
                 origin: self.origin.clone(),
-                cause: said(&error),
+                cause,
             })?;
         }
         Ok(Compiled {
@@ -204,19 +224,30 @@ impl Compiled<'_> {
         };
         let special = Value::from_serialize(&self.template.special);
         variables = context! { ..variables, ..special };
-        let rendered = self
-            .environment
-            .get_template(name)
-            .and_then(|template| template.render(variables));
+        let rendered = wall::behind(|| {
+            let template = self.environment.get_template(name)?;
+            template.render(variables)
+        });
         let place = place.to_owned();
-        rendered.map_err(|error| match raised(&error) {
-            Some(message) => ChatError::Raised { place, message },
-            None => ChatError::Render {
+        match rendered {
+            Ok(Ok(text)) => Ok(text),
+            Ok(Err(error)) => Err(match raised(&error) {
+                Some(message) => ChatError::Raised { place, message },
+                None => ChatError::Render {
+                    place,
+                    message: said(&error),
+                },
+            }),
+            Err(panic) => Err(ChatError::Render {
                 place,
-                message: said(&error),
-            },
-        })
+                message: failed(&panic),
+            }),
+        }
     }
+}
+
+fn failed(panic: &str) -> String {
+    format!("the minijinja library fails on it: {panic}")
 }
 
 /// What a template says by `raise_exception`.
@@ -257,6 +288,7 @@ fn said(error: &Error) -> String {
 /// What templates are rendered in.
 fn environment<'a>(date: Date) -> Environment<'a> {
     let mut environment = Environment::new();
+    environment.set_fuel(Some(FUEL));
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
     environment.set_unknown_method_callback(methods::call);

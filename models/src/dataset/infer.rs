@@ -202,7 +202,7 @@ impl Guess<'_> {
                     false => found.text,
                 };
                 let answer = found.objective.options["answer"].clone();
-                let decision = format!("conversations of {prompt} and its answer in {answer}");
+                let decision = format!("conversations of {} and its answer", shown(&prompt));
                 let options = [("prompt", prompt), ("answer", answer)];
                 let options = options.map(|(name, value)| (name.to_owned(), value));
                 (Map::from_iter(options), decision)
@@ -244,7 +244,7 @@ impl Guess<'_> {
         };
         if let ([label], true) = (&self.dataset.label[..], is_asked) {
             let (text, _) = self.texts(&self.dataset.label)?;
-            let decision = format!("answers in `{label}` behind prompts of {text}");
+            let decision = format!("answers in `{label}` behind {}", shown(&text));
             return Ok(Some(causal(label, false, text, decision)));
         }
         if self.dataset.text.is_some() {
@@ -261,7 +261,7 @@ impl Guess<'_> {
         let known = ANSWERS.iter();
         let mut known = known.filter(|(name, _, answer)| self.has(name) && self.has(answer));
         Ok(known.next().map(|(_, template, answer)| {
-            let decision = format!("answers in `{answer}` behind prompts of {template:?}");
+            let decision = format!("answers in `{answer}` behind {}", shown(&json!(template)));
             causal(answer, false, json!(template), decision)
         }))
     }
@@ -272,7 +272,7 @@ impl Guess<'_> {
         if !is_asked && self.survey.columns.len() > 1 {
             return Err(self.unclear("has the label", "label"));
         }
-        let decision = format!("running text of {text}; no column is named as a label");
+        let decision = format!("running text: {}", shown(&text));
         Ok(self.language("text", Map::new(), text, decision))
     }
 
@@ -294,8 +294,8 @@ impl Guess<'_> {
         let (text, pair) = self.texts(&labels)?;
         let (objective, decision) = self.objective(&labels)?;
         let texts = match &pair {
-            Some(pair) => format!("pairs of {text} and {pair}"),
-            None => format!("texts of {text}"),
+            Some(pair) => format!("pairs: {} and {}", shown(&text), shown(pair)),
+            None => format!("texts: {}", shown(&text)),
         };
         Ok(Inferred {
             objective,
@@ -455,6 +455,19 @@ fn multilabel(label: Value, classes: Vec<String>) -> Choice {
 /// A template that is a column's text.
 fn place(column: &str) -> String {
     format!("{{{column}}}")
+}
+
+/// A template, or the last of several, for people.
+fn shown(template: &Value) -> String {
+    let last = template.as_array().and_then(|list| list.last());
+    let text = last.unwrap_or(template).as_str().unwrap_or_default();
+    let column = text
+        .strip_prefix('{')
+        .and_then(|text| text.strip_suffix('}'));
+    match column.filter(|name| !name.contains(['{', '}'])) {
+        Some(column) => format!("`{column}`"),
+        None => format!("{text:?}"),
+    }
 }
 
 /// Classes with their rows.

@@ -248,7 +248,7 @@ fn language_data_are_known_by_their_fields() {
         (
             "{\"question\": \"a\", \"answer\": \"b\"}",
             "causal",
-            json!("{question}"),
+            json!("{question}\n"),
         ),
         ("{\"text\": \"a\"}", "text", json!("{text}")),
     ] {
@@ -463,7 +463,7 @@ fn malformed_files_are_refused_by_their_place() {
         (
             "a.csv",
             text("text,label\n\"a\nb,x\n\"c,y\nd,x\n"),
-            "a.csv, line 2, column `text`: expected a separator or the end of the line behind the quotes",
+            "a.csv, line 4, column `text`: expected a separator or the end of the line behind the quotes",
         ),
         (
             "a.csv",

@@ -71,8 +71,9 @@ impl Objective for Causal {
     }
 
     /// Prompts, in segment 0, and answers with their end, in segment 1. Where both are longer than
-    /// `max_len`, the prompt loses tokens from its start, behind the special tokens there. An answer
-    /// that leaves no room for any of its prompt is left out: the row has no targets.
+    /// `max_len`, the prompt loses tokens from its start, behind the special tokens there. Where the
+    /// prompt alone is that long, or the answer leaves no room for any of it, the answer is left out: the
+    /// row has no targets.
     fn encode(
         &self,
         examples: &[Example],

@@ -91,6 +91,9 @@ impl Pretrained {
         let longest = self.model.config().architecture.max_len();
         about.insert("model_max_length".into(), longest.into());
         about.insert("clean_up_tokenization_spaces".into(), false.into());
+        if let Some(template) = tokenizer.chat_template() {
+            about.insert("chat_template".into(), template.to_json());
+        }
         let file = |name: &str, json: Map<String, Value>| {
             let text = format!("{:#}\n", Value::Object(json));
             (name.to_owned(), text.into_bytes())

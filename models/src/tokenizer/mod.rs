@@ -242,8 +242,8 @@ impl Tokenizer {
     }
 
     /// A prompt, and in segment 1 what is written behind it, ended by the token `end`. Where that is
-    /// longer than `max_len`, the prompt loses tokens from its start, behind the special tokens there; where
-    /// none of it would be left, the answer is left out.
+    /// longer than `max_len`, the prompt loses tokens from its start, behind the special tokens there. Where
+    /// the prompt alone is that long, or none of it would be left, the answer is left out.
     ///
     /// # Errors
     /// Texts the tokenizer cannot represent.
@@ -265,7 +265,8 @@ impl Tokenizer {
         let mut answer = answer.get_ids().to_vec();
         answer.extend(end);
         let excess = (ids.len() + answer.len()).saturating_sub(max_len);
-        if excess > 0 && excess >= ids.len() - first {
+        let is_left_out = ids.len() >= max_len || excess >= ids.len() - first;
+        if excess > 0 && is_left_out {
             answer.clear();
             ids.truncate(max_len);
         } else {

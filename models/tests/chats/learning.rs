@@ -246,3 +246,35 @@ fn a_long_prompt_loses_its_start_and_not_its_answer() {
     let body = begun.encode(&prompt, None, 999).unwrap().ids;
     assert_eq!(found.ids[1..26], body[6..]);
 }
+
+/// The objective `causal`, whose prompts are texts.
+#[test]
+fn a_prompt_is_how_its_row_begins_and_the_answer_ends_once() {
+    let config = Config::from_dir(&fixtures().join("parity/llama_gqa_tied-0")).unwrap();
+    let end = u32::try_from(config.ends()[0]).unwrap();
+    for name in ["chatml", "llama3", "mistral_v1"] {
+        let tokenizer = Kind::named(name).tokenizer("");
+        let causal = Causal::new("answer")
+            .bind(&config, &tokenizer)
+            .unwrap()
+            .unwrap();
+        let text = "### Instruction:\nSay it\n\n### Response:\n";
+        let example = Example {
+            target: Some("yo 漢".into()),
+            ..Example::of(text)
+        };
+        let row = causal
+            .encode(&[example], &tokenizer, 999)
+            .unwrap()
+            .remove(0)
+            .encoding;
+        let asked = tokenizer.encode(text, None, 999).unwrap().ids;
+        assert!(row.ids.starts_with(&asked), "{name}");
+        assert_eq!(
+            row.type_ids.iter().position(|&segment| segment == 1),
+            Some(asked.len())
+        );
+        let ends = row.ids[asked.len()..].iter().filter(|&&id| id == end);
+        assert_eq!((ends.count(), row.ids.last()), (1, Some(&end)), "{name}");
+    }
+}

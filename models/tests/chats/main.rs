@@ -14,8 +14,9 @@ use ailora_graph::ir::Draw;
 use ailora_models::{
     batch::{Batch, Encoded, Plan, Targets},
     chat::{ChatTemplate, Controls, Conversation, Date, Learn},
+    config::Config,
     data::{Example, Place, Record},
-    objective::{Chat, Objective, settled_chat},
+    objective::{Causal, Chat, Objective, settled_chat},
     tokenizer::{Encoding, Tokenizer},
 };
 use serde::Deserialize;

@@ -11,7 +11,7 @@ pub struct Cut {
     pub rows: usize,
     /// Rows that lost tokens.
     pub cut: usize,
-    /// Of these, rows whose prompt or answer alone fills a sequence, so that there is nothing to learn.
+    /// Rows in which there is nothing to learn, such as those whose prompt alone fills a sequence.
     pub unanswered: usize,
     /// The longest sequence, in tokens.
     pub limit: usize,
@@ -49,8 +49,7 @@ impl fmt::Display for Cut {
         if *unanswered > 0 {
             write!(
                 f,
-                "; in {unanswered} of them the prompt or the answer alone is that long, so that no answer \
-                 is left to learn: they are left out"
+                "; {unanswered} have no answer within that length to learn, and are left out"
             )?;
         }
         Ok(())
@@ -90,7 +89,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("in 1 of them the prompt or the answer alone"),
+            text.contains("; 1 have no answer within that length"),
             "{text}"
         );
         let none = Cut::of(&causal, &rows[..1], 6);

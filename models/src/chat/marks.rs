@@ -126,7 +126,7 @@ pub(crate) fn control_at(text: &str, controls: &[String]) -> Option<usize> {
     let begun = controls
         .iter()
         .enumerate()
-        .filter(|(_, control)| text.starts_with(control.as_str()));
+        .filter(|(_, control)| !control.is_empty() && text.starts_with(control.as_str()));
     begun
         .max_by_key(|(_, control)| control.len())
         .map(|(number, _)| number)

@@ -92,8 +92,8 @@ fn quoted(text: &str) -> String {
             _ => {
                 let code = u32::from(letter);
                 out += &match code {
-                    ..=0xff => format!("\\x{code:02x}"),
-                    ..=0xffff => format!("\\u{code:04x}"),
+                    0..=0xff => format!("\\x{code:02x}"),
+                    0x100..=0xffff => format!("\\u{code:04x}"),
                     _ => format!("\\U{code:08x}"),
                 };
             }

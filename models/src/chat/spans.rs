@@ -52,7 +52,7 @@ impl Compiled<'_> {
         let view = View::new(self, conversation, controls)?;
         let whole = view.render(&view.messages, false)?;
         let learned = match learn {
-            Learn::All => vec![0..whole.text.len()],
+            Learn::All => std::iter::once(0..whole.text.len()).collect(),
             Learn::Answers if self.marks(view.tools.is_some())? => view.marked(&whole)?,
             Learn::Answers => view.answers(&whole)?,
         };
@@ -142,10 +142,9 @@ impl<'a> View<'a> {
 
     /// What the template marks, of the messages that are learned.
     fn marked(&self, whole: &Marked) -> Result<Vec<Range<usize>>, ChatError> {
-        let from = self.conversation.learned_from;
-        let from = match from {
+        let from = match self.conversation.learned_from.min(self.messages.len()) {
             0 => 0,
-            _ => self.header(whole, from)?,
+            from => self.header(whole, from)?,
         };
         let learned = whole
             .generated
@@ -217,7 +216,7 @@ impl<'a> View<'a> {
             return text.len();
         };
         let common = self.common(text, &asked.text);
-        match common >= start && self.only_closes(&text[common..]) {
+        match common >= start && self.is_closed_at(text, common) {
             true => common,
             false => text.len(),
         }
@@ -249,7 +248,7 @@ impl<'a> View<'a> {
         let in_turn = probe(&messages[..=index], turn).filter(|&at| at <= own_end)?;
         let behind = &turn.text[in_turn..own_end];
         let common = self.common(behind, &whole.text[in_whole..]);
-        self.only_closes(&behind[common..])
+        self.is_closed_at(behind, common)
             .then_some(in_whole + common)
     }
 
@@ -269,12 +268,17 @@ impl<'a> View<'a> {
         cut(a).min(cut(b))
     }
 
-    /// Whether a text is nothing but control tokens and white space.
-    fn only_closes(&self, text: &str) -> bool {
-        let mut rest = text.trim_start();
+    /// Whether a text may end at this place, since a control token ends it there and nothing but such
+    /// follow.
+    fn is_closed_at(&self, text: &str, at: usize) -> bool {
+        let (own, rest) = text.split_at(at);
+        let own = own.trim_end();
+        let mut ends = self.controls.iter().filter(|control| !control.is_empty());
+        let is_closed = ends.any(|control| own.ends_with(control.as_str()));
+        let mut rest = rest.trim_start();
         while let Some(control) = control_at(rest, self.controls) {
             rest = rest[self.controls[control].len()..].trim_start();
         }
-        rest.is_empty()
+        rest.is_empty() && (is_closed || at == text.len())
     }
 }

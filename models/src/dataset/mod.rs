@@ -4,6 +4,7 @@
 mod error;
 mod infer;
 mod survey;
+mod words;
 
 pub use error::DatasetError;
 pub use survey::{Column, Kinds, MOST_VALUES, Survey};
@@ -238,5 +239,7 @@ impl Dataset {
     }
 }
 
+#[cfg(test)]
+mod malformed;
 #[cfg(test)]
 mod tests;

@@ -37,10 +37,8 @@ fn a_run_goes_on_within_compressed_shards_with_the_same_bits() {
         let text = format!("text,label\n{}", rows(7000, first));
         scene.write(&format!("shards/{shard}.csv.gz"), gzip(&text));
     }
-    let run = format!(
-        "finetune --model bert --rank 4 --lr 5e-3 --hold-out 0 --train shards --stream --epochs 2 --batch-size 256 \
-         --checkpoint-every 25"
-    );
+    let run = "finetune --model bert --rank 4 --lr 5e-3 --hold-out 0 --train shards --stream --epochs 2 \
+               --batch-size 256 --checkpoint-every 25";
     let said = scene.run(&format!("{run} --output whole"));
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     assert!(

@@ -119,7 +119,7 @@ impl Reading {
     ///
     /// # Errors
     /// A file is another than it was, or cannot be read any more.
-    pub fn next(&mut self) -> Result<Option<Vec<Encoded>>, ObjectiveError> {
+    pub fn window(&mut self) -> Result<Option<Vec<Encoded>>, ObjectiveError> {
         match self.windows.as_ref().map(Receiver::recv) {
             Some(Ok(window)) => window.map(Some),
             _ => Ok(None),

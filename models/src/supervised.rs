@@ -267,7 +267,7 @@ impl Supervised {
             return Ok(None);
         }
         if at.plans.is_empty() {
-            at.rows = at.reading.next()?.ok_or(ObjectiveError::FewerRows)?;
+            at.rows = at.reading.window()?.ok_or(ObjectiveError::FewerRows)?;
             let lengths: Vec<usize> = at.rows.iter().map(Encoded::tokens).collect();
             let (order, seed) = (Order::ByLength, shuffled_seed(seed, at.window));
             let plans = training_epoch(order, &lengths, &self.buckets, batch_size, seed, at.epoch)?;

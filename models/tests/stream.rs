@@ -71,7 +71,7 @@ fn windows(stream: &Stream, seed: u64, epoch: u64, row: usize) -> (Vec<Vec<usize
     let (windows, before) = Windows::from_row(stream, seed, epoch, STEP, row);
     let mut reading = stream.read(windows);
     let mut found = Vec::new();
-    while let Some(rows) = reading.next().unwrap() {
+    while let Some(rows) = reading.window().unwrap() {
         found.push(numbers(&rows));
     }
     (found, before)
@@ -137,7 +137,7 @@ fn rows_that_cannot_be_used_are_errors_wherever_they_are() {
     let (windows, _) = Windows::from_row(&stream, 0, 0, STEP, 0);
     let mut reading = stream.read(windows);
     let error = loop {
-        match reading.next() {
+        match reading.window() {
             Ok(Some(_)) => {}
             Ok(None) => panic!("no error"),
             Err(error) => break error.to_string(),

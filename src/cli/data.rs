@@ -178,11 +178,8 @@ fn as_seen(name: &str, task: &Task, examples: &[Example], max_length: usize) -> 
     for (number, row) in (1..).zip(rows.iter().take(SHOWN)) {
         out!("\nrow {number}: {} tokens", row.tokens())?;
         out!("{}", marked(&model.tokenizer, &*model.objective, row)?)?;
-        match (&row.target, model.objective.head()) {
-            (Some(target), Head::Sequence { .. }) => {
-                out!("to predict: {}", written(&model.objective.describe(target)))?;
-            }
-            _ => {}
+        if let (Some(target), Head::Sequence { .. }) = (&row.target, model.objective.head()) {
+            out!("to predict: {}", written(&model.objective.describe(target)))?;
         }
     }
     Ok(())

@@ -48,10 +48,10 @@ enum Command {
     Finetune(Box<finetune::Args>),
     /// Trains a tokenizer and an encoder on text, by masked language modelling.
     Pretrain(Box<pretrain::Args>),
-    /// Scores a model, with an adapter or without, on a task's held-out rows.
+    /// Scores a model, with an adapter or without, on files or on a task's held-out rows.
     Evaluate(evaluate::Args),
-    /// Writes the logits and labels of a file's rows.
-    Predict(predict::Args),
+    /// Writes what a model predicts for the rows of files: labels, numbers, or texts.
+    Predict(Box<predict::Args>),
     /// Generates text from prompts.
     Generate(Box<generate::Args>),
     /// Chats with a language model, line by line, in its own template.

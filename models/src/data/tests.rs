@@ -389,12 +389,12 @@ fn parquet_of_every_encoding_is_read() {
 fn the_files_of_a_folder_come_by_name_and_others_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
-    let error = files(&[path.clone()]).unwrap_err().to_string();
+    let error = files(std::slice::from_ref(&path)).unwrap_err().to_string();
     assert!(error.contains("holds no data files"), "{error}");
     for name in ["b-2.csv", "b-1.csv.gz", "README.md", "_SUCCESS", ".x.csv"] {
         std::fs::write(path.join(name), "").unwrap();
     }
-    let (found, notes) = files(&[path.clone()]).unwrap();
+    let (found, notes) = files(std::slice::from_ref(&path)).unwrap();
     assert_eq!(found, [path.join("b-1.csv.gz"), path.join("b-2.csv")]);
     assert!(
         notes[0].text.contains(".x.csv, README.md, _SUCCESS"),

@@ -57,14 +57,15 @@ fn templates_that_write_the_last_answer_otherwise_are_seen_through() {
     ]);
     let written =
         "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call><|im_end|>";
-    assert_eq!(
-        answers(&jinja("qwen2_5"), messages(calls), &chatml).unwrap(),
-        [
+    for (name, thoughts) in [("qwen2_5", ""), ("qwen3", "<think>\n\n</think>\n\n")] {
+        let expected = [
             written.to_owned(),
             format!("b\n{written}"),
-            "c<|im_end|>".to_owned()
-        ]
-    );
+            format!("{thoughts}c<|im_end|>"),
+        ];
+        let found = answers(&jinja(name), messages(calls.clone()), &chatml);
+        assert_eq!(found.unwrap(), expected, "{name}");
+    }
 }
 
 /// A template whose last answer ends by another token than those before.

@@ -155,7 +155,22 @@ fn an_answer_ends_where_the_template_ends_one() {
     let plain = scene.ok(&format!("generate {long} --chat-template chatml"));
     let words: Vec<&str> = plain.split_whitespace().collect();
     let stop = words[3];
-    // A template whose answers end by a word that the model writes, made a control token.
+    let first = words.iter().position(|word| *word == stop).unwrap();
+    // A template whose answers end by a word that the model writes.
+    let jinja = format!(
+        "{{% for m in messages %}}{{{{ '<|im_start|>' + m.role + '\n' + m.content + \
+         ('<|im_end|>' if m.role == 'user' else ' {stop}') + '\n' }}}}{{% endfor %}}\
+         {{% if add_generation_prompt %}}{{{{ '<|im_start|>assistant\n' }}}}{{% endif %}}"
+    );
+    scene.write("stops.jinja", jinja);
+    let stopped = || {
+        let text = scene.ok(&format!("generate {long} --chat-template stops.jinja"));
+        text.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(stopped(), words[..first]);
+    // And as a control token, of which no text is written.
     let mut tokenizer = tokenizer();
     let id = tokenizer["model"]["vocab"][stop].clone();
     let token = json!({
@@ -167,15 +182,7 @@ fn an_answer_ends_where_the_template_ends_one() {
         .unwrap()
         .push(token);
     scene.write("llama/tokenizer.json", tokenizer.to_string());
-    let jinja = format!(
-        "{{% for m in messages %}}{{{{ '<|im_start|>' + m.role + '\n' + m.content + ('<|im_end|>' if m.role == 'user' else '{stop}') + '\n' }}}}\
-         {{% endfor %}}{{% if add_generation_prompt %}}{{{{ '<|im_start|>assistant\n' }}}}{{% endif %}}"
-    );
-    scene.write("stops.jinja", jinja);
-    let stopped = scene.ok(&format!("generate {long} --chat-template stops.jinja"));
-    let first = words.iter().position(|word| *word == stop).unwrap();
-    let stopped: Vec<&str> = stopped.split_whitespace().collect();
-    assert_eq!(stopped, words[..first]);
+    assert_eq!(stopped(), words[..first]);
 }
 
 /// What training recorded of the template is what is answered in.

@@ -23,8 +23,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let mut writer = args.writer.open()?;
     let bound = args
         .chats
-        .bind(args.writer.adapter.as_deref(), &writer.tokenizer)?;
-    writer.end_at(bound.end(&writer.tokenizer));
+        .bind(args.writer.adapter.as_deref(), &mut writer)?;
     let is_terminal = io::stdin().is_terminal();
     let ask = || {
         if is_terminal {

@@ -93,16 +93,13 @@ fn prompts(args: &Args, writer: &mut Writer<'_>) -> Result<Vec<Vec<i32>>, Error>
     args.prompt.iter().map(encode).collect()
 }
 
-/// The tokens of conversations with the header of an answer. The writer ends answers as the template does.
+/// The tokens of conversations with the header of an answer.
 fn asked(
     args: &Args,
     writer: &mut Writer<'_>,
     conversations: &[Conversation],
 ) -> Result<Vec<Vec<i32>>, Error> {
-    let bound = args
-        .chats
-        .bind(args.writer.adapter.as_deref(), &writer.tokenizer)?;
-    writer.end_at(bound.end(&writer.tokenizer));
+    let bound = args.chats.bind(args.writer.adapter.as_deref(), writer)?;
     Ok(bound.prompts(conversations)?)
 }
 

@@ -222,8 +222,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Where an answer ends that is written otherwise as the last message: found by a mark behind
-    /// its content.
+    /// Where an answer ends that is written otherwise as the last message: found by a mark in it,
+    /// behind which both have the same.
     fn probed_end(
         &self,
         whole: &Marked,
@@ -232,11 +232,6 @@ impl<'a> View<'a> {
         index: usize,
         start: usize,
     ) -> Option<usize> {
-        let mut messages = self.messages.clone();
-        let content = messages.get_mut(index)?.get_mut("content")?;
-        let text = content.as_str()?;
-        let (text, space) = text.split_at(text.trim_end().len());
-        *content = format!("{text}{PROBE}{space}").into();
         let probe = |messages: &[Message], expected: &Marked| {
             let probed = self.render(messages, false).ok()?;
             match probed.probes[..] {
@@ -244,12 +239,17 @@ impl<'a> View<'a> {
                 _ => None,
             }
         };
-        let in_whole = probe(&messages, whole).filter(|&at| at >= start)?;
-        let in_turn = probe(&messages[..=index], turn).filter(|&at| at <= own_end)?;
-        let behind = &turn.text[in_turn..own_end];
-        let common = self.common(behind, &whole.text[in_whole..]);
-        self.is_closed_at(behind, common)
-            .then_some(in_whole + common)
+        let places: [fn(&mut Message) -> Option<&mut Value>; 2] = [content, last_call];
+        places.into_iter().find_map(|place| {
+            let mut messages = self.messages.clone();
+            mark(place(messages.get_mut(index)?)?)?;
+            let in_whole = probe(&messages, whole).filter(|&at| at >= start)?;
+            let in_turn = probe(&messages[..=index], turn).filter(|&at| at <= own_end)?;
+            let behind = &turn.text[in_turn..own_end];
+            let common = self.common(behind, &whole.text[in_whole..]);
+            self.is_closed_at(behind, common)
+                .then_some(in_whole + common)
+        })
     }
 
     /// Bytes that two texts begin with both, up to a control token that only one has whole.
@@ -281,4 +281,25 @@ impl<'a> View<'a> {
         }
         rest.is_empty() && (is_closed || at == text.len())
     }
+}
+
+fn content(message: &mut Message) -> Option<&mut Value> {
+    message.get_mut("content")
+}
+
+/// The name in the last call of a message.
+fn last_call(message: &mut Message) -> Option<&mut Value> {
+    let call = message.get_mut("tool_calls")?.as_array_mut()?.last_mut()?;
+    match call.get("function") {
+        Some(_) => call.get_mut("function")?.get_mut("name"),
+        None => call.get_mut("name"),
+    }
+}
+
+/// Marks the end of a text, before white space that templates may leave out.
+fn mark(value: &mut Value) -> Option<()> {
+    let text = value.as_str()?;
+    let (text, space) = text.split_at(text.trim_end().len());
+    *value = format!("{text}{PROBE}{space}").into();
+    Some(())
 }

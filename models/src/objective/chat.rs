@@ -265,23 +265,32 @@ impl Bound {
         Ok(written?.text)
     }
 
-    /// The token by which the template ends an answer, if it does by one: the last that it writes behind
-    /// one and that is a control token.
+    /// The token by which the template ends an answer, if that is one control token.
     pub fn end(&self, tokenizer: &Tokenizer) -> Option<u32> {
-        let mut conversation = Conversation::of_user("a");
-        conversation.push("assistant", "a");
-        let written = self.compiled().ok()?;
-        let controls = self.markup.controls();
-        let written = written
-            .write(&conversation, Learn::Answers, controls)
-            .ok()?;
-        let span = written.learned.last()?.clone();
-        let answer = written.text.get(span)?;
-        let ends = controls
-            .tokens
-            .iter()
-            .filter(|token| answer.ends_with(token.as_str()));
+        let ending = self.ending()?;
+        let tokens = self.markup.controls().tokens.iter();
+        let ends = tokens.filter(|token| ending.ends_with(token.as_str()));
         tokenizer.id(ends.max_by_key(|token| token.len())?)
+    }
+
+    /// The text by which the template ends an answer, if there is one and no control token does.
+    pub fn stop(&self, tokenizer: &Tokenizer) -> Option<String> {
+        let ending = self.ending().filter(|ending| !ending.is_empty())?;
+        self.end(tokenizer).is_none().then_some(ending)
+    }
+
+    /// What the template writes behind an answer.
+    fn ending(&self) -> Option<String> {
+        const ANSWER: &str = "a";
+        let mut conversation = Conversation::of_user(ANSWER);
+        conversation.push("assistant", ANSWER);
+        let compiled = self.compiled().ok()?;
+        let controls = self.markup.controls();
+        let written = compiled.write(&conversation, Learn::Answers, controls);
+        let written = written.ok()?;
+        let answer = written.text.get(written.learned.last()?.clone())?;
+        let (_, ending) = answer.rsplit_once(ANSWER)?;
+        Some(ending.to_owned())
     }
 }
 

@@ -5,10 +5,10 @@ use std::{fs, path::Path};
 use ailora::models::{
     chat::{Conversation, Date, messages, tools},
     objective::{Bound, ChatOptions},
-    tokenizer::Tokenizer,
 };
 use serde_json::{Map, Value};
 
+use super::writer::Writer;
 use crate::cli::Error;
 
 /// How conversations are written.
@@ -33,11 +33,12 @@ impl ChatArgs {
         self.chat_template.is_some() || self.date.is_some() || self.system.is_some()
     }
 
-    /// The template, as the adapter's training had it unless flags say otherwise.
+    /// The template, as the adapter's training had it unless flags say otherwise. The writer ends
+    /// answers as it does.
     ///
     /// # Errors
     /// There is none.
-    pub fn bind(&self, adapter: Option<&Path>, tokenizer: &Tokenizer) -> Result<Bound, Error> {
+    pub fn bind(&self, adapter: Option<&Path>, writer: &mut Writer<'_>) -> Result<Bound, Error> {
         let mut options = adapter.and_then(recorded).unwrap_or_default();
         if self.chat_template.is_some() {
             options.template.clone_from(&self.chat_template);
@@ -45,7 +46,10 @@ impl ChatArgs {
         let date = self.date.map(|date| date.to_string());
         let today = || Some(Date::today().to_string());
         options.date = date.or(options.date).or_else(today);
-        Ok(options.bind(tokenizer)?)
+        let bound = options.bind(&writer.tokenizer)?;
+        writer.end_at(bound.end(&writer.tokenizer));
+        writer.stop_before(bound.stop(&writer.tokenizer));
+        Ok(bound)
     }
 
     /// A conversation that nobody has said anything in.

@@ -71,6 +71,8 @@ pub struct Writer<'a> {
     settings: Settings,
     /// The longest text that the model has positions for.
     positions: usize,
+    /// Texts that end what is written.
+    stops: Vec<String>,
 }
 
 impl WriterArgs {
@@ -114,6 +116,7 @@ impl TextArgs {
             tokenizer,
             settings,
             positions,
+            stops: self.stop.clone(),
         })
     }
 }
@@ -126,6 +129,11 @@ impl Writer<'_> {
         self.settings.ends.extend(new);
     }
 
+    /// Stops before this text too.
+    pub fn stop_before(&mut self, text: Option<String>) {
+        self.stops.extend(text);
+    }
+
     /// What the model writes behind each prompt. What it writes behind a single one is shown as it
     /// comes, if `streams`.
     ///
@@ -136,9 +144,10 @@ impl Writer<'_> {
             args,
             tokenizer,
             settings,
+            stops,
             ..
         } = self;
-        let (stops, streams) = (&args.stop, streams && prompts.len() == 1);
+        let streams = streams && prompts.len() == 1;
         let strategy = args.choice.strategy(settings)?;
         let given = self.generator.given(prompts);
         let longest = given.iter().map(Vec::len).max().unwrap_or(0);

@@ -216,7 +216,7 @@ fn what_is_no_conversation_is_refused() {
     let scene = scene();
     scene.refused(
         "chat --model llama",
-        &["no chat template", "--chat-template chatml"],
+        &["no chat template", "`--chat-template`", "chatml"],
     );
     scene.refused(
         "generate --model llama --prompt the --system S",

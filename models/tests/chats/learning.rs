@@ -278,3 +278,34 @@ fn a_prompt_is_how_its_row_begins_and_the_answer_ends_once() {
         assert_eq!((ends.count(), row.ids.last()), (1, Some(&end)), "{name}");
     }
 }
+
+/// The tokenizer that leaves control tokens as letters knows all others as the model's own does, and their
+/// places.
+#[test]
+fn guarded_tokens_are_the_models_own_where_nothing_is_guarded() {
+    let Masks {
+        conversations,
+        kinds,
+    } = read("masks.json");
+    for kind in kinds {
+        let tokenizer = kind.tokenizer(&jinja(&kind.name));
+        let [plain, guarded] =
+            [false, true].map(|literal| Markup::new(&tokenizer, literal).unwrap());
+        let compiled = tokenizer.chat_template().unwrap().compile(date()).unwrap();
+        for conversation in &conversations {
+            let conversation = Conversation {
+                messages: serde_json::from_value(conversation.clone()).unwrap(),
+                ..Conversation::default()
+            };
+            let controls = guarded.controls();
+            let mut written = compiled
+                .write(&conversation, Learn::Answers, controls)
+                .unwrap();
+            let expected = plain.encode(&written).unwrap();
+            assert!(expected.type_ids.contains(&1));
+            // Nothing, but for what guards.
+            written.literal = std::iter::once(0..0).collect();
+            assert_eq!(guarded.encode(&written).unwrap(), expected, "{}", kind.name);
+        }
+    }
+}

@@ -17,7 +17,7 @@ use ailora_models::{
     config::Config,
     data::{Example, Place, Record},
     objective::{Causal, Chat, Objective, settled_chat},
-    tokenizer::{Encoding, Tokenizer},
+    tokenizer::{Encoding, Markup, Tokenizer},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};

@@ -202,5 +202,8 @@ fn a_folder_has_one_template_or_several_by_name() {
     assert!(none.chat_template().is_none());
     let chat = serde_json::from_value::<Chat>(json!({"messages": "messages"})).unwrap();
     let error = chat.bound(&none).unwrap_err().to_string();
-    assert!(error.contains("--chat-template chatml"), "{error}");
+    assert!(
+        error.contains("`template` of the objective `chat`"),
+        "{error}"
+    );
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use ailora::{
     models::{
+        chat::Learn,
         choice::Choice,
         data::{ENDINGS, FORMATS},
         dataset::Dataset,
@@ -33,6 +34,12 @@ pub struct ColumnArgs {
     label: Vec<String>,
     #[arg(long, value_name = "OBJECTIVE", value_parser = choice, help = objectives())]
     objective: Option<Choice>,
+    /// Learn the answers of chats and prompts, or all of them: answers or all [default: answers].
+    #[arg(long, value_name = "answers|all")]
+    learn: Option<Learn>,
+    /// Write chats in this template instead of the model's own: a file, or `chatml`.
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<String>,
 }
 
 impl ColumnArgs {
@@ -42,6 +49,8 @@ impl ColumnArgs {
         dataset.text = self.text.clone().or(dataset.text);
         dataset.pair = self.pair.clone().or(dataset.pair);
         dataset.objective = self.objective.clone().or(dataset.objective);
+        dataset.learn = self.learn.or(dataset.learn);
+        dataset.chat_template = self.chat_template.clone().or(dataset.chat_template);
         if !self.label.is_empty() {
             dataset.label.clone_from(&self.label);
         }

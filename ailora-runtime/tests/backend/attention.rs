@@ -9,7 +9,11 @@ use ailora_graph::ir::{
 };
 use ailora_runtime::{kernels::Kernel, plan::plan, run::Value};
 
-use super::{DRAW, bind, check, device::Runner, params};
+use super::{
+    DRAW, bind, check,
+    device::{self, Runner},
+    params,
+};
 
 /// Sequences of all tests: one for each of [`masks`].
 const BATCH: usize = 5;
@@ -369,10 +373,11 @@ fn documents_of_a_row_are_as_if_each_were_alone() {
         let data = x.data[start * width..][..rows * width].to_vec();
         (name.to_owned(), Tensor::new([1, rows, width], data))
     };
+    let tolerance = device::tolerance(1e-5) as f32;
     let close = |found: &[f32], expected: &[f32], what: &str| {
         assert_eq!(found.len(), expected.len());
         for (a, b) in found.iter().zip(expected) {
-            assert!((a - b).abs() <= 1e-5, "{what}: {a} {b}");
+            assert!((a - b).abs() <= tolerance, "{what}: {a} {b}");
         }
     };
     let mut start = 0;

@@ -1,8 +1,8 @@
 //! Which part of a written conversation is the model's.
 
-use std::ops::Range;
+use std::{ops::Range, str::FromStr};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -12,15 +12,27 @@ use super::{
 
 pub(super) use super::marks::{BEGIN, END, PROBE};
 
-/// What is learned of a conversation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+/// What is learned of a conversation, or of a prompt and its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Learn {
-    /// What the assistant writes: the contents and calls of its messages, and the token that ends each.
+    /// Answers: of a chat the contents and calls of the assistant's messages, and the token that ends each.
     #[default]
     Answers,
     /// Every token.
     All,
+}
+
+impl FromStr for Learn {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "answers" => Ok(Self::Answers),
+            "all" => Ok(Self::All),
+            _ => Err("expected answers or all"),
+        }
+    }
 }
 
 const ASSISTANT: &str = "assistant";

@@ -22,6 +22,18 @@ pub enum DatasetError {
          says it: leave them out"
     )]
     Trained(String),
+    /// A flag that what is learned has no use for.
+    #[error(
+        "--{flag} is for {what}, and {objective} is learned of these files; leave it out, or pass --objective"
+    )]
+    NoUse {
+        /// The flag.
+        flag: &'static str,
+        /// What it is for.
+        what: &'static str,
+        /// What is learned.
+        objective: String,
+    },
     /// A chat template that cannot be used.
     #[error(transparent)]
     Chat(#[from] ChatError),

@@ -91,7 +91,7 @@ pub fn infer(dataset: &Dataset, survey: &Survey) -> Result<Inferred, DatasetErro
         "text" => guess.running_text(true)?,
         _ => guess.labelled()?,
     };
-    Ok(guess.with_options(found))
+    guess.with_options(found)
 }
 
 /// What is asked for, and what there is.
@@ -135,13 +135,37 @@ impl Guess<'_> {
     }
 
     /// The objective with the options that were asked for over those that were inferred.
-    fn with_options(&self, mut found: Inferred) -> Inferred {
-        if let Value::Object(asked) = &self.asked.options
-            && let Value::Object(options) = &mut found.objective.options
-        {
+    fn with_options(&self, mut found: Inferred) -> Result<Inferred, DatasetError> {
+        let Choice { name, options } = &mut found.objective;
+        let Value::Object(options) = options else {
+            return Ok(found);
+        };
+        if let Value::Object(asked) = &self.asked.options {
             options.extend(asked.clone());
         }
-        found
+        let Dataset {
+            learn,
+            chat_template,
+            ..
+        } = self.dataset;
+        let no_use = |flag, what| DatasetError::NoUse {
+            flag,
+            what,
+            objective: name.clone(),
+        };
+        match learn {
+            Some(_) if !["chat", "causal"].contains(&name.as_str()) => {
+                return Err(no_use("learn", "chats, and prompts with answers"));
+            }
+            Some(learn) => drop(options.insert("learn".to_owned(), json!(learn))),
+            None => {}
+        }
+        match chat_template {
+            Some(_) if name != "chat" => return Err(no_use("chat-template", "chats")),
+            Some(template) => drop(options.insert("template".to_owned(), json!(template))),
+            None => {}
+        }
+        Ok(found)
     }
 
     /// A template: the one given, or that of a column.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    chat::Learn,
     choice::Choice,
     closed::Note,
     data::{DataError, FORMATS, Source, Text, files},
@@ -56,6 +57,12 @@ pub struct Dataset {
     /// What is learned, with options.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objective: Option<Choice>,
+    /// What is learned of chats, and of prompts with answers; answers without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learn: Option<Learn>,
+    /// A chat template in place of the model's own: the name of one that is built in, a file, or Jinja.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
     /// Whether rows that cannot be used are left out.
     pub skip_malformed: bool,
     /// Whether training rows are read again every epoch instead of being kept in memory; if absent,

@@ -1,12 +1,14 @@
 use std::sync::Arc;
 
 use ailora_graph::ir::Draw;
+use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{BindError, Objective};
 use crate::{
     batch::{Batch, BatchError, Encoded},
+    chat::Learn,
     config::Config,
     data::{DataError, Example, Record},
     head::Head,
@@ -26,6 +28,9 @@ pub struct Causal {
     /// Whether white space around it is left out.
     #[serde(default = "yes")]
     pub trim: bool,
+    /// What is learned: answers with their ends, or prompts too.
+    #[serde(default)]
+    pub learn: Learn,
     /// The token that ends an answer: the model's.
     #[serde(skip)]
     end: Option<u32>,
@@ -41,6 +46,7 @@ impl Causal {
         Self {
             answer: answer.to_owned(),
             trim: true,
+            learn: Learn::Answers,
             end: None,
         }
     }
@@ -83,11 +89,14 @@ impl Objective for Causal {
         let encode = |example: &Example| {
             let answer = example.target.as_ref().and_then(Value::as_str);
             let answer = answer.unwrap_or_default();
-            let encoding = tokenizer.encode_answer(&example.text, answer, self.end, max_len)?;
+            let mut encoding = tokenizer.encode_answer(&example.text, answer, self.end, max_len)?;
+            if self.learn == Learn::All {
+                encoding.type_ids.fill(1);
+            }
             let target = example.target.clone();
             Ok(Encoded { encoding, target })
         };
-        examples.iter().map(encode).collect()
+        examples.par_iter().map(encode).collect()
     }
 
     fn prompts(

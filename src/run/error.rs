@@ -73,9 +73,9 @@ pub enum Error {
     },
     /// Prompts that leave no room for what is to be learned.
     #[error(
-        "none of the {rows} training rows has room for its answer: each prompt, which is the template \
-         with the row's instruction and input, alone is as long as --max-length allows, {limit} \
-         tokens; raise it (this model allows up to {longest})"
+        "nothing of the {rows} training rows is left to learn: of each, --max-length, {limit} tokens, takes the \
+         prompt, which is the template with the row's texts, and no answer; raise it (this model allows up to \
+         {longest})"
     )]
     NoAnswers {
         /// Training rows.

@@ -9,8 +9,8 @@ use crate::closed::{brief, json::JsonError};
 pub enum ChatError {
     /// Neither the model nor the user has a template.
     #[error(
-        "the model has no chat template; give a Jinja file or `chatml`: to `chat` and `generate` as \
-         `--chat-template`, in training as the option `template` of the objective `chat`"
+        "the model has no chat template; give a Jinja file or `chatml` as `--chat-template`, or as the option \
+         `template` of the objective `chat`"
     )]
     NoTemplate,
     /// The template writes the current date, and nobody says which.

@@ -307,7 +307,10 @@ fn flags_that_mean_nothing_are_refused() {
         &["`max_length` is 2", "at least 4"],
     );
     scene.refused(&with("--warmup 1.5"), &["`warmup` is 1.5", "[0, 1)"]);
-    scene.refused("finetune --output out", &["`task` is not given", "--task"]);
+    scene.refused(
+        "finetune --output out",
+        &["nothing is given to learn", "--task"],
+    );
     assert!(!scene.path("out").exists());
 
     let part = "--model bert --task cola";

@@ -156,7 +156,7 @@ const FLAGS: &[Misuse] = &[
     (
         "finetune --output out",
         1,
-        &["`task` is not given", "--task"],
+        &["nothing is given to learn", "--task"],
     ),
     (
         "finetune --model bert --task cola --output out",

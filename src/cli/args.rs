@@ -320,6 +320,18 @@ fn recorded(folder: &Path) -> Result<Option<Task>, Error> {
     })
 }
 
+fn no_task(adapter: Option<AdapterFolder<'_>>) -> Error {
+    match adapter {
+        None => "--task is missing".into(),
+        Some(folder) => format!(
+            "--task is missing, and {} does not record the adapter's; for data of your own pass --label or \
+             --objective",
+            folder.path.display()
+        )
+        .into(),
+    }
+}
+
 /// A model for a task.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
@@ -372,7 +384,10 @@ impl ModelArgs {
         let dataset = columns.over(Dataset::of(data));
         let task = match task {
             Some(task) => dataset.changed(task)?,
-            None if data.is_empty() => return Err(self.no_task(adapter)),
+            // What an adapter was trained for is not guessed.
+            None if data.is_empty() || adapter.is_some() && !columns.say_what_is_learned() => {
+                return Err(no_task(adapter));
+            }
             None => {
                 let understood = dataset.understand()?;
                 understood
@@ -389,17 +404,6 @@ impl ModelArgs {
         self.strict.check(&model)?;
         say_applied(folder.path, &model);
         Ok((model, task))
-    }
-
-    fn no_task(&self, adapter: Option<AdapterFolder<'_>>) -> Error {
-        match adapter {
-            None => "--task is missing".into(),
-            Some(folder) => format!(
-                "--task is missing, and {} does not record the adapter's",
-                folder.path.display()
-            )
-            .into(),
-        }
     }
 
     /// The projections of the model with adapters.

@@ -43,6 +43,11 @@ pub struct ColumnArgs {
 }
 
 impl ColumnArgs {
+    /// Whether anything says what is learned.
+    pub fn say_what_is_learned(&self) -> bool {
+        self.objective.is_some() || !self.label.is_empty()
+    }
+
     /// What the flags say over what `dataset` says.
     pub fn over(&self, mut dataset: Dataset) -> Dataset {
         dataset.format = self.format.clone().or(dataset.format);

@@ -85,7 +85,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
 fn splits(task: &Task, paths: &[PathBuf]) -> Result<(PathBuf, Vec<Split>), Error> {
     let folder = match paths {
         [] => Some(None),
-        [path] if path.is_dir() && !task.dev.is_empty() => Some(Some(path.as_path())),
+        [path] if !path.is_file() && !task.dev.is_empty() => Some(Some(path.as_path())),
         _ => None,
     };
     match folder {

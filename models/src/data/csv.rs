@@ -48,6 +48,7 @@ impl Format for Csv {
         let names: Vec<String> = header.into_iter().map(Cow::into_owned).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         unlike(path, &names)?;
+        self.check_separator(path, &names)?;
         let reads = |name: &&str| columns.is_none_or(|columns| columns.contains(name));
         let reads: Vec<bool> = names.iter().map(reads).collect();
         sink.columns(path, &names)?;
@@ -84,6 +85,25 @@ impl Format for Csv {
 }
 
 impl Csv {
+    /// Refuses a header of one name in which another separator stands.
+    fn check_separator(&self, path: &Path, names: &[&str]) -> Result<(), DataError> {
+        let others = [',', ';', '\t', '|'];
+        match names {
+            [name] if name.contains(others) => Err(DataError::Form {
+                path: path.to_owned(),
+                expected: format!(
+                    "columns with {:?} between them on line 1",
+                    char::from(self.separator)
+                ),
+                cause: format!(
+                    "there is only `{name}`; if something else separates columns, say so with --format \
+                     '{{csv: {{separator: \";\"}}}}'"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     fn other_columns(&self, path: &Path, line: usize, names: &[&str], found: usize) -> DataError {
         DataError::Columns {
             path: path.to_owned(),

@@ -5,48 +5,10 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Column, Dataset, DatasetError, MOST_VALUES, Survey,
+    names::{ALPACA, ANSWERS, ASKED, BESIDE, CHATS, LABELS, TEXTS},
     words::{counted, describe, shown},
 };
 use crate::choice::{Choice, did_you_mean};
-
-/// Names of columns with a text, and of those with the second one of a pair beside it.
-const TEXTS: [(&str, &[&str]); 11] = [
-    ("text", &["text_pair", "pair", "text2"]),
-    ("sentence1", &["sentence2"]),
-    ("premise", &["hypothesis"]),
-    ("question1", &["question2"]),
-    ("text1", &["text2"]),
-    ("sentence", &[]),
-    ("question", &["sentence", "passage"]),
-    ("query", &["passage", "document"]),
-    ("review", &[]),
-    ("content", &[]),
-    ("document", &[]),
-];
-/// Names of columns with what is to be predicted.
-const LABELS: [&str; 7] = [
-    "label", "labels", "target", "targets", "score", "class", "category",
-];
-/// Names of columns with a conversation.
-const CHATS: [&str; 2] = ["messages", "conversations"];
-/// A prompt's template, of a column that is named first, and the column of its answer.
-const ANSWERS: [(&str, &str, &str); 6] = [
-    ("prompt", "{prompt}", "completion"),
-    ("prompt", "{prompt}\n", "response"),
-    ("prompt", "{prompt}\n", "answer"),
-    ("question", "{question}\n", "answer"),
-    ("question", "{question}\n", "response"),
-    ("instruction", "{instruction}\n", "response"),
-];
-/// What a user says of an instruction with an input and without.
-const ASKED: [&str; 2] = ["{instruction}\n\n{input}", "{instruction}"];
-/// Alpaca's prompts (Taori et al., 2023), of records with an input and without.
-const ALPACA: [&str; 2] = [
-    "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n",
-];
-/// Columns of chats beside their messages.
-const BESIDE: [&str; 2] = ["system", "tools"];
 
 /// What is understood of data.
 pub struct Inferred {
@@ -104,6 +66,13 @@ struct Guess<'a> {
 impl Guess<'_> {
     fn has(&self, name: &str) -> bool {
         self.survey.columns.contains_key(name)
+    }
+
+    /// The column of this name, whatever its case.
+    fn named(&self, name: &str) -> Option<&String> {
+        let columns = &self.survey.columns;
+        let exact = columns.get_key_value(name).map(|(name, _)| name);
+        exact.or_else(|| columns.keys().find(|c| c.eq_ignore_ascii_case(name)))
     }
 
     fn found(&self) -> String {
@@ -184,15 +153,15 @@ impl Guess<'_> {
         if let Some(text) = &self.dataset.text {
             return Ok((self.template("text", text)?, pair));
         }
-        let known = TEXTS
-            .iter()
-            .find(|(name, _)| self.has(name) && !others.iter().any(|o| o == name));
-        if let Some((text, seconds)) = known {
-            let second = seconds.iter().find(|name| self.has(name));
-            return Ok((
-                place(text).into(),
-                pair.or_else(|| second.map(|second| place(second).into())),
-            ));
+        let is_free = |name: &&String| !others.contains(name);
+        let known = TEXTS.iter().find_map(|(name, seconds)| {
+            let text = self.named(name).filter(is_free)?;
+            let second = seconds.iter().find_map(|name| self.named(name));
+            Some((text, second.filter(is_free)))
+        });
+        if let Some((text, second)) = known {
+            let second = second.map(|second| place(second).into());
+            return Ok((place(text).into(), pair.or(second)));
         }
         let columns = self.survey.columns.iter();
         let texts = columns.filter(|(name, column)| column.is_text() && !others.contains(name));
@@ -206,8 +175,9 @@ impl Guess<'_> {
     /// Conversations, in a column of that name or that was named, or made of prompts and answers.
     fn chat(&self, is_asked: bool) -> Result<Option<Inferred>, DatasetError> {
         let of_messages = |name: &str| {
-            let column = self.survey.columns.get(name)?;
-            (column.kinds.are_lists() && column.items.objects > 0).then(|| name.to_owned())
+            let name = self.named(name)?;
+            let column = &self.survey.columns[name];
+            (column.kinds.are_lists() && column.items.objects > 0).then(|| name.clone())
         };
         let named = match &self.dataset.text {
             Some(text) => of_messages(text),
@@ -287,7 +257,13 @@ impl Guess<'_> {
         }
         let known = ANSWERS.iter();
         let mut known = known.filter(|(name, _, answer)| self.has(name) && self.has(answer));
-        Ok(known.next().map(|(_, template, answer)| {
+        // What another text is for is not told by its being there.
+        let is_whole = |(prompt, _, answer): &&(&str, &str, &str)| {
+            let mut columns = self.survey.columns.iter();
+            let is_known = |name: &str| name == *prompt || name == *answer;
+            is_asked || columns.all(|(name, column)| is_known(name) || !column.is_text())
+        };
+        Ok(known.next().filter(is_whole).map(|(_, template, answer)| {
             let decision = format!("answers in `{answer}` behind {}", shown(&json!(template)));
             causal(answer, false, json!(template), decision)
         }))
@@ -305,8 +281,7 @@ impl Guess<'_> {
 
     /// The column of labels, if its name says so.
     fn label_column(&self) -> Option<String> {
-        let named = LABELS.iter().find(|name| self.has(name));
-        named.map(|name| (*name).to_owned())
+        LABELS.iter().find_map(|name| self.named(name)).cloned()
     }
 
     /// Texts with labels.
@@ -412,7 +387,9 @@ impl Guess<'_> {
         column: &Column,
     ) -> Result<IndexMap<String, usize>, DatasetError> {
         let Some(mut classes) = column.values.clone() else {
-            let expected = format!("at most {MOST_VALUES} classes of short names");
+            let expected = format!(
+                "at most {MOST_VALUES} classes of short names, or numbers and --objective regression"
+            );
             return Err(self.label(name, &expected, describe(column)));
         };
         let number = |text: &String| text.trim().parse::<i128>().ok();

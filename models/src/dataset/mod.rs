@@ -3,6 +3,7 @@
 
 mod error;
 mod infer;
+mod names;
 mod survey;
 mod words;
 

@@ -294,8 +294,8 @@ fn what_cannot_be_told_is_asked_for() {
         ),
         (
             "a.csv",
-            "text,sentiment\na,x\nb,y\n",
-            "which column has the label cannot be told from their names (text, sentiment); say so with --label COLUMN",
+            "text,mood\na,x\nb,y\n",
+            "which column has the label cannot be told from their names (text, mood); say so with --label COLUMN",
         ),
         (
             "a.csv",
@@ -331,7 +331,31 @@ fn what_cannot_be_told_is_asked_for() {
     let many: String = (0..1500).map(|i| format!("t,class {i}\n")).collect();
     let error = Given::new("a.csv", &format!("text,label\n{many}")).error();
     assert!(
-        error.contains("expected at most 1000 classes of short names"),
+        error.contains("expected at most 1000 classes of short names, or numbers and"),
+        "{error}"
+    );
+}
+
+#[test]
+fn names_are_known_in_any_case_and_others_are_not_passed_over() {
+    let given = Given::new("a.csv", "Id,Review,Sentiment\n1,a,x\n2,b,y\n");
+    assert_eq!(given.understood().description["text"], "{Review}");
+    assert_eq!(given.objective().1["label"], "Sentiment");
+    // A third text changes what a prompt is.
+    let lines = "{\"instruction\": \"a\", \"context\": \"b\", \"response\": \"c\"}\n";
+    let given = Given::new("a.jsonl", lines);
+    let error = given.error();
+    assert!(error.contains("which column has the"), "{error}");
+    let given = given.with(|dataset| {
+        dataset.objective = Some(Choice::of("causal"));
+        dataset.text = Some("{context}\n{instruction}\n".into());
+        dataset.label = vec!["response".into()];
+    });
+    assert_eq!(given.rows(), [("b\na\n".to_owned(), json!("c"))]);
+    // Cells of another separator are no column.
+    let error = Given::new("a.csv", "text;label\na;x\nb;y\n").error();
+    assert!(
+        error.contains("between them on line 1") && error.contains("`text;label`"),
         "{error}"
     );
 }

@@ -156,20 +156,20 @@ fn the_summary_names_every_page() {
     }
 }
 
-/// The walk of a weight names files that are there, and what is in them.
+/// The walks of a weight and of a row name files that are there, and what is in them.
 #[test]
-fn the_walk_names_what_exists() {
+fn the_walks_name_what_exists() {
     let page = std::fs::read_to_string(root().join("docs/design.md")).unwrap();
-    let walk = page
-        .split("## The walk of one query weight")
-        .nth(1)
-        .unwrap();
-    let walk = walk.split("\n## ").next().unwrap();
-    let rows: Vec<&str> = walk
-        .lines()
-        .filter(|line| line.starts_with("| `"))
-        .collect();
-    assert!(rows.len() > 30, "{} files", rows.len());
+    let walk = |name: &str| {
+        let walk = page.split(name).nth(1).unwrap();
+        let walk = walk.split("\n## ").next().unwrap();
+        let rows = walk.lines().filter(|line| line.starts_with("| `"));
+        rows.collect::<Vec<&str>>()
+    };
+    let weight = walk("## The walk of one query weight");
+    let row = walk("## The walk of one row");
+    assert!(weight.len() > 30 && row.len() > 10, "{weight:?} {row:?}");
+    let rows = [weight, row].concat();
     let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     for row in rows {
         let mut quoted = row.split('`').skip(1).step_by(2);

@@ -77,10 +77,18 @@ impl<'a> Source<'a> {
                 expected: format!("a file that is compressed by {name}, as its name says"),
                 cause: "it begins with other bytes".to_owned(),
             }),
-            _ => Ok(Self {
-                origin,
-                ..Self::new(path, bytes, columns)?
-            }),
+            _ => match Self::new(path, bytes, columns) {
+                Ok(source) => Ok(Self { origin, ..source }),
+                Err(DataError::Read { path, source }) if matches!(origin, Origin::Compressed) => {
+                    let place = Place::Line(0);
+                    Err(DataError::Broken {
+                        path,
+                        place,
+                        source,
+                    })
+                }
+                Err(error) => Err(error),
+            },
         }
     }
 

@@ -26,6 +26,7 @@ pub struct Settings {
     /// The folder with the task's files; those that are built in if absent.
     pub data: Option<PathBuf>,
     /// Data of one's own, instead of a task.
+    #[serde(skip_serializing_if = "Dataset::is_nothing")]
     pub dataset: Dataset,
     /// What is adapted, and how.
     pub adapters: AdaptConfig,

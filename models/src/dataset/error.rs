@@ -18,8 +18,8 @@ pub enum DatasetError {
     Task(#[from] TaskError),
     /// What is learned is to be another than was.
     #[error(
-        "task {0} says what is predicted; --label and --objective are for data of which no task and no adapter \
-         says it: leave them out"
+        "task {0} says what is predicted; --label, and --objective with another name, are for data of which no \
+         task and no adapter says it: leave them out"
     )]
     Trained(String),
     /// A flag that what is learned has no use for.

@@ -35,7 +35,7 @@ pub fn infer(dataset: &Dataset, survey: &Survey) -> Result<Inferred, DatasetErro
     for column in &dataset.label {
         guess.column("label", column)?;
     }
-    let found = match &*asked.name {
+    let mut found = match &*asked.name {
         "" if dataset.label.is_empty() => {
             let language = guess.chat(false)?.or(guess.answers(false)?);
             match language {
@@ -53,7 +53,8 @@ pub fn infer(dataset: &Dataset, survey: &Survey) -> Result<Inferred, DatasetErro
         "text" => guess.running_text(true)?,
         _ => guess.labelled()?,
     };
-    guess.with_options(found)
+    dataset.set_options(&mut found.objective)?;
+    Ok(found)
 }
 
 /// What is asked for, and what there is.
@@ -101,40 +102,6 @@ impl Guess<'_> {
                 found: self.found(),
                 suggestion: did_you_mean(name, names()),
             })
-    }
-
-    /// The objective with the options that were asked for over those that were inferred.
-    fn with_options(&self, mut found: Inferred) -> Result<Inferred, DatasetError> {
-        let Choice { name, options } = &mut found.objective;
-        let Value::Object(options) = options else {
-            return Ok(found);
-        };
-        if let Value::Object(asked) = &self.asked.options {
-            options.extend(asked.clone());
-        }
-        let Dataset {
-            learn,
-            chat_template,
-            ..
-        } = self.dataset;
-        let no_use = |flag, what| DatasetError::NoUse {
-            flag,
-            what,
-            objective: name.clone(),
-        };
-        match learn {
-            Some(_) if !["chat", "causal"].contains(&name.as_str()) => {
-                return Err(no_use("learn", "chats, and prompts with answers"));
-            }
-            Some(learn) => drop(options.insert("learn".to_owned(), json!(learn))),
-            None => {}
-        }
-        match chat_template {
-            Some(_) if name != "chat" => return Err(no_use("chat-template", "chats")),
-            Some(template) => drop(options.insert("template".to_owned(), json!(template))),
-            None => {}
-        }
-        Ok(found)
     }
 
     /// A template: the one given, or that of a column.

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     chat::Learn,
-    choice::Choice,
+    choice::{Choice, options},
     closed::Note,
     data::{DataError, FORMATS, Source, Text, files},
     objective::settled_chat,
@@ -97,16 +97,33 @@ impl Dataset {
         }
     }
 
-    /// A task whose files have other columns: those that are named here.
+    /// A task whose files have other columns, which are named here, or with other options of what is
+    /// learned.
     ///
     /// # Errors
-    /// A template that is none, or an option that the task's objective has not.
+    /// A template that is none, an option that the task's objective has not, or another objective.
     pub fn changed(&self, mut task: Task) -> Result<Task, DatasetError> {
         let template = |given: &String| match given.contains('{') {
             true => Text::parse(given),
             false => Text::parse(&format!("{{{given}}}")),
         };
         let wrong = |error| DatasetError::Task(TaskError::Description(error));
+        if !self.label.is_empty() {
+            return Err(DatasetError::Trained(task.name));
+        }
+        if self.objective.is_some() || self.learn.is_some() || self.chat_template.is_some() {
+            let Some(mut description) = task.description else {
+                return Err(DatasetError::Trained(task.name));
+            };
+            let mut objective: Choice = options(description["objective"].take()).map_err(wrong)?;
+            let asked = self.objective.as_ref();
+            if asked.is_some_and(|asked| asked.name != objective.name) {
+                return Err(DatasetError::Trained(task.name));
+            }
+            self.set_options(&mut objective)?;
+            description["objective"] = json!(objective);
+            task = Task::own(&description)?;
+        }
         if let Some(text) = &self.text {
             task.text = template(text).map_err(wrong)?;
         }
@@ -116,10 +133,46 @@ impl Dataset {
         if let Some(format) = &self.format {
             task.format = format.clone().make("format", FORMATS).map_err(wrong)?;
         }
-        match self.objective.is_some() || !self.label.is_empty() {
-            true => Err(DatasetError::Trained(task.name)),
-            false => Ok(task),
+        Ok(task)
+    }
+
+    /// Sets the options of an objective that are asked for.
+    fn set_options(&self, objective: &mut Choice) -> Result<(), DatasetError> {
+        let Choice { name, options } = objective;
+        let no_use = |flag, what| DatasetError::NoUse {
+            flag,
+            what,
+            objective: name.clone(),
+        };
+        if self.learn.is_some() && !["chat", "causal"].contains(&name.as_str()) {
+            return Err(no_use("learn", "chats, and prompts with answers"));
         }
+        if self.chat_template.is_some() && name != "chat" {
+            return Err(no_use("chat-template", "chats"));
+        }
+        let Value::Object(options) = options else {
+            return Ok(());
+        };
+        let asked = self.objective.as_ref();
+        if let Some(Value::Object(asked)) = asked.map(|asked| &asked.options) {
+            options.extend(asked.clone());
+        }
+        let flags = [
+            ("learn", self.learn.map(|learn| json!(learn))),
+            (
+                "template",
+                self.chat_template.as_ref().map(|template| json!(template)),
+            ),
+        ];
+        for (option, value) in flags {
+            options.extend(value.map(|value| (option.to_owned(), value)));
+        }
+        Ok(())
+    }
+
+    /// Whether nothing at all is said.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
     }
 
     /// Whether any files to train on are given.

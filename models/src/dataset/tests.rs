@@ -442,6 +442,19 @@ fn what_an_adapter_records_reads_the_same_rows() {
         .load(&[path], Labels::Required, Malformed::Refused)
         .unwrap();
     assert_eq!(file.examples[0].text, "c");
+    // And what is learned of them may have other options.
+    let prompts = Given::new("a.jsonl", "{\"prompt\": \"a\", \"completion\": \" b\"}\n").task();
+    let all = Dataset {
+        learn: Some(Learn::All),
+        ..Dataset::default()
+    };
+    let changed = all.changed(prompts).unwrap().objective;
+    assert!(format!("{changed:?}").contains("learn: All"), "{changed:?}");
+    let error = all.changed(task.clone()).unwrap_err().to_string();
+    assert!(
+        error.contains("--learn is for chats, and prompts with answers"),
+        "{error}"
+    );
     let other = Dataset {
         label: vec!["n".into()],
         ..Dataset::default()

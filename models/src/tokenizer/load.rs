@@ -361,7 +361,11 @@ impl<'a> Loader<'a> {
                 .find_map(|t| self.inner.token_to_id(t))
         };
         // Decoders are often published without: what is masked may as well be ends.
-        let end = || self.role("eos_token").map(|(_, id)| id);
+        let end = || {
+            let named = self.role("eos_token").map(|(_, id)| id);
+            let ends = ["</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>"];
+            named.or_else(|| ends.iter().find_map(|t| self.inner.token_to_id(t)))
+        };
         let found = padding.map(|padding| padding.pad_id).or(self.pad);
         let dir = self.dir.to_owned();
         found

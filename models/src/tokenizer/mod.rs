@@ -416,6 +416,20 @@ mod tests {
     }
 
     #[test]
+    fn a_decoder_without_padding_is_padded_by_its_end() {
+        let folder = dir();
+        let path = folder.path().join("tokenizer.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut json: Value = serde_json::from_str(&text).unwrap();
+        json["padding"] = Value::Null;
+        let vocabulary = json["model"]["vocab"].as_object_mut().unwrap();
+        vocabulary.remove("[PAD]");
+        vocabulary.insert("</s>".to_owned(), json!(0));
+        write(&folder, "tokenizer.json", json);
+        assert_eq!(load(&folder).unwrap().pad_id(), 0);
+    }
+
+    #[test]
     fn missing_and_broken_files_are_named() {
         let dir = dir();
         let path = dir.path().join("tokenizer.json");

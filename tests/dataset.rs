@@ -114,6 +114,15 @@ fn the_names_of_classes_come_back_and_stay() {
         scene.ok("evaluate --model bert --adapter out --data yes.csv"),
         scene.ok("evaluate --model bert --adapter out --data yes.csv")
     );
+    // Labels of rows to predict may be anything, and the column of those to score may have another name.
+    scene.write("hidden.csv", "text,label\nthe cat,-1\n");
+    scene.ok("predict --model bert --adapter out --data hidden.csv --output hidden.jsonl");
+    scene.write("named.csv", "text,gold\nthe cat,yes\n");
+    scene.ok("evaluate --model bert --adapter out --data named.csv --label gold");
+    scene.refused(
+        "evaluate --model roberta --adapter out --data yes.csv",
+        &["the adapter was trained on bert, whose weights are others"],
+    );
     scene.refused(
         "evaluate --model bert --adapter out --data new.csv",
         &["new.csv, line 1: the header has no column `label`"],
@@ -222,6 +231,63 @@ fn what_is_understood_is_shown_with_what_is_learned_marked() {
     assert!(
         shown.contains("<s>⟦One line.</s>⟧<s>⟦Another.</s>⟧"),
         "{shown}"
+    );
+}
+
+#[test]
+fn rows_without_room_for_an_answer_are_left_out_everywhere() {
+    let scene = Scene::new();
+    language_model(&scene.path("llama"));
+    let row = |i: usize| {
+        let prompt = "word ".repeat(if i % 5 == 0 { 40 } else { 2 + i % 3 });
+        json!({"prompt": prompt, "completion": format!("{i}")}).to_string() + "\n"
+    };
+    scene.write("a.jsonl", (0..60).map(row).collect::<String>());
+    let run = "finetune --model llama --train a.jsonl --hold-out 0 --epochs 2 --max-length 64 --batch-size 4";
+    scene.ok(&format!("{run} --output held"));
+    let ran = scene.run(&format!("{run} --output streamed --stream"));
+    assert!(
+        ran.stderr.contains("48 training rows are read again"),
+        "{}",
+        ran.stderr
+    );
+    let [held, streamed] = ["held", "streamed"].map(|output| scene.losses(output));
+    assert_eq!((held.len(), streamed.len()), (24, 24));
+    let losses = streamed.iter().map(|(_, bits)| f64::from_bits(*bits));
+    assert!(losses.into_iter().all(|loss| loss > 0.1));
+    // Before the first step, where there is nothing to score.
+    scene.write("long.jsonl", row(0));
+    scene.refused(
+        &format!("{run} --valid long.jsonl --output out").replace("--hold-out 0 ", ""),
+        &["nothing is left to learn or to predict of any of 1 rows"],
+    );
+}
+
+#[test]
+fn predictions_of_chats_are_of_chats() {
+    let scene = Scene::new();
+    language_model(&scene.path("llama"));
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let chat = json!({"messages": [turn("user", "hi"), turn("assistant", "yo")]});
+    scene.write("a.jsonl", format!("{chat}\n{chat}\n"));
+    let run = "finetune --model llama --hold-out 0 --max-steps 1 --max-length 128";
+    scene.ok(&format!("{run} --train a.jsonl --output out"));
+    scene.write(
+        "b.jsonl",
+        json!({"conversations": chat["messages"]}).to_string(),
+    );
+    scene.refused(
+        "predict --model llama --adapter out --data b.jsonl --output b.out",
+        &["b.jsonl, line 1, column `messages`"],
+    );
+    // A template without a place for calls would train on nothing.
+    let call = json!({"type": "function", "function": {"name": "find_it", "arguments": {}}});
+    let asked = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+    let calling = json!({"messages": [turn("user", "hi"), asked]});
+    scene.write("c.jsonl", format!("{calling}\n"));
+    scene.refused(
+        &format!("{run} --train c.jsonl --output other"),
+        &["c.jsonl, line 1: the chat template writes nothing of the tool call `find_it`"],
     );
 }
 

@@ -188,7 +188,7 @@ impl Stream {
         Ok(rows?)
     }
 
-    /// How many rows of tokens an epoch's examples make, up to `most`, where they share rows.
+    /// How many rows of tokens with something to learn an epoch's examples make, up to `most`.
     ///
     /// # Errors
     /// The tokenizer fails on a row.

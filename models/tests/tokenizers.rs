@@ -264,3 +264,39 @@ fn files_that_do_not_belong_together_are_named() {
     }
     assert!(Path::new(empty.path()).is_dir());
 }
+
+/// An answer has the tokens that it has in the whole text, without the space that begins a text by itself;
+/// the prompt's tokens are those that are generated from.
+#[test]
+fn an_answer_is_tokenized_where_it_stands() {
+    let dir = folder("llama", &json!({"pad_token": "<unk>"}));
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    for (prompt, answer) in [
+        ("the end of it\n", "and so on"),
+        ("the end of it", " and so on"),
+        ("the end of i", "t and so on"),
+    ] {
+        let found = tokenizer.encode_answer(prompt, answer, None, 99).unwrap();
+        let prompts = tokenizer.prompts([prompt].into_iter()).unwrap();
+        let learned = found
+            .type_ids
+            .iter()
+            .filter(|&&segment| segment == 1)
+            .count();
+        let (before, behind) = found.ids.split_at(found.ids.len() - learned);
+        assert_eq!(before, prompts[0]);
+        let whole = tokenizer
+            .encode(&format!("{prompt}{answer}"), None, 99)
+            .unwrap()
+            .ids;
+        match whole.starts_with(before) {
+            true => assert_eq!(found.ids, whole, "{prompt:?}"),
+            // Tokens over the border would be others to generate from.
+            false => assert_eq!(
+                behind,
+                &tokenizer.encode(answer, None, 99).unwrap().ids[1..],
+                "{prompt:?}"
+            ),
+        }
+    }
+}

@@ -15,6 +15,8 @@ use ailora::{
     },
 };
 
+use serde_json::Value;
+
 use super::{
     Error,
     args::{self, say_cut},
@@ -146,9 +148,18 @@ fn as_read(task: &Task, examples: &[Example]) -> Result<(), Error> {
         if let Some(pair) = &example.pair {
             out!("  pair: {}", shown(pair))?;
         }
-        if let Some(target) = &example.target {
-            let target = task.objective.describe(target);
-            out!("  to predict: {}", shown(&written(&target)))?;
+        match &example.target {
+            None | Some(Value::Null) => {}
+            Some(Value::Object(chat)) => {
+                for message in chat["messages"].as_array().into_iter().flatten() {
+                    let said = |name: &str| written(&message[name]);
+                    out!("  {}: {}", said("role"), shown(&said("content")))?;
+                }
+            }
+            Some(target) => {
+                let target = task.objective.describe(target);
+                out!("  to predict: {}", shown(&written(&target)))?;
+            }
         }
     }
     Ok(())
@@ -196,22 +207,25 @@ fn marked(
         return Ok(tokenizer.decode_all(ids)?);
     }
     let learned = objective.learned(row);
-    let mut text = String::new();
+    let (mut text, mut marked) = (String::new(), String::new());
     let mut at = 0;
     for part in learned.chunk_by(|a, b| a == b) {
-        let piece = tokenizer.decode_all(&ids[at..at + part.len()])?;
         at += part.len();
+        // A part by itself may lose its first space.
+        let whole = tokenizer.decode_all(&ids[..at])?;
+        let piece = whole.strip_prefix(&text).unwrap_or(&whole).to_owned();
         match part[0] {
-            true => text += &format!("⟦{piece}⟧"),
-            false => text += &piece,
+            true => marked += &format!("⟦{piece}⟧"),
+            false => marked += &piece,
         }
+        text = whole;
     }
-    Ok(text)
+    Ok(marked)
 }
 
-fn written(value: &serde_json::Value) -> String {
+fn written(value: &Value) -> String {
     match value {
-        serde_json::Value::String(text) => text.clone(),
+        Value::String(text) => text.clone(),
         other => other.to_string(),
     }
 }

@@ -4,6 +4,7 @@ use ailora::{
     finetune::Model,
     models::{
         data::files,
+        head::Head,
         lengths::Cut,
         metrics::argmax,
         task::{Labels, Malformed},
@@ -67,7 +68,12 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let output = File::at(&args.output, args::existing(args.force), &inputs)?;
     let (files, notes) = files(&args.data)?;
     args.model.say(&notes)?;
-    let file = task.load(&files, Labels::Optional, Malformed::Refused)?;
+    // Of a conversation the messages are read.
+    let labels = match task.head() {
+        Head::Sequence { .. } => Labels::Ignored,
+        _ => Labels::Optional,
+    };
+    let file = task.load(&files, labels, Malformed::Refused)?;
     args.model.say(&file.notes)?;
     let rows = file.examples;
     if let Some(prompts) = model.objective.prompts(&rows, &model.tokenizer)? {

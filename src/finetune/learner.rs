@@ -53,7 +53,7 @@ pub struct Finetuning {
     /// The folder of the task's files.
     data: PathBuf,
     max_len: usize,
-    /// Training rows, before any were left out.
+    /// Training rows.
     rows: usize,
     train: Train,
     held_out: IndexMap<String, Vec<Encoded>>,
@@ -154,7 +154,9 @@ impl Finetuning {
             }
             false => {
                 let train = subset(std::mem::take(&mut splits.train), settings.rows);
-                (Train::Held(rows.held(&train)?), train.len())
+                let train = rows.held(&train)?;
+                let count = train.len();
+                (Train::Held(train), count)
             }
         };
         let encode = |(name, examples): (String, Vec<Example>)| {
@@ -162,11 +164,17 @@ impl Finetuning {
             Ok((name, encoded))
         };
         let held_out = splits.dev.into_iter().map(encode);
-        let held_out = held_out.collect::<Result<_, Error>>()?;
+        let held_out: IndexMap<String, Vec<Encoded>> = held_out.collect::<Result<_, Error>>()?;
         let mut notices = rows.notices;
         if let Some(understood) = &understood {
             splits.notes.extend_from_slice(&understood.notes);
-            notices.splice(..0, understood.decisions.iter().cloned());
+            let held_out = held_out.iter();
+            let sizes = held_out.map(|(name, rows): (&String, &Vec<Encoded>)| match rows.len() {
+                1 => format!("{name}: 1 row to evaluate on"),
+                n => format!("{name}: {n} rows to evaluate on"),
+            });
+            let decisions = understood.decisions.iter().cloned();
+            notices.splice(..0, decisions.chain(sizes));
         }
         model.pretrained.report.notes.extend(splits.notes);
         if settings.strict {

@@ -143,21 +143,28 @@ impl Model {
         if !force {
             origin.check_task(path, task, base.model.head())?;
         }
-        let adapter = Adapter::load(path, base)?;
+        let based = match force {
+            true => Ok(None),
+            false => origin.check_base(path, name, base),
+        };
+        let adapter = match Adapter::load(path, base) {
+            Ok(adapter) => adapter,
+            // Another base is the cause of whatever does not fit.
+            Err(error) => return Err(based.err().unwrap_or(error).into()),
+        };
         let parameters = base.model.parameters();
         let lacking = parameters.iter().filter(|parameter| {
             let own = adapter.tensors.contains_key(&parameter.name);
             !own && base.weights.get(&parameter.name).map(|w| w.shape()) != Some(&parameter.shape)
         });
         if lacking.count() > 0 {
+            based?;
             // What both together lack is the error.
             base.weights.extend(adapter.tensors);
             base.check_head()?;
             return Ok(());
         }
-        if !force {
-            notes.extend(origin.check_base(path, name, base)?);
-        }
+        notes.extend(based?);
         base.report.notes.extend(notes);
         self.adapter = Some(adapter);
         Ok(())

@@ -36,7 +36,9 @@ impl Rows<'_> {
     /// Rows to evaluate on.
     pub fn held_out(&mut self, part: &str, examples: &[Example]) -> Result<Vec<Encoded>, Error> {
         let rows = self.model.encode_held_out(examples, self.max_len)?;
-        self.noted(part, rows)
+        let rows = self.noted(part, rows)?;
+        self.some_targets(&rows, examples.len())?;
+        Ok(rows)
     }
 
     fn noted(&mut self, part: &str, rows: Vec<Encoded>) -> Result<Vec<Encoded>, Error> {
@@ -106,6 +108,8 @@ impl Rows<'_> {
         let name = format!("the first {} rows of {}", sample.len(), train.name);
         let encoded = self.encode(&name, &sample)?;
         self.some_targets(&encoded, sample.len())?;
+        let mut sample = encoded;
+        sample.retain(|row| self.model.objective.has_targets(row));
         let mut stream = Stream {
             objective: self.model.objective.clone(),
             task: Arc::new(self.task.clone()),
@@ -115,7 +119,7 @@ impl Rows<'_> {
             tokenizer: Arc::new(self.model.tokenizer.clone()),
             max_len: self.max_len,
             rows,
-            sample: encoded,
+            sample,
         };
         if !stream.objective.has_row_each() {
             let step = settings.batch_size * settings.accumulate;

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::ChatError;
+
 /// A message as templates read it: `role`, `content`, and whatever else it has.
 pub type Message = Map<String, Value>;
 
@@ -29,6 +31,30 @@ impl Conversation {
             messages: vec![message("user", text)],
             ..Self::default()
         }
+    }
+
+    /// Refuses a text in which the tools are not named that there are and that are called: a template that
+    /// has no place for them leaves them out.
+    ///
+    /// # Errors
+    /// [`ChatError::Lost`], by the name of one.
+    pub fn check_written(&self, text: &str) -> Result<(), ChatError> {
+        let name = |tool: &Value| {
+            let function = tool.get("function").unwrap_or(tool);
+            Some(function.get("name")?.as_str()?.to_owned())
+        };
+        let tools = self.tools.iter().filter_map(Value::as_array).flatten();
+        let calls = self.messages.iter();
+        let calls = calls.filter_map(|message| message.get("tool_calls")?.as_array());
+        let tools = tools.map(|tool| ("tool", tool));
+        let named = tools.chain(calls.flatten().map(|call| ("tool call", call)));
+        for (what, tool) in named {
+            if let Some(name) = name(tool).filter(|name| !text.contains(name.as_str())) {
+                let place = self.place.clone();
+                return Err(ChatError::Lost { place, what, name });
+            }
+        }
+        Ok(())
     }
 
     /// Adds a message.

@@ -78,6 +78,19 @@ pub enum ChatError {
         /// What the template does.
         why: &'static str,
     },
+    /// The template writes nothing of what the conversation has.
+    #[error(
+        "{place}: the chat template writes nothing of the {what} `{name}`, which would be lost; give a template \
+         that does, or leave {what}s out"
+    )]
+    Lost {
+        /// Where the conversation is.
+        place: String,
+        /// What is lost.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// No date.
     #[error("`{found}` is not a date; expected YYYY-MM-DD")]
     Date {

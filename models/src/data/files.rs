@@ -25,10 +25,21 @@ pub fn files(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<Note>), DataError> 
         let entries: Result<Vec<PathBuf>, _> = entries.map(|e| Ok(e?.path())).collect();
         let mut entries = entries.map_err(failed)?;
         entries.sort();
-        let (data, others): (Vec<PathBuf>, _) = entries.into_iter().partition(|entry| {
-            let is_hidden = name(entry).starts_with(['.', '_']);
-            !is_hidden && entry.is_file() && Auto::ending(entry).is_some()
-        });
+        let (mut data, mut others) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let is_named = !name(&entry).starts_with(['.', '_']) && Auto::ending(&entry).is_some();
+            // A link that leads nowhere is a shard that is missing.
+            let is_file = || entry.metadata().map(|found| found.is_file());
+            let is_data = is_named
+                && is_file().map_err(|source| DataError::Read {
+                    path: entry.clone(),
+                    source,
+                })?;
+            match is_data {
+                true => data.push(entry),
+                false => others.push(entry),
+            }
+        }
         if data.is_empty() {
             return Err(DataError::NoFiles {
                 path: path.clone(),
@@ -40,7 +51,10 @@ pub fn files(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<Note>), DataError> 
             let names: Vec<String> = others.iter().map(|path| name(path)).collect();
             notes.push(Note {
                 path: path.clone(),
-                text: format!("not read, for their names: {}", names.join(", ")),
+                text: format!(
+                    "not read, since they are no files with names of data: {}",
+                    names.join(", ")
+                ),
             });
         }
     }

@@ -5,6 +5,8 @@ use serde::{
     de::{Error as _, SeqAccess, Visitor},
 };
 
+use serde_json::Value;
+
 use super::{DataError, Record};
 
 /// What stands where a record's text is expected.
@@ -128,8 +130,9 @@ impl Text {
             } else {
                 "a text or nothing"
             };
-            let text = match record.get(column).and_then(|value| value.as_str()) {
-                Some(text) if blank && text.trim().is_empty() => text,
+            let text = match record.get(column) {
+                Some(Value::String(text)) if blank && text.trim().is_empty() => text,
+                Some(Value::Null) if blank => "",
                 _ => record.text(column, expected)?,
             };
             Ok(if trim { text.trim() } else { text })

@@ -401,6 +401,12 @@ fn the_files_of_a_folder_come_by_name_and_others_are_named() {
         "{:?}",
         notes
     );
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(path.join("gone.csv"), path.join("c.csv")).unwrap();
+        let error = files(std::slice::from_ref(&path)).unwrap_err().to_string();
+        assert!(error.contains("c.csv"), "{error}");
+    }
     let error = files(&[path.join("none")]).unwrap_err().to_string();
     assert!(error.contains("none"), "{error}");
 }

@@ -18,8 +18,8 @@ pub enum DatasetError {
     Task(#[from] TaskError),
     /// What is learned is to be another than was.
     #[error(
-        "task {0} says what is predicted; --label, and --objective with another name, are for data of which no \
-         task and no adapter says it: leave them out"
+        "task {0} says what is predicted; several --label, and --objective with another name, are for data of \
+         which no task and no adapter says it: leave them out"
     )]
     Trained(String),
     /// A flag that what is learned has no use for.
@@ -50,7 +50,10 @@ pub enum DatasetError {
         suggestion: String,
     },
     /// Which column is what cannot be told.
-    #[error("{}: which column {what} cannot be told from their names ({found}); say so with --{flag} COLUMN", path.display())]
+    #[error("{}: which column {what} cannot be told from their names ({found}); say so with --{flag} COLUMN{}", path.display(), match *flag {
+        "label" => ", or pass --objective text if there is none",
+        _ => "",
+    })]
     Unclear {
         /// The first file.
         path: PathBuf,

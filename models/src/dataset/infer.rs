@@ -1,14 +1,17 @@
 //! What data are for, by the names and values of their columns.
 
-use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Column, Dataset, DatasetError, MOST_VALUES, Survey,
+    Column, Dataset, DatasetError, Kinds, Survey,
     names::{ALPACA, ANSWERS, ASKED, BESIDE, CHATS, LABELS, TEXTS},
-    words::{counted, describe, shown},
+    words::shown,
 };
-use crate::choice::{Choice, did_you_mean};
+use crate::{
+    choice::{Choice, did_you_mean},
+    objective::OBJECTIVES,
+    task::TaskError,
+};
 
 /// What is understood of data.
 pub struct Inferred {
@@ -32,6 +35,10 @@ pub fn infer(dataset: &Dataset, survey: &Survey) -> Result<Inferred, DatasetErro
         survey,
         asked: &asked,
     };
+    if dataset.objective.is_some() && !OBJECTIVES.iter().any(|kind| kind.name == asked.name) {
+        let unknown = asked.clone().make("objective", OBJECTIVES).map(drop);
+        unknown.map_err(TaskError::Description)?;
+    }
     for column in &dataset.label {
         guess.column("label", column)?;
     }
@@ -58,10 +65,10 @@ pub fn infer(dataset: &Dataset, survey: &Survey) -> Result<Inferred, DatasetErro
 }
 
 /// What is asked for, and what there is.
-struct Guess<'a> {
-    dataset: &'a Dataset,
-    survey: &'a Survey,
-    asked: &'a Choice,
+pub(super) struct Guess<'a> {
+    pub dataset: &'a Dataset,
+    pub survey: &'a Survey,
+    pub asked: &'a Choice,
 }
 
 impl Guess<'_> {
@@ -91,7 +98,7 @@ impl Guess<'_> {
     }
 
     /// A column that a flag names.
-    fn column(&self, flag: &'static str, name: &str) -> Result<&Column, DatasetError> {
+    pub fn column(&self, flag: &'static str, name: &str) -> Result<&Column, DatasetError> {
         let names = || self.survey.columns.keys().map(String::as_str);
         self.survey
             .columns
@@ -144,8 +151,19 @@ impl Guess<'_> {
         let of_messages = |name: &str| {
             let name = self.named(name)?;
             let column = &self.survey.columns[name];
-            (column.kinds.are_lists() && column.items.objects > 0).then(|| name.clone())
+            // Tables hold lists as JSON text.
+            let is_list = |value: &Value| value.as_str().is_some_and(|t| t.trim().starts_with('['));
+            let mut first = self.survey.first.iter().filter_map(|row| row.get(name));
+            let are_texts = column.is_text() && first.all(is_list);
+            let are_lists = column.kinds.are_lists() && column.items.objects > 0;
+            (are_texts || are_lists).then(|| name.clone())
         };
+        if let Value::Object(asked) = &self.asked.options
+            && (asked.contains_key("messages") || asked.contains_key("prompt"))
+        {
+            let decision = "conversations, as the objective's options say".to_owned();
+            return Ok(Some(self.language("chat", Map::new(), "".into(), decision)));
+        }
         let named = match &self.dataset.text {
             Some(text) => of_messages(text),
             None => CHATS.iter().find_map(|name| of_messages(name)),
@@ -155,15 +173,17 @@ impl Guess<'_> {
                 Map::from_iter([("messages".to_owned(), json!(column))]),
                 format!("conversations in `{column}`"),
             ),
-            (None, false) => return Ok(None),
-            (None, true) => {
+            (None, false) if !self.are_chats(["prompt", "completion"]) => return Ok(None),
+            (None, _) => {
                 let Some(found) = self.answers(true)? else {
                     return Ok(None);
                 };
-                let prompt = match found.trim {
-                    true if self.has("input") => json!(ASKED),
-                    true => json!(ASKED[1]),
-                    false => found.text,
+                let prompt = match (found.trim, found.text.as_str()) {
+                    (true, _) if self.has("input") => json!(ASKED),
+                    (true, _) => json!(ASKED[1]),
+                    // What stands between a prompt and its answer is the template's.
+                    (false, Some(prompt)) => prompt.trim_end_matches('\n').into(),
+                    (false, None) => found.text,
                 };
                 let answer = found.objective.options["answer"].clone();
                 let decision = format!("conversations of {} and its answer", shown(&prompt));
@@ -176,6 +196,14 @@ impl Guess<'_> {
             options.insert(name.to_owned(), json!(name));
         }
         Ok(Some(self.language("chat", options, "".into(), decision)))
+    }
+
+    /// Whether columns hold lists of messages.
+    fn are_chats(&self, names: [&str; 2]) -> bool {
+        names.iter().all(|name| {
+            let column = self.survey.columns.get(*name);
+            column.is_some_and(|column| column.kinds.are_lists() && column.items.objects > 0)
+        })
     }
 
     fn language(
@@ -214,7 +242,10 @@ impl Guess<'_> {
         if self.dataset.text.is_some() {
             return Ok(None);
         }
-        if self.has("instruction") && self.has("output") {
+        // What another text is for is not told by its being there; `text` is Alpaca's own prompt.
+        let alpaca = ["instruction", "input", "output", "text"];
+        let is_alpaca = self.has("instruction") && self.has("output");
+        if is_alpaca && (is_asked || self.has_no_text_but(&alpaca)) {
             let templates = match self.has("input") {
                 true => json!(ALPACA),
                 false => json!(ALPACA[1]),
@@ -224,16 +255,27 @@ impl Guess<'_> {
         }
         let known = ANSWERS.iter();
         let mut known = known.filter(|(name, _, answer)| self.has(name) && self.has(answer));
-        // What another text is for is not told by its being there.
         let is_whole = |(prompt, _, answer): &&(&str, &str, &str)| {
-            let mut columns = self.survey.columns.iter();
-            let is_known = |name: &str| name == *prompt || name == *answer;
-            is_asked || columns.all(|(name, column)| is_known(name) || !column.is_text())
+            is_asked || self.has_no_text_but(&[prompt, answer])
         };
         Ok(known.next().filter(is_whole).map(|(_, template, answer)| {
             let decision = format!("answers in `{answer}` behind {}", shown(&json!(template)));
             causal(answer, false, json!(template), decision)
         }))
+    }
+
+    /// Whether no other column holds texts, lists or objects.
+    fn has_no_text_but(&self, names: &[&str]) -> bool {
+        let mut columns = self.survey.columns.iter();
+        columns.all(|(name, column)| {
+            let Kinds {
+                texts,
+                lists,
+                objects,
+                ..
+            } = column.kinds;
+            names.contains(&name.as_str()) || texts + lists + objects == 0
+        })
     }
 
     /// Text without anything beside it, unless it is asked for.
@@ -274,153 +316,6 @@ impl Guess<'_> {
             decisions: vec![texts, decision],
         })
     }
-
-    /// What is learned of labels.
-    fn objective(&self, labels: &[String]) -> Result<(Choice, String), DatasetError> {
-        let columns: Vec<&Column> = labels
-            .iter()
-            .map(|label| self.column("label", label))
-            .collect::<Result<_, _>>()?;
-        let (list, column) = (labels.join(", "), columns[0]);
-        let name = match &*self.asked.name {
-            "" if columns.len() > 1 => several(&columns),
-            "" => one(column),
-            asked => Some(asked),
-        };
-        match name {
-            None => Err(self.label(
-                &list,
-                "classes, numbers, lists of these, or columns of 0 and 1",
-                describe(column),
-            )),
-            Some("regression") => {
-                let decision = format!("numbers in `{list}`: regression");
-                let column = match labels {
-                    [label] => json!(label),
-                    labels => json!(labels),
-                };
-                let objective = options(
-                    "regression",
-                    json!({"label": column, "metrics": ["pearson", "spearman", "rmse"]}),
-                );
-                Ok((objective, decision))
-            }
-            Some("multilabel") if labels.len() > 1 => {
-                let decision = format!("any of {} classes, a column each: {list}", labels.len());
-                Ok((multilabel(json!(labels), labels.to_vec()), decision))
-            }
-            Some("multilabel") => {
-                let classes = self.classes(&list, column)?;
-                let decision = format!(
-                    "any of {} classes, lists in `{list}`: {}",
-                    classes.len(),
-                    counted(&classes)
-                );
-                let names = classes.into_keys().collect();
-                Ok((multilabel(json!(labels[0]), names), decision))
-            }
-            Some("classification") => {
-                let classes = self.classes(&list, column)?;
-                let decision = format!(
-                    "one of {} classes in `{list}`: {}",
-                    classes.len(),
-                    counted(&classes)
-                );
-                let names: Vec<&String> = classes.keys().collect();
-                let objective = options(
-                    "classification",
-                    json!({"label": list, "classes": names, "metrics": ["accuracy", "macro_f1"]}),
-                );
-                Ok((objective, decision))
-            }
-            Some(other) => Ok((Choice::of(other), format!("{other}, as asked for"))),
-        }
-    }
-
-    fn label(&self, column: &str, expected: &str, found: String) -> DatasetError {
-        DatasetError::Label {
-            path: self.dataset.first_file(),
-            column: column.to_owned(),
-            expected: expected.to_owned(),
-            found,
-        }
-    }
-
-    /// The classes of a column with the rows of each: by number if all are whole numbers, else by
-    /// code point.
-    fn classes(
-        &self,
-        name: &str,
-        column: &Column,
-    ) -> Result<IndexMap<String, usize>, DatasetError> {
-        let Some(mut classes) = column.values.clone() else {
-            let expected = format!(
-                "at most {MOST_VALUES} classes of short names, or numbers and --objective regression"
-            );
-            return Err(self.label(name, &expected, describe(column)));
-        };
-        let number = |text: &String| text.trim().parse::<i128>().ok();
-        let by_number = classes.keys().all(|class| number(class).is_some());
-        classes.sort_by(|a, _, b, _| match by_number {
-            true => number(a).cmp(&number(b)).then(a.cmp(b)),
-            false => a.cmp(b),
-        });
-        match classes.len() {
-            0 => Err(self.label(name, "the names of classes", "nothing in any row".into())),
-            1 => {
-                let found = format!("only {}", counted(&classes));
-                let expected = "at least 2 classes, of which one can be learned";
-                Err(self.label(name, expected, found))
-            }
-            _ => Ok(classes),
-        }
-    }
-}
-
-/// What one column of labels is for.
-fn one(column: &Column) -> Option<&'static str> {
-    let kinds = &column.kinds;
-    match kinds.are_lists() {
-        true if column.items.are_numbers() && column.items.decimals > 0 => Some("regression"),
-        true if column.items.lists + column.items.objects == 0 => Some("multilabel"),
-        false if kinds.lists + kinds.objects > 0 => None,
-        false if kinds.are_numbers() && kinds.decimals > 0 => Some("regression"),
-        false => Some("classification"),
-        true => None,
-    }
-}
-
-/// What several columns of labels are for.
-fn several(columns: &[&Column]) -> Option<&'static str> {
-    let is_flag = |column: &&Column| {
-        let flags = |values: &IndexMap<String, usize>| values.keys().all(|v| v == "0" || v == "1");
-        column.values.as_ref().is_some_and(flags)
-    };
-    match columns.iter().all(is_flag) {
-        true => Some("multilabel"),
-        false => {
-            let numbers = columns.iter().all(|column| column.kinds.are_numbers());
-            numbers.then_some("regression")
-        }
-    }
-}
-
-fn options(name: &str, options: Value) -> Choice {
-    Choice {
-        name: name.to_owned(),
-        options,
-    }
-}
-
-fn multilabel(label: Value, classes: Vec<String>) -> Choice {
-    options(
-        "multilabel",
-        json!({
-            "label": label,
-            "classes": classes,
-            "metrics": ["micro_f1", "macro_f1", "exact_match"],
-        }),
-    )
 }
 
 /// A template that is a column's text.

@@ -3,6 +3,7 @@
 
 mod error;
 mod infer;
+mod labels;
 mod names;
 mod survey;
 mod words;
@@ -108,10 +109,11 @@ impl Dataset {
             false => Text::parse(&format!("{{{given}}}")),
         };
         let wrong = |error| DatasetError::Task(TaskError::Description(error));
-        if !self.label.is_empty() {
-            return Err(DatasetError::Trained(task.name));
-        }
-        if self.objective.is_some() || self.learn.is_some() || self.chat_template.is_some() {
+        if self.objective.is_some()
+            || self.learn.is_some()
+            || self.chat_template.is_some()
+            || !self.label.is_empty()
+        {
             let Some(mut description) = task.description else {
                 return Err(DatasetError::Trained(task.name));
             };
@@ -121,6 +123,16 @@ impl Dataset {
                 return Err(DatasetError::Trained(task.name));
             }
             self.set_options(&mut objective)?;
+            if !self.label.is_empty() {
+                let options = &mut objective.options;
+                let field = ["label", "answer"]
+                    .into_iter()
+                    .find(|name| options[*name].is_string());
+                match (field, &self.label[..]) {
+                    (Some(field), [label]) => options[field] = json!(label),
+                    _ => return Err(DatasetError::Trained(task.name)),
+                }
+            }
             description["objective"] = json!(objective);
             task = Task::own(&description)?;
         }
@@ -243,9 +255,6 @@ impl Dataset {
         if let Some(pair) = pair {
             description.insert("pair".to_owned(), pair);
         }
-        // What there is beside it is known, and not needed.
-        let names: Vec<&String> = survey.columns.keys().collect();
-        description.insert("unused".to_owned(), json!(names));
         Ok(Understood {
             description: description.into(),
             decisions,

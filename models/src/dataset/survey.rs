@@ -77,6 +77,10 @@ pub struct Column {
     pub kinds: Kinds,
     /// What is in its lists.
     pub items: Kinds,
+    /// The fewest and the most items of its lists.
+    pub lengths: (usize, usize),
+    /// Lists that have an item twice.
+    pub repeating: usize,
     /// How often each value occurs, or each item of lists, as written; none if there are more than
     /// [`MOST_VALUES`], or long ones.
     pub values: Option<IndexMap<String, usize>>,
@@ -91,6 +95,8 @@ impl Default for Column {
         Self {
             kinds: Kinds::default(),
             items: Kinds::default(),
+            lengths: (usize::MAX, 0),
+            repeating: 0,
             values: Some(IndexMap::new()),
             chars: (usize::MAX, 0),
             total_chars: 0,
@@ -103,6 +109,10 @@ impl Column {
         self.kinds.add(value);
         match value {
             Value::Array(items) => {
+                let (fewest, most) = self.lengths;
+                self.lengths = (fewest.min(items.len()), most.max(items.len()));
+                let repeats = |i: usize| items[..i].contains(&items[i]);
+                self.repeating += usize::from((1..items.len().min(MOST_VALUES)).any(repeats));
                 for item in items {
                     self.items.add(item);
                     self.count(item);

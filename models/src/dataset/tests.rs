@@ -361,6 +361,107 @@ fn names_are_known_in_any_case_and_others_are_not_passed_over() {
 }
 
 #[test]
+fn labels_that_are_no_classes_are_refused() {
+    let jsonl = |labels: &[&str]| {
+        let rows = labels
+            .iter()
+            .map(|label| format!("{{\"text\": \"a\", \"label\": {label}}}\n"));
+        Given::new("a.jsonl", &rows.collect::<String>())
+    };
+    let error = jsonl(&["[0, 1, 0]", "[1, 0, 0]"]).error();
+    assert!(error.contains("lists that name each class once"), "{error}");
+    for labels in [["0.5", "\"nan\""], ["\"1.5\"", "\"x\""]] {
+        let error = jsonl(&labels).error();
+        assert!(error.contains("numbers in every row"), "{error}");
+    }
+    let error = jsonl(&["[0.5, 1.5]", "[0.5]"]).error();
+    assert!(
+        error.contains("as many numbers in every row, found lists of 1 to 2"),
+        "{error}"
+    );
+    let (name, options) = jsonl(&["[0.5, 1.5]", "[0.25, 2.0]"]).objective();
+    assert_eq!((&*name, &options["outputs"]), ("regression", &json!(2)));
+    let names: String = (0..12).map(|i| format!("t,answer {i}\n")).collect();
+    let error = Given::new("a.csv", &format!("text,target\n{names}")).error();
+    assert!(
+        error.contains("found 12 classes of one row each"),
+        "{error}"
+    );
+    let separated = Given::new("a.csv", "text,label\na,x;y\nb,y\nc,\"z; x\"\n").with(|dataset| {
+        let objective = json!({"multilabel": {"separator": ";"}});
+        dataset.objective = serde_json::from_value(objective).unwrap();
+    });
+    assert_eq!(separated.objective().1["classes"], json!(["x", "y", "z"]));
+    let error = Given::new("a.csv", "text,label\na,x\n")
+        .with(|dataset| dataset.objective = Some(Choice::of("clasification")))
+        .error();
+    assert!(error.contains("did you mean `classification`?"), "{error}");
+}
+
+#[test]
+fn other_texts_are_named_or_asked_about() {
+    let given = Given::new("a.csv", "id,text,keyword,label\n1,a,k,x\n2,b,k,y\n");
+    let notes = given
+        .task()
+        .load_dir("".as_ref(), Malformed::Refused)
+        .unwrap()
+        .notes;
+    assert!(
+        notes[0].text.contains("not used: `id`, `keyword`"),
+        "{notes:?}"
+    );
+    let given = Given::new(
+        "a.tsv",
+        "index\tquestion\tsentence\tlabel\n0\ta\tb\tx\n1\tc\td\ty\n",
+    );
+    let description = given.understood().description;
+    assert_eq!(
+        (&description["text"], &description["pair"]),
+        (&json!("{question}"), &json!("{sentence}"))
+    );
+    for line in [
+        "{\"instruction\": \"a\", \"context\": \"b\", \"output\": \"c\"}",
+        "{\"instruction\": \"a\", \"input\": \"\", \"output\": \"c\", \"history\": [[\"a\", \"b\"]]}",
+        "{\"question\": \"a\", \"context\": \"b\", \"answer\": \"c\"}",
+    ] {
+        let error = Given::new("a.jsonl", line).error();
+        assert!(error.contains("cannot be told from their names"), "{error}");
+    }
+    // One column of a template may be empty.
+    let given = Given::new("a.csv", "title,body,label\n,a,x\nt,b,y\n,,y\n")
+        .with(|dataset| dataset.text = Some("{title}: {body}".into()));
+    let error = given.error();
+    assert!(error.contains("a.csv, line 4, column `title`"), "{error}");
+}
+
+#[test]
+fn chats_are_known_in_every_form() {
+    let chat = "[{\\\"role\\\": \\\"user\\\", \\\"content\\\": \\\"x\\\"}]";
+    let text = format!("{{\"messages\": \"{chat}\"}}");
+    assert_eq!(Given::new("a.jsonl", &text).infer().objective.name, "chat");
+    let message = "[{\"role\": \"user\", \"content\": \"x\"}]";
+    let pair = format!("{{\"prompt\": {message}, \"completion\": {message}}}");
+    let options = Given::new("a.jsonl", &pair).infer().objective.options;
+    assert_eq!(
+        options,
+        json!({"prompt": "{prompt}", "answer": "completion"})
+    );
+    let asked = |options: Value| {
+        let objective = json!({"chat": options});
+        move |dataset: &mut Dataset| {
+            dataset.objective = serde_json::from_value(objective).unwrap();
+        }
+    };
+    let named = Given::new("a.jsonl", &format!("{{\"dialog\": {message}}}"))
+        .with(asked(json!({"messages": "dialog"})));
+    assert_eq!(named.infer().objective.options["messages"], "dialog");
+    // Between a prompt and its answer there is nothing but the template.
+    let given =
+        Given::new("a.jsonl", "{\"question\": \"a\", \"answer\": \"b\"}").with(asked(json!({})));
+    assert_eq!(given.infer().objective.options["prompt"], "{question}");
+}
+
+#[test]
 fn so_many_rows_are_held_out_as_wanted_and_never_trained_on() {
     let rows: String = (0..200).map(|i| format!("t{i},{}\n", i % 3)).collect();
     let given = Given::new("a.csv", &format!("text,label\n{rows}"));

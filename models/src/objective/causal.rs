@@ -108,6 +108,11 @@ impl Objective for Causal {
         tokenizer.prompts(texts).map(Some)
     }
 
+    /// A row may be too long for its answer.
+    fn has_row_each(&self) -> bool {
+        false
+    }
+
     fn has_targets(&self, row: &Encoded) -> bool {
         row.encoding.type_ids.contains(&1)
     }

@@ -364,7 +364,9 @@ impl Objective for Chat {
             let written = match &example.target {
                 Some(target) => {
                     let conversation = Conversation::deserialize(target).unwrap_or_default();
-                    compiled.write(&conversation, self.options.learn, controls)?
+                    let written = compiled.write(&conversation, self.options.learn, controls)?;
+                    conversation.check_written(&written.text)?;
+                    written
                 }
                 None => compiled.prompt(&Conversation::of_user(&example.text), controls)?,
             };
@@ -401,6 +403,11 @@ impl Objective for Chat {
 
     fn end(&self, tokenizer: &Tokenizer) -> Option<u32> {
         self.bound.as_deref()?.end(tokenizer)
+    }
+
+    /// A row may be too long for its answer.
+    fn has_row_each(&self) -> bool {
+        false
     }
 
     /// The first token is predicted from nothing.

@@ -168,7 +168,7 @@ pub trait Objective: Debug + Send + Sync {
         Ok(encodings.into_iter().zip(examples).map(row).collect())
     }
 
-    /// Whether every example is a row by itself, so that there are as many rows as examples.
+    /// Whether every example is a row with something to learn, so that there are as many rows as examples.
     fn has_row_each(&self) -> bool {
         true
     }

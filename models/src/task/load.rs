@@ -274,16 +274,22 @@ impl Loader<'_, '_> {
         let needed = text
             .needed()
             .chain(pair.iter().flat_map(|pair| pair.needed()));
-        let blank = needed.filter(|column| record.is_blank(column)).count();
-        let blank = *one_may_be_blank && pair.is_some() && blank == 1;
-        // What is to be predicted may be of any text.
-        let blank = blank || self.labels == Labels::Optional;
+        let needed: Vec<&str> = needed.collect();
+        let blank = needed.iter().filter(|column| record.is_blank(column));
+        let blank = match (blank.count(), self.labels) {
+            // What is to be predicted may be of any text.
+            (_, Labels::Optional | Labels::Ignored) => true,
+            (count, _) if self.task.description.is_some() => count < needed.len(),
+            (count, _) => *one_may_be_blank && pair.is_some() && count == 1,
+        };
         let text = text.of(record, *trim, blank)?;
         let pair = pair.as_ref().map(|pair| pair.of(record, *trim, blank));
         let pair = pair.transpose()?;
         let is_unlabelled = self.targets.iter().all(|column| record.is_unset(column));
         let target = match self.labels {
-            Labels::Optional if is_unlabelled => None,
+            Labels::Ignored => None,
+            // Without a text there is nothing but the target.
+            Labels::Optional if is_unlabelled && !needed.is_empty() => None,
             _ => Some(objective.target(record)?),
         };
         Ok(Example { text, pair, target })
@@ -298,7 +304,7 @@ impl Sink for Loader<'_, '_> {
             .chain(pair.iter().flat_map(|pair| pair.needed()));
         let targets = match self.labels {
             Labels::Required => self.targets,
-            Labels::Optional => &[],
+            Labels::Optional | Labels::Ignored => &[],
         };
         let mut needed = texts.chain(targets.iter().copied());
         if let Some(column) = needed.find(|column| !names.contains(column)) {

@@ -162,6 +162,8 @@ pub enum Labels {
     Required,
     /// The label column, or single labels, may be missing. Labels that are there are still checked.
     Optional,
+    /// Nothing is made of labels, whatever they are.
+    Ignored,
 }
 
 impl Task {

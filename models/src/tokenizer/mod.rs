@@ -258,11 +258,16 @@ impl Tokenizer {
             let tokens = limits::bounded(|| self.inner.encode_fast(text, special));
             tokens.map_err(TokenizerError::Encode)
         };
-        let (prompt, answer) = (encode(prompt, true)?, encode(answer, false)?);
+        // As one text, if the prompt's tokens are the same in it: what is generated follows these.
+        let whole = encode(&format!("{prompt}{answer}"), true)?;
+        let prompt = encode(prompt, true)?;
         let special = prompt.get_special_tokens_mask();
         let first = special.iter().take_while(|&&special| special == 1).count();
         let mut ids = prompt.get_ids().to_vec();
-        let mut answer = answer.get_ids().to_vec();
+        let mut answer = match whole.get_ids().strip_prefix(&*ids) {
+            Some(answer) => answer.to_vec(),
+            None => encode(answer, false)?.get_ids().to_vec(),
+        };
         answer.extend(end);
         let excess = (ids.len() + answer.len()).saturating_sub(max_len);
         let is_left_out = ids.len() >= max_len || excess >= ids.len() - first;

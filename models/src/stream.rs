@@ -182,10 +182,12 @@ impl Stream {
     }
 
     fn encode(&self, examples: &[Example]) -> Result<Vec<Encoded>, ObjectiveError> {
-        let rows = self
+        let mut rows = self
             .objective
-            .encode(examples, &self.tokenizer, self.max_len);
-        Ok(rows?)
+            .encode(examples, &self.tokenizer, self.max_len)?;
+        // Of a prompt without any of its answer there is nothing to learn.
+        rows.retain(|row| self.objective.has_targets(row));
+        Ok(rows)
     }
 
     /// How many rows of tokens with something to learn an epoch's examples make, up to `most`.

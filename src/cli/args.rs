@@ -36,7 +36,8 @@ use super::{Error, dataset::ColumnArgs, print};
 #[derive(Clone, Copy, Debug, Args)]
 pub struct ExistingArgs {
     /// Continue from the last checkpoint in the output folder, with the settings in its run.json. New values
-    /// may be given for --epochs, --max-steps, --checkpoint-every and --threads.
+    /// may be given for --epochs, --max-steps, --checkpoint-every, --evaluate-every, --best-by, --keep,
+    /// --patience and --threads, and for where files are.
     #[arg(long, conflicts_with = "force")]
     resume: bool,
     /// Replace the run that the output folder holds; other files in it stay.

@@ -57,7 +57,8 @@ impl ColumnArgs {
         dataset.learn = self.learn.or(dataset.learn);
         dataset.chat_template = self.chat_template.clone().or(dataset.chat_template);
         if !self.label.is_empty() {
-            dataset.label.clone_from(&self.label);
+            let names = self.label.iter().map(|name| name.trim().to_owned());
+            dataset.label = names.collect();
         }
         dataset
     }

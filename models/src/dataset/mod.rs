@@ -310,6 +310,4 @@ impl Dataset {
 }
 
 #[cfg(test)]
-mod malformed;
-#[cfg(test)]
 mod tests;

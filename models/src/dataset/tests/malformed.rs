@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Choice, tests::Given};
+use super::{super::Choice, Given};
 
 /// Compressed bytes that end too early.
 fn cut(bytes: Vec<u8>) -> Vec<u8> {

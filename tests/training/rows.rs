@@ -61,7 +61,7 @@ fn prompts_without_room_for_an_answer_are_said_and_left_out() {
     assert_eq!(notes(&scene, &run("rest")), Vec::<String>::new());
     assert_eq!(scene.losses("some-out"), scene.losses("rest-out"));
     let why = [
-        "none of the 2 training rows has room",
+        "nothing is left to learn or to predict of any of 2 rows",
         "--max-length",
         "60 tokens",
         "up to 64",

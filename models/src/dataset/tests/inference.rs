@@ -127,7 +127,7 @@ fn what_cannot_be_told_is_asked_for() {
         (
             "a.jsonl",
             "{\"text\": \"a\", \"label\": {\"x\": 1}}",
-            "column `label`: expected classes, numbers, lists",
+            "column `label`: expected classes, or numbers in every row",
         ),
     ] {
         let error = Given::new(name, bytes).error();

@@ -141,7 +141,7 @@ fn malformed_files_are_refused_by_their_place() {
             text(
                 "{\"text\": \"a\", \"label\": [\"x\", \"y\"]}\n{\"text\": \"b\", \"label\": \"x\"}\n",
             ),
-            "a.jsonl, column `label`: expected classes, numbers, lists of these",
+            "a.jsonl, column `label`: expected classes, or numbers in every row",
         ),
         (
             "a.json",

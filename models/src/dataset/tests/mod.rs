@@ -261,7 +261,7 @@ fn what_an_adapter_records_reads_the_same_rows() {
     let file = task
         .load(&given.dataset.train, Labels::Required, Malformed::Refused)
         .unwrap();
-    assert_eq!((file.examples.len(), file.notes.len()), (2, 0));
+    assert_eq!((file.examples.len(), file.notes.len()), (2, 1));
     assert_eq!(task.label_names(), ["x", "y"]);
     // Files may name their columns otherwise.
     let renamed = Dataset {
@@ -288,7 +288,7 @@ fn what_an_adapter_records_reads_the_same_rows() {
         "{error}"
     );
     let other = Dataset {
-        label: vec!["n".into()],
+        label: vec!["n".into(), "m".into()],
         ..Dataset::default()
     };
     let error = other.changed(task).unwrap_err().to_string();

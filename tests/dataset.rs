@@ -239,7 +239,7 @@ fn rows_without_room_for_an_answer_are_left_out_everywhere() {
     let scene = Scene::new();
     language_model(&scene.path("llama"));
     let row = |i: usize| {
-        let prompt = "word ".repeat(if i % 5 == 0 { 40 } else { 2 + i % 3 });
+        let prompt = "word ".repeat(if i.is_multiple_of(5) { 40 } else { 2 + i % 3 });
         json!({"prompt": prompt, "completion": format!("{i}")}).to_string() + "\n"
     };
     scene.write("a.jsonl", (0..60).map(row).collect::<String>());

@@ -308,7 +308,7 @@ fn running_text_streams_as_it_does_from_memory() {
     assert_eq!(scene.losses("first").len(), 2);
     scene.refused(
         "finetune --resume --output first --max-steps 3",
-        &["rows of the data is another"],
+        &["`max_steps`, or the rows that are read again every epoch"],
     );
 }
 

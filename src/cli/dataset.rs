@@ -87,7 +87,7 @@ pub struct DatasetArgs {
     #[arg(long)]
     skip_malformed: bool,
     /// Read the training rows again every epoch instead of keeping them in memory [default: where they have
-    /// more than 256 Mi characters].
+    /// more than 128 Mi characters].
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     stream: Option<bool>,
 }

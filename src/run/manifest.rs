@@ -141,6 +141,10 @@ fn change(name: &str, was: Option<&Value>, now: Option<&Value>) -> String {
         }
         Some(("base_sha256", "weights")) => "the model has other weights".to_owned(),
         Some(("base_sha256", file)) => format!("{file} of the model {happened}"),
+        // Counted as far as the run goes.
+        Some(("data_sha256", "rows")) => {
+            "`max_steps`, or the rows that are read again every epoch, are others".to_owned()
+        }
         Some(("data_sha256", file)) => format!("{file} of the data {happened}"),
         _ => format!("{name} was {} and is {} now", shown(was), shown(now)),
     }

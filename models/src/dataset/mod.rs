@@ -74,7 +74,7 @@ pub struct Dataset {
 }
 
 /// Characters of training rows that are kept in memory at most.
-const KEPT: u64 = 256 << 20;
+const KEPT: u64 = 128 << 20;
 
 /// What is understood of files.
 #[derive(Clone, Debug)]

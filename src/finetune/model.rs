@@ -158,10 +158,11 @@ impl Model {
             !own && base.weights.get(&parameter.name).map(|w| w.shape()) != Some(&parameter.shape)
         });
         if lacking.count() > 0 {
-            based?;
-            // What both together lack is the error.
+            // What both together lack is the error, unless another base is its cause.
             base.weights.extend(adapter.tensors);
-            base.check_head()?;
+            if let Err(lacking) = base.check_head() {
+                return Err(based.map_or_else(Error::from, |_| lacking.into()));
+            }
             return Ok(());
         }
         notes.extend(based?);

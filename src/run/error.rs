@@ -73,9 +73,9 @@ pub enum Error {
     },
     /// Prompts that leave no room for what is to be learned.
     #[error(
-        "nothing is left to learn or to predict of any of {rows} rows: what comes before the answer fills \
-         --max-length, {limit} tokens, or there is no answer; raise it (this model allows up to {longest}), or \
-         give rows with answers"
+        "nothing is left to learn or to predict of any of {rows} rows: what comes before the answer, such as a \
+         template with the row's instruction and input, fills --max-length, {limit} tokens, or there is no answer; \
+         raise it (this model allows up to {longest}), or give rows with answers"
     )]
     NoAnswers {
         /// Training rows.

@@ -149,8 +149,7 @@ impl Model {
         };
         let adapter = match Adapter::load(path, base) {
             Ok(adapter) => adapter,
-            // Another base is the cause of whatever does not fit.
-            Err(error) => return Err(based.err().unwrap_or(error).into()),
+            Err(error) => return Err(Error::on(error, based)),
         };
         let parameters = base.model.parameters();
         let lacking = parameters.iter().filter(|parameter| {
@@ -158,12 +157,9 @@ impl Model {
             !own && base.weights.get(&parameter.name).map(|w| w.shape()) != Some(&parameter.shape)
         });
         if lacking.count() > 0 {
-            // What both together lack is the error, unless another base is its cause.
+            // What both together lack is the error.
             base.weights.extend(adapter.tensors);
-            if let Err(lacking) = base.check_head() {
-                return Err(based.map_or_else(Error::from, |_| lacking.into()));
-            }
-            return Ok(());
+            return base.check_head().map_err(|error| Error::on(error, based));
         }
         notes.extend(based?);
         base.report.notes.extend(notes);

@@ -63,6 +63,9 @@ pub enum Error {
     Best(#[from] BestError),
     #[error(transparent)]
     Peft(#[from] PeftError),
+    /// An adapter does not fit a base that it was not trained on.
+    #[error("{fault}; besides, {base}")]
+    OtherBase { fault: Box<Self>, base: PeftError },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("{path}: cannot {action}: {source}", path = path.display())]
@@ -123,6 +126,18 @@ impl From<HubError> for Error {
 }
 
 impl Error {
+    /// What does not fit, and the base that it does not fit, if that is another one.
+    pub(crate) fn on<T>(fault: impl Into<Self>, based: Result<T, PeftError>) -> Self {
+        let fault = fault.into();
+        match based {
+            Ok(_) => fault,
+            Err(base) => Self::OtherBase {
+                fault: Box::new(fault),
+                base,
+            },
+        }
+    }
+
     /// The error of a loop over a workload, which a run watched.
     pub(super) fn of_fit<W>(error: FitError<W, Self>) -> Self
     where

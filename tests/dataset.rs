@@ -226,6 +226,17 @@ fn what_is_understood_is_shown_with_what_is_learned_marked() {
         "{shown}"
     );
     assert!(shown.contains("⟦ok<|im_end|>⟧"), "{shown}");
+    assert!(scene.ok("data c.jsonl").contains("  assistant: yo\n"));
+    let answer = json!({"text": "Ann is here", "answer": "here", "start": 7});
+    scene.write("e.jsonl", format!("{answer}\n"));
+    let objective = json!({"extractive": {"answers": "answer", "starts": "start"}});
+    let shown = scene.ok(&format!(
+        "data e.jsonl --label answer --objective {objective}"
+    ));
+    assert!(
+        shown.contains("to predict: {") && shown.contains("here"),
+        "{shown}"
+    );
     scene.write("d.txt", "One line.\nAnother.\n");
     let shown = scene.ok("data d.txt --model llama --max-length 40");
     assert!(

@@ -92,6 +92,9 @@ impl Supervised {
             seed,
             ..
         } = batching;
+        if batch_size == 0 {
+            return Err(BatchError::ZeroBatchSize.into());
+        }
         let objective = &**predictor.objective();
         if objective.order() == Order::Whole {
             let held_out = held_out.values().map(Vec::len);

@@ -148,15 +148,16 @@ fn as_read(task: &Task, examples: &[Example]) -> Result<(), Error> {
         if let Some(pair) = &example.pair {
             out!("  pair: {}", shown(pair))?;
         }
-        match &example.target {
-            None | Some(Value::Null) => {}
-            Some(Value::Object(chat)) => {
-                for message in chat["messages"].as_array().into_iter().flatten() {
+        let target = example.target.as_ref().unwrap_or(&Value::Null);
+        match target.get("messages").and_then(Value::as_array) {
+            Some(messages) => {
+                for message in messages {
                     let said = |name: &str| written(&message[name]);
                     out!("  {}: {}", said("role"), shown(&said("content")))?;
                 }
             }
-            Some(target) => {
+            None if target.is_null() => {}
+            None => {
                 let target = task.objective.describe(target);
                 out!("  to predict: {}", shown(&written(&target)))?;
             }

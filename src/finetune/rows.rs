@@ -123,7 +123,9 @@ impl Rows<'_> {
         };
         if !stream.objective.has_row_each() {
             let step = settings.batch_size * settings.accumulate;
-            let most = settings.max_steps.map(|steps| steps as usize * step);
+            let most = settings
+                .max_steps
+                .map(|steps| (steps as usize).saturating_mul(step));
             stream.rows = stream.count(most.unwrap_or(usize::MAX))?;
         }
         let rows = stream.rows;

@@ -111,8 +111,11 @@ impl Column {
             Value::Array(items) => {
                 let (fewest, most) = self.lengths;
                 self.lengths = (fewest.min(items.len()), most.max(items.len()));
+                // Only of what may be labels: other lists are long.
+                let may_be_labels = self.values.is_some() && !items.iter().any(Value::is_object);
                 let repeats = |i: usize| items[..i].contains(&items[i]);
-                self.repeating += usize::from((1..items.len().min(MOST_VALUES)).any(repeats));
+                let repeats = || (1..items.len().min(MOST_VALUES)).any(repeats);
+                self.repeating += usize::from(may_be_labels && repeats());
                 for item in items {
                     self.items.add(item);
                     self.count(item);

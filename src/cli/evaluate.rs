@@ -8,7 +8,6 @@ use ailora::{
     models::{
         batch::{BatchError, Buckets, Encoded, Order, evaluation},
         data::files,
-        head::Head,
         lengths::Cut,
         objective::{HeldOut, Predictor},
         task::{Malformed, Rows, Split, Task},
@@ -114,18 +113,6 @@ pub fn length(given: Option<usize>, adapter: Option<&Path>) -> usize {
     given
         .or_else(trained)
         .unwrap_or(Settings::default().max_length)
-}
-
-/// Tasks whose answers are texts are not for commands that predict classes or numbers.
-pub fn check_not_texts(task: &Task) -> Result<(), Error> {
-    match task.head() {
-        Head::Sequence { .. } => Ok(()),
-        _ => Err(format!(
-            "task {} has texts for labels; use `ailora generate`",
-            task.name
-        )
-        .into()),
-    }
 }
 
 fn buckets(rows: &[Encoded], max_len: usize) -> Result<Buckets, BatchError> {

@@ -7,7 +7,7 @@ use ailora::{
         head::Head,
         lengths::Cut,
         metrics::argmax,
-        task::{Labels, Malformed},
+        task::{Labels, Malformed, Task},
     },
     output::File,
 };
@@ -17,7 +17,7 @@ use super::{
     Error,
     args::{self, DeviceArgs, ForceArgs, ModelArgs, say_cut},
     dataset::ColumnArgs,
-    evaluate::{check_not_texts, length, logits},
+    evaluate::{length, logits},
     generate::writer::TextArgs,
     print::say,
 };
@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         let lines = written(args, model, &prompts)?;
         return wrote(args, &output, &lines, rows.len());
     }
-    check_not_texts(&task)?;
+    check_is_of_rows(&task)?;
     let max_len = length(args.max_length, args.adapter.as_deref());
     let max_len = model.max_len(max_len);
     let (mut predictor, mut engine, model) = model.predictor(args.device.open()?);
@@ -112,6 +112,18 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         lines.push(b'\n');
     }
     wrote(args, &output, &lines, rows.len())
+}
+
+/// Only classes and numbers are left, once a language model has written its texts.
+fn check_is_of_rows(task: &Task) -> Result<(), Error> {
+    match task.head() {
+        Head::Sequence { .. } => Ok(()),
+        head => Err(format!(
+            "task {} is for {head}, of which predictions are not written; use `ailora evaluate`",
+            task.name
+        )
+        .into()),
+    }
 }
 
 /// What a language model writes behind each prompt, a line each.

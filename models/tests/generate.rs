@@ -8,26 +8,23 @@ use ailora_graph::{
     AdaptConfig, AdapterSpec, adapter::Site, fuse::cost::Costs, ir::Draw, method::Lora,
 };
 use ailora_models::{
-    generate::{Generator, Options, Rules, Strategy, search},
+    generate::{Decode, Generator, Options, Rules, Strategy},
     head::Head,
     pretrained::Pretrained,
 };
-use ailora_runtime::{init::initialise, passes::Fusion};
+use ailora_runtime::{engine::Engine, init::initialise, passes::Fusion};
 use serde::{Deserialize, de::DeserializeOwned};
 use support::{File, device, fixtures};
 
-fn generator(dir: &Path, head: Head) -> Generator {
+fn generator(dir: &Path, head: Head) -> (Generator, Engine) {
     let base = Pretrained::open(dir, head).unwrap();
     base.check_head().unwrap();
     let mut sites = base.model.sites();
     for site in &mut sites {
         site.spec = AdapterSpec::frozen();
     }
-    Generator::new(
-        base.model,
-        sites,
-        device::engine(base.weights, Fusion::At(Costs::default())),
-    )
+    let engine = device::engine(base.weights, Fusion::At(Costs::default()));
+    (Generator::new(base.model, sites), engine)
 }
 
 fn json<T: DeserializeOwned>(path: &Path) -> T {
@@ -66,12 +63,23 @@ impl Run {
     }
 }
 
-fn generate(generator: &mut Generator, prompts: &[Vec<i32>], options: &Options) -> Vec<Vec<i32>> {
-    let room = options.max_new_tokens;
-    let given = generator.given(prompts);
-    let (mut session, logits) = generator.start(prompts, room).unwrap();
+fn generate(
+    (generator, engine): &mut (Generator, Engine),
+    prompts: &[Vec<i32>],
+    options: &Options,
+) -> Vec<Vec<i32>> {
     let (never, ignored) = (|_: usize, _: &[i32]| false, |_, _| {});
-    search(&mut session, logits, &given, options, never, ignored).unwrap()
+    let found = generator.generate(engine, prompts, options, never, ignored);
+    found.unwrap()
+}
+
+fn greedy(max_new_tokens: usize) -> Options {
+    Options {
+        strategy: Strategy::Greedy,
+        max_new_tokens,
+        ends: Vec::new(),
+        rules: Rules::default(),
+    }
 }
 
 #[test]
@@ -140,7 +148,7 @@ fn samples_are_fixed_by_their_seed_and_narrow_to_the_likeliest() {
 }
 
 #[test]
-fn a_sequence_stops_where_it_is_told_to_and_caches_grow() {
+fn a_sequence_stops_where_it_is_told_to() {
     let mut generator = generator(&fixtures().join("parity/llama_mha-0"), Head::CausalLm);
     let prompts = [vec![5, 6, 7], vec![8]];
     let options = Options {
@@ -150,33 +158,35 @@ fn a_sequence_stops_where_it_is_told_to_and_caches_grow() {
         rules: Rules::default(),
     };
     let whole = generate(&mut generator, &prompts, &options);
-    // Room for one token: the cache grows on the way.
-    let (mut session, logits) = generator.start(&prompts, 1).unwrap();
+    let (generator, engine) = &mut generator;
     let mut seen = vec![Vec::new(); 2];
     let stop = |row: usize, tokens: &[i32]| row == 1 && tokens.len() == 4;
     let watch = |row: usize, token| seen[row].push(token);
-    let found = search(&mut session, logits, &prompts, &options, stop, watch).unwrap();
+    let found = generator.generate(engine, &prompts, &options, stop, watch);
+    let found = found.unwrap();
     assert_eq!(found[0], whole[0]);
     assert_eq!(found[1], whole[1][..4]);
     assert_eq!(seen, found);
 
-    let message = |prompts: &[Vec<i32>], generator: &mut Generator| {
-        let error = generator.start(prompts, 1).err();
+    let mut message = |prompts: &[Vec<i32>]| {
+        let error = generator.start(engine, prompts, &options).err();
         error.map_or_else(String::new, |error| error.to_string())
     };
-    let long = message(&[vec![5; 65]], &mut generator);
+    let long = message(&[vec![5; 65]]);
     assert!(long.contains("positions for 64"), "{long}");
-    let empty = message(&[vec![5], vec![]], &mut generator);
+    let empty = message(&[vec![5], vec![]]);
     assert_eq!(empty, "prompt 1 is empty; expected at least one token");
-    let unknown = message(&[vec![99]], &mut generator);
+    let unknown = message(&[vec![99]]);
     assert!(unknown.contains("is not in 0..99"), "{unknown}");
 }
 
 #[test]
 fn a_classifier_does_not_generate() {
     let dir = fixtures().join("parity/bart_cls-0");
-    let mut generator = generator(&dir, Head::classification(3));
-    let error = generator.start(&[vec![5, 2]], 4).unwrap_err();
+    let (mut generator, mut engine) = generator(&dir, Head::classification(3));
+    let options = greedy(4);
+    let error = generator.start(&mut engine, &[vec![5, 2]], &options);
+    let error = error.unwrap_err();
     assert_eq!(
         error.to_string(),
         "BartForSequenceClassification does not generate text; give a language model, such as llama \
@@ -275,9 +285,10 @@ fn adapters_generate_what_merged_weights_do() {
         }
         let prompts = [vec![5, 17, 8, 30], vec![44, 9]];
         let logits = |sites: &[Site], params| {
-            let engine = device::engine(params, Fusion::At(Costs::default()));
-            let mut generator = Generator::new(base.model.clone(), sites.to_vec(), engine);
-            let (_, logits) = generator.start(&prompts, 4).unwrap();
+            let mut engine = device::engine(params, Fusion::At(Costs::default()));
+            let mut generator = Generator::new(base.model.clone(), sites.to_vec());
+            let (mut session, _) = generator.start(&mut engine, &prompts, &greedy(4)).unwrap();
+            let logits = session.logits().unwrap();
             logits.iter().map(|&x| f64::from(x)).collect::<Vec<_>>()
         };
         let beside = logits(&sites, params);

@@ -202,7 +202,8 @@ impl Model {
         Ok(rows?)
     }
 
-    /// What generates; the adapter is beside the weights, or merged into them.
+    /// What generates, over an engine with the parameters; the adapter is beside the weights, or merged into
+    /// them.
     ///
     /// # Errors
     /// A weight is missing.
@@ -210,7 +211,7 @@ impl Model {
         self,
         merged: bool,
         backend: Box<dyn Backend>,
-    ) -> Result<(Generator, Tokenizer), Error> {
+    ) -> Result<(Generator, Engine, Tokenizer), Error> {
         let mut sites = self.pretrained.model.sites();
         let mut params = self.pretrained.weights;
         let mut adapter = self.adapter.unwrap_or_default();
@@ -220,9 +221,8 @@ impl Model {
         }
         sites = adapter.apply_to(sites);
         params.extend(adapter.tensors);
-        let generator =
-            Generator::new(self.pretrained.model, sites, Engine::fused(backend, params));
-        Ok((generator, self.tokenizer))
+        let generator = Generator::new(self.pretrained.model, sites);
+        Ok((generator, Engine::fused(backend, params), self.tokenizer))
     }
 
     /// A predictor with the adapter, if there is one, and an engine with the parameters it needs,

@@ -1,20 +1,23 @@
 //! Text generation with a causal language model or an encoder-decoder: token by token, over the keys
 //! and values of those before.
 //!
-//! A [`Generator`] compiles the model's step for a number of rows, tokens and cached tokens; a
-//! [`Session`] is one run of it over a batch of prompts; [`search()`] chooses the tokens. A search
-//! knows a model as [`Decode`] only: a step that gives logits, and rows that can be reordered.
+//! A [`Generator`] compiles the model's steps; a [`Session`] is one run of them over a batch of prompts,
+//! whose keys and values stay where the engine computes; [`search()`] chooses the tokens. A search knows a
+//! model as [`Decode`] only: a step for rows that go on from earlier ones, which gives the likeliest tokens
+//! and, where these do not decide it, all logits.
 //! [`Settings`] are what a model's folder says of all this.
 
+mod beams;
 mod cache;
+mod candidates;
 mod rules;
 mod search;
 mod session;
 mod settings;
 
-pub use cache::{Cache, Step};
-pub(crate) use cache::{entry, memory};
+pub use cache::{Cache, Places, Step};
+pub(crate) use cache::kept;
 pub use rules::Rules;
-pub use search::{Decode, Options, Strategy, search};
+pub use search::{Decode, Next, Options, Strategy, search};
 pub use session::{GenerateError, Generator, Session};
 pub use settings::{MOST_BEAMS, Settings, SettingsError, TABLE};

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use ailora::{
     finetune::Model,
     models::{
-        generate::{Generator, Options, Settings, search},
+        generate::{Generator, Options, Settings},
         tokenizer::Tokenizer,
     },
-    runtime::backend::Backend,
+    runtime::{backend::Backend, engine::Engine},
 };
 
 use super::{
@@ -67,6 +67,7 @@ fn some_text(text: &str) -> Result<String, String> {
 pub struct Writer<'a> {
     args: &'a TextArgs,
     generator: Generator,
+    engine: Engine,
     pub tokenizer: Tokenizer,
     settings: Settings,
     /// The longest text that the model has positions for.
@@ -109,10 +110,11 @@ impl TextArgs {
         // Flags that contradict each other are said before anything is computed.
         self.choice.strategy(&settings)?;
         let positions = model.max_len(usize::MAX);
-        let (generator, tokenizer) = model.generator(merged, backend)?;
+        let (generator, engine, tokenizer) = model.generator(merged, backend)?;
         Ok(Writer {
             args: self,
             generator: generator.with_start(settings.start),
+            engine,
             tokenizer,
             settings,
             positions,
@@ -157,7 +159,6 @@ impl Writer<'_> {
             rules: args.choice.rules(settings, strategy),
             ends: settings.ends.clone(),
         };
-        let (mut session, logits) = self.generator.start(prompts, options.max_new_tokens)?;
         let ends = |_: usize, tokens: &[i32]| {
             let text = text(tokenizer, tokens);
             stops.iter().any(|stop| text.contains(stop))
@@ -168,7 +169,8 @@ impl Writer<'_> {
                 stream.push(tokenizer, stops, token);
             }
         };
-        let found = search(&mut session, logits, &given, &options, ends, watch)?;
+        let engine = &mut self.engine;
+        let found = self.generator.generate(engine, prompts, &options, ends, watch)?;
         if streams {
             stream.finish(tokenizer, stops);
         }

@@ -87,6 +87,12 @@ pub(super) fn matches(
     });
 }
 
+/// The logarithm of each row's sum of exponentials.
+pub(super) fn log_sum_exp(kernel: super::LogSumExp, logits: &[f32], to: &mut [f32]) {
+    let rows = logits.par_chunks_exact(kernel.classes).zip(to);
+    rows.for_each(|(row, to)| *to = Arch::new().dispatch(LogSumExp(row)) as f32);
+}
+
 /// The logarithm of the sum of a row's exponentials.
 struct LogSumExp<'a>(&'a [f32]);
 

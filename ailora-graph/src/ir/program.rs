@@ -516,10 +516,7 @@ impl Program {
             let node = &self[id];
             let value = match (&node.op, node.op.operation()) {
                 (Op::Const(value), _) => Tensor::scalar(value.0),
-                (
-                    Op::Input(leaf) | Op::Frozen(leaf) | Op::Trained(leaf) | Op::State(leaf),
-                    _,
-                ) => {
+                (Op::Input(leaf) | Op::Frozen(leaf) | Op::Trained(leaf) | Op::State(leaf), _) => {
                     let value = bindings
                         .get(&*leaf.name)
                         .ok_or_else(|| EvalError::Unbound(leaf.name.clone()))?;

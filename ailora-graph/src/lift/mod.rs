@@ -11,8 +11,8 @@ mod recognize;
 mod view;
 
 pub use error::LiftError;
-pub use leaves::{Leaves, Output};
 use leaves::Kind;
+pub use leaves::{Leaves, Output};
 
 use std::collections::{HashMap, HashSet};
 

@@ -172,7 +172,11 @@ impl Backend for Cpu {
     }
 
     fn arena_bytes(&self) -> usize {
-        let states = self.storage.states.values().map(|state| size_of_val(&**state));
+        let states = self
+            .storage
+            .states
+            .values()
+            .map(|state| size_of_val(&**state));
         size_of_val(&*self.storage.arena) + states.sum::<usize>()
     }
 

@@ -358,12 +358,7 @@ impl Executable {
     ///
     /// # Errors
     /// There is none of this name, or the run failed.
-    pub fn output(
-        &self,
-        cuda: &Resources,
-        plan: &Plan,
-        name: &str,
-    ) -> Result<Vec<f32>, CudaError> {
+    pub fn output(&self, cuda: &Resources, plan: &Plan, name: &str) -> Result<Vec<f32>, CudaError> {
         let found = plan.outputs.get(name);
         let &(view, _) = found.ok_or_else(|| RunError::NoOutput(name.to_owned()))?;
         let mut data = vec![0.0; view.len()];

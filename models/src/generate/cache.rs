@@ -148,7 +148,14 @@ pub(crate) fn kept<'g>(cx: &'g Cx, parts: &[Tensor<'g>]) -> Vec<(String, Tensor<
     let mut held = Vec::new();
     for (i, part) in parts.iter().enumerate() {
         let [rows, len] = [0, 1].map(|axis| part.shape().get(axis).copied().unwrap_or(1));
-        keep(cx, &memory(i), part, Places { rows, len }, "memory.ids", &mut held);
+        keep(
+            cx,
+            &memory(i),
+            part,
+            Places { rows, len },
+            "memory.ids",
+            &mut held,
+        );
     }
     held
 }

@@ -15,8 +15,8 @@ mod search;
 mod session;
 mod settings;
 
-pub use cache::{Cache, Places, Step};
 pub(crate) use cache::kept;
+pub use cache::{Cache, Places, Step};
 pub use rules::Rules;
 pub use search::{Decode, Next, Options, Strategy, search};
 pub use session::{GenerateError, Generator, Session};

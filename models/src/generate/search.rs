@@ -113,7 +113,11 @@ impl Options {
             Strategy::Sample { top_k, .. } => top_k,
             Strategy::Beam { beams, .. } => Beams::looked_at(beams, self.ends.len()),
         };
-        let spare = if self.rules == Rules::default() { 0 } else { SPARE };
+        let spare = if self.rules == Rules::default() {
+            0
+        } else {
+            SPARE
+        };
         let decides = (1..=Top::MOST).contains(&wanted) && vocabulary <= Top::WIDEST;
         let top = (wanted + spare).min(Top::MOST).min(vocabulary);
         Choices {

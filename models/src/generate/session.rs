@@ -13,10 +13,7 @@ use ailora_runtime::{
 };
 use thiserror::Error;
 
-use super::{
-    Decode, Next, Options, Places, search,
-    cache::Step,
-};
+use super::{Decode, Next, Options, Places, cache::Step, search};
 use crate::{
     batch::{Batch, Inputs, Targets},
     model::{Choices, LOG_SUM, LOGITS, Model, ModelError, TOP},

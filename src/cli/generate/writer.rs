@@ -170,7 +170,9 @@ impl Writer<'_> {
             }
         };
         let engine = &mut self.engine;
-        let found = self.generator.generate(engine, prompts, &options, ends, watch)?;
+        let found = self
+            .generator
+            .generate(engine, prompts, &options, ends, watch)?;
         if streams {
             stream.finish(tokenizer, stops);
         }

@@ -34,7 +34,10 @@ impl Operation for Put {
             && ids.dtype == DType::I32
             && ids.shape == new.shape[..2];
         if !fits {
-            return Err("expected a state of [n, places, w], floats of [b, s, w] and ids of i32[b, s]".into());
+            return Err(
+                "expected a state of [n, places, w], floats of [b, s, w] and ids of i32[b, s]"
+                    .into(),
+            );
         }
         Ok(state)
     }
@@ -93,9 +96,11 @@ impl Operation for CachedAttention {
             && counts.dtype == DType::I32
             && counts.shape == q.shape[..2];
         if !fits {
-            return Err("expected q of [b, s, w], k and v of [n, places, u], a table of i32[b, t] and \
+            return Err(
+                "expected q of [b, s, w], k and v of [n, places, u], a table of i32[b, t] and \
                         counts of i32[b, s]"
-                .into());
+                    .into(),
+            );
         }
         let (heads, kv_heads) = (self.heads, self.kv_heads);
         let divides = |part: usize, whole: usize| part > 0 && whole.is_multiple_of(part);

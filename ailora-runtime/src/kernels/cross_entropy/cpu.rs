@@ -105,6 +105,9 @@ impl WithSimd for LogSumExp<'_> {
             #[inline(always)]
             || {
                 let max = rows::max(self.0);
+                if max == f32::NEG_INFINITY {
+                    return f64::from(max);
+                }
                 let mut exponentials = [0.0; BLOCK];
                 let mut sum = 0.0;
                 for block in self.0.chunks(BLOCK) {

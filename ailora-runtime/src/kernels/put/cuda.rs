@@ -17,10 +17,7 @@ pub(super) fn put(width: usize, reads: &[Operand], writes: &[Operand]) -> Source
     Constants::default()
         .elements("X", rows)
         .elements("Y", to)
-        .ty(
-            "Index",
-            index(span.max(to.view.len()).max(units + BLOCK)),
-        )
+        .ty("Index", index(span.max(to.view.len()).max(units + BLOCK)))
         .id("IGNORED", IGNORED)
         .counts([
             ("WIDTH", width),

@@ -10,7 +10,7 @@ use ailora::models::{
     data::{Auto, DataError, Format, Record, Sink, Source, squad::questions, without_end},
     score::{
         arithmetic::{Answer, LLM_ADAPTERS, RULES, Rule},
-        rouge::{KINDS, Rouge, with_newlines},
+        rouge::{KINDS, Rouge},
         squad::{self, NoAnswer, Question, Version},
     },
 };
@@ -54,8 +54,16 @@ struct SquadArgs {
     #[arg(long, value_name = "FILE")]
     no_answer_scores: Option<PathBuf>,
     /// Take a question with a score above X to have no answer, except in the search for the best threshold.
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = args::number, requires = "no_answer_scores", allow_hyphen_values = true)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = threshold, requires = "no_answer_scores", allow_hyphen_values = true)]
     no_answer_threshold: f64,
+}
+
+fn threshold(text: &str) -> Result<f64, String> {
+    let number = args::number(text)?;
+    match number.is_nan() {
+        true => Err("expected a number".to_owned()),
+        false => Ok(number),
+    }
 }
 
 /// Texts, and what is expected of them.
@@ -110,8 +118,8 @@ fn rules() -> String {
 /// Prints one JSON object: the scores by name, and what they were computed by.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let scores = match &args.kind {
-        Kind::Squad(args) => squad(args)?,
-        Kind::Rouge(args) => rouge(args)?,
+        Kind::Squad(args) => squad(args)?.into(),
+        Kind::Rouge(args) => rouge(args)?.into(),
         Kind::Arithmetic(args) => arithmetic(args)?,
     };
     out!("{}", serde_json::to_string(&scores)?)?;
@@ -120,12 +128,11 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
 
 fn squad(args: &SquadArgs) -> Result<Map<String, Value>, Error> {
     let (version, questions) = asked(&args.data)?;
-    let texts = by_id(&args.predictions, "a text", |value| match value {
-        Value::String(text) => Some(text),
-        _ => None,
+    let texts = by_id(&args.predictions, "a text", |value| {
+        value.as_str().map(str::to_owned)
     })?;
     let scores = args.no_answer_scores.as_ref();
-    let scores = scores.map(|path| by_id(path, "a number", |value| value.as_f64()));
+    let scores = scores.map(|path| by_id(path, "a number", Value::as_f64));
     let scores = scores.transpose()?;
     let no_answer = scores.as_ref().map(|scores| NoAnswer {
         scores,
@@ -182,7 +189,7 @@ fn asked(path: &Path) -> Result<(Version, Vec<Question>), DataError> {
 fn by_id<T>(
     path: &Path,
     expected: &str,
-    read: impl Fn(Value) -> Option<T>,
+    read: impl Fn(&Value) -> Option<T>,
 ) -> Result<IndexMap<String, T>, DataError> {
     let wrong = |cause: String| DataError::Form {
         path: path.to_owned(),
@@ -195,11 +202,9 @@ fn by_id<T>(
         Ok(_) => return Err(wrong("it is no object".to_owned())),
         Err(error) => return Err(wrong(error.to_string())),
     };
-    let own = |(id, value): (String, Value)| {
-        let found = value.to_string();
-        let value = read(value);
-        let value = value.ok_or_else(|| wrong(format!("that of `{id}` is {found}")))?;
-        Ok((id, value))
+    let own = |(id, value): (String, Value)| match read(&value) {
+        Some(value) => Ok((id, value)),
+        None => Err(wrong(format!("that of `{id}` is {value}"))),
     };
     object.into_iter().map(own).collect()
 }
@@ -209,16 +214,6 @@ fn rouge(args: &RougeArgs) -> Result<Map<String, Value>, Error> {
     let columns = ["references", "target", "summary", "highlights"];
     let (references, columns) = expected(&args.files, args.column.as_deref(), &columns)?;
     check_counts(&args.files, texts.len(), references.len())?;
-    let texts: Vec<String> = texts.iter().map(|text| with_newlines(text)).collect();
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let references: Vec<Vec<String>> = references
-        .iter()
-        .map(|row| row.iter().map(|text| with_newlines(text)).collect())
-        .collect();
-    let references: Vec<Vec<&str>> = references
-        .iter()
-        .map(|row| row.iter().map(String::as_str).collect())
-        .collect();
     let rouge = Rouge {
         stem: !args.no_stemmer,
     };
@@ -234,7 +229,7 @@ fn rouge(args: &RougeArgs) -> Result<Map<String, Value>, Error> {
     Ok(found)
 }
 
-fn arithmetic(args: &ArithmeticArgs) -> Result<Map<String, Value>, Error> {
+fn arithmetic(args: &ArithmeticArgs) -> Result<Value, Error> {
     let texts = texts(&args.files.predictions)?;
     let columns = ["answer", "Answer", "correct"];
     let (answers, columns) = expected(&args.files, args.column.as_deref(), &columns)?;
@@ -249,17 +244,13 @@ fn arithmetic(args: &ArithmeticArgs) -> Result<Map<String, Value>, Error> {
         })?;
         right += usize::from(args.rule.is_right(text, parsed));
     }
-    let found = json!({
+    Ok(json!({
         "rule": args.rule.name,
         "accuracy": right as f64 / texts.len() as f64,
         "right": right,
         "rows": texts.len(),
         "columns": columns,
-    });
-    match found {
-        Value::Object(found) => Ok(found),
-        _ => Ok(Map::new()),
-    }
+    }))
 }
 
 fn wrong_answer(files: &Files, row: usize, expected: &str, found: &str) -> Error {

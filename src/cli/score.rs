@@ -145,7 +145,7 @@ fn squad(args: &SquadArgs) -> Result<Map<String, Value>, Error> {
         .map_err(|error| format!("{}: {error}", args.data.display()))?;
     if found.missing > 0 {
         say!(
-            "warning: {} of {} questions have no prediction in {} and count as wrong",
+            "warning: counted as wrong, without a prediction: {} of {} questions ({})",
             found.missing,
             questions.len(),
             args.predictions.display()
@@ -153,8 +153,9 @@ fn squad(args: &SquadArgs) -> Result<Map<String, Value>, Error> {
     }
     if found.unknown > 0 {
         say!(
-            "warning: {} predictions in {} are for other questions and count for nothing",
+            "warning: not counted, for other questions: {} of {} predictions ({})",
             found.unknown,
+            texts.len(),
             args.predictions.display()
         );
     }

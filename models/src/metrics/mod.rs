@@ -7,11 +7,14 @@
 //! **Classes that do not occur** among predictions and references have no part in the macro F1 of rows with
 //! one class each. Of rows with any classes they count as 0. Both is what scikit-learn does by default.
 //!
+//! Rows of language models have texts: see [`texts`].
+//!
 //! A metric is a function in a file of its kind and a line in [`METRICS`].
 
 mod classes;
 mod correlation;
 mod errors;
+pub mod texts;
 
 pub use classes::{accuracy, exact_match, f1, macro_f1, matthews, micro_f1};
 pub use correlation::{pearson, spearman};
@@ -23,7 +26,13 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::choice::did_you_mean;
+use crate::{
+    choice::did_you_mean,
+    score::{
+        arithmetic::{LLM_ADAPTERS, STRICT},
+        rouge::Kind,
+    },
+};
 
 /// Share of rows whose class is predicted.
 pub const ACCURACY: Metric = Metric {
@@ -115,6 +124,62 @@ pub const R2: Metric = Metric {
     measure: |found, expected| mean(found, expected, r2),
 };
 
+/// ROUGE's F of words.
+pub const ROUGE_1: Metric = Metric {
+    name: "rouge1",
+    better: Better::Higher,
+    measure: |found, expected| texts::rouge(found, expected, Kind::Ngrams(1)),
+};
+
+/// ROUGE's F of pairs of words.
+pub const ROUGE_2: Metric = Metric {
+    name: "rouge2",
+    better: Better::Higher,
+    measure: |found, expected| texts::rouge(found, expected, Kind::Ngrams(2)),
+};
+
+/// ROUGE's F of the longest common subsequence.
+pub const ROUGE_L: Metric = Metric {
+    name: "rougeL",
+    better: Better::Higher,
+    measure: |found, expected| texts::rouge(found, expected, Kind::Lcs),
+};
+
+/// ROUGE's F of the longest common subsequences of sentences, a line each.
+pub const ROUGE_LSUM: Metric = Metric {
+    name: "rougeLsum",
+    better: Better::Higher,
+    measure: |found, expected| texts::rouge(found, expected, Kind::LcsOfSentences),
+};
+
+/// Share of texts that end in the right number, by the rule `llm-adapters`.
+pub const NUMBER_ACCURACY: Metric = Metric {
+    name: "number_accuracy",
+    better: Better::Higher,
+    measure: |found, expected| texts::number_accuracy(found, expected, &LLM_ADAPTERS),
+};
+
+/// Share of texts that end in the right number, by the rule `strict`.
+pub const STRICT_NUMBER_ACCURACY: Metric = Metric {
+    name: "strict_number_accuracy",
+    better: Better::Higher,
+    measure: |found, expected| texts::number_accuracy(found, expected, &STRICT),
+};
+
+/// Share of texts that give the right letter, by the rule `llm-adapters`.
+pub const LETTER_ACCURACY: Metric = Metric {
+    name: "letter_accuracy",
+    better: Better::Higher,
+    measure: |found, expected| texts::letter_accuracy(found, expected, &LLM_ADAPTERS),
+};
+
+/// Share of texts that give the right letter, by the rule `strict`.
+pub const STRICT_LETTER_ACCURACY: Metric = Metric {
+    name: "strict_letter_accuracy",
+    better: Better::Higher,
+    measure: |found, expected| texts::letter_accuracy(found, expected, &STRICT),
+};
+
 /// Every metric, by the name that descriptions and result files have.
 pub static METRICS: &[Metric] = &[
     ACCURACY,
@@ -129,6 +194,14 @@ pub static METRICS: &[Metric] = &[
     RMSE,
     MAE,
     R2,
+    ROUGE_1,
+    ROUGE_2,
+    ROUGE_L,
+    ROUGE_LSUM,
+    NUMBER_ACCURACY,
+    STRICT_NUMBER_ACCURACY,
+    LETTER_ACCURACY,
+    STRICT_LETTER_ACCURACY,
 ];
 
 /// A measure of how well predictions match what was expected.
@@ -352,128 +425,4 @@ fn ratio(numerator: f64, denominator: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn values(values: Value) -> Vec<Value> {
-        values.as_array().unwrap().clone()
-    }
-
-    #[test]
-    fn score_names_metrics_in_their_order() {
-        let metrics = ["f1", "accuracy"].map(|name| Metric::named(name).unwrap());
-        let scores = score(
-            &metrics,
-            &values(json!([0, 1, 0])),
-            &values(json!([0, 1, 1])),
-        );
-        let scores = scores.unwrap();
-        assert_eq!(scores.keys().collect::<Vec<_>>(), ["f1", "accuracy"]);
-        assert!((scores["f1"] - 2.0 / 3.0).abs() < 1e-12);
-        assert!((scores["accuracy"] - 2.0 / 3.0).abs() < 1e-12);
-
-        let metrics = [Metric::named("spearman").unwrap()];
-        let scores = score(
-            &metrics,
-            &values(json!([3.0, 1.0, 2])),
-            &values(json!([1, 2, 4.0])),
-        );
-        assert!((scores.unwrap()["spearman"] + 0.5).abs() < 1e-12);
-        let error = Metric::named("accurracy").unwrap_err();
-        assert!(error.ends_with("did you mean `accuracy`?"), "{error}");
-    }
-
-    #[test]
-    fn bad_input_is_no_score() {
-        let accuracy = [Metric::named("accuracy").unwrap()];
-        let pearson = [Metric::named("pearson").unwrap()];
-        let classes = values(json!([0, 1]));
-        let message = |metrics, found: Value, expected: &[Value]| {
-            let error = score(metrics, &values(found), expected).unwrap_err();
-            error.to_string()
-        };
-        assert_eq!(message(&accuracy, json!([]), &[]), "no examples to score");
-        assert_eq!(
-            message(&accuracy, json!([1]), &classes),
-            "expected a prediction for each of 2 references, found 1"
-        );
-        assert_eq!(
-            message(&accuracy, json!([1, 0.5]), &classes),
-            "label of example 1: expected the index of a class, found 0.5"
-        );
-        // What is not a number is null in JSON.
-        assert_eq!(
-            message(&pearson, json!([f64::NAN, 0.5]), &classes),
-            "label of example 0: expected a finite number, found null"
-        );
-    }
-
-    /// Expected values: scikit-learn 1.9.1, its default for several outputs.
-    #[test]
-    fn several_numbers_are_scored_by_the_mean_over_their_places() {
-        let predicted = values(json!([
-            [1.5, -5.7],
-            [-0.3, 8.9],
-            [0.0, -10.8],
-            [1.0, 0.9],
-            [-0.6, -3.4],
-            [-0.2, -6.4]
-        ]));
-        let gold = values(json!([
-            [0.6, 0.0],
-            [-0.0, 15.0],
-            [0.5, -13.0],
-            [0.8, 8.0],
-            [-1.8, -17.0],
-            [-1.1, -14.0]
-        ]));
-        let scores = score(&[MSE, RMSE, MAE, R2], &predicted, &gold).unwrap();
-        let expected = [
-            30.92583333333333,
-            4.2926178208340495,
-            3.858333333333334,
-            0.4777305195480023,
-        ];
-        for ((name, found), expected) in scores.into_iter().zip(expected) {
-            assert!(
-                (found - expected).abs() < 1e-12,
-                "{name}: {found} != {expected}"
-            );
-        }
-        let error = score(&[MSE], &values(json!([[1.0]])), &gold[..1]).unwrap_err();
-        assert!(error.to_string().contains("found [1.0]"), "{error}");
-    }
-
-    #[test]
-    fn every_metric_has_its_direction() {
-        for metric in METRICS {
-            let is_error = ["mse", "rmse", "mae"].contains(&metric.name);
-            let expected = if is_error {
-                Better::Lower
-            } else {
-                Better::Higher
-            };
-            assert_eq!(metric.better, expected, "{}", metric.name);
-            assert_eq!(metric.headline().better, expected);
-        }
-    }
-
-    #[test]
-    fn metrics_of_other_targets_are_refused_by_name() {
-        let any = json!([0, 0]);
-        assert_eq!(suit(&[MICRO_F1, MACRO_F1, EXACT_MATCH], &any), Ok(()));
-        for (metric, target) in [(ACCURACY, &any), (F1, &json!(0.5)), (MICRO_F1, &json!(0.5))] {
-            let error = suit(&[metric], target).unwrap_err();
-            assert!(error.contains(metric.name), "{error}");
-        }
-        assert!(suit(&[MSE], &json!("a")).is_err());
-    }
-
-    #[test]
-    fn the_first_of_equals_is_the_largest() {
-        assert_eq!(argmax(&[0.5, 0.5, -1.0]), 0);
-        assert_eq!(argmax(&[-1.0, 2.0, 3.0, 3.0]), 2);
-    }
-}
+mod tests;

@@ -131,7 +131,8 @@ def main():
         torch.manual_seed(seed)
         model = AutoModelForQuestionAnswering.from_pretrained(args.model, dtype=torch.float32)
         config = LoraConfig(task_type="QUESTION_ANS", r=8, lora_alpha=16, target_modules=["query", "value"])
-        model = get_peft_model(model, config).to(device)
+        # PeftModelForQuestionAnswering does not hand on token_type_ids; the model in it takes them.
+        model = get_peft_model(model, config).get_base_model().to(device)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         steps = train(model, learned, args, tokenizer.pad_token_id, device, seed)
         found = evaluate(model, questions[1], held_out, of, tokenizer.pad_token_id, device, negative)

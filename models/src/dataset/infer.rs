@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Column, Dataset, DatasetError, Kinds, Survey,
-    names::{ALPACA, ANSWERS, ASKED, BESIDE, CHATS, CONTEXTS, LABELS, PARTS, STARTS, TEXTS},
+    names::{
+        ALPACA, ANSWERS, ASKED, BESIDE, CHATS, CONTEXTS, LABELS, OF_SQUAD, PARTS, STARTS, TEXTS,
+    },
     words::shown,
 };
 use crate::{
@@ -23,6 +25,8 @@ pub struct Inferred {
     pub pair: Option<Value>,
     /// The column of the rows' names.
     pub id: Option<String>,
+    /// Columns that are known and not needed.
+    pub unused: Vec<String>,
     /// Whether white space around what is put in is left out.
     pub trim: bool,
     /// What was decided, for the user.
@@ -227,6 +231,7 @@ impl Guess<'_> {
             text,
             pair: None,
             id: None,
+            unused: Vec::new(),
             trim: false,
             decisions: vec![decision],
         }
@@ -331,6 +336,7 @@ impl Guess<'_> {
         let mut found = self.language("extractive", Map::from_iter(options), text, decision);
         found.pair = Some(pair);
         found.id = named(&["id"]);
+        found.unused = OF_SQUAD.map(str::to_owned).to_vec();
         Ok(Some(found))
     }
 
@@ -383,6 +389,7 @@ impl Guess<'_> {
             text,
             pair,
             id: None,
+            unused: Vec::new(),
             trim: false,
             decisions: vec![texts, decision],
         })

@@ -243,6 +243,7 @@ impl Dataset {
             text,
             pair,
             id,
+            unused,
             trim,
             decisions,
         } = infer(self, &survey)?;
@@ -260,6 +261,9 @@ impl Dataset {
             ("trim".to_owned(), json!(trim)),
         ]);
         description.extend(pair.map(|pair| ("pair".to_owned(), pair)));
+        if !unused.is_empty() {
+            description.insert("unused".to_owned(), json!(unused));
+        }
         description.extend(id.map(|id| ("id".to_owned(), json!(id))));
         Ok(Understood {
             description: description.into(),

@@ -51,5 +51,7 @@ pub const CONTEXTS: [&str; 3] = ["context", "passage", "paragraph"];
 pub const PARTS: [&str; 2] = ["answers", "answer"];
 /// Names of columns with the places where these start.
 pub const STARTS: [&str; 4] = ["answer_start", "answer_starts", "starts", "start"];
+/// Columns of SQuAD's questions that nothing is learned of.
+pub const OF_SQUAD: [&str; 2] = ["title", "is_impossible"];
 /// Columns of chats beside their messages.
 pub const BESIDE: [&str; 2] = ["system", "tools"];

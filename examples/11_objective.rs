@@ -173,6 +173,7 @@ pub fn fruits() -> Result<Task, Error> {
         format: Arc::new(Blocks),
         text: Text::parse("{text}")?,
         pair: None,
+        id: None,
         trim: false,
         one_may_be_blank: false,
         unused: Vec::new(),

@@ -74,6 +74,7 @@ mod tests {
                 ..Encoding::default()
             },
             target: None,
+            part: None,
         }
     }
 

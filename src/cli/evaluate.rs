@@ -4,7 +4,7 @@ use std::{
 };
 
 use ailora::{
-    finetune::{Settings, data, trained_length},
+    finetune::{Model, data, trained_length},
     models::{
         batch::{BatchError, Buckets, Encoded, Order, evaluation},
         data::files,
@@ -45,7 +45,8 @@ pub struct Args {
     /// Number of rows in a batch.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size, allow_negative_numbers = true)]
     batch_size: usize,
-    /// Truncate sequences to N tokens [default: as in the adapter's training, else 128].
+    /// Truncate sequences to N tokens [default: as in the adapter's training, else 128, of
+    /// question answering 384].
     #[arg(long, value_name = "N", value_parser = args::tokens, allow_negative_numbers = true)]
     max_length: Option<usize>,
 }
@@ -59,8 +60,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         return Err(other.into());
     }
     let (data, splits) = splits(&task, &args.data)?;
-    let max_len = length(args.max_length, args.adapter.as_deref());
-    let max_len = model.max_len(max_len);
+    let max_len = length(args.max_length, args.adapter.as_deref(), &model);
     let (mut predictor, mut engine, model) = model.predictor(args.device.open()?);
     let mut scores: IndexMap<String, IndexMap<String, f64>> = IndexMap::new();
     let objective = &*model.objective;
@@ -107,12 +107,11 @@ fn splits(task: &Task, paths: &[PathBuf]) -> Result<(PathBuf, Vec<Split>), Error
     }
 }
 
-/// The longest sequence: as given, else as the adapter was trained.
-pub fn length(given: Option<usize>, adapter: Option<&Path>) -> usize {
+/// The longest sequence that the model takes: as given, else as the adapter was trained.
+pub fn length(given: Option<usize>, adapter: Option<&Path>, model: &Model) -> usize {
     let trained = || trained_length(adapter?);
-    given
-        .or_else(trained)
-        .unwrap_or(Settings::default().max_length)
+    let wanted = given.or_else(trained);
+    model.max_len(wanted.unwrap_or(model.objective.max_len()))
 }
 
 fn buckets(rows: &[Encoded], max_len: usize) -> Result<Buckets, BatchError> {

@@ -68,7 +68,11 @@ impl Settings {
     pub fn run(&self) -> Result<Run<Finetuning>, Error> {
         self.check()?;
         if !self.dataset.is_given() {
-            return self.run_on(&Task::parse(&self.task)?);
+            let task = Task::parse(&self.task)?;
+            return self.run_on(&match self.dataset.objective {
+                Some(_) => self.dataset.changed(task)?,
+                None => task,
+            });
         }
         let understood = self.dataset.understand()?;
         let task = self.dataset.task(&understood, self.seed)?;
@@ -133,7 +137,12 @@ impl Finetuning {
         let streams = understood
             .as_ref()
             .is_some_and(|understood| settings.dataset.streams(&understood.survey));
-        let max_len = model.max_len(settings.max_length);
+        // What is recorded says all of what was computed.
+        let mut settings = settings.clone();
+        let wanted = settings.max_length.unwrap_or(task.objective.max_len());
+        settings.max_length = Some(wanted);
+        let settings = &settings;
+        let max_len = model.max_len(wanted);
         let mut splits = match streams {
             true => Splits::default(),
             false => task.load_dir(&data, malformed)?,
@@ -225,7 +234,7 @@ impl Finetuning {
             .collect();
         let mut about = About::new(&settings.model, task, &self.model.pretrained.sha256);
         about.seed = Some(settings.seed);
-        about.max_length = Some(settings.max_length);
+        about.max_length = settings.max_length;
         about.sites = described;
         about.write(folder)
     }

@@ -48,8 +48,8 @@ pub struct Settings {
     pub optimizer: AdamWConfig,
     /// What fixes initialisation, dropout and the order of rows.
     pub seed: u64,
-    /// The longest sequence, in tokens.
-    pub max_length: usize,
+    /// The longest sequence, in tokens; if absent what suits the objective.
+    pub max_length: Option<usize>,
     /// How many training rows are used; all if absent.
     pub rows: Option<usize>,
     /// Stop after this many steps.
@@ -93,7 +93,7 @@ impl Default for Settings {
             clip: Some(1.0),
             optimizer: AdamWConfig::default(),
             seed: 0,
-            max_length: 128,
+            max_length: None,
             rows: None,
             max_steps: None,
             checkpoint_every: 200,
@@ -175,7 +175,11 @@ impl Settings {
         }
         self.recipe().check()?;
         SettingsError::unless([
-            Range::count("max_length", self.max_length, 4..=limits::LENGTH),
+            Range::count(
+                "max_length",
+                self.max_length.unwrap_or(limits::LENGTH),
+                4..=limits::LENGTH,
+            ),
             Range::at_least_1("rows", self.rows.map(|rows| rows as u64)),
         ])
     }

@@ -4,8 +4,8 @@ use ailora_runtime::{engine::EngineError, passes::PassError, weights::Weights};
 use thiserror::Error;
 
 use crate::{
-    batch::BatchError, metrics::MetricError, model::ModelError, task::TaskError,
-    tokenizer::TokenizerError,
+    batch::BatchError, metrics::MetricError, model::ModelError, score::squad::SquadError,
+    task::TaskError, tokenizer::TokenizerError,
 };
 
 /// Rows that cannot be trained on or predicted.
@@ -63,6 +63,9 @@ pub enum ObjectiveError {
     /// Predictions cannot be scored.
     #[error(transparent)]
     Metric(#[from] MetricError),
+    /// Answers to questions cannot be scored.
+    #[error(transparent)]
+    Squad(#[from] SquadError),
 }
 
 /// An objective that does not fit a model.

@@ -23,7 +23,7 @@ pub use causal::Causal;
 pub use chat::{Bound, Chat, ContentTokens, Options as ChatOptions, settled as settled_chat};
 pub use classification::{Classification, Written};
 pub use error::{BindError, NotFinite, ObjectiveError};
-pub use extractive::Extractive;
+pub use extractive::{Extractive, Prediction, Span};
 pub use label::LabelColumns;
 pub use masked::Masked;
 pub use multilabel::MultiLabel;
@@ -78,7 +78,7 @@ pub static OBJECTIVES: &[Kind<dyn Objective>] = &[
     Kind {
         name: "extractive",
         about: "the part of a text that answers a question",
-        make: |value| Ok(Arc::new(options::<Extractive>(value)?)),
+        make: |value| Ok(Arc::new(options::<Extractive>(value)?.checked()?)),
     },
     Kind {
         name: "text",
@@ -118,6 +118,14 @@ pub trait Objective: Debug + Send + Sync {
     /// A column holds something else; [`Record::wrong`] makes the error.
     fn target(&self, record: &Record<'_>) -> Result<Value, DataError>;
 
+    /// Checks that what is to be predicted of an example suits its texts.
+    ///
+    /// # Errors
+    /// It does not; [`Record::wrong`] makes the error.
+    fn check(&self, _: &Example, _: &Record<'_>) -> Result<(), DataError> {
+        Ok(())
+    }
+
     /// Gives a padded batch the targets of its rows. The batch's tokens may change too, by `draw`.
     ///
     /// # Errors
@@ -146,8 +154,10 @@ pub trait Objective: Debug + Send + Sync {
     /// Examples as rows of tokens, in their order: the text and, behind it, the second one of a pair.
     /// What is then longer than `max_len` loses tokens of its longer text first.
     ///
-    /// An objective that [`predict`](Self::predict)s gives each example one row. Of one that supervises
-    /// itself a row may hold several examples, or an example take several rows.
+    /// An objective that [`predict`](Self::predict)s gives each example one row, unless its
+    /// [`predictions`](Self::predictions) put the rows of an example together: those that
+    /// [`encode_held_out`](Self::encode_held_out) makes, each with its [`Part`](crate::batch::Part). Of one
+    /// that supervises itself a row may hold several examples, or an example take several rows.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_batch`].
@@ -164,8 +174,14 @@ pub trait Objective: Debug + Send + Sync {
         let row = |(encoding, example): (_, &Example)| Encoded {
             encoding,
             target: example.target.clone(),
+            part: None,
         };
         Ok(encodings.into_iter().zip(examples).map(row).collect())
+    }
+
+    /// The longest row, in tokens, unless it is said.
+    fn max_len(&self) -> usize {
+        128
     }
 
     /// Whether every example is a row with something to learn, so that there are as many rows as examples.
@@ -173,7 +189,7 @@ pub trait Objective: Debug + Send + Sync {
         true
     }
 
-    /// Examples as rows of tokens to evaluate on, where those are other ones than to train on.
+    /// Examples as rows of tokens to evaluate on or to predict, where those are other ones than to train on.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -196,7 +212,7 @@ pub trait Objective: Debug + Send + Sync {
         true
     }
 
-    /// Which of a row's tokens are predicted from those before them.
+    /// Which of a row's tokens are learned: predicted from those before them, or found.
     fn learned(&self, row: &Encoded) -> Vec<bool> {
         let segments = row.encoding.type_ids.iter();
         segments.map(|segment| *segment == 1).collect()
@@ -230,6 +246,12 @@ pub trait Objective: Debug + Send + Sync {
         logits.into()
     }
 
+    /// What the logits of all rows say of each example, in the order of the examples: of each row by
+    /// [`predict`](Self::predict), if every example is a row.
+    fn predictions(&self, _: &[Encoded], logits: &[Vec<f32>]) -> Vec<Value> {
+        logits.iter().map(|row| self.predict(row)).collect()
+    }
+
     /// The tokens behind which a language model writes its answer to each example; none, where logits are
     /// what is predicted.
     ///
@@ -256,6 +278,11 @@ pub trait Objective: Debug + Send + Sync {
     /// What predictions are scored with; the first is the headline.
     fn metrics(&self) -> &[Metric] {
         &[]
+    }
+
+    /// Whether [`evaluate`](Self::evaluate) needs the logits of held-out rows, and not their loss alone.
+    fn scores_logits(&self) -> bool {
+        !self.metrics().is_empty()
     }
 
     /// The scores of [`evaluate`](Self::evaluate), by any of which one may be better than another; the
@@ -289,7 +316,7 @@ pub trait Objective: Debug + Send + Sync {
         } = predictor.score(engine, split)?;
         let mut scores = IndexMap::new();
         if !self.metrics().is_empty() {
-            let predictions: Vec<Value> = logits.iter().map(|row| self.predict(row)).collect();
+            let predictions = self.predictions(&split.rows, &logits);
             let targets = split.rows.iter().map(|row| row.target.clone());
             let targets: Vec<Value> = targets.map(Option::unwrap_or_default).collect();
             scores = metrics::score(self.metrics(), &predictions, &targets)?;

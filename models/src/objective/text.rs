@@ -217,6 +217,7 @@ fn rows(
         Encoded {
             encoding,
             target: None,
+            part: None,
         }
     };
     rows.into_iter().map(row).collect()

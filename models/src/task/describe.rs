@@ -28,6 +28,8 @@ struct Description {
     text: Text,
     pair: Option<Text>,
     #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
     trim: bool,
     #[serde(default)]
     one_may_be_blank: bool,
@@ -96,6 +98,7 @@ impl Task {
                 format,
                 text,
                 pair,
+                id,
                 trim,
                 one_may_be_blank,
                 unused,
@@ -111,6 +114,7 @@ impl Task {
                 format: format.make("format", FORMATS)?,
                 text,
                 pair,
+                id,
                 trim,
                 one_may_be_blank,
                 unused,

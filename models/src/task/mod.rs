@@ -40,9 +40,19 @@ const BUILT_IN: &[&str] = &[
     include_str!("mnli.json"),
     include_str!("qnli.json"),
     include_str!("rte.json"),
+    include_str!("squad.json"),
+    include_str!("squad2.json"),
     include_str!("svamp.json"),
     include_str!("math.json"),
 ];
+
+/// The description of a task that is built in, by its name.
+pub(crate) fn described(name: &str) -> Option<Value> {
+    let values = BUILT_IN
+        .iter()
+        .map(|text| serde_json::from_str::<Value>(text));
+    values.flatten().find(|value| value["name"] == name)
+}
 
 /// Every task that is built in, in the order in which they are listed to the user.
 pub static TASKS: LazyLock<Vec<Task>> = LazyLock::new(|| {
@@ -71,6 +81,8 @@ pub struct Task {
     pub text: Text,
     /// What of it is the second text.
     pub pair: Option<Text>,
+    /// The column of the rows' names, if they have any.
+    pub id: Option<String>,
     /// Whether the white space around what is put into the templates is left out.
     pub trim: bool,
     /// Whether one text of a pair may be blank.

@@ -5,7 +5,10 @@ use std::{
 
 use super::{
     Error,
-    generate::{conversations::ChatArgs, writer::WriterArgs},
+    generate::{
+        conversations::ChatArgs,
+        writer::{WriterArgs, show},
+    },
     print::{self, out, say},
 };
 
@@ -20,7 +23,7 @@ pub struct Args {
 
 /// Answers the lines of standard input, each with all that was said before.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let mut writer = args.writer.open()?;
+    let (mut writer, options) = args.writer.open()?;
     let bound = args
         .chats
         .bind(args.writer.adapter.as_deref(), &mut writer)?;
@@ -43,14 +46,14 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
             "/reset" => conversation.messages = args.chats.start().messages,
             text => {
                 conversation.push("user", text);
-                let prompts = bound.prompts(std::slice::from_ref(&conversation));
-                let written = prompts
+                let prompt = bound.prompts(std::slice::from_ref(&conversation));
+                let written = prompt
                     .map_err(Error::from)
-                    .and_then(|prompts| writer.write(&prompts, true));
+                    .and_then(|prompt| show(&mut writer, &prompt.concat(), &options));
                 match written {
-                    Ok(answers) => {
+                    Ok(answer) => {
                         out!("")?;
-                        conversation.push("assistant", &answers.concat());
+                        conversation.push("assistant", &answer);
                     }
                     // Whoever sits there can say it shorter, or begin again.
                     Err(error) if is_terminal => {

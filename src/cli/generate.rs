@@ -1,21 +1,21 @@
 mod choice;
 pub mod conversations;
-mod stream;
 pub mod writer;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ailora::models::{chat::Conversation, task::Task};
+use ailora::models::{
+    chat::Conversation,
+    generate::{WriteOptions, Writer},
+    task::Task,
+};
 use serde_json::json;
 
 use self::{
     conversations::ChatArgs,
-    writer::{Writer, WriterArgs},
+    writer::{WriterArgs, show},
 };
 use super::{Error, print::out};
-
-/// How many conversations of a file are written at a time.
-const TOGETHER: usize = 8;
 
 /// What is generated, and how.
 #[derive(Debug, clap::Args)]
@@ -52,26 +52,26 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         Some(path) => Some(args.chats.read(path)?),
         None => None,
     };
-    let mut writer = args.writer.open()?;
-    match conversations {
-        Some(conversations) => answer(args, &mut writer, &conversations)?,
-        None => {
-            let ids = prompts(args, &mut writer)?;
-            let written = writer.write(&ids, true)?;
-            if let [_] = &written[..] {
-                out!("")?;
-                return Ok(ExitCode::SUCCESS);
-            }
-            for (prompt, text) in args.prompt.iter().zip(&written) {
-                out!("{}", json!({"prompt": prompt, "text": text}))?;
-            }
-        }
+    let (mut writer, options) = args.writer.open()?;
+    if let Some(conversations) = conversations {
+        answer(args, &mut writer, &options, &conversations)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let ids = prompts(args, &mut writer)?;
+    if let [prompt] = &ids[..] {
+        show(&mut writer, prompt, &options)?;
+        out!("")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let written = writer.write(&ids, &options)?;
+    for (prompt, text) in args.prompt.iter().zip(&written) {
+        out!("{}", json!({"prompt": prompt, "text": text}))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The tokens of the prompts, as their flags say to write them.
-fn prompts(args: &Args, writer: &mut Writer<'_>) -> Result<Vec<Vec<i32>>, Error> {
+fn prompts(args: &Args, writer: &mut Writer) -> Result<Vec<Vec<i32>>, Error> {
     if args.chat {
         let conversation = |prompt: &String| {
             let mut conversation = args.chats.start();
@@ -87,7 +87,7 @@ fn prompts(args: &Args, writer: &mut Writer<'_>) -> Result<Vec<Vec<i32>>, Error>
         let prompt = task
             .as_ref()
             .map_or(prompt.clone(), |task| task.prompt(prompt));
-        let encoded = writer.tokenizer.encode(&prompt, None, usize::MAX)?;
+        let encoded = writer.tokenizer().encode(&prompt, None, usize::MAX)?;
         Ok(encoded.ids.into_iter().map(|id| id as i32).collect())
     };
     args.prompt.iter().map(encode).collect()
@@ -96,7 +96,7 @@ fn prompts(args: &Args, writer: &mut Writer<'_>) -> Result<Vec<Vec<i32>>, Error>
 /// The tokens of conversations with the header of an answer.
 fn asked(
     args: &Args,
-    writer: &mut Writer<'_>,
+    writer: &mut Writer,
     conversations: &[Conversation],
 ) -> Result<Vec<Vec<i32>>, Error> {
     let bound = args.chats.bind(args.writer.adapter.as_deref(), writer)?;
@@ -106,12 +106,14 @@ fn asked(
 /// Writes the answers to conversations.
 fn answer(
     args: &Args,
-    writer: &mut Writer<'_>,
+    writer: &mut Writer,
+    options: &WriteOptions,
     conversations: &[Conversation],
 ) -> Result<(), Error> {
     let prompts = asked(args, writer, conversations)?;
-    for (conversations, prompts) in conversations.chunks(TOGETHER).zip(prompts.chunks(TOGETHER)) {
-        let answers = writer.write(prompts, false)?;
+    let size = options.batch_size;
+    for (conversations, prompts) in conversations.chunks(size).zip(prompts.chunks(size)) {
+        let answers = writer.write(prompts, options)?;
         for (conversation, answer) in conversations.iter().zip(&answers) {
             out!(
                 "{}",

@@ -132,16 +132,13 @@ fn written(args: &Args, model: Model, prompts: &[Vec<u32>]) -> Result<Vec<u8>, E
     let ids = |prompt: &Vec<u32>| prompt.iter().map(|&id| id as i32).collect();
     let prompts: Vec<Vec<i32>> = prompts.iter().map(ids).collect();
     let (strict, device) = (args.model.strict, args.device.open()?);
-    let mut writer = args.texts.writer(model, false, strict, device)?;
+    let size = args.batch_size;
+    let (mut writer, options) = args.texts.writer(model, false, strict, device, size)?;
     writer.end_at(end);
     let mut lines = Vec::new();
-    let mut index = 0;
-    for prompts in prompts.chunks(args.batch_size) {
-        for text in writer.write(prompts, false)? {
-            serde_json::to_writer(&mut lines, &json!({"index": index, "text": text}))?;
-            lines.push(b'\n');
-            index += 1;
-        }
+    for (index, text) in writer.write(&prompts, &options)?.iter().enumerate() {
+        serde_json::to_writer(&mut lines, &json!({"index": index, "text": text}))?;
+        lines.push(b'\n');
     }
     Ok(lines)
 }

@@ -8,7 +8,7 @@ use ailora_models::{
     closed::Unused,
     config::Config,
     data::Example,
-    generate::{self, Generator},
+    generate::{self, Generator, Writer},
     head::Head,
     hub,
     objective::{Causal, Objective, Predictor},
@@ -202,15 +202,17 @@ impl Model {
         Ok(rows?)
     }
 
-    /// What generates; the adapter is beside the weights, or merged into them.
+    /// What writes texts as `settings` say; the adapter is beside the weights, or merged into them.
     ///
     /// # Errors
     /// A weight is missing.
-    pub fn generator(
+    pub fn writer(
         self,
+        settings: generate::Settings,
         merged: bool,
         backend: Box<dyn Backend>,
-    ) -> Result<(Generator, Tokenizer), Error> {
+    ) -> Result<Writer, Error> {
+        let positions = self.max_len(usize::MAX);
         let mut sites = self.pretrained.model.sites();
         let mut params = self.pretrained.weights;
         let mut adapter = self.adapter.unwrap_or_default();
@@ -222,7 +224,7 @@ impl Model {
         params.extend(adapter.tensors);
         let generator =
             Generator::new(self.pretrained.model, sites, Engine::fused(backend, params));
-        Ok((generator, self.tokenizer))
+        Ok(Writer::new(generator, self.tokenizer, settings, positions))
     }
 
     /// A predictor with the adapter, if there is one, and an engine with the parameters it needs,

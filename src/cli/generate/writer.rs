@@ -1,24 +1,22 @@
-//! A model that writes: what `generate` and `chat` share.
+//! The flags of a model that writes: what `generate`, `chat` and `predict` share.
 
 use std::path::PathBuf;
 
 use ailora::{
     finetune::Model,
-    models::{
-        generate::{Generator, Options, Settings, search},
-        tokenizer::Tokenizer,
-    },
+    models::generate::{WriteOptions, Writer},
     runtime::backend::Backend,
 };
 
-use super::{
-    choice::{Choice, positive},
-    stream::{Stream, end, text},
-};
+use super::choice::{Choice, positive};
 use crate::cli::{
     Error,
     args::{DeviceArgs, ForceArgs, StrictArgs, say_applied},
+    print,
 };
+
+/// Prompts that are written behind at a time, where no flag says it.
+const TOGETHER: usize = 8;
 
 /// The model that writes, and how.
 #[derive(Debug, clap::Args)]
@@ -63,24 +61,12 @@ fn some_text(text: &str) -> Result<String, String> {
     }
 }
 
-/// A model that writes.
-pub struct Writer<'a> {
-    args: &'a TextArgs,
-    generator: Generator,
-    pub tokenizer: Tokenizer,
-    settings: Settings,
-    /// The longest text that the model has positions for.
-    positions: usize,
-    /// Texts that end what is written.
-    stops: Vec<String>,
-}
-
 impl WriterArgs {
-    /// Loads the model and its adapter.
+    /// Loads the model and its adapter, and says how it writes.
     ///
     /// # Errors
     /// They do not fit together, or their files are not as they should be.
-    pub fn open(&self) -> Result<Writer<'_>, Error> {
+    pub fn open(&self) -> Result<(Writer, WriteOptions), Error> {
         let adapter = self.adapter.as_deref();
         let adapter = adapter.map(|path| self.insist.folder(path));
         let model = Model::generating(&self.model, adapter)?;
@@ -88,12 +74,14 @@ impl WriterArgs {
             say_applied(path, &model);
         }
         let backend = self.device.open()?;
-        self.texts.writer(model, self.merged, self.strict, backend)
+        self.texts
+            .writer(model, self.merged, self.strict, backend, TOGETHER)
     }
 }
 
 impl TextArgs {
-    /// A model that writes; its adapter is beside the weights, or merged into them.
+    /// A model that writes, and how, `together` prompts at a time; its adapter is beside the weights, or
+    /// merged into them.
     ///
     /// # Errors
     /// Its files, or flags that contradict each other.
@@ -103,108 +91,33 @@ impl TextArgs {
         merged: bool,
         strict: StrictArgs,
         backend: Box<dyn Backend>,
-    ) -> Result<Writer<'_>, Error> {
+        together: usize,
+    ) -> Result<(Writer, WriteOptions), Error> {
         let settings = model.generation()?;
         strict.check(&model)?;
         // Flags that contradict each other are said before anything is computed.
-        self.choice.strategy(&settings)?;
-        let positions = model.max_len(usize::MAX);
-        let (generator, tokenizer) = model.generator(merged, backend)?;
-        Ok(Writer {
-            args: self,
-            generator: generator.with_start(settings.start),
-            tokenizer,
-            settings,
-            positions,
-            stops: self.stop.clone(),
-        })
-    }
-}
-
-impl Writer<'_> {
-    /// Ends texts at this token too.
-    pub fn end_at(&mut self, token: Option<u32>) {
-        let token = token.map(|token| token as i32);
-        let new = token.filter(|token| !self.settings.ends.contains(token));
-        self.settings.ends.extend(new);
-    }
-
-    /// Stops before this text too.
-    pub fn stop_before(&mut self, text: Option<String>) {
-        self.stops.extend(text);
-    }
-
-    /// What the model writes behind each prompt. What it writes behind a single one is shown as it
-    /// comes, if `streams`.
-    ///
-    /// # Errors
-    /// A prompt that is too long, or has an id that the model does not know.
-    pub fn write(&mut self, prompts: &[Vec<i32>], streams: bool) -> Result<Vec<String>, Error> {
-        let Self {
-            args,
-            tokenizer,
-            settings,
-            stops,
-            ..
-        } = self;
-        let streams = streams && prompts.len() == 1;
-        let strategy = args.choice.strategy(settings)?;
-        let given = self.generator.given(prompts);
-        let longest = given.iter().map(Vec::len).max().unwrap_or(0);
-        let options = Options {
+        let strategy = self.choice.strategy(&settings)?;
+        let options = WriteOptions {
             strategy,
-            max_new_tokens: room(args.max_new_tokens, settings, longest, self.positions)?,
-            rules: args.choice.rules(settings, strategy),
-            ends: settings.ends.clone(),
+            rules: self.choice.rules(&settings, strategy),
+            max_new_tokens: self.max_new_tokens,
+            batch_size: together,
         };
-        let (mut session, logits) = self.generator.start(prompts, options.max_new_tokens)?;
-        let ends = |_: usize, tokens: &[i32]| {
-            let text = text(tokenizer, tokens);
-            stops.iter().any(|stop| text.contains(stop))
-        };
-        let mut stream = Stream::default();
-        let watch = |_: usize, token| {
-            if streams {
-                stream.push(tokenizer, stops, token);
-            }
-        };
-        let found = search(&mut session, logits, &given, &options, ends, watch)?;
-        if streams {
-            stream.finish(tokenizer, stops);
-        }
-        let written = found.iter().map(|tokens| {
-            let mut text = text(tokenizer, tokens);
-            text.truncate(end(&text, stops));
-            text
-        });
-        Ok(written.collect())
+        let mut writer = model.writer(settings, merged, backend)?;
+        self.stop.iter().for_each(|stop| writer.stop_before(stop));
+        Ok((writer, options))
     }
 }
 
-/// The most tokens to write behind as many as the longest text has, of a model with `positions`.
-fn room(
-    wanted: Option<usize>,
-    settings: &Settings,
-    longest: usize,
-    positions: usize,
-) -> Result<usize, Error> {
-    let most = (positions + 1).saturating_sub(longest);
-    match wanted {
-        Some(wanted) if wanted > most && most > 0 => Err(format!(
-            "--max-new-tokens is {wanted}: too long behind {longest} tokens, since the model has \
-             positions for {positions}; expected at most {most}"
-        )
-        .into()),
-        Some(wanted) => Ok(wanted),
-        // That a prompt is too long is said with its number.
-        None if most == 0 => Ok(1),
-        None => settings.room(longest, positions, 128).ok_or_else(|| {
-            format!(
-                "the longest prompt has {longest} tokens, and the model's files end texts at \
-                 {} (max_length); give --max-new-tokens",
-                settings.max_length.unwrap_or_default()
-            )
-            .into()
-        }),
-    }
+/// Shows on standard output what the model writes behind a prompt, as it comes.
+///
+/// # Errors
+/// The prompt is too long, or has an id that the model does not know.
+pub fn show(writer: &mut Writer, prompt: &[i32], options: &WriteOptions) -> Result<String, Error> {
+    Ok(writer.stream(prompt, options, &mut |part| {
+        if print::stdout(format_args!("{part}")).is_err() {
+            // Whoever read it is gone: what would come is for nobody.
+            std::process::exit(0);
+        }
+    })?)
 }

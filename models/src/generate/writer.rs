@@ -1,0 +1,247 @@
+//! A model that writes texts behind prompts, or about texts that it reads.
+
+use std::cmp::Reverse;
+
+use thiserror::Error;
+
+use super::{
+    GenerateError, Generator, Options, Rules, Settings, Stops, Strategy, TextStream, search,
+    stream::text,
+};
+use crate::tokenizer::Tokenizer;
+
+/// The most new tokens where neither the caller nor the model's folder says it.
+pub const NEW_TOKENS: usize = 128;
+
+/// Texts that cannot be written.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    /// A step cannot be computed, or a prompt is empty or too long.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    /// More tokens are wanted than the model has positions for.
+    #[error(
+        "--max-new-tokens is {wanted}: too long behind {given} tokens, since the model has positions \
+         for {positions}; expected at most {}",
+        positions + 1 - given
+    )]
+    TooMany {
+        /// The most new tokens.
+        wanted: usize,
+        /// Tokens of the longest prompt.
+        given: usize,
+        /// The model's limit.
+        positions: usize,
+    },
+    /// The model's files end texts before the prompt's end.
+    #[error(
+        "the longest prompt has {given} tokens, and the model's files end texts at {max_length} \
+         (max_length); give --max-new-tokens"
+    )]
+    NoRoom {
+        /// Tokens of the longest prompt.
+        given: usize,
+        /// Where texts end.
+        max_length: usize,
+    },
+}
+
+/// How texts are written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WriteOptions {
+    /// How tokens are chosen.
+    pub strategy: Strategy,
+    /// What may be written.
+    pub rules: Rules,
+    /// The most new tokens [default: what the model's folder says, or [`NEW_TOKENS`]].
+    pub max_new_tokens: Option<usize>,
+    /// Prompts that are written behind at a time.
+    pub batch_size: usize,
+}
+
+impl WriteOptions {
+    /// As a model's folder says, without draws, for as many prompts at a time.
+    pub fn of(settings: &Settings, batch_size: usize) -> Self {
+        let strategy = settings.strategy();
+        Self {
+            strategy,
+            rules: settings.rules_for(strategy),
+            max_new_tokens: None,
+            batch_size,
+        }
+    }
+}
+
+/// A model that writes, with its tokenizer and what its folder says of how to.
+#[derive(Debug)]
+pub struct Writer {
+    generator: Generator,
+    tokenizer: Tokenizer,
+    settings: Settings,
+    /// The longest text that the model has positions for.
+    positions: usize,
+    stops: Stops,
+}
+
+impl Writer {
+    /// A writer; the model has `positions`.
+    pub fn new(
+        generator: Generator,
+        tokenizer: Tokenizer,
+        settings: Settings,
+        positions: usize,
+    ) -> Self {
+        Self {
+            generator: generator.with_start(settings.start),
+            tokenizer,
+            settings,
+            positions,
+            stops: Stops::default(),
+        }
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// What the model's folder says.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Ends texts at this token too.
+    pub fn end_at(&mut self, token: Option<u32>) {
+        let token = token.map(|token| token as i32);
+        let new = token.filter(|token| !self.settings.ends.contains(token));
+        self.settings.ends.extend(new);
+    }
+
+    /// Stops before this text too, where it is written; in a prompt it stops nothing.
+    pub fn stop_before(&mut self, text: &str) {
+        self.stops.add(text);
+    }
+
+    /// The texts that the model writes behind prompts, in their order. Prompts of nearly one length
+    /// are written behind together, the longest first.
+    ///
+    /// # Errors
+    /// A prompt that is empty, too long, or has an id that the model does not know.
+    pub fn write(
+        &mut self,
+        prompts: &[Vec<i32>],
+        options: &WriteOptions,
+    ) -> Result<Vec<String>, WriteError> {
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by_key(|&prompt| Reverse(prompts[prompt].len()));
+        let mut texts = vec![String::new(); prompts.len()];
+        for batch in order.chunks(options.batch_size.max(1)) {
+            let own: Vec<Vec<i32>> = batch
+                .iter()
+                .map(|&prompt| prompts[prompt].clone())
+                .collect();
+            let found = self.search(&own, options, |_, _, _| {});
+            let found = found.map_err(|error| numbered(error, batch))?;
+            for (&prompt, tokens) in batch.iter().zip(&found) {
+                texts[prompt] = self.read(tokens);
+            }
+        }
+        Ok(texts)
+    }
+
+    /// The text that the model writes behind a prompt; `watch` sees its parts as they become certain.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn stream(
+        &mut self,
+        prompt: &[i32],
+        options: &WriteOptions,
+        watch: &mut dyn FnMut(&str),
+    ) -> Result<String, WriteError> {
+        let mut stream = TextStream::default();
+        let found = self.search(&[prompt.to_vec()], options, |tokenizer, stops, token| {
+            watch(&stream.push(tokenizer, stops, token));
+        })?;
+        watch(&stream.finish(&self.tokenizer, &self.stops));
+        Ok(self.read(&found.concat()))
+    }
+
+    /// The text of tokens, up to the first stop.
+    fn read(&self, tokens: &[i32]) -> String {
+        let mut text = text(&self.tokenizer, tokens);
+        text.truncate(self.stops.end(&text));
+        text
+    }
+
+    /// The tokens behind each of a batch of prompts.
+    fn search(
+        &mut self,
+        prompts: &[Vec<i32>],
+        options: &WriteOptions,
+        mut watch: impl FnMut(&Tokenizer, &Stops, i32),
+    ) -> Result<Vec<Vec<i32>>, WriteError> {
+        let given = self.generator.given(prompts);
+        let longest = given.iter().map(Vec::len).max().unwrap_or(0);
+        let options = Options {
+            strategy: options.strategy,
+            max_new_tokens: self.room(options.max_new_tokens, longest)?,
+            rules: options.rules.clone(),
+            ends: self.settings.ends.clone(),
+        };
+        let Self {
+            generator,
+            tokenizer,
+            stops,
+            ..
+        } = self;
+        let (mut session, logits) = generator.start(prompts, options.max_new_tokens)?;
+        let ends =
+            |_: usize, tokens: &[i32]| !stops.is_empty() && stops.are_in(&text(tokenizer, tokens));
+        let watch = |_: usize, token| watch(tokenizer, stops, token);
+        Ok(search(&mut session, logits, &given, &options, ends, watch)?)
+    }
+
+    /// The most tokens to write behind as many as the longest text has.
+    fn room(&self, wanted: Option<usize>, given: usize) -> Result<usize, WriteError> {
+        let positions = self.positions;
+        let most = (positions + 1).saturating_sub(given);
+        match wanted {
+            // That a prompt is too long is said with its number.
+            _ if most == 0 => Ok(1),
+            Some(wanted) if wanted > most => Err(WriteError::TooMany {
+                wanted,
+                given,
+                positions,
+            }),
+            Some(wanted) => Ok(wanted),
+            None => {
+                let max_length = self.settings.max_length.unwrap_or_default();
+                let room = self.settings.room(given, positions, NEW_TOKENS);
+                room.ok_or(WriteError::NoRoom { given, max_length })
+            }
+        }
+    }
+}
+
+/// An error about a prompt of a batch, with the prompt's number among all.
+fn numbered(error: WriteError, batch: &[usize]) -> WriteError {
+    let of = |row: usize| batch.get(row).copied().unwrap_or(row);
+    let WriteError::Generate(error) = error else {
+        return error;
+    };
+    WriteError::Generate(match error {
+        GenerateError::EmptyPrompt(row) => GenerateError::EmptyPrompt(of(row)),
+        GenerateError::LongPrompt { prompt, len, max } => GenerateError::LongPrompt {
+            prompt: of(prompt),
+            len,
+            max,
+        },
+        GenerateError::NotFinite { row, value, cause } => GenerateError::NotFinite {
+            row: of(row),
+            value,
+            cause,
+        },
+        other => other,
+    })
+}

@@ -42,6 +42,7 @@ pub mod objective;
 pub mod peft;
 pub mod pickle;
 pub mod pretrained;
+pub mod score;
 pub mod stream;
 pub mod supervised;
 pub mod task;

@@ -14,6 +14,7 @@ mod predict;
 mod pretrain;
 pub(crate) mod print;
 mod progress;
+mod score;
 mod signals;
 mod spectrum;
 mod table;
@@ -52,6 +53,8 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Writes what a model predicts for the rows of files: labels, numbers, or texts.
     Predict(Box<predict::Args>),
+    /// Scores texts and answers that any system wrote: summaries, arithmetic, SQuAD.
+    Score(score::Args),
     /// Generates text from prompts.
     Generate(Box<generate::Args>),
     /// Chats with a language model, line by line, in its own template.
@@ -104,6 +107,7 @@ pub fn run() -> Result<ExitCode, Error> {
         Command::Pretrain(args) => pretrain::run(*args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Predict(args) => predict::run(&args),
+        Command::Score(args) => score::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Export(args) => export::export(&args),

@@ -1,7 +1,7 @@
 //! `docs/compatibility.md`, made of the tables.
 
 use super::{Field, Table, rows};
-use crate::{family, generate, gguf, peft, tokenizer};
+use crate::{data::squad, family, generate, gguf, peft, tokenizer};
 
 const INTRODUCTION: &str = "\
 # Compatibility
@@ -54,6 +54,16 @@ pub fn markdown() -> String {
             &gguf::fields::GENERAL,
             &gguf::fields::ARCHITECTURE,
             &tokenizer::gguf::TABLE,
+        ],
+    );
+    section(
+        "Data in SQuAD's JSON",
+        &[
+            &squad::FILE,
+            &squad::ARTICLE,
+            &squad::PARAGRAPH,
+            &squad::QUESTION,
+            &squad::ANSWER,
         ],
     );
     page += "\n## `config.json`\n";

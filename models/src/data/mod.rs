@@ -14,6 +14,7 @@ mod parquet;
 mod plain;
 mod record;
 mod source;
+pub mod squad;
 mod template;
 mod tsv;
 
@@ -28,10 +29,12 @@ pub use parquet::Parquet;
 pub use plain::Plain;
 pub use record::Record;
 pub use source::{Lines, Source, without_end};
+pub use squad::Squad;
 pub use template::{Template, Text};
 pub use tsv::Tsv;
 
 pub(crate) use error::quote;
+pub(crate) use record::is_of;
 
 use std::{fmt::Debug, path::Path, sync::Arc};
 
@@ -73,6 +76,11 @@ pub static FORMATS: &[Kind<dyn Format>] = &[
         name: "text",
         about: "running text, a document a line",
         make: |value| Ok(Arc::new(options::<Plain>(value)?)),
+    },
+    Kind {
+        name: "squad",
+        about: "questions about paragraphs, in SQuAD's own JSON",
+        make: |value| Ok(Arc::new(options::<Squad>(value)?)),
     },
 ];
 

@@ -4,6 +4,12 @@ use serde_json::Value;
 
 use super::{DataError, Place, quote};
 
+/// Whether a column that is asked for as `wanted` is the one called `name`, or a field of the object in it.
+pub(crate) fn is_of(wanted: &str, name: &str) -> bool {
+    let outer = wanted.split_once('.').map(|(outer, _)| outer);
+    wanted == name || outer == Some(name)
+}
+
 /// One record of a file: values by the names of its columns, in the file's order.
 ///
 /// A table's cells are texts; formats that know numbers, lists and objects give them as such.
@@ -29,10 +35,16 @@ impl<'a> Record<'a> {
         self.fields.iter().map(|(name, value)| (&**name, value))
     }
 
-    /// The value of a column, if the record has it.
+    /// The value of a column, if the record has it. Where no column is called `a.b` itself, that is the
+    /// field `b` of the object in column `a`.
     pub fn get(&self, column: &str) -> Option<&Value> {
-        let found = self.fields.iter().find(|(name, _)| name == column);
-        found.map(|(_, value)| value)
+        let found = |wanted: &str| self.fields.iter().find(|(name, _)| name == wanted);
+        if let Some((_, value)) = found(column) {
+            return Some(value);
+        }
+        let (outer, field) = column.split_once('.')?;
+        let (_, object) = found(outer)?;
+        object.get(field)
     }
 
     /// Whether a column is not there, null, or empty.
@@ -88,5 +100,30 @@ impl<'a> Record<'a> {
             expected: expected.to_owned(),
             found,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_column_may_be_a_field_of_another() {
+        let answers = json!({"text": ["a", "b"], "answer_start": [0, 3]});
+        let fields = vec![
+            ("answers".into(), answers),
+            ("answers.id".into(), json!("own")),
+        ];
+        let record = Record::new(Path::new("f"), Place::Line(1), fields);
+        assert_eq!(record.get("answers.text"), Some(&json!(["a", "b"])));
+        assert_eq!(record.get("answers.id"), Some(&json!("own")));
+        for none in ["answers.end", "answers.text.0", "texts.text", "text"] {
+            assert_eq!(record.get(none), None, "{none}");
+        }
+        assert!(record.is_unset("answers.end") && !record.is_unset("answers.text"));
+        assert!(is_of("answers.text", "answers") && is_of("a.b", "a.b") && is_of("a", "a"));
+        assert!(!is_of("answers", "answers.text") && !is_of("ab.c", "a"));
     }
 }

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use super::{DataError, Place};
+use super::{DataError, Place, is_of};
 
 /// Bytes that are read of a file at a time.
 const BLOCK: usize = 256 << 10;
@@ -175,7 +175,8 @@ impl<'a> Source<'a> {
 
     /// Whether a column is read; a table may leave others out of its records.
     pub fn reads(&self, column: &str) -> bool {
-        self.columns.is_none_or(|columns| columns.contains(&column))
+        self.columns
+            .is_none_or(|columns| columns.iter().any(|wanted| is_of(wanted, column)))
     }
 }
 

@@ -7,11 +7,14 @@
 //! **Classes that do not occur** among predictions and references have no part in the macro F1 of rows with
 //! one class each. Of rows with any classes they count as 0. Both is what scikit-learn does by default.
 //!
+//! Rows of language models have texts: see [`texts`].
+//!
 //! A metric is a function in a file of its kind and a line in [`METRICS`].
 
 mod classes;
 mod correlation;
 mod errors;
+pub mod texts;
 
 pub use classes::{accuracy, exact_match, f1, macro_f1, matthews, micro_f1};
 pub use correlation::{pearson, spearman};
@@ -23,7 +26,13 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::choice::did_you_mean;
+use crate::{
+    choice::did_you_mean,
+    score::{
+        arithmetic::{LLM_ADAPTERS, STRICT},
+        rouge::Kind,
+    },
+};
 
 /// Share of rows whose class is predicted.
 pub const ACCURACY: Metric = Metric {
@@ -115,6 +124,62 @@ pub const R2: Metric = Metric {
     measure: |found, expected| mean(found, expected, r2),
 };
 
+/// ROUGE's F of words.
+pub const ROUGE_1: Metric = Metric {
+    name: "rouge1",
+    better: Better::Higher,
+    measure: |found, expected| texts::rouge(found, expected, Kind::Ngrams(1)),
+};
+
+/// ROUGE's F of pairs of words.
+pub const ROUGE_2: Metric = Metric {
+    name: "rouge2",
+    better: Better::Higher,
+    measure: |found, expected| texts::rouge(found, expected, Kind::Ngrams(2)),
+};
+
+/// ROUGE's F of the longest common subsequence.
+pub const ROUGE_L: Metric = Metric {
+    name: "rougeL",
+    better: Better::Higher,
+    measure: |found, expected| texts::rouge(found, expected, Kind::Lcs),
+};
+
+/// ROUGE's F of the longest common subsequences of sentences, a line each.
+pub const ROUGE_LSUM: Metric = Metric {
+    name: "rougeLsum",
+    better: Better::Higher,
+    measure: |found, expected| texts::rouge(found, expected, Kind::LcsOfSentences),
+};
+
+/// Share of texts that end in the right number, by the rule `llm-adapters`.
+pub const NUMBER_ACCURACY: Metric = Metric {
+    name: "number_accuracy",
+    better: Better::Higher,
+    measure: |found, expected| texts::number_accuracy(found, expected, &LLM_ADAPTERS),
+};
+
+/// Share of texts that end in the right number, by the rule `strict`.
+pub const STRICT_NUMBER_ACCURACY: Metric = Metric {
+    name: "strict_number_accuracy",
+    better: Better::Higher,
+    measure: |found, expected| texts::number_accuracy(found, expected, &STRICT),
+};
+
+/// Share of texts that give the right letter, by the rule `llm-adapters`.
+pub const LETTER_ACCURACY: Metric = Metric {
+    name: "letter_accuracy",
+    better: Better::Higher,
+    measure: |found, expected| texts::letter_accuracy(found, expected, &LLM_ADAPTERS),
+};
+
+/// Share of texts that give the right letter, by the rule `strict`.
+pub const STRICT_LETTER_ACCURACY: Metric = Metric {
+    name: "strict_letter_accuracy",
+    better: Better::Higher,
+    measure: |found, expected| texts::letter_accuracy(found, expected, &STRICT),
+};
+
 /// Every metric, by the name that descriptions and result files have.
 pub static METRICS: &[Metric] = &[
     ACCURACY,
@@ -129,6 +194,14 @@ pub static METRICS: &[Metric] = &[
     RMSE,
     MAE,
     R2,
+    ROUGE_1,
+    ROUGE_2,
+    ROUGE_L,
+    ROUGE_LSUM,
+    NUMBER_ACCURACY,
+    STRICT_NUMBER_ACCURACY,
+    LETTER_ACCURACY,
+    STRICT_LETTER_ACCURACY,
 ];
 
 /// A measure of how well predictions match what was expected.
@@ -458,6 +531,49 @@ mod tests {
             assert_eq!(metric.better, expected, "{}", metric.name);
             assert_eq!(metric.headline().better, expected);
         }
+    }
+
+    #[test]
+    fn texts_are_scored_against_texts_and_answers() {
+        let metrics = [ROUGE_1, ROUGE_2, ROUGE_L, ROUGE_LSUM];
+        let found = values(json!(["a b c d", "d e f.<n>a b c."]));
+        let gold = values(json!([["d c b a", "a b x y z"], "a b c.\nd e f."]));
+        let scores = score(&metrics, &found, &gold).unwrap();
+        for (name, first, second) in [
+            ("rouge1", 1.0, 1.0),
+            ("rouge2", 2.0 / 7.0, 0.8),
+            ("rougeL", 4.0 / 9.0, 0.5),
+            ("rougeLsum", 4.0 / 9.0, 1.0),
+        ] {
+            let expected = (first + second) / 2.0;
+            let found = scores[name];
+            assert!((found - expected).abs() < 1e-12, "{name}: {found}");
+        }
+        let found = values(json!(["The answer is $1,000.", "is 10-7"]));
+        let gold = values(json!(["12 + 988 #### 1,000", 7]));
+        let numbers = [NUMBER_ACCURACY, STRICT_NUMBER_ACCURACY];
+        let scores = score(&numbers, &found, &gold).unwrap();
+        assert_eq!(scores["number_accuracy"], 0.5);
+        assert_eq!(scores["strict_number_accuracy"], 1.0);
+        let found = values(json!(["Answer: B", "no"]));
+        let letters = [LETTER_ACCURACY, STRICT_LETTER_ACCURACY];
+        let scores = score(&letters, &found, &values(json!(["B", "A"]))).unwrap();
+        assert_eq!(scores["letter_accuracy"], 0.0);
+        assert_eq!(scores["strict_letter_accuracy"], 0.5);
+        for (metric, gold) in [
+            (ROUGE_1, json!([])),
+            (ROUGE_1, json!(["a", 1])),
+            (NUMBER_ACCURACY, json!("B")),
+            (LETTER_ACCURACY, json!("7")),
+        ] {
+            let error = score(&[metric], &[json!("x")], &[gold]).unwrap_err();
+            assert!(error.to_string().contains("expected a"), "{error}");
+        }
+        let error = score(&[ROUGE_1], &[json!(3)], &[json!("x")]).unwrap_err();
+        assert!(
+            error.to_string().contains("expected a text, found 3"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use indexmap::{IndexMap, IndexSet};
 use super::{Labels, Split, Task, TaskError};
 use crate::{
     closed::{Note, Values},
-    data::{DataError, Example, Record, Sink, Source, quote},
+    data::{DataError, Example, Record, Sink, Source, is_of, quote},
 };
 
 /// What a file holds.
@@ -229,7 +229,8 @@ struct Loader<'a, 'b> {
 
 impl Loader<'_, '_> {
     fn knows(&self, name: &str) -> bool {
-        self.columns.contains(&name) || self.task.unused.iter().any(|known| known == name)
+        let is_read = self.columns.iter().any(|column| is_of(column, name));
+        is_read || self.task.unused.iter().any(|known| known == name)
     }
 
     /// What of a file that was read is not used.
@@ -307,7 +308,8 @@ impl Sink for Loader<'_, '_> {
             Labels::Optional | Labels::Ignored => &[],
         };
         let mut needed = texts.chain(targets.iter().copied());
-        if let Some(column) = needed.find(|column| !names.contains(column)) {
+        let is_there = |column: &str| names.iter().any(|name| is_of(column, name));
+        if let Some(column) = needed.find(|column| !is_there(column)) {
             return Err(DataError::MissingColumn {
                 path: path.to_owned(),
                 column: column.to_owned(),

@@ -1,0 +1,411 @@
+//! Scores of what any system wrote.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use ailora::models::{
+    closed::json::Unique,
+    data::{Auto, DataError, Format, Record, Sink, Source, squad::questions, without_end},
+    score::{
+        arithmetic::{Answer, LLM_ADAPTERS, RULES, Rule},
+        rouge::{KINDS, Rouge, with_newlines},
+        squad::{self, NoAnswer, Question, Version},
+    },
+};
+use clap::Subcommand;
+use indexmap::{IndexMap, IndexSet};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Error, args,
+    print::{out, say},
+};
+
+/// What is scored.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+#[derive(Debug, Subcommand)]
+enum Kind {
+    /// Answers to SQuAD's questions, as its official scripts score them.
+    Squad(SquadArgs),
+    /// Summaries, by ROUGE as the Python package rouge-score computes it.
+    Rouge(RougeArgs),
+    /// Answers to arithmetic and multiple-choice problems, by the number or letter that a text ends in.
+    Arithmetic(ArithmeticArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct SquadArgs {
+    /// Score the answers in this file: a JSON object of a text for each question's id, empty where the
+    /// question has no answer.
+    #[arg(long, value_name = "FILE")]
+    predictions: PathBuf,
+    /// Read the questions from this file, the official JSON of SQuAD 1.1 or 2.0, which says whose rules apply.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Search the best threshold on the scores in this file: a JSON object of a number for each question's
+    /// id, higher where an answer is less likely.
+    #[arg(long, value_name = "FILE")]
+    no_answer_scores: Option<PathBuf>,
+    /// Take a question with a score above X to have no answer, except in the search for the best threshold.
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = args::number, requires = "no_answer_scores", allow_hyphen_values = true)]
+    no_answer_threshold: f64,
+}
+
+/// Texts, and what is expected of them.
+#[derive(Debug, clap::Args)]
+struct Files {
+    /// Score the texts in this file: one a line, where an empty line is an empty text; or rows with a column
+    /// `text`, as `ailora predict` writes them (JSONL, JSON, CSV, TSV or Parquet, by the file's name).
+    #[arg(long, value_name = "FILE")]
+    predictions: PathBuf,
+    /// Read what is expected from this file, in the same order: one a line, or rows with a column.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct RougeArgs {
+    #[command(flatten)]
+    files: Files,
+    /// Take the references from this column: a text, or a list of texts of which the best counts [default: the
+    /// first of references, target, summary and highlights that a row has].
+    #[arg(long, value_name = "COLUMN")]
+    column: Option<String>,
+    /// Compare words as they are instead of their stems.
+    #[arg(long)]
+    no_stemmer: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct ArithmeticArgs {
+    #[command(flatten)]
+    files: Files,
+    /// Take the right answers from this column: a number, a letter from A to E, or a solution that ends in
+    /// `#### N` [default: the first of answer, Answer and correct that a row has].
+    #[arg(long, value_name = "COLUMN")]
+    column: Option<String>,
+    #[arg(long, value_name = "RULE", default_value = LLM_ADAPTERS.name, value_parser = Rule::named, help = rules())]
+    rule: &'static Rule,
+}
+
+/// What `--rule` does.
+fn rules() -> String {
+    let rules = RULES.iter();
+    let rules: Vec<String> = rules
+        .map(|rule| format!("{} ({})", rule.name, rule.about))
+        .collect();
+    format!(
+        "Find the answers of texts by this rule: {}",
+        rules.join("; ")
+    )
+}
+
+/// Prints one JSON object: the scores by name, and what they were computed by.
+pub fn run(args: &Args) -> Result<ExitCode, Error> {
+    let scores = match &args.kind {
+        Kind::Squad(args) => squad(args)?,
+        Kind::Rouge(args) => rouge(args)?,
+        Kind::Arithmetic(args) => arithmetic(args)?,
+    };
+    out!("{}", serde_json::to_string(&scores)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn squad(args: &SquadArgs) -> Result<Map<String, Value>, Error> {
+    let (version, questions) = asked(&args.data)?;
+    let texts = by_id(&args.predictions, "a text", |value| match value {
+        Value::String(text) => Some(text),
+        _ => None,
+    })?;
+    let scores = args.no_answer_scores.as_ref();
+    let scores = scores.map(|path| by_id(path, "a number", |value| value.as_f64()));
+    let scores = scores.transpose()?;
+    let no_answer = scores.as_ref().map(|scores| NoAnswer {
+        scores,
+        threshold: args.no_answer_threshold,
+    });
+    let found = squad::score(version, &questions, &texts, no_answer)
+        .map_err(|error| format!("{}: {error}", args.data.display()))?;
+    if found.missing > 0 {
+        say!(
+            "warning: {} of {} questions have no prediction in {} and count as wrong",
+            found.missing,
+            questions.len(),
+            args.predictions.display()
+        );
+    }
+    if found.unknown > 0 {
+        say!(
+            "warning: {} predictions in {} are for other questions and count for nothing",
+            found.unknown,
+            args.predictions.display()
+        );
+    }
+    let version = ("version".to_owned(), json!(found.version.name()));
+    Ok(std::iter::once(version).chain(found.scores).collect())
+}
+
+/// The questions of a file of SQuAD, and whose rules it asks for.
+fn asked(path: &Path) -> Result<(Version, Vec<Question>), DataError> {
+    let mut found = Vec::new();
+    let mut says_whether = false;
+    let named = questions(&mut Source::open(path, None)?, &mut |number, question| {
+        let question = question?;
+        says_whether |= question.is_impossible.is_some();
+        let answers = question.answers.ok_or_else(|| DataError::Form {
+            path: path.to_owned(),
+            expected: "questions with their answers".to_owned(),
+            cause: format!("question {number}, `{}`, has none", question.id),
+        })?;
+        found.push(Question {
+            id: question.id,
+            answers: answers.into_iter().map(|answer| answer.text).collect(),
+        });
+        Ok(())
+    })?;
+    let is_named = named.is_some_and(|name| name.trim_start_matches('v').starts_with('2'));
+    let version = match says_whether || is_named {
+        true => Version::V2,
+        false => Version::V1,
+    };
+    Ok((version, found))
+}
+
+/// What `read` makes of each value of a JSON object, by its name.
+fn by_id<T>(
+    path: &Path,
+    expected: &str,
+    read: impl Fn(Value) -> Option<T>,
+) -> Result<IndexMap<String, T>, DataError> {
+    let wrong = |cause: String| DataError::Form {
+        path: path.to_owned(),
+        expected: format!("a JSON object of {expected} for each question's id"),
+        cause,
+    };
+    let mut source = Source::open(path, None)?;
+    let object = match serde_json::from_reader(source.bytes()) {
+        Ok(Unique(Value::Object(object))) => object,
+        Ok(_) => return Err(wrong("it is no object".to_owned())),
+        Err(error) => return Err(wrong(error.to_string())),
+    };
+    let own = |(id, value): (String, Value)| {
+        let found = value.to_string();
+        let value = read(value);
+        let value = value.ok_or_else(|| wrong(format!("that of `{id}` is {found}")))?;
+        Ok((id, value))
+    };
+    object.into_iter().map(own).collect()
+}
+
+fn rouge(args: &RougeArgs) -> Result<Map<String, Value>, Error> {
+    let texts = texts(&args.files.predictions)?;
+    let columns = ["references", "target", "summary", "highlights"];
+    let (references, columns) = expected(&args.files, args.column.as_deref(), &columns)?;
+    check_counts(&args.files, texts.len(), references.len())?;
+    let texts: Vec<String> = texts.iter().map(|text| with_newlines(text)).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let references: Vec<Vec<String>> = references
+        .iter()
+        .map(|row| row.iter().map(|text| with_newlines(text)).collect())
+        .collect();
+    let references: Vec<Vec<&str>> = references
+        .iter()
+        .map(|row| row.iter().map(String::as_str).collect())
+        .collect();
+    let rouge = Rouge {
+        stem: !args.no_stemmer,
+    };
+    let kinds = KINDS.map(|(_, kind)| kind);
+    let scores = rouge.corpus(&kinds, &references, &texts);
+    let mut found = Map::new();
+    for ((name, _), score) in KINDS.iter().zip(scores) {
+        found.insert((*name).to_owned(), serde_json::to_value(score)?);
+    }
+    found.insert("rows".into(), json!(texts.len()));
+    found.insert("stemmer".into(), json!(rouge.stem));
+    found.insert("columns".into(), json!(columns));
+    Ok(found)
+}
+
+fn arithmetic(args: &ArithmeticArgs) -> Result<Map<String, Value>, Error> {
+    let texts = texts(&args.files.predictions)?;
+    let columns = ["answer", "Answer", "correct"];
+    let (answers, columns) = expected(&args.files, args.column.as_deref(), &columns)?;
+    check_counts(&args.files, texts.len(), answers.len())?;
+    let mut right = 0;
+    for (row, (text, answer)) in texts.iter().zip(&answers).enumerate() {
+        let [answer] = &answer[..] else {
+            return Err(wrong_answer(&args.files, row, "one answer", "a list"));
+        };
+        let parsed = Answer::parse(answer).map_err(|expected| {
+            wrong_answer(&args.files, row, &expected, &format!("{answer:?}"))
+        })?;
+        right += usize::from(args.rule.is_right(text, parsed));
+    }
+    let found = json!({
+        "rule": args.rule.name,
+        "accuracy": right as f64 / texts.len() as f64,
+        "right": right,
+        "rows": texts.len(),
+        "columns": columns,
+    });
+    match found {
+        Value::Object(found) => Ok(found),
+        _ => Ok(Map::new()),
+    }
+}
+
+fn wrong_answer(files: &Files, row: usize, expected: &str, found: &str) -> Error {
+    let data = files.data.display();
+    format!(
+        "{data}, row {}: expected {expected}, found {found}",
+        row + 1
+    )
+    .into()
+}
+
+fn check_counts(files: &Files, texts: usize, expected: usize) -> Result<(), Error> {
+    let (predictions, data) = (files.predictions.display(), files.data.display());
+    match texts == expected {
+        _ if expected == 0 => Err(format!("{data} holds no rows to score against").into()),
+        true => Ok(()),
+        false => Err(format!(
+            "{predictions} has {texts} texts, and {data} has {expected} rows: they do not belong together"
+        )
+        .into()),
+    }
+}
+
+/// The texts that a system wrote.
+fn texts(path: &Path) -> Result<Vec<String>, DataError> {
+    if is_lines(path) {
+        return lines(path);
+    }
+    let mut rows = Rows::of(&["text"], "a text");
+    rows.are_predictions = true;
+    rows.read(path)?;
+    Ok(rows.values.into_iter().flatten().collect())
+}
+
+/// What is expected of each row, and the columns that say it.
+fn expected(
+    files: &Files,
+    column: Option<&str>,
+    columns: &[&str],
+) -> Result<(Vec<Vec<String>>, IndexSet<String>), Error> {
+    let path = &files.data;
+    match column {
+        Some(column) if is_lines(path) => {
+            let path = path.display();
+            Err(format!("--column {column}: {path} has a text a line, and no columns").into())
+        }
+        None if is_lines(path) => {
+            let lines = lines(path)?.into_iter();
+            Ok((lines.map(|line| vec![line]).collect(), IndexSet::new()))
+        }
+        column => {
+            let given = column.map(|column| [column]);
+            let columns = given.as_ref().map_or(columns, |given| &given[..]);
+            let mut rows = Rows::of(columns, "a text, a number, or a list of texts");
+            rows.read(path)?;
+            Ok((rows.values, rows.used))
+        }
+    }
+}
+
+/// Whether a file has a text a line, by its name.
+fn is_lines(path: &Path) -> bool {
+    matches!(Auto::ending(path), None | Some("txt"))
+}
+
+/// The lines of a file, empty ones too.
+fn lines(path: &Path) -> Result<Vec<String>, DataError> {
+    let mut source = Source::open(path, None)?;
+    let mut lines = source.lines();
+    let (mut line, mut texts) = (Vec::new(), Vec::new());
+    while lines.read(&mut line)? {
+        let text = std::str::from_utf8(without_end(&line)).map_err(|error| DataError::Form {
+            path: path.to_owned(),
+            expected: format!("UTF-8 text on line {}", lines.number()),
+            cause: error.to_string(),
+        })?;
+        texts.push(text.to_owned());
+        line.clear();
+    }
+    Ok(texts)
+}
+
+/// Takes of each record the texts of the first of some columns that it has.
+struct Rows<'a> {
+    columns: &'a [&'a str],
+    expected: &'static str,
+    /// Whether each has one text, and an `index` is the row's number.
+    are_predictions: bool,
+    values: Vec<Vec<String>>,
+    /// The columns that were taken.
+    used: IndexSet<String>,
+}
+
+impl<'a> Rows<'a> {
+    fn of(columns: &'a [&'a str], expected: &'static str) -> Self {
+        Self {
+            columns,
+            expected,
+            are_predictions: false,
+            values: Vec::new(),
+            used: IndexSet::new(),
+        }
+    }
+
+    fn read(&mut self, path: &Path) -> Result<(), DataError> {
+        Auto::default().read(&mut Source::open(path, None)?, self)
+    }
+}
+
+impl Sink for Rows<'_> {
+    fn columns(&mut self, path: &Path, names: &[&str]) -> Result<(), DataError> {
+        let is_there = self.columns.iter().any(|column| names.contains(column));
+        match is_there {
+            true => Ok(()),
+            false => Err(DataError::MissingColumn {
+                path: path.to_owned(),
+                column: self.columns.join("`, `"),
+                found: names.join(", "),
+            }),
+        }
+    }
+
+    fn record(&mut self, record: Record<'_>) -> Result<(), DataError> {
+        let row = self.values.len();
+        let is_there = |column: &&&str| record.get(column).is_some_and(|value| !value.is_null());
+        let Some(column) = self.columns.iter().find(is_there) else {
+            let names = self.columns.join("`, `");
+            return Err(record.wrong(&names, self.expected));
+        };
+        let texts: Option<Vec<String>> = match record.get(column) {
+            Some(Value::Array(values)) if !self.are_predictions => values
+                .iter()
+                .map(|value| value.as_str().map(str::to_owned))
+                .collect(),
+            _ => record.written(column).map(|text| vec![text.into_owned()]),
+        };
+        let texts = texts.filter(|texts| !texts.is_empty());
+        let texts = texts.ok_or_else(|| record.wrong(column, self.expected))?;
+        if let Some(index) = record.get("index").filter(|_| self.are_predictions)
+            && index.as_u64() != Some(row as u64)
+        {
+            let expected = format!("{row}, as the rows are in their order");
+            return Err(record.wrong("index", &expected));
+        }
+        self.used.insert((*column).to_owned());
+        self.values.push(texts);
+        Ok(())
+    }
+}

@@ -23,7 +23,7 @@ pub struct Args {
 
 /// Answers the lines of standard input, each with all that was said before.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let (mut writer, options) = args.writer.open()?;
+    let (mut writer, options) = args.writer.open(None)?;
     let bound = args
         .chats
         .bind(args.writer.adapter.as_deref(), &mut writer)?;

@@ -77,7 +77,7 @@ pub struct Args {
     /// Seed of initialisation, dropout and the order of rows [default: 0].
     #[arg(long, value_name = "N", value_parser = args::count::<u64>, allow_negative_numbers = true)]
     seed: Option<u64>,
-    /// Truncate sequences to N tokens [default: 128].
+    /// Truncate sequences to N tokens [default: what the task says, or 128].
     #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     max_length: Option<usize>,
     /// Train on N of the rows, always the same ones [default: all].
@@ -150,13 +150,13 @@ impl Args {
             schedule,
             warmup,
             seed,
-            max_length,
             checkpoint_every,
             device,
             precision
         );
         settings.dataset = self.dataset.over(settings.dataset);
         settings.data = self.data.or(settings.data);
+        settings.max_length = self.max_length.or(settings.max_length);
         settings.rows = self.rows.or(settings.rows);
         settings.max_steps = self.max_steps.or(settings.max_steps);
         settings.evaluate_every = self.evaluate_every.or(settings.evaluate_every);

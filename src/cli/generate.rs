@@ -26,7 +26,7 @@ pub struct Args {
     /// is written as it is generated, those to several as one JSON object a line, with `prompt` and `text`.
     #[arg(long, value_name = "TEXT", required_unless_present = "messages")]
     prompt: Vec<String>,
-    /// Put each prompt into the template of this task, as in training.
+    /// Put each prompt into the template of this task, and write as the task says, where flags do not.
     #[arg(long)]
     task: Option<String>,
     /// Put each prompt into the chat template, as a message of the user.
@@ -52,12 +52,15 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         Some(path) => Some(args.chats.read(path)?),
         None => None,
     };
-    let (mut writer, options) = args.writer.open()?;
+    let task = args.task.as_deref().map(Task::parse).transpose()?;
+    let task = task.as_ref().map(Task::evaluated);
+    let task = task.as_deref();
+    let (mut writer, options) = args.writer.open(task)?;
     if let Some(conversations) = conversations {
         answer(args, &mut writer, &options, &conversations)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let ids = prompts(args, &mut writer)?;
+    let ids = prompts(args, task, &mut writer)?;
     if let [prompt] = &ids[..] {
         show(&mut writer, prompt, &options)?;
         out!("")?;
@@ -71,7 +74,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
 }
 
 /// The tokens of the prompts, as their flags say to write them.
-fn prompts(args: &Args, writer: &mut Writer) -> Result<Vec<Vec<i32>>, Error> {
+fn prompts(args: &Args, task: Option<&Task>, writer: &mut Writer) -> Result<Vec<Vec<i32>>, Error> {
     if args.chat {
         let conversation = |prompt: &String| {
             let mut conversation = args.chats.start();
@@ -82,11 +85,8 @@ fn prompts(args: &Args, writer: &mut Writer) -> Result<Vec<Vec<i32>>, Error> {
         let conversations: Vec<_> = args.prompt.iter().map(conversation).collect();
         return asked(args, writer, &conversations);
     }
-    let task = args.task.as_deref().map(Task::parse).transpose()?;
     let encode = |prompt: &String| -> Result<Vec<i32>, Error> {
-        let prompt = task
-            .as_ref()
-            .map_or(prompt.clone(), |task| task.prompt(prompt));
+        let prompt = task.map_or(prompt.clone(), |task| task.prompt(prompt));
         let encoded = writer.tokenizer().encode(&prompt, None, usize::MAX)?;
         Ok(encoded.ids.into_iter().map(|id| id as i32).collect())
     };

@@ -119,15 +119,21 @@ impl Model {
         Ok(other)
     }
 
-    /// How the folder says to generate. What of that is not used is added to the report.
+    /// How to generate: as the folder says, and over that as `task` does. What of the folder's is not
+    /// used is added to the report.
     ///
     /// # Errors
-    /// A file that cannot be read, or asks for what is not done.
-    pub fn generation(&mut self) -> Result<generate::Settings, Error> {
+    /// A file that cannot be read, or asks for what is not done; a field of the task's that is out of
+    /// range for this model.
+    pub fn generation(&mut self, task: Option<&Task>) -> Result<generate::Settings, Error> {
         let Pretrained { dir, model, .. } = &self.pretrained;
         let (settings, notes) = generate::Settings::read(dir, model.config())?;
         self.pretrained.report.notes.extend(notes);
-        Ok(settings)
+        let vocabulary = self.pretrained.model.config().architecture.vocab_size();
+        match task {
+            Some(task) => Ok(task.generation(settings, vocabulary)?),
+            None => Ok(settings),
+        }
     }
 
     /// Reads an adapter for this model, which was asked for as `name`.
@@ -225,6 +231,22 @@ impl Model {
         let generator =
             Generator::new(self.pretrained.model, sites, Engine::fused(backend, params));
         Ok(Writer::new(generator, self.tokenizer, settings, positions))
+    }
+
+    /// What writes texts as `settings` say, of what [`predictor`](Self::predictor) gave.
+    pub fn writer_on(
+        &self,
+        predictor: &Predictor,
+        engine: Engine,
+        settings: generate::Settings,
+    ) -> Writer {
+        let generator = Generator::new(
+            predictor.model().clone(),
+            predictor.sites().to_vec(),
+            engine,
+        );
+        let positions = self.max_len(usize::MAX);
+        Writer::new(generator, self.tokenizer.clone(), settings, positions)
     }
 
     /// A predictor with the adapter, if there is one, and an engine with the parameters it needs,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Column, Dataset, DatasetError, Kinds, Survey,
-    names::{ALPACA, ANSWERS, ASKED, BESIDE, CHATS, LABELS, TEXTS},
+    names::{ALPACA, ANSWERS, ASKED, BESIDE, CHATS, LABELS, TEXTS, WRITTEN},
     words::shown,
 };
 use crate::{
@@ -57,6 +57,7 @@ pub fn infer(dataset: &Dataset, survey: &Survey) -> Result<Inferred, DatasetErro
         "causal" => guess
             .answers(true)?
             .ok_or_else(|| guess.unclear("has the answer", "label"))?,
+        "seq2seq" => guess.written()?,
         "text" => guess.running_text(true)?,
         _ => guess.labelled()?,
     };
@@ -262,6 +263,34 @@ impl Guess<'_> {
             let decision = format!("answers in `{answer}` behind {}", shown(&json!(template)));
             causal(answer, false, json!(template), decision)
         }))
+    }
+
+    /// Texts that are written about others. What these are for is asked for: a language model learns the
+    /// same columns as answers to prompts.
+    fn written(&self) -> Result<Inferred, DatasetError> {
+        let known = || {
+            let mut known = WRITTEN.iter();
+            known.find_map(|(text, target)| Some((self.named(text)?, self.named(target)?)))
+        };
+        let target = match (&self.dataset.label[..], known()) {
+            ([target], _) => target.clone(),
+            ([], Some((_, target))) => target.clone(),
+            _ => return Err(self.unclear("has the text to write", "label")),
+        };
+        let text = match (&self.dataset.text, known()) {
+            (None, Some((text, of))) if *of == target => place(text).into(),
+            _ => self.texts(std::slice::from_ref(&target))?.0,
+        };
+        let decision = format!("texts in `{target}` to write about {}", shown(&text));
+        let options = [
+            ("target", json!(target)),
+            (
+                "metrics",
+                json!(["rouge1", "rouge2", "rougeL", "rougeLsum"]),
+            ),
+        ];
+        let options = options.map(|(name, value)| (name.to_owned(), value));
+        Ok(self.language("seq2seq", Map::from_iter(options), text, decision))
     }
 
     /// Whether no other column holds texts, lists or objects.

@@ -96,6 +96,12 @@ impl Generator {
         self
     }
 
+    /// Exchanges the engine for another: a run that trains lends its own while it is evaluated. Programs that were
+    /// compiled are of the engine that they were compiled with.
+    pub fn exchange(&mut self, engine: &mut Engine) {
+        std::mem::swap(&mut self.engine, engine);
+    }
+
     /// What each row has before its first new token: its prompt or, of an encoder-decoder, the
     /// start token.
     pub fn given(&self, prompts: &[Vec<i32>]) -> Vec<Vec<i32>> {

@@ -1,9 +1,11 @@
 //! A text that grows by tokens.
 
+use serde::Serialize;
+
 use crate::tokenizer::Tokenizer;
 
 /// Texts that end what is written. Nothing of them is part of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stops(Vec<String>);
 
 impl Stops {
@@ -99,6 +101,8 @@ mod tests {
         });
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
+        let settings = json!({"pad_token": "x"}).to_string();
+        std::fs::write(dir.path().join("tokenizer_config.json"), settings).unwrap();
         Tokenizer::from_dir(dir.path()).unwrap()
     }
 

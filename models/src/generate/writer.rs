@@ -2,6 +2,8 @@
 
 use std::cmp::Reverse;
 
+use ailora_runtime::engine::Engine;
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::{
@@ -122,6 +124,60 @@ impl Writer {
         self.stops.add(text);
     }
 
+    /// How texts are written, as `generation_config.json` names it, to be recorded with their scores.
+    pub fn described(&self, options: &WriteOptions) -> Map<String, Value> {
+        let rules = &options.rules;
+        let mut said = match options.strategy {
+            Strategy::Greedy => json!({"num_beams": 1, "do_sample": false}),
+            Strategy::Beam {
+                beams,
+                length_penalty,
+                early_stopping,
+            } => json!({
+                "num_beams": beams,
+                "do_sample": false,
+                "length_penalty": length_penalty,
+                "early_stopping": early_stopping,
+            }),
+            Strategy::Sample {
+                temperature,
+                top_k,
+                top_p,
+                min_p,
+                seed,
+            } => json!({
+                "num_beams": 1,
+                "do_sample": true,
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "min_p": min_p,
+                "seed": seed,
+            }),
+        };
+        let settings = &self.settings;
+        let new = options.max_new_tokens.or(settings.max_new_tokens);
+        match (new, settings.max_length) {
+            (None, Some(all)) => said["max_length"] = json!(all),
+            (new, _) => said["max_new_tokens"] = json!(new.unwrap_or(NEW_TOKENS)),
+        }
+        said["min_length"] = json!(rules.min_length);
+        said["min_new_tokens"] = json!(rules.min_new_tokens);
+        said["no_repeat_ngram_size"] = json!(rules.no_repeat_ngram_size);
+        said["repetition_penalty"] = json!(rules.repetition_penalty);
+        said["forced_bos_token_id"] = json!(rules.forced_bos);
+        said["forced_eos_token_id"] = json!(rules.forced_eos);
+        said["eos_token_id"] = json!(settings.ends);
+        said["suppress_tokens"] = json!(rules.suppressed);
+        said["begin_suppress_tokens"] = json!(rules.suppressed_at_begin);
+        said["bad_words_ids"] = json!(rules.bad_words);
+        said["stop_strings"] = json!(self.stops);
+        match said {
+            Value::Object(said) => said,
+            _ => Map::new(),
+        }
+    }
+
     /// The texts that the model writes behind prompts, in their order. Prompts of nearly one length
     /// are written behind together, the longest first.
     ///
@@ -132,21 +188,37 @@ impl Writer {
         prompts: &[Vec<i32>],
         options: &WriteOptions,
     ) -> Result<Vec<String>, WriteError> {
+        let found = self.tokens(prompts, options, |_| true)?;
+        Ok(found.iter().map(|tokens| self.read(tokens)).collect())
+    }
+
+    /// The tokens of the texts that [`write`](Self::write) gives, of the batches whose number `owns` takes; of
+    /// others none.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn tokens(
+        &mut self,
+        prompts: &[Vec<i32>],
+        options: &WriteOptions,
+        owns: impl Fn(usize) -> bool,
+    ) -> Result<Vec<Vec<i32>>, WriteError> {
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&prompt| Reverse(prompts[prompt].len()));
-        let mut texts = vec![String::new(); prompts.len()];
-        for batch in order.chunks(options.batch_size.max(1)) {
+        let mut written = vec![Vec::new(); prompts.len()];
+        let batches = order.chunks(options.batch_size.max(1)).enumerate();
+        for (_, batch) in batches.filter(|(number, _)| owns(*number)) {
             let own: Vec<Vec<i32>> = batch
                 .iter()
                 .map(|&prompt| prompts[prompt].clone())
                 .collect();
             let found = self.search(&own, options, |_, _, _| {});
             let found = found.map_err(|error| numbered(error, batch))?;
-            for (&prompt, tokens) in batch.iter().zip(&found) {
-                texts[prompt] = self.read(tokens);
+            for (&prompt, tokens) in batch.iter().zip(found) {
+                written[prompt] = tokens;
             }
         }
-        Ok(texts)
+        Ok(written)
     }
 
     /// The text that the model writes behind a prompt; `watch` sees its parts as they become certain.
@@ -167,8 +239,13 @@ impl Writer {
         Ok(self.read(&found.concat()))
     }
 
+    /// Exchanges the engine for another, as [`Generator::exchange`].
+    pub fn exchange(&mut self, engine: &mut Engine) {
+        self.generator.exchange(engine);
+    }
+
     /// The text of tokens, up to the first stop.
-    fn read(&self, tokens: &[i32]) -> String {
+    pub fn read(&self, tokens: &[i32]) -> String {
         let mut text = text(&self.tokenizer, tokens);
         text.truncate(self.stops.end(&text));
         text

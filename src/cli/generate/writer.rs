@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use ailora::{
     finetune::Model,
-    models::generate::{WriteOptions, Writer},
+    models::{
+        generate::{Settings, WriteOptions, Writer},
+        task::Task,
+    },
     runtime::backend::Backend,
 };
 
@@ -66,46 +69,74 @@ impl WriterArgs {
     ///
     /// # Errors
     /// They do not fit together, or their files are not as they should be.
-    pub fn open(&self) -> Result<(Writer, WriteOptions), Error> {
+    pub fn open(&self, task: Option<&Task>) -> Result<(Writer, WriteOptions), Error> {
         let adapter = self.adapter.as_deref();
         let adapter = adapter.map(|path| self.insist.folder(path));
         let model = Model::generating(&self.model, adapter)?;
         if let Some(path) = &self.adapter {
             say_applied(path, &model);
         }
+        let how = How {
+            task,
+            merged: self.merged,
+            strict: self.strict,
+            together: TOGETHER,
+        };
         let backend = self.device.open()?;
-        self.texts
-            .writer(model, self.merged, self.strict, backend, TOGETHER)
+        self.texts.writer(model, &how, backend)
     }
 }
 
+/// How a model writes, beside its flags.
+#[derive(Clone, Copy)]
+pub struct How<'a> {
+    /// The task that may say how.
+    pub task: Option<&'a Task>,
+    /// Whether the adapter is merged into the weights, or beside them.
+    pub merged: bool,
+    /// Whether anything of the model's files may be unused.
+    pub strict: StrictArgs,
+    /// Prompts that are written behind at a time.
+    pub together: usize,
+}
+
 impl TextArgs {
-    /// A model that writes, and how, `together` prompts at a time; its adapter is beside the weights, or
-    /// merged into them.
+    /// A model that writes, and how.
     ///
     /// # Errors
     /// Its files, or flags that contradict each other.
     pub fn writer(
         &self,
         mut model: Model,
-        merged: bool,
-        strict: StrictArgs,
+        how: &How<'_>,
         backend: Box<dyn Backend>,
-        together: usize,
     ) -> Result<(Writer, WriteOptions), Error> {
-        let settings = model.generation()?;
-        strict.check(&model)?;
+        let settings = model.generation(how.task)?;
+        how.strict.check(&model)?;
         // Flags that contradict each other are said before anything is computed.
-        let strategy = self.choice.strategy(&settings)?;
-        let options = WriteOptions {
+        let options = self.options(&settings, how.together)?;
+        let mut writer = model.writer(settings, how.merged, backend)?;
+        self.stop(&mut writer);
+        Ok((writer, options))
+    }
+
+    /// How texts are written, so many at a time, where flags do not say otherwise as `settings` do.
+    ///
+    /// # Errors
+    /// Flags that contradict each other.
+    pub fn options(&self, settings: &Settings, together: usize) -> Result<WriteOptions, Error> {
+        let strategy = self.choice.strategy(settings)?;
+        Ok(WriteOptions {
             strategy,
-            rules: self.choice.rules(&settings, strategy),
+            rules: self.choice.rules(settings, strategy),
             max_new_tokens: self.max_new_tokens,
             batch_size: together,
-        };
-        let mut writer = model.writer(settings, merged, backend)?;
+        })
+    }
+
+    /// Stops a writer before the texts of the flags.
+    pub fn stop(&self, writer: &mut Writer) {
         self.stop.iter().for_each(|stop| writer.stop_before(stop));
-        Ok((writer, options))
     }
 }
 

@@ -185,7 +185,7 @@ fn squad_is_scored_by_the_rules_of_its_version() {
     assert!(found.get("best_exact").is_none());
     let warned = scene.run(&format!("score {args}")).stderr;
     assert!(
-        warned.contains("1 predictions in found.json are for other questions"),
+        warned.contains("for other questions: 1 of 4 predictions (found.json)"),
         "{warned}"
     );
     let found = scores(&scene, &format!("{args} --no-answer-scores scores.json"));
@@ -222,7 +222,7 @@ fn squad_is_scored_by_the_rules_of_its_version() {
     );
     let warned = scene.run(&format!("score {args}")).stderr;
     assert!(
-        warned.contains("1 of 2 questions have no prediction"),
+        warned.contains("without a prediction: 1 of 2 questions (found.json.gz)"),
         "{warned}"
     );
 }

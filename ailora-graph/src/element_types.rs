@@ -3,7 +3,7 @@
 use crate::ir::{DType, Leaf, Op, Program, ProgramError, Type};
 
 /// The program with its matrices kept as elements of `matrices`, a type of floats: parameters with two axes or
-/// more, embeddings among them, and inputs, which are cast to it.
+/// more, embeddings among them, states, and inputs, which are cast to it.
 ///
 /// What is computed is as narrow as the narrowest value that it is computed of. Vectors (biases, gains) stay
 /// float32, and so do losses, sums along axes, and results, which are cast to it.
@@ -14,6 +14,7 @@ pub fn element_types(program: &Program, matrices: DType) -> Result<Program, Prog
     let mut typed = program.rewrite(|new, _, node, args| match &node.op {
         Op::Frozen(leaf) => new.add(Op::Frozen(kept(leaf, matrices)), &[]),
         Op::Trained(leaf) => new.add(Op::Trained(kept(leaf, matrices)), &[]),
+        Op::State(leaf) => new.add(Op::State(kept(leaf, matrices)), &[]),
         Op::Input(leaf) => {
             let dtype = kept(leaf, matrices).ty.dtype;
             let given = new.add(node.op.clone(), &[])?;
@@ -24,7 +25,8 @@ pub fn element_types(program: &Program, matrices: DType) -> Result<Program, Prog
     })?;
     let outputs: Vec<_> = typed.outputs().clone().into_iter().collect();
     for (name, id) in outputs {
-        if typed.ty(id).dtype.is_float() {
+        let stays = matches!(typed[id].op, Op::Put(_));
+        if typed.ty(id).dtype.is_float() && !stays {
             let wide = typed.cast(id, DType::F32)?;
             typed.set_output(name, wide);
         }

@@ -21,7 +21,8 @@ pub struct Hoisted {
 /// # Errors
 /// None for a program that passed its own type checks.
 pub fn hoist(program: &Program) -> Result<Hoisted, ProgramError> {
-    let varies = program.depends_on(|op| matches!(op, Op::Input(_) | Op::Trained(_)));
+    let varies =
+        program.depends_on(|op| matches!(op, Op::Input(_) | Op::Trained(_) | Op::State(_)));
     let frozen = program.depends_on(|op| matches!(op, Op::Frozen(_)));
     let constant = |id: Id| frozen[usize::from(id)] && !varies[usize::from(id)];
     let names = structural_names(program);

@@ -203,6 +203,29 @@ impl Engine {
         Ok(backend.run(run)?)
     }
 
+    /// Executes a compiled program and leaves its results where they are, for [`output`](Self::output).
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn execute(
+        &mut self,
+        id: PlanId,
+        inputs: &[(&str, Value<'_>)],
+        draw: Draw,
+    ) -> Result<(), EngineError> {
+        let (backend, run) = self.prepared(id, inputs, draw);
+        Ok(backend.execute(run)?)
+    }
+
+    /// A result of the last program that was [executed](Self::execute), which was this one.
+    ///
+    /// # Errors
+    /// The program has no such output; the device fails.
+    pub fn output(&self, id: PlanId, name: &str) -> Result<Vec<f32>, EngineError> {
+        let plan = &self.plans[id.0];
+        Ok(self.backend.output(id.0, plan, &self.weights, name)?)
+    }
+
     /// Seconds of a run of those steps of a compiled program that `which` is true of.
     ///
     /// # Errors

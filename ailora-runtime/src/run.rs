@@ -133,6 +133,8 @@ impl<'a> Outputs<'a> {
                 let (view, _) = plan.outputs.get(name)?;
                 match &plan.buffers[view.buffer] {
                     Buffer::Arena { start, .. } => Some(&arena[start + view.start..][..view.len()]),
+                    // What is put into a state is no output.
+                    Buffer::State { .. } => None,
                     Buffer::Parameter { name, .. } => {
                         Some(&params.get(&**name)?.as_f32()?[view.start..][..view.len()])
                     }

@@ -14,6 +14,8 @@
 //! trains on them and scores held-out rows with [`metrics`]. For a folder without `tokenizer.json` one is
 //! made from its other files, by `tokenizer/convert.rs`.
 //!
+//! [`score`] has the scorers of texts and of answers, which know no model.
+//!
 //! [`chat`] has conversations, and the templates in which models write them.
 //!
 //! Only [`family`] depends on a model's family. Weights are matched to parameters by name: what the hidden

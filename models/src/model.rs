@@ -15,7 +15,7 @@ use crate::{
     batch::{Batch, Inputs, Shape},
     config::Config,
     family::Network,
-    generate::{Cache, entry, memory},
+    generate::{Cache, Places, kept},
     head::Head,
 };
 
@@ -60,6 +60,25 @@ pub enum ModelError {
 /// What a program gives of logits, by name, for a batch of a shape, such as the mean loss; it adds the
 /// inputs that it reads.
 pub type Measures<'a> = dyn for<'g> Fn(&Tensor<'g>, Shape) -> Vec<(&'static str, Tensor<'g>)> + 'a;
+
+/// What a step of generation gives beside the output `logits`, `[rows, vocabulary]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Choices {
+    /// How many of the largest logits, as the output `top`, `[rows, top, 2]`; see
+    /// [`Top`](ailora_graph::ir::ops::top::Top).
+    pub top: usize,
+    /// Whether there is the logarithm of each row's sum of exponentials, as the output `log_sum`, `[rows]`.
+    pub log_sum: bool,
+}
+
+pub(crate) const LOGITS: &str = "logits";
+pub(crate) const TOP: &str = "top";
+pub(crate) const LOG_SUM: &str = "log_sum";
+
+fn named<'a, 'g>(outputs: &'a [(String, Tensor<'g>)]) -> Vec<(&'a str, &'a Tensor<'g>)> {
+    let named = outputs.iter();
+    named.map(|(name, value)| (name.as_str(), value)).collect()
+}
 
 /// A pretrained model with a head: programs for any batch, and what adapts it.
 #[derive(Clone, Debug)]
@@ -164,8 +183,9 @@ impl Model {
         Ok(cx.program(&*network, &[("last_hidden_state", &hidden)])?)
     }
 
-    /// The program of what generation reads of input texts, for an encoder-decoder: the outputs are
-    /// `memory.0`, `memory.1`..., `[rows, len, width]`.
+    /// The program of what generation reads of input texts, for an encoder-decoder: it puts keys and
+    /// values into the states `memory.0`, `memory.1`..., `[rows, len, width]`, at the places `memory.ids`,
+    /// `[rows, len]`.
     ///
     /// # Errors
     /// A model that does not generate from input texts; a size of zero.
@@ -182,25 +202,50 @@ impl Model {
         if parts.is_empty() {
             return Err(ModelError::NotGenerating { class: self.class });
         }
-        let names: Vec<String> = (0..parts.len()).map(memory).collect();
-        let outputs: Vec<_> = names.iter().map(String::as_str).zip(&parts).collect();
-        Ok(cx.program(&*network, &outputs)?)
+        Ok(cx.program(&*network, &named(&kept(&cx, &parts)))?)
     }
 
-    /// The program of one step of generation: `len` tokens of each of `rows` sequences behind places
-    /// for `cached` earlier ones. Besides the family's inputs there are `cache.0`, `cache.1`...,
-    /// `[rows, cached, width]`, the keys and values so far; the outputs of these names are what the
-    /// step adds, `[rows, len, width]`, beside `logits`, those behind the last token, `[rows, vocabulary]`.
-    /// An encoder-decoder reads the [`memory`](Self::memory) of texts of `source` tokens too.
+    /// The program of the first step of generation over `len` tokens of each of `rows` sequences, padded
+    /// on the left. Besides the family's inputs there is `cache.ids`, `[rows, len]`: the places of the
+    /// states `cache.0`, `cache.1`..., `[places.rows, places.len, width]`, that keep the tokens' keys and
+    /// values. The outputs are the [`Choices`] of what follows the last token.
     ///
     /// # Errors
     /// A model that does not generate; a size of zero.
-    pub fn step(
+    pub fn first_step(
         &self,
         rows: usize,
         len: usize,
-        cached: usize,
-        source: usize,
+        places: Places,
+        choices: Choices,
+    ) -> Result<Program, ModelError> {
+        self.generating(rows, len, choices, |cx| Cache::first(cx, rows, places))
+    }
+
+    /// The program of a later step, of one token of each of `rows` sequences. Each sees the first of the
+    /// places that its row of `cache.table`, `[rows, places.len]`, names, as many as `cache.counts`,
+    /// `[rows, 1]`, says, its own among them. An encoder-decoder also reads the
+    /// [`memory`](Self::memory) of texts, of which `source` says where it lies, by `memory.table` and
+    /// `memory.counts`; it has no first step.
+    ///
+    /// # Errors
+    /// As [`first_step`](Self::first_step).
+    pub fn step(
+        &self,
+        rows: usize,
+        places: Places,
+        source: Option<Places>,
+        choices: Choices,
+    ) -> Result<Program, ModelError> {
+        self.generating(rows, 1, choices, |cx| Cache::next(cx, rows, places, source))
+    }
+
+    fn generating(
+        &self,
+        rows: usize,
+        len: usize,
+        choices: Choices,
+        cache: impl for<'g> FnOnce(&'g Cx) -> Cache<'g>,
     ) -> Result<Program, ModelError> {
         self.check(Shape {
             rows,
@@ -209,18 +254,21 @@ impl Model {
         })?;
         let cx = Cx::new();
         let network = build(&self.config, self.head, &cx)?;
-        let mut cache = Cache::new(&cx, rows, cached).with_source(source);
+        let mut cache = cache(&cx);
         let hidden = network.step(&cx, len, &mut cache);
         let hidden = hidden.ok_or(ModelError::NotGenerating { class: self.class })?;
         let logits = network.logits(&hidden.slice(1, len - 1, len));
-        let mut outputs = vec![("logits".to_owned(), &logits)];
-        let added = cache.added().iter().enumerate();
-        outputs.extend(added.map(|(i, added)| (entry(i), added)));
-        let outputs: Vec<_> = outputs
-            .iter()
-            .map(|(name, value)| (name.as_str(), *value))
-            .collect();
-        Ok(cx.program(&*network, &outputs)?)
+        let vocabulary = logits.shape().last().copied().unwrap_or(1);
+        let logits = logits.reshape([rows, vocabulary]);
+        let mut outputs = cache.held().to_vec();
+        if choices.top > 0 {
+            outputs.push((TOP.to_owned(), logits.top(choices.top)));
+        }
+        if choices.log_sum {
+            outputs.push((LOG_SUM.to_owned(), logits.log_sum_exp()));
+        }
+        outputs.push((LOGITS.to_owned(), logits));
+        Ok(cx.program(&*network, &named(&outputs))?)
     }
 
     /// Every projection with what its annotation says.

@@ -7,11 +7,11 @@ use std::{collections::HashMap, fs, path::Path};
 use ailora_graph::{AdapterSpec, fuse::cost::Costs};
 use ailora_models::{
     config::Config,
-    generate::{Generator, Options, Settings, Strategy, search},
+    generate::{Generator, Options, Settings, Strategy},
     head::Head,
     pretrained::Pretrained,
 };
-use ailora_runtime::passes::Fusion;
+use ailora_runtime::{engine::Engine, passes::Fusion};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use support::{device, fixtures};
@@ -28,7 +28,7 @@ struct Case {
     tokens: Vec<i32>,
 }
 
-fn generator(dir: &Path) -> (Generator, Config) {
+fn generator(dir: &Path) -> ((Generator, Engine), Config) {
     let config = Config::from_dir(dir).unwrap();
     let head = match config.architecture.start_token() {
         Some(_) => Head::Seq2SeqLm { smoothing: 0.0 },
@@ -40,7 +40,7 @@ fn generator(dir: &Path) -> (Generator, Config) {
         site.spec = AdapterSpec::frozen();
     }
     let engine = device::engine(base.weights, Fusion::At(Costs::default()));
-    (Generator::new(base.model, sites, engine), config)
+    ((Generator::new(base.model, sites), engine), config)
 }
 
 fn folder(config: &Value) -> TempDir {
@@ -71,7 +71,7 @@ fn tokens_equal_those_of_transformers() {
     } in cases
     {
         let entry = generators.remove(&model);
-        let (generator, about) =
+        let ((generator, mut engine), about) =
             entry.unwrap_or_else(|| generator(&fixtures().join(format!("parity/{model}"))));
         let dir = folder(&Value::from(config.clone()));
         let (settings, notes) = Settings::read(dir.path(), &about).unwrap();
@@ -97,13 +97,12 @@ fn tokens_equal_those_of_transformers() {
             ends: settings.ends,
             rules: settings.rules,
         };
-        let (mut session, logits) = generator
-            .start(std::slice::from_ref(&prompt), options.max_new_tokens)
-            .unwrap();
         let (never, ignored) = (|_: usize, _: &[i32]| false, |_, _| {});
-        let found = search(&mut session, logits, &given, &options, never, ignored).unwrap();
+        let prompts = std::slice::from_ref(&prompt);
+        let found = generator.generate(&mut engine, prompts, &options, never, ignored);
+        let found = found.unwrap();
         assert_eq!(found, [tokens], "{model} {prompt:?} {config:?}");
-        generators.insert(model, (generator, about));
+        generators.insert(model, ((generator, engine), about));
     }
 }
 

@@ -5,10 +5,7 @@ use std::{
 
 use super::{
     Error,
-    generate::{
-        conversations::ChatArgs,
-        writer::{WriterArgs, show},
-    },
+    generate::{conversations::ChatArgs, writer::WriterArgs},
     print::{self, out, say},
 };
 
@@ -23,10 +20,10 @@ pub struct Args {
 
 /// Answers the lines of standard input, each with all that was said before.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let (mut writer, options) = args.writer.open(None)?;
+    let mut desk = args.writer.open(None)?;
     let bound = args
         .chats
-        .bind(args.writer.adapter.as_deref(), &mut writer)?;
+        .bind(args.writer.adapter.as_deref(), &mut desk.writer)?;
     let is_terminal = io::stdin().is_terminal();
     let ask = || {
         if is_terminal {
@@ -49,7 +46,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
                 let prompt = bound.prompts(std::slice::from_ref(&conversation));
                 let written = prompt
                     .map_err(Error::from)
-                    .and_then(|prompt| show(&mut writer, &prompt.concat(), &options));
+                    .and_then(|prompt| desk.show(&prompt.concat()));
                 match written {
                     Ok(answer) => {
                         out!("")?;

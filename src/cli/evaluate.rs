@@ -4,14 +4,13 @@ use std::{
 };
 
 use ailora::{
-    finetune::{LENGTH, Model, data, trained_length},
+    finetune::{LENGTH, data, trained_length},
     models::{
         batch::{BatchError, Buckets, Encoded, Order, evaluation},
         data::{Example, files},
-        generate::{WriteOptions, Writer},
         lengths::Cut,
         metrics::{Metric, SHARES, wilson},
-        objective::{HeldOut, Predictor, written},
+        objective::{HeldOut, Objective, Predictor, written},
         task::{Malformed, Rows, Split, Task},
     },
     runtime::engine::Engine,
@@ -75,6 +74,31 @@ impl Part {
         let values = scores.iter().map(|(name, x)| (name.clone(), json!(x)));
         self.scores.extend(values);
     }
+
+    /// Adds the scores of what was written about the rows, and how it was.
+    ///
+    /// # Errors
+    /// A row has nothing that its text can be scored against.
+    fn add_texts(
+        &mut self,
+        objective: &dyn Objective,
+        texts: &[String],
+        how: Map<String, Value>,
+    ) -> Result<(), Error> {
+        let targets: Vec<Option<Value>> = self.rows.iter().map(|row| row.target.clone()).collect();
+        let scores = written::scores(objective, texts, &targets)?;
+        self.add(&scores);
+        let rows = self.rows.len();
+        for Metric { name, .. } in SHARES {
+            if let Some(&share) = scores.get(name) {
+                let interval = json!(wilson(share, rows));
+                self.scores.insert(format!("{name}_interval"), interval);
+            }
+        }
+        self.scores.insert("rows".to_owned(), json!(rows));
+        self.scores.insert("generation".to_owned(), how.into());
+        Ok(())
+    }
 }
 
 /// The means of several parts' metrics, each part counted once whatever its size.
@@ -119,32 +143,32 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     for split in &splits {
         let file = task.load_split(&data, split, Malformed::Refused)?;
         args.model.say(&file.notes)?;
-        let rows = model.encode_held_out(&file.examples, max_len)?;
-        say_cut(&split.name, &Cut::of(objective, &rows, max_len));
         let mut part = Part {
             name: split.name.clone(),
             rows: file.examples,
             scores: Map::new(),
         };
+        let rows = model.encode_held_out(&part.rows, max_len)?;
+        say_cut(&part.name, &Cut::of(objective, &rows, max_len));
         // What is written can be scored where nothing else can.
-        if how.is_none() || rows.iter().any(|row| objective.has_targets(row)) {
+        if !writes || rows.iter().any(|row| objective.has_targets(row)) {
             let buckets = buckets(&rows, max_len)?;
             let size = args.batch_size;
-            let held_out = HeldOut::new(&split.name, rows, objective, &buckets, size, 0)?;
+            let held_out = HeldOut::new(&part.name, rows, objective, &buckets, size, 0)?;
             part.add(&objective.evaluate(&mut predictor, &mut engine, &held_out)?);
         }
         parts.push(part);
     }
     if let Some((settings, options)) = how {
-        let mut writer = model.writer_on(&predictor, engine, settings);
-        args.texts.stop(&mut writer);
-        writer.end_at(objective.end(&model.tokenizer));
-        let form = Form {
-            max_len,
-            templates: task.text.templates(),
-        };
+        let writer = model.writer_on(&predictor, settings);
+        let mut desk = args.texts.desk(writer, engine, options);
+        desk.writer.end_at(objective.end(&model.tokenizer));
         for part in &mut parts {
-            write(&model, &mut writer, &options, &form, part)?;
+            let prompts = objective.prompts(&part.rows, &model.tokenizer, max_len)?;
+            let texts = desk.write(&tokens(&prompts.unwrap_or_default()))?;
+            let mut how = desk.described();
+            how.insert("prompt".to_owned(), json!(task.text.templates()));
+            part.add_texts(objective, &texts, how)?;
         }
     }
     let average = average(objective.text_metrics(), &parts);
@@ -152,42 +176,6 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let scores: IndexMap<String, Map<String, Value>> = scores.chain(average).collect();
     out!("{}", serde_json::to_string(&scores)?)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The form of prompts.
-struct Form {
-    /// The longest, in tokens, of an encoder-decoder.
-    max_len: usize,
-    templates: Vec<String>,
-}
-
-/// Scores what the model writes about the rows of a part, and records how it was written.
-fn write(
-    model: &Model,
-    writer: &mut Writer,
-    options: &WriteOptions,
-    form: &Form,
-    part: &mut Part,
-) -> Result<(), Error> {
-    let objective = &*model.objective;
-    let prompts = objective.prompts(&part.rows, &model.tokenizer, form.max_len)?;
-    let texts = writer.write(&tokens(&prompts.unwrap_or_default()), options)?;
-    let targets: Vec<Option<Value>> = part.rows.iter().map(|row| row.target.clone()).collect();
-    let scores = written::scores(objective, &texts, &targets)?;
-    part.add(&scores);
-    for Metric { name, .. } in SHARES {
-        if let Some(&share) = scores.get(name) {
-            let interval = json!(wilson(share, part.rows.len()));
-            part.scores.insert(format!("{name}_interval"), interval);
-        }
-    }
-    let mut generation = writer.described(options);
-    generation.insert("prompt".to_owned(), json!(form.templates));
-    part.scores
-        .insert("rows".to_owned(), json!(part.rows.len()));
-    part.scores
-        .insert("generation".to_owned(), generation.into());
-    Ok(())
 }
 
 /// Tokens as a writer takes them.

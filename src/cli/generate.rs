@@ -4,16 +4,12 @@ pub mod writer;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ailora::models::{
-    chat::Conversation,
-    generate::{WriteOptions, Writer},
-    task::Task,
-};
+use ailora::models::{chat::Conversation, generate::Writer, task::Task};
 use serde_json::json;
 
 use self::{
     conversations::ChatArgs,
-    writer::{WriterArgs, show},
+    writer::{Desk, TOGETHER, WriterArgs},
 };
 use super::{Error, print::out};
 
@@ -55,18 +51,18 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let task = args.task.as_deref().map(Task::parse).transpose()?;
     let task = task.as_ref().map(Task::evaluated);
     let task = task.as_deref();
-    let (mut writer, options) = args.writer.open(task)?;
+    let mut desk = args.writer.open(task)?;
     if let Some(conversations) = conversations {
-        answer(args, &mut writer, &options, &conversations)?;
+        answer(args, &mut desk, &conversations)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let ids = prompts(args, task, &mut writer)?;
+    let ids = prompts(args, task, &mut desk.writer)?;
     if let [prompt] = &ids[..] {
-        show(&mut writer, prompt, &options)?;
+        desk.show(prompt)?;
         out!("")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let written = writer.write(&ids, &options)?;
+    let written = desk.write(&ids)?;
     for (prompt, text) in args.prompt.iter().zip(&written) {
         out!("{}", json!({"prompt": prompt, "text": text}))?;
     }
@@ -104,16 +100,10 @@ fn asked(
 }
 
 /// Writes the answers to conversations.
-fn answer(
-    args: &Args,
-    writer: &mut Writer,
-    options: &WriteOptions,
-    conversations: &[Conversation],
-) -> Result<(), Error> {
-    let prompts = asked(args, writer, conversations)?;
-    let size = options.batch_size;
-    for (conversations, prompts) in conversations.chunks(size).zip(prompts.chunks(size)) {
-        let answers = writer.write(prompts, options)?;
+fn answer(args: &Args, desk: &mut Desk, conversations: &[Conversation]) -> Result<(), Error> {
+    let prompts = asked(args, &mut desk.writer, conversations)?;
+    for (conversations, prompts) in conversations.chunks(TOGETHER).zip(prompts.chunks(TOGETHER)) {
+        let answers = desk.write(prompts)?;
         for (conversation, answer) in conversations.iter().zip(&answers) {
             out!(
                 "{}",

@@ -146,10 +146,10 @@ fn written_lines(
         strict: args.model.strict,
         together: args.batch_size,
     };
-    let (mut writer, options) = args.texts.writer(model, &how, args.device.open()?)?;
-    writer.end_at(end);
+    let mut desk = args.texts.writer(model, &how, args.device.open()?)?;
+    desk.writer.end_at(end);
     let mut lines = Vec::new();
-    let texts = writer.write(&tokens(prompts), &options)?;
+    let texts = desk.write(&tokens(prompts))?;
     for (index, (row, text)) in rows.iter().zip(&texts).enumerate() {
         let mut line = json!({"index": index, "text": text});
         if let Some((name, found)) = written::answer(&*objective, text, row.target.as_ref()) {

@@ -1,5 +1,7 @@
 //! Scores of what any system wrote.
 
+mod rows;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -7,21 +9,22 @@ use std::{
 
 use ailora::models::{
     closed::json::Unique,
-    data::{Auto, DataError, Format, Record, Sink, Source, squad::questions, without_end},
+    data::{DataError, Source, squad::questions},
     score::{
         arithmetic::{Answer, LLM_ADAPTERS, RULES, Rule},
-        rouge::{KINDS, Rouge, with_newlines},
+        rouge::{KINDS, Rouge},
         squad::{self, NoAnswer, Question, Version},
     },
 };
 use clap::Subcommand;
-use indexmap::{IndexMap, IndexSet};
+use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
 use super::{
     Error, args,
     print::{out, say},
 };
+use rows::{expected, texts};
 
 /// What is scored.
 #[derive(Debug, clap::Args)]
@@ -54,8 +57,16 @@ struct SquadArgs {
     #[arg(long, value_name = "FILE")]
     no_answer_scores: Option<PathBuf>,
     /// Take a question with a score above X to have no answer, except in the search for the best threshold.
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = args::number, requires = "no_answer_scores", allow_hyphen_values = true)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = threshold, requires = "no_answer_scores", allow_hyphen_values = true)]
     no_answer_threshold: f64,
+}
+
+fn threshold(text: &str) -> Result<f64, String> {
+    let number = args::number(text)?;
+    match number.is_nan() {
+        true => Err("expected a number".to_owned()),
+        false => Ok(number),
+    }
 }
 
 /// Texts, and what is expected of them.
@@ -110,8 +121,8 @@ fn rules() -> String {
 /// Prints one JSON object: the scores by name, and what they were computed by.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let scores = match &args.kind {
-        Kind::Squad(args) => squad(args)?,
-        Kind::Rouge(args) => rouge(args)?,
+        Kind::Squad(args) => squad(args)?.into(),
+        Kind::Rouge(args) => rouge(args)?.into(),
         Kind::Arithmetic(args) => arithmetic(args)?,
     };
     out!("{}", serde_json::to_string(&scores)?)?;
@@ -120,12 +131,11 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
 
 fn squad(args: &SquadArgs) -> Result<Map<String, Value>, Error> {
     let (version, questions) = asked(&args.data)?;
-    let texts = by_id(&args.predictions, "a text", |value| match value {
-        Value::String(text) => Some(text),
-        _ => None,
+    let texts = by_id(&args.predictions, "a text", |value| {
+        value.as_str().map(str::to_owned)
     })?;
     let scores = args.no_answer_scores.as_ref();
-    let scores = scores.map(|path| by_id(path, "a number", |value| value.as_f64()));
+    let scores = scores.map(|path| by_id(path, "a number", Value::as_f64));
     let scores = scores.transpose()?;
     let no_answer = scores.as_ref().map(|scores| NoAnswer {
         scores,
@@ -135,7 +145,7 @@ fn squad(args: &SquadArgs) -> Result<Map<String, Value>, Error> {
         .map_err(|error| format!("{}: {error}", args.data.display()))?;
     if found.missing > 0 {
         say!(
-            "warning: {} of {} questions have no prediction in {} and count as wrong",
+            "warning: counted as wrong, without a prediction: {} of {} questions ({})",
             found.missing,
             questions.len(),
             args.predictions.display()
@@ -143,8 +153,9 @@ fn squad(args: &SquadArgs) -> Result<Map<String, Value>, Error> {
     }
     if found.unknown > 0 {
         say!(
-            "warning: {} predictions in {} are for other questions and count for nothing",
+            "warning: not counted, for other questions: {} of {} predictions ({})",
             found.unknown,
+            texts.len(),
             args.predictions.display()
         );
     }
@@ -182,7 +193,7 @@ fn asked(path: &Path) -> Result<(Version, Vec<Question>), DataError> {
 fn by_id<T>(
     path: &Path,
     expected: &str,
-    read: impl Fn(Value) -> Option<T>,
+    read: impl Fn(&Value) -> Option<T>,
 ) -> Result<IndexMap<String, T>, DataError> {
     let wrong = |cause: String| DataError::Form {
         path: path.to_owned(),
@@ -195,11 +206,9 @@ fn by_id<T>(
         Ok(_) => return Err(wrong("it is no object".to_owned())),
         Err(error) => return Err(wrong(error.to_string())),
     };
-    let own = |(id, value): (String, Value)| {
-        let found = value.to_string();
-        let value = read(value);
-        let value = value.ok_or_else(|| wrong(format!("that of `{id}` is {found}")))?;
-        Ok((id, value))
+    let own = |(id, value): (String, Value)| match read(&value) {
+        Some(value) => Ok((id, value)),
+        None => Err(wrong(format!("that of `{id}` is {value}"))),
     };
     object.into_iter().map(own).collect()
 }
@@ -207,18 +216,8 @@ fn by_id<T>(
 fn rouge(args: &RougeArgs) -> Result<Map<String, Value>, Error> {
     let texts = texts(&args.files.predictions)?;
     let columns = ["references", "target", "summary", "highlights"];
-    let (references, columns) = expected(&args.files, args.column.as_deref(), &columns)?;
+    let (references, columns) = expected(&args.files.data, args.column.as_deref(), &columns)?;
     check_counts(&args.files, texts.len(), references.len())?;
-    let texts: Vec<String> = texts.iter().map(|text| with_newlines(text)).collect();
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let references: Vec<Vec<String>> = references
-        .iter()
-        .map(|row| row.iter().map(|text| with_newlines(text)).collect())
-        .collect();
-    let references: Vec<Vec<&str>> = references
-        .iter()
-        .map(|row| row.iter().map(String::as_str).collect())
-        .collect();
     let rouge = Rouge {
         stem: !args.no_stemmer,
     };
@@ -234,10 +233,10 @@ fn rouge(args: &RougeArgs) -> Result<Map<String, Value>, Error> {
     Ok(found)
 }
 
-fn arithmetic(args: &ArithmeticArgs) -> Result<Map<String, Value>, Error> {
+fn arithmetic(args: &ArithmeticArgs) -> Result<Value, Error> {
     let texts = texts(&args.files.predictions)?;
     let columns = ["answer", "Answer", "correct"];
-    let (answers, columns) = expected(&args.files, args.column.as_deref(), &columns)?;
+    let (answers, columns) = expected(&args.files.data, args.column.as_deref(), &columns)?;
     check_counts(&args.files, texts.len(), answers.len())?;
     let mut right = 0;
     for (row, (text, answer)) in texts.iter().zip(&answers).enumerate() {
@@ -249,17 +248,13 @@ fn arithmetic(args: &ArithmeticArgs) -> Result<Map<String, Value>, Error> {
         })?;
         right += usize::from(args.rule.is_right(text, parsed));
     }
-    let found = json!({
+    Ok(json!({
         "rule": args.rule.name,
         "accuracy": right as f64 / texts.len() as f64,
         "right": right,
         "rows": texts.len(),
         "columns": columns,
-    });
-    match found {
-        Value::Object(found) => Ok(found),
-        _ => Ok(Map::new()),
-    }
+    }))
 }
 
 fn wrong_answer(files: &Files, row: usize, expected: &str, found: &str) -> Error {
@@ -280,132 +275,5 @@ fn check_counts(files: &Files, texts: usize, expected: usize) -> Result<(), Erro
             "{predictions} has {texts} texts, and {data} has {expected} rows: they do not belong together"
         )
         .into()),
-    }
-}
-
-/// The texts that a system wrote.
-fn texts(path: &Path) -> Result<Vec<String>, DataError> {
-    if is_lines(path) {
-        return lines(path);
-    }
-    let mut rows = Rows::of(&["text"], "a text");
-    rows.are_predictions = true;
-    rows.read(path)?;
-    Ok(rows.values.into_iter().flatten().collect())
-}
-
-/// What is expected of each row, and the columns that say it.
-fn expected(
-    files: &Files,
-    column: Option<&str>,
-    columns: &[&str],
-) -> Result<(Vec<Vec<String>>, IndexSet<String>), Error> {
-    let path = &files.data;
-    match column {
-        Some(column) if is_lines(path) => {
-            let path = path.display();
-            Err(format!("--column {column}: {path} has a text a line, and no columns").into())
-        }
-        None if is_lines(path) => {
-            let lines = lines(path)?.into_iter();
-            Ok((lines.map(|line| vec![line]).collect(), IndexSet::new()))
-        }
-        column => {
-            let given = column.map(|column| [column]);
-            let columns = given.as_ref().map_or(columns, |given| &given[..]);
-            let mut rows = Rows::of(columns, "a text, a number, or a list of texts");
-            rows.read(path)?;
-            Ok((rows.values, rows.used))
-        }
-    }
-}
-
-/// Whether a file has a text a line, by its name.
-fn is_lines(path: &Path) -> bool {
-    matches!(Auto::ending(path), None | Some("txt"))
-}
-
-/// The lines of a file, empty ones too.
-fn lines(path: &Path) -> Result<Vec<String>, DataError> {
-    let mut source = Source::open(path, None)?;
-    let mut lines = source.lines();
-    let (mut line, mut texts) = (Vec::new(), Vec::new());
-    while lines.read(&mut line)? {
-        let text = std::str::from_utf8(without_end(&line)).map_err(|error| DataError::Form {
-            path: path.to_owned(),
-            expected: format!("UTF-8 text on line {}", lines.number()),
-            cause: error.to_string(),
-        })?;
-        texts.push(text.to_owned());
-        line.clear();
-    }
-    Ok(texts)
-}
-
-/// Takes of each record the texts of the first of some columns that it has.
-struct Rows<'a> {
-    columns: &'a [&'a str],
-    expected: &'static str,
-    /// Whether each has one text, and an `index` is the row's number.
-    are_predictions: bool,
-    values: Vec<Vec<String>>,
-    /// The columns that were taken.
-    used: IndexSet<String>,
-}
-
-impl<'a> Rows<'a> {
-    fn of(columns: &'a [&'a str], expected: &'static str) -> Self {
-        Self {
-            columns,
-            expected,
-            are_predictions: false,
-            values: Vec::new(),
-            used: IndexSet::new(),
-        }
-    }
-
-    fn read(&mut self, path: &Path) -> Result<(), DataError> {
-        Auto::default().read(&mut Source::open(path, None)?, self)
-    }
-}
-
-impl Sink for Rows<'_> {
-    fn columns(&mut self, path: &Path, names: &[&str]) -> Result<(), DataError> {
-        let is_there = self.columns.iter().any(|column| names.contains(column));
-        match is_there {
-            true => Ok(()),
-            false => Err(DataError::MissingColumn {
-                path: path.to_owned(),
-                column: self.columns.join("`, `"),
-                found: names.join(", "),
-            }),
-        }
-    }
-
-    fn record(&mut self, record: Record<'_>) -> Result<(), DataError> {
-        let row = self.values.len();
-        let is_there = |column: &&&str| record.get(column).is_some_and(|value| !value.is_null());
-        let Some(column) = self.columns.iter().find(is_there) else {
-            let names = self.columns.join("`, `");
-            return Err(record.wrong(&names, self.expected));
-        };
-        let texts: Option<Vec<String>> = match record.get(column) {
-            Some(Value::Array(values)) if !self.are_predictions => values
-                .iter()
-                .map(|value| value.as_str().map(str::to_owned))
-                .collect(),
-            _ => record.written(column).map(|text| vec![text.into_owned()]),
-        };
-        let texts = texts.filter(|texts| !texts.is_empty());
-        let texts = texts.ok_or_else(|| record.wrong(column, self.expected))?;
-        if let Some(index) = record.get("index").filter(|_| self.are_predictions)
-            && index.as_u64() != Some(row as u64)
-        {
-            let expected = format!("{row}, as the rows are in their order");
-            return Err(record.wrong("index", &expected));
-        }
-        self.used.insert((*column).to_owned());
-        self.values.push(texts);
-        Ok(())
     }
 }

@@ -26,7 +26,7 @@ use ailora_models::{
     supervised::{Batching, Supervised, Train},
     task::{Splits, Task},
 };
-use ailora_runtime::{collective::Single, engine::Engine, store::Params, train::Keep};
+use ailora_runtime::{collective::Single, store::Params, train::Keep};
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
@@ -331,10 +331,9 @@ impl Learner for Finetuning {
         let train = std::mem::replace(&mut self.train, Train::Held(Vec::new()));
         let held_out = std::mem::take(&mut self.held_out);
         let writing = self.texts.take().map(|texts| {
-            let engine = Engine::new(Params::new());
             let Texts { splits, settings } = texts;
             let options = WriteOptions::of(&settings, recipe.batch_size);
-            let mut writer = self.model.writer_on(&predictor, engine, settings);
+            let mut writer = self.model.writer_on(&predictor, settings);
             writer.end_at(self.model.objective.end(&self.model.tokenizer));
             Writing {
                 writer,

@@ -208,7 +208,8 @@ impl Model {
         Ok(rows?)
     }
 
-    /// What writes texts as `settings` say; the adapter is beside the weights, or merged into them.
+    /// What writes texts as `settings` say, and an engine with the parameters; the adapter is beside the weights,
+    /// or merged into them.
     ///
     /// # Errors
     /// A weight is missing.
@@ -217,7 +218,7 @@ impl Model {
         settings: generate::Settings,
         merged: bool,
         backend: Box<dyn Backend>,
-    ) -> Result<Writer, Error> {
+    ) -> Result<(Writer, Engine), Error> {
         let positions = self.max_len(usize::MAX);
         let mut sites = self.pretrained.model.sites();
         let mut params = self.pretrained.weights;
@@ -228,23 +229,14 @@ impl Model {
         }
         sites = adapter.apply_to(sites);
         params.extend(adapter.tensors);
-        let generator =
-            Generator::new(self.pretrained.model, sites, Engine::fused(backend, params));
-        Ok(Writer::new(generator, self.tokenizer, settings, positions))
+        let generator = Generator::new(self.pretrained.model, sites);
+        let writer = Writer::new(generator, self.tokenizer, settings, positions);
+        Ok((writer, Engine::fused(backend, params)))
     }
 
-    /// What writes texts as `settings` say, of what [`predictor`](Self::predictor) gave.
-    pub fn writer_on(
-        &self,
-        predictor: &Predictor,
-        engine: Engine,
-        settings: generate::Settings,
-    ) -> Writer {
-        let generator = Generator::new(
-            predictor.model().clone(),
-            predictor.sites().to_vec(),
-            engine,
-        );
+    /// What writes texts as `settings` say, over the engine that [`predictor`](Self::predictor) gave.
+    pub fn writer_on(&self, predictor: &Predictor, settings: generate::Settings) -> Writer {
+        let generator = Generator::new(predictor.model().clone(), predictor.sites().to_vec());
         let positions = self.max_len(usize::MAX);
         Writer::new(generator, self.tokenizer.clone(), settings, positions)
     }

@@ -22,7 +22,7 @@ use ailora::{
         batch::{Batch, Shape, Targets},
         chat::{ChatTemplate, Controls, Conversation, Learn},
         config::Config,
-        generate::{self, Generator, Options, Strategy, search},
+        generate::{self, Generator, Options, Strategy},
         head::Head,
         peft::Adapter,
         pretrained::Pretrained,
@@ -237,8 +237,8 @@ fn campaign_of_generation_configurations() {
         for site in &mut sites {
             site.spec = ailora::AdapterSpec::frozen();
         }
-        let engine = Engine::new(pretrained.weights);
-        let mut generator = Generator::new(pretrained.model, sites, engine);
+        let mut engine = Engine::new(pretrained.weights);
+        let mut generator = Generator::new(pretrained.model, sites);
         let given = [vec![3, 4]];
         let options = Options {
             strategy: match settings.beams {
@@ -253,15 +253,7 @@ fn campaign_of_generation_configurations() {
             ends: settings.ends,
             rules: settings.rules,
         };
-        let (mut session, logits) = generator.start(&given, options.max_new_tokens)?;
-        search(
-            &mut session,
-            logits,
-            &given,
-            &options,
-            |_, _| false,
-            |_, _| {},
-        )?;
+        generator.generate(&mut engine, &given, &options, |_, _| false, |_, _| {})?;
         Ok(())
     })
     .some_of_both();

@@ -41,7 +41,7 @@ fn train(scene: &Scene, objective: Value, output: &str) -> Report {
         epochs: 4,
         batch_size: 4,
         lr: 2e-2,
-        max_length: 24,
+        max_length: Some(24),
         keep: Some(Keep::Last),
         ..Settings::default()
     };

@@ -56,6 +56,8 @@ macro_rules! operations {
             Frozen(Leaf),
             /// A parameter that is trained.
             Trained(Leaf),
+            /// An array that stays where it is between runs, and that a program may put into.
+            State(Leaf),
             /// A number.
             Const(Real),
             $($(#[$doc])* $op(ops::$file::$op),)*
@@ -71,7 +73,11 @@ macro_rules! operations {
             /// What the operation means; nothing for a leaf, which has no arguments.
             pub fn operation(&self) -> Option<&dyn Operation> {
                 match self {
-                    Self::Input(_) | Self::Frozen(_) | Self::Trained(_) | Self::Const(_) => None,
+                    Self::Input(_)
+                    | Self::Frozen(_)
+                    | Self::Trained(_)
+                    | Self::State(_)
+                    | Self::Const(_) => None,
                     $(Self::$op(op) => Some(op),)*
                 }
             }
@@ -128,12 +134,20 @@ operations! {
     AttentionGrad(attention),
     /// Rotation by positions.
     Rotary(rotary),
+    /// New places of a state.
+    Put(cache),
+    /// Attention to places of a cache.
+    CachedAttention(cache),
     /// Mean cross-entropy of logits against class ids.
     CrossEntropy(loss),
     /// Its derivative towards the logits.
     CrossEntropyGrad(loss),
     /// Whether each label has the largest logit.
     Matches(loss),
+    /// The largest numbers of rows.
+    Top(top),
+    /// The logarithm of each row's sum of exponentials.
+    LogSumExp(top),
 }
 
 impl Op {
@@ -145,7 +159,9 @@ impl Op {
     /// The type of a leaf.
     pub fn leaf_type(&self) -> Option<Type> {
         match self {
-            Self::Input(leaf) | Self::Frozen(leaf) | Self::Trained(leaf) => Some(leaf.ty.clone()),
+            Self::Input(leaf) | Self::Frozen(leaf) | Self::Trained(leaf) | Self::State(leaf) => {
+                Some(leaf.ty.clone())
+            }
             Self::Const(_) => Some(Type::f32([])),
             _ => None,
         }
@@ -158,6 +174,7 @@ impl fmt::Display for Op {
             Self::Input(leaf) => write!(f, "input({})", leaf.name),
             Self::Frozen(leaf) => write!(f, "frozen({})", leaf.name),
             Self::Trained(leaf) => write!(f, "trained({})", leaf.name),
+            Self::State(leaf) => write!(f, "state({})", leaf.name),
             Self::Const(value) => write!(f, "{value}"),
             other => match other.operation() {
                 Some(operation) => operation.fmt(f),

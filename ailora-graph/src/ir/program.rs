@@ -145,6 +145,15 @@ impl Program {
         self.leaf(Op::Trained, name, ty)
     }
 
+    /// An array that stays where it is between runs. What a program puts into it is a result of its name,
+    /// which a run leaves there instead of giving it.
+    ///
+    /// # Errors
+    /// The name has another type elsewhere.
+    pub fn state(&mut self, name: &str, ty: Type) -> Result<Id, ProgramError> {
+        self.leaf(Op::State, name, ty)
+    }
+
     /// A number.
     pub fn constant(&mut self, value: f64) -> Id {
         let node = Node {
@@ -507,7 +516,7 @@ impl Program {
             let node = &self[id];
             let value = match (&node.op, node.op.operation()) {
                 (Op::Const(value), _) => Tensor::scalar(value.0),
-                (Op::Input(leaf) | Op::Frozen(leaf) | Op::Trained(leaf), _) => {
+                (Op::Input(leaf) | Op::Frozen(leaf) | Op::Trained(leaf) | Op::State(leaf), _) => {
                     let value = bindings
                         .get(&*leaf.name)
                         .ok_or_else(|| EvalError::Unbound(leaf.name.clone()))?;

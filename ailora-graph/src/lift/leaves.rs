@@ -15,7 +15,15 @@ pub struct Leaves {
 pub(super) struct Leaf {
     pub name: String,
     pub ty: Type,
-    pub parameter: bool,
+    pub kind: Kind,
+}
+
+/// What a load is to a program.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    Parameter,
+    Input,
+    State,
 }
 
 impl Leaves {
@@ -26,7 +34,7 @@ impl Leaves {
             let leaf = Leaf {
                 name: parameter.name,
                 ty: Type::f32(parameter.shape),
-                parameter: true,
+                kind: Kind::Parameter,
             };
             (parameter.node, leaf)
         });
@@ -38,12 +46,17 @@ impl Leaves {
     /// Names a node as an input of the given type. Loads that are not named are inputs under
     /// luminal's own name for them, of floats.
     pub fn input(&mut self, node: NodeIndex, name: &str, ty: Type) {
-        let leaf = Leaf {
-            name: name.to_owned(),
-            ty,
-            parameter: false,
-        };
-        self.by_node.insert(node, leaf);
+        self.name(node, name, ty, Kind::Input);
+    }
+
+    /// Names a node as an array that stays where it is between runs.
+    pub fn state(&mut self, node: NodeIndex, name: &str, ty: Type) {
+        self.name(node, name, ty, Kind::State);
+    }
+
+    fn name(&mut self, node: NodeIndex, name: &str, ty: Type, kind: Kind) {
+        let name = name.to_owned();
+        self.by_node.insert(node, Leaf { name, ty, kind });
     }
 
     /// The node that loads the input `name` of a lifted program.

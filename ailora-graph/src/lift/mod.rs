@@ -11,6 +11,7 @@ mod recognize;
 mod view;
 
 pub use error::LiftError;
+use leaves::Kind;
 pub use leaves::{Leaves, Output};
 
 use std::collections::{HashMap, HashSet};
@@ -110,8 +111,11 @@ impl<'a> Lifter<'a> {
             && let Some(ty) = self.leaf_type(node)?
         {
             return match self.leaves.get(node) {
-                Some(leaf) if leaf.parameter => self.added(node, |p| p.frozen(&leaf.name, ty)),
-                Some(leaf) => self.added(node, |p| p.input(&leaf.name, ty)),
+                Some(leaf) => self.added(node, |p| match leaf.kind {
+                    Kind::Parameter => p.frozen(&leaf.name, ty),
+                    Kind::Input => p.input(&leaf.name, ty),
+                    Kind::State => p.state(&leaf.name, ty),
+                }),
                 None => {
                     let name = leaves::load_name(self.graph, node);
                     self.added(node, |p| p.input(&name, ty))

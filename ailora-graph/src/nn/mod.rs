@@ -49,6 +49,7 @@ use crate::{
 pub struct Cx {
     graph: RefCell<Graph>,
     inputs: RefCell<Vec<(NodeIndex, String, Type)>>,
+    states: RefCell<Vec<(NodeIndex, String, Type)>>,
     error: RefCell<Option<LiftError>>,
     streams: Cell<usize>,
     training: bool,
@@ -105,6 +106,15 @@ impl Cx {
         Tensor::new(self, node, ty)
     }
 
+    /// An array that stays where it is between runs ([`Program::state`](crate::ir::Program::state)).
+    pub fn state(&self, name: &str, ty: Type) -> Tensor<'_> {
+        let node = self.load(name);
+        self.states
+            .borrow_mut()
+            .push((node, name.to_owned(), ty.clone()));
+        Tensor::new(self, node, ty)
+    }
+
     /// The value of a parameter.
     pub fn value(&self, param: &Param) -> Tensor<'_> {
         Tensor::new(self, param.node, Type::f32(param.shape.clone()))
@@ -125,6 +135,9 @@ impl Cx {
         let mut leaves = Leaves::of(model);
         for (node, name, ty) in self.inputs.borrow().iter() {
             leaves.input(*node, name, ty.clone());
+        }
+        for (node, name, ty) in self.states.borrow().iter() {
+            leaves.state(*node, name, ty.clone());
         }
         let outputs: Vec<Output> = outputs
             .iter()

@@ -6,6 +6,7 @@ use crate::ir::{
     Name, Op, Real, Type,
     ops::{
         attention::Attention,
+        cache::{CachedAttention, Put},
         concat::Concat,
         dropout::Dropout,
         elementwise::{Binary, Unary},
@@ -17,6 +18,7 @@ use crate::ir::{
         rotary::Rotary,
         softmax::Softmax,
         take_along::TakeAlong,
+        top::{LogSumExp, Top},
         view::{Pad, Permute, Reshape, Slice},
     },
 };
@@ -299,6 +301,53 @@ impl<'g> Tensor<'g> {
             stream: stream.into(),
         };
         self.with(op, &others)
+    }
+
+    /// Attention of these queries to the places of a cache that a table names; see [`CachedAttention`].
+    /// Scores are divided by the square root of a head's width.
+    ///
+    /// # Shapes
+    /// queries `[b, s, heads·d]`, keys and values `[n, places, g·d]` with `g` a divisor of `heads`, table
+    /// i32 `[b, t]`, counts i32 `[b, s]`; result as the queries.
+    pub fn cached_attention(
+        &self,
+        keys: &Self,
+        values: &Self,
+        [table, counts]: [&Self; 2],
+        heads: usize,
+    ) -> Self {
+        let width = |x: &Self| x.shape().last().copied().unwrap_or(1);
+        let depth = (width(self) / heads.max(1)).max(1);
+        let op = CachedAttention {
+            heads,
+            kv_heads: width(keys) / depth,
+            scale: Real(1.0 / (depth as f64).sqrt()),
+        };
+        self.with(op, &[keys, values, table, counts])
+    }
+
+    /// This state with the rows `new` at the places `ids`; see [`Put`].
+    ///
+    /// # Shapes
+    /// `[n, places, w]`, `[b, s, w]` and i32 `[b, s]` give `[n, places, w]`.
+    pub fn put(&self, new: &Self, ids: &Self) -> Self {
+        self.with(Put, &[new, ids])
+    }
+
+    /// The `count` largest numbers of each row, each before its place; see [`Top`].
+    ///
+    /// # Shapes
+    /// `[b, n]` gives `[b, count, 2]`.
+    pub fn top(&self, count: usize) -> Self {
+        self.with(Top { count }, &[])
+    }
+
+    /// `ln(sum(e^x))` of each row.
+    ///
+    /// # Shapes
+    /// `[b, n]` gives `[b]`.
+    pub fn log_sum_exp(&self) -> Self {
+        self.with(LogSumExp, &[])
     }
 
     /// The mean cross-entropy of these logits against class ids, over the rows whose label is not

@@ -63,6 +63,24 @@ pub trait Backend: Platform + Stepper + Send {
     /// An input or a parameter that is missing or does not fit; the device fails.
     fn run<'a>(&'a mut self, run: Run<'a, '_>) -> Result<Outputs<'a>, BackendError>;
 
+    /// As [`run`](Self::run), but leaves the results where they are.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    fn execute(&mut self, run: Run<'_, '_>) -> Result<(), BackendError>;
+
+    /// A result of the last [`execute`](Self::execute), which was of this plan.
+    ///
+    /// # Errors
+    /// There is none of this name; the device fails.
+    fn output(
+        &self,
+        id: usize,
+        plan: &Plan,
+        weights: &Weights,
+        name: &str,
+    ) -> Result<Vec<f32>, BackendError>;
+
     /// As [`run`](Self::run); adds to `seconds` what each step of the plan took.
     ///
     /// # Errors

@@ -28,8 +28,16 @@ const STATE: usize = 3 * size_of::<f32>();
 /// Memory and threads of the CPU. One arena serves every plan that is run in it.
 #[derive(Debug, Default)]
 pub struct Cpu {
-    arena: Vec<Line>,
+    storage: Storage,
     training: Option<Training>,
+}
+
+/// What plans compute in.
+#[derive(Debug, Default)]
+struct Storage {
+    arena: Vec<Line>,
+    /// What stays between runs, by name.
+    states: HashMap<String, Vec<Line>>,
 }
 
 impl Cpu {
@@ -49,7 +57,7 @@ impl Cpu {
         inputs: &[(&str, Value<'_>)],
         draw: Draw,
     ) -> Result<Outputs<'a>, RunError> {
-        run_in(&mut self.arena, plan, params, inputs, |step, memory| {
+        run_in(&mut self.storage, plan, params, inputs, |step, memory| {
             execute(step, memory, draw);
         })
     }
@@ -68,7 +76,7 @@ impl Cpu {
     ) -> Result<Outputs<'a>, RunError> {
         seconds.resize(plan.steps.len(), 0.0);
         let mut seconds = seconds.iter_mut();
-        run_in(&mut self.arena, plan, params, inputs, |step, memory| {
+        run_in(&mut self.storage, plan, params, inputs, |step, memory| {
             let start = Instant::now();
             execute(step, memory, draw);
             if let Some(total) = seconds.next() {
@@ -98,7 +106,8 @@ impl Platform for Cpu {
             .collect();
         Footprint {
             parameters: parameters.values().sum(),
-            arena: plans.iter().map(Plan::arena_bytes).max().unwrap_or(0),
+            arena: plans.iter().map(Plan::arena_bytes).max().unwrap_or(0)
+                + plans.iter().map(Plan::state_bytes).max().unwrap_or(0),
             state: STATE * trained,
             workspace: 0,
         }
@@ -120,12 +129,29 @@ impl Backend for Cpu {
 
     fn add(&mut self, plan: &Plan, weights: &mut Weights) -> Result<(), BackendError> {
         weights.widen(plan.parameters.iter().map(|(name, _)| &**name));
-        Ok(reserve(&mut self.arena, plan)?)
+        Ok(reserve(&mut self.storage, plan)?)
     }
 
     fn run<'a>(&'a mut self, run: Run<'a, '_>) -> Result<Outputs<'a>, BackendError> {
         let params = run.weights.arrays();
         Ok(Self::run(self, run.plan, params, run.inputs, run.draw)?)
+    }
+
+    fn execute(&mut self, run: Run<'_, '_>) -> Result<(), BackendError> {
+        Self::run(self, run.plan, run.weights.arrays(), run.inputs, run.draw)?;
+        Ok(())
+    }
+
+    fn output(
+        &self,
+        _: usize,
+        plan: &Plan,
+        weights: &Weights,
+        name: &str,
+    ) -> Result<Vec<f32>, BackendError> {
+        let arena = bytemuck::cast_slice(&self.storage.arena);
+        let outputs = Outputs::in_place(plan, arena, weights.arrays());
+        Ok(outputs.output(name)?.to_vec())
     }
 
     fn profile<'a>(
@@ -146,7 +172,12 @@ impl Backend for Cpu {
     }
 
     fn arena_bytes(&self) -> usize {
-        size_of_val(&*self.arena)
+        let states = self
+            .storage
+            .states
+            .values()
+            .map(|state| size_of_val(&**state));
+        size_of_val(&*self.storage.arena) + states.sum::<usize>()
     }
 
     fn peak_bytes(&self, _: &[Plan], weights: &Weights, trained: usize) -> usize {
@@ -162,32 +193,51 @@ impl Backend for Cpu {
     }
 }
 
-/// Makes the arena large enough for a plan, so that running it allocates nothing.
-fn reserve(arena: &mut Vec<Line>, plan: &Plan) -> Result<(), RunError> {
-    let lines = plan.arena_len.div_ceil(16);
-    if let Some(more) = lines.checked_sub(arena.len()) {
-        let reserved = arena.try_reserve_exact(more);
-        reserved.map_err(|_| RunError::NoMemory(plan.arena_bytes()))?;
-        arena.resize(lines, Line::default());
+/// Makes arena and states large enough for a plan, so that running it allocates nothing.
+fn reserve(storage: &mut Storage, plan: &Plan) -> Result<(), RunError> {
+    grow(&mut storage.arena, plan.arena_len)?;
+    for (name, ty) in &plan.states {
+        let state = storage.states.entry(name.to_string()).or_default();
+        grow(state, ty.len())?;
     }
     Ok(())
 }
 
-/// Executes a plan in an arena, each step by `run_step`.
+/// Makes memory large enough for so many elements.
+fn grow(memory: &mut Vec<Line>, len: usize) -> Result<(), RunError> {
+    let lines = len.div_ceil(16);
+    if let Some(more) = lines.checked_sub(memory.len()) {
+        let reserved = memory.try_reserve_exact(more);
+        reserved.map_err(|_| RunError::NoMemory(size_of::<f32>() * len))?;
+        memory.resize(lines, Line::default());
+    }
+    Ok(())
+}
+
+/// Executes a plan in the arena, each step by `run_step`.
 fn run_in<'a>(
-    arena: &'a mut Vec<Line>,
+    storage: &'a mut Storage,
     plan: &'a Plan,
     params: &'a Params,
     inputs: &[(&str, Value<'_>)],
     mut run_step: impl FnMut(&Step, &Memory),
 ) -> Result<Outputs<'a>, RunError> {
-    reserve(arena, plan)?;
+    reserve(storage, plan)?;
+    let Storage { arena, states } = storage;
+    let mut states: HashMap<&str, &mut [f32]> = states
+        .iter_mut()
+        .map(|(name, state)| (name.as_str(), bytemuck::cast_slice_mut(state)))
+        .collect();
     let elements: &mut [f32] = bytemuck::cast_slice_mut(arena);
     let sizes = |name: &str, data: &[f32]| {
         let known = plan.parameters.iter().find(|(other, _)| &**other == name);
         known.is_none_or(|(_, ty)| ty.len() == data.len())
     };
     let buffers = plan.buffers.iter().map(|buffer| match buffer {
+        Buffer::State { name, .. } => match states.get_mut(&**name) {
+            Some(state) => Ok(Place::State(state.as_mut_ptr(), state.len())),
+            None => unreachable!("states were reserved"),
+        },
         Buffer::Arena { start, .. } => Ok(Place::Arena(*start)),
         Buffer::Parameter { name, .. } => {
             let data = params.get(&**name).and_then(Array::as_f32);

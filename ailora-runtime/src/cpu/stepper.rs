@@ -50,8 +50,8 @@ impl Stepper for Cpu {
     ) -> Result<(), BackendError> {
         let training = self.training.get_or_insert_with(|| Training::new(adamw));
         let params = run.weights.arrays();
-        let arena = &mut self.arena;
-        let outputs = run_in(arena, run.plan, params, run.inputs, |step, memory| {
+        let storage = &mut self.storage;
+        let outputs = run_in(storage, run.plan, params, run.inputs, |step, memory| {
             execute(step, memory, run.draw);
         })?;
         let loss = outputs.get("loss").and_then(<[f32]>::first);

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     kernels::device::{Action, Actions, Param},
     plan::{self, Input, Places, Plan, View},
-    run::Value,
+    run::{RunError, Value},
 };
 
 /// Runs of a plan that try to capture it.
@@ -31,10 +31,10 @@ pub(super) struct Executable {
     /// Streams of random numbers, and their keys of this run.
     streams: IndexSet<Name>,
     keys: Buffer,
-    /// What is launched for each step, at the addresses of an arena.
+    /// What is launched for each step, at the addresses that memory had.
     launches: Vec<Vec<Launch>>,
-    /// The arena that `launches` and `graph` are for.
-    arena: CUdeviceptr,
+    /// How often memory had moved when `launches` and `graph` were made.
+    moves: usize,
     graph: Option<CudaGraph>,
     /// How often it is still tried to capture them.
     tries: usize,
@@ -87,7 +87,7 @@ impl Executable {
             actions,
             streams,
             launches: Vec::new(),
-            arena: 0,
+            moves: 0,
             graph: None,
             tries: TRIES,
         })
@@ -229,11 +229,10 @@ impl Executable {
         inputs: &[(&Input, Value<'_>)],
         draw: Draw,
     ) -> Result<(), CudaError> {
-        let arena = cuda.arena.at(0);
-        if self.arena != arena || self.launches.is_empty() {
+        if self.moves != cuda.moves || self.launches.is_empty() {
             self.graph = None;
             self.launches = self.resolve(cuda, plan)?;
-            self.arena = arena;
+            self.moves = cuda.moves;
         }
         let keys: Vec<u64> = self.streams.iter().map(|s| draw.key(s).word()).collect();
         cuda.device.upload(&keys, &self.keys, 0)?;
@@ -332,6 +331,7 @@ impl Executable {
         match &plan.buffers[view.buffer] {
             plan::Buffer::Arena { .. } => cuda.arena.at(self.places.buffers[view.buffer] + byte),
             plan::Buffer::Parameter { name, .. } => cuda.parameters[&**name].buffer.at(byte),
+            plan::Buffer::State { name, .. } => cuda.states[&**name].at(byte),
         }
     }
 
@@ -349,15 +349,39 @@ impl Executable {
         for (name, &(view, _)) in &plan.outputs {
             let data = into.entry(name.clone()).or_default();
             data.resize(view.len(), 0.0);
-            let (buffer, first) = match &plan.buffers[view.buffer] {
-                plan::Buffer::Arena { .. } => (&cuda.arena, self.places.buffers[view.buffer]),
-                plan::Buffer::Parameter { name, .. } => (&cuda.parameters[&**name].buffer, 0),
-            };
-            let dtype = plan.buffers[view.buffer].dtype();
-            let byte = first + view.start * dtype.bytes();
-            read(&cuda.device, buffer, byte, dtype, data)?;
+            self.read(cuda, plan, view, data)?;
         }
         Ok(())
+    }
+
+    /// One result of the last run.
+    ///
+    /// # Errors
+    /// There is none of this name, or the run failed.
+    pub fn output(&self, cuda: &Resources, plan: &Plan, name: &str) -> Result<Vec<f32>, CudaError> {
+        let found = plan.outputs.get(name);
+        let &(view, _) = found.ok_or_else(|| RunError::NoOutput(name.to_owned()))?;
+        let mut data = vec![0.0; view.len()];
+        self.read(cuda, plan, view, &mut data)?;
+        Ok(data)
+    }
+
+    /// Copies what lies in a view without gaps.
+    fn read(
+        &self,
+        cuda: &Resources,
+        plan: &Plan,
+        view: View,
+        data: &mut [f32],
+    ) -> Result<(), CudaError> {
+        let (buffer, first) = match &plan.buffers[view.buffer] {
+            plan::Buffer::Arena { .. } => (&cuda.arena, self.places.buffers[view.buffer]),
+            plan::Buffer::Parameter { name, .. } => (&cuda.parameters[&**name].buffer, 0),
+            plan::Buffer::State { name, .. } => (&cuda.states[&**name], 0),
+        };
+        let dtype = plan.buffers[view.buffer].dtype();
+        let byte = first + view.start * dtype.bytes();
+        read(&cuda.device, buffer, byte, dtype, data)
     }
 }
 

@@ -87,6 +87,10 @@ struct Resources {
     products: Products,
     functions: HashMap<String, CudaFunction>,
     parameters: HashMap<String, Parameter>,
+    /// What stays between runs, by name.
+    states: HashMap<String, Buffer>,
+    /// How often memory that plans know moved.
+    moves: usize,
     arena: Buffer,
     staging: Staging,
 }
@@ -116,6 +120,8 @@ impl Cuda {
             products: Products::new(&device, precision, cache.as_ref())?,
             functions: HashMap::new(),
             parameters: HashMap::new(),
+            states: HashMap::new(),
+            moves: 0,
             arena: device.allocate(0, "activations")?,
             staging: Staging::default(),
             device,
@@ -128,7 +134,7 @@ impl Cuda {
         })
     }
 
-    /// Compiles a plan, the next in order, and makes the arena large enough for it.
+    /// Compiles a plan, the next in order, and makes the arena and its states large enough for it.
     fn compile(&mut self, plan: &Plan) -> Result<(), CudaError> {
         let program = Executable::new(&mut self.resources, plan)?;
         let needed = program.bytes();
@@ -136,7 +142,9 @@ impl Cuda {
             // Freed before, or there would have to be room for both.
             self.resources.arena = self.resources.device.allocate(0, "activations")?;
             self.resources.arena = self.resources.device.allocate(needed, "activations")?;
+            self.resources.moves += 1;
         }
+        self.resources.hold(plan)?;
         self.programs.push(program);
         Ok(())
     }
@@ -197,8 +205,22 @@ impl Backend for Cuda {
 
     fn run<'a>(&'a mut self, run: Run<'a, '_>) -> Result<Outputs<'a>, BackendError> {
         let Run { id, plan, .. } = run;
-        self.execute(run)?;
+        Self::execute(self, run)?;
         Ok(self.results(id, plan)?)
+    }
+
+    fn execute(&mut self, run: Run<'_, '_>) -> Result<(), BackendError> {
+        Ok(Self::execute(self, run)?)
+    }
+
+    fn output(
+        &self,
+        id: usize,
+        plan: &Plan,
+        _: &Weights,
+        name: &str,
+    ) -> Result<Vec<f32>, BackendError> {
+        Ok(self.programs[id].output(&self.resources, plan, name)?)
     }
 
     /// Seconds are those on the device.
@@ -297,6 +319,24 @@ impl Resources {
             // SAFETY: by the caller's promise.
             Launch::Product(product) => unsafe { self.products.run(&self.device, product) },
         }
+    }
+
+    /// Makes a plan's states large enough; what one held that was smaller is lost.
+    fn hold(&mut self, plan: &Plan) -> Result<(), CudaError> {
+        for (name, ty) in &plan.states {
+            let held = self.states.get(&**name);
+            if held.is_some_and(|held| held.bytes() >= ty.bytes()) {
+                continue;
+            }
+            // Freed before, or there would have to be room for both.
+            self.states.remove(&**name);
+            let buffer = self
+                .device
+                .allocate(ty.bytes(), &format!("state `{name}`"))?;
+            self.states.insert(name.to_string(), buffer);
+            self.moves += 1;
+        }
+        Ok(())
     }
 
     /// Brings the parameters that a plan reads, and those that changed, to the device.

@@ -55,7 +55,12 @@ impl Platform for Planner {
     fn footprint(&self, plans: &[Plan], trained: usize) -> Footprint {
         let mut parameters: HashMap<&str, usize> = HashMap::new();
         let mut arena = 0;
+        let mut states: HashMap<&str, usize> = HashMap::new();
         for plan in plans {
+            for (name, ty) in &plan.states {
+                let bytes = states.entry(name).or_default();
+                *bytes = ty.bytes().max(*bytes);
+            }
             for (name, ty) in &plan.parameters {
                 parameters.insert(name, ty.bytes());
             }
@@ -64,7 +69,7 @@ impl Platform for Planner {
         }
         Footprint {
             parameters: parameters.values().sum(),
-            arena,
+            arena: arena + states.values().sum::<usize>(),
             state: optimizer::BYTES * trained,
             workspace: Device::PRODUCT_WORKSPACE,
         }
@@ -117,7 +122,7 @@ pub(super) fn actions(plan: &Plan, target: Target) -> Vec<Actions> {
 pub(super) fn places(plan: &Plan, actions: &[Actions]) -> Places {
     let bytes = |buffer: &plan::Buffer| match buffer {
         plan::Buffer::Arena { len, dtype, .. } => aligned(len * dtype.bytes()),
-        plan::Buffer::Parameter { .. } => 0,
+        plan::Buffer::Parameter { .. } | plan::Buffer::State { .. } => 0,
     };
     let bytes: Vec<usize> = plan.buffers.iter().map(bytes).collect();
     let scratch: Vec<usize> = actions.iter().map(|a| aligned(a.scratch)).collect();

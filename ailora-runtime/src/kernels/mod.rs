@@ -5,6 +5,7 @@
 //! that plans can be copied and compared, and code that looks for one kind can match on it.
 
 pub mod attention;
+pub mod cached_attention;
 pub mod copy;
 pub mod cross_entropy;
 pub(crate) mod device;
@@ -14,10 +15,12 @@ pub mod gemm;
 pub(crate) mod host;
 pub mod merge;
 pub mod outer;
+pub mod put;
 pub mod reduce;
 pub mod rotary;
 pub mod scatter_add;
 pub mod take_along;
+pub mod top;
 
 use ailora_graph::ir::Op;
 
@@ -135,20 +138,24 @@ macro_rules! kernels {
 kernels! {
     attention::Attention,
     attention::AttentionGrad,
+    cached_attention::CachedAttention,
     copy::Copy,
     cross_entropy::CrossEntropy,
     cross_entropy::CrossEntropyGrad,
+    cross_entropy::LogSumExp,
     cross_entropy::Matches,
     fused::Loop,
     gather::Gather,
     gemm::Gemm,
     merge::Merge,
     outer::Outer,
+    put::Put,
     reduce::Reduce,
     rotary::Rotary,
     scatter_add::ScatterAdd,
     take_along::TakeAlong,
     take_along::TakeAlongGrad,
+    top::Top,
 }
 
 impl Kernel {

@@ -96,15 +96,21 @@ pub(super) fn allocate(lowered: Lowered) -> Plan {
         inputs,
         outputs,
         parameters,
+        states,
     } = lowered;
     let sizes = buffers.iter().map(|storage| match storage.kind {
-        Kind::Parameter(_) => 0,
+        Kind::Parameter(_) | Kind::State(_) => 0,
         Kind::Value => storage.len.next_multiple_of(ALIGNMENT),
     });
     let (starts, arena_len) = arrange(&lifetimes(sizes, &inputs, &steps, &outputs));
     let placed = buffers.into_iter().zip(starts);
     let buffers = placed.map(|(storage, start)| match storage.kind {
         Kind::Parameter(name) => Buffer::Parameter {
+            name,
+            len: storage.len,
+            dtype: storage.dtype,
+        },
+        Kind::State(name) => Buffer::State {
             name,
             len: storage.len,
             dtype: storage.dtype,
@@ -122,6 +128,7 @@ pub(super) fn allocate(lowered: Lowered) -> Plan {
         outputs,
         arena_len,
         parameters,
+        states,
     }
 }
 

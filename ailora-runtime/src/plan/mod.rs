@@ -41,13 +41,24 @@ pub enum Buffer {
         /// Their type, where a backend has several.
         dtype: DType,
     },
+    /// An array that stays where it is between runs.
+    State {
+        /// Its name.
+        name: Name,
+        /// How many elements.
+        len: usize,
+        /// Their type, where a backend has several.
+        dtype: DType,
+    },
 }
 
 impl Buffer {
     /// The type of its elements.
     pub fn dtype(&self) -> DType {
         match self {
-            Self::Arena { dtype, .. } | Self::Parameter { dtype, .. } => *dtype,
+            Self::Arena { dtype, .. }
+            | Self::Parameter { dtype, .. }
+            | Self::State { dtype, .. } => *dtype,
         }
     }
 }
@@ -91,6 +102,8 @@ pub struct Plan {
     pub arena_len: usize,
     /// The parameters that are read, frozen and trained.
     pub parameters: Vec<(Name, Type)>,
+    /// The arrays that stay between runs, and that these may change.
+    pub states: Vec<(Name, Type)>,
 }
 
 impl Plan {
@@ -103,6 +116,11 @@ impl Plan {
     /// Bytes of the parameters that are read.
     pub fn parameter_bytes(&self) -> usize {
         self.parameters.iter().map(|(_, ty)| 4 * ty.len()).sum()
+    }
+
+    /// Bytes of the states, of float32.
+    pub fn state_bytes(&self) -> usize {
+        self.states.iter().map(|(_, ty)| 4 * ty.len()).sum()
     }
 
     /// Multiply-add operations of all matrix products, times two.

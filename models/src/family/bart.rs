@@ -349,7 +349,7 @@ impl Architecture for Bart {
         let inputs = Inputs::default()
             .with_ids("input_ids", batch.ids.clone())
             .with_floats("attention_mask", batch.mask.clone())
-            .with_floats("decoder_attention_mask", vec![1.0; decoder_ids.len()])
+            .with_floats(DECODER_MASK, vec![1.0; decoder_ids.len()])
             .with_ids("decoder_input_ids", decoder_ids);
         match head {
             Head::Sequence { .. } => inputs.with_ids("ends", self.ends(batch)),
@@ -364,15 +364,20 @@ impl Architecture for Bart {
     fn step_inputs(&self, step: &Step) -> Inputs {
         let positions = step.positions.iter();
         Inputs::default()
-            .with_floats("attention_mask", step.source_mask.clone())
             .with_ids("decoder_input_ids", step.ids.clone())
             .with_ids(
                 "decoder_position_ids",
                 positions.map(|at| at + OFFSET as i32).collect(),
             )
-            .with_floats("decoder_attention_mask", step.mask.clone())
+            .with_floats(DECODER_MASK, step.mask.clone())
     }
 }
+
+/// The input that says which of the decoder's tokens are padding.
+const DECODER_MASK: &str = "decoder_attention_mask";
+
+/// Keys and values of the encoder's states, and the mask of its tokens.
+type Memory<'a, 'g, T> = (&'a T, &'a Tensor<'g>);
 
 /// Encoder and decoder over one table of words.
 #[derive(Module)]
@@ -438,42 +443,32 @@ impl BartModel {
         let (encoded, mask) = self.encode(cx, shape);
         let memory = self.decoder.memory(&encoded);
         let positions = &positions(cx, &self.decoder.embed_positions, len);
-        let mut cache = Cache::empty(cx, shape.rows);
-        self.decode(cx, positions, &memory, &mask, &mut cache)
+        let mut cache = Cache::absent(cx, shape.rows);
+        self.decode(cx, positions, Some((&memory, &mask)), &mut cache)
     }
 
     /// The decoder's states over the tokens behind those of the cache, `[rows, len, width]`.
     fn step<'g>(&self, cx: &'g Cx, len: usize, cache: &mut Cache<'g>) -> Tensor<'g> {
         let ids = cx.input("decoder_position_ids", Type::i32([cache.rows(), len]));
         let positions = &self.decoder.embed_positions.forward(&ids);
-        let mask = Type::f32([cache.rows(), cache.source()]);
-        let mask = cx.input("attention_mask", mask);
-        let width = positions.shape().last().copied().unwrap_or(1);
-        let layers = self.decoder.layers.iter();
-        let memory: Vec<[Tensor<'g>; 2]> = layers
-            .map(|_| [cache.memory(width), cache.memory(width)])
-            .collect();
-        self.decode(cx, positions, &memory, &mask, cache)
+        self.decode(cx, positions, None, cache)
     }
 
     /// # Shapes
-    /// `positions`: `[rows, len, width]` or `[len, width]`; `memory`: `[rows, source, width]` each;
-    /// `encoder_mask`: `[rows, source]`; result: `[rows, len, width]`
+    /// `positions`: `[rows, len, width]` or `[len, width]`; `memory`: `[rows, source, width]` each, and a
+    /// mask `[rows, source]`, where the cache has none; result: `[rows, len, width]`
     fn decode<'g>(
         &self,
         cx: &'g Cx,
         positions: &Tensor<'g>,
-        memory: &[[Tensor<'g>; 2]],
-        encoder_mask: &Tensor<'g>,
+        memory: Option<Memory<'_, 'g, [[Tensor<'g>; 2]]>>,
         cache: &mut Cache<'g>,
     ) -> Tensor<'g> {
         let axes = positions.shape();
         let (rows, len) = (cache.rows(), axes[axes.len() - 2]);
         let ids = cx.input("decoder_input_ids", Type::i32([rows, len]));
-        let mask = Type::f32([rows, cache.len() + len]);
-        let mask = cx.input("decoder_attention_mask", mask);
         let x = &self.words(&ids) + positions;
-        self.decoder.forward(&x, &mask, memory, encoder_mask, cache)
+        self.decoder.forward(&x, memory, cache)
     }
 }
 
@@ -521,20 +516,18 @@ impl Decoder {
     }
 
     /// # Shapes
-    /// `x`: `[b, t, width]`, as the result; `mask`: `[b, cached + t]`; `memory`: `[b, s, width]` each;
-    /// `encoder_mask`: `[b, s]`
+    /// `x`: `[b, t, width]`, as the result; `memory`: `[b, s, width]` each, and a mask `[b, s]`
     fn forward<'g>(
         &self,
         x: &Tensor<'g>,
-        mask: &Tensor<'g>,
-        memory: &[[Tensor<'g>; 2]],
-        encoder_mask: &Tensor<'g>,
+        memory: Option<Memory<'_, 'g, [[Tensor<'g>; 2]]>>,
         cache: &mut Cache<'g>,
     ) -> Tensor<'g> {
         let x = self.layernorm_embedding.forward(x).dropout(self.dropout);
-        let layers = self.layers.iter().zip(memory);
-        layers.fold(x, |x, (layer, memory)| {
-            layer.forward(&x, mask, memory, encoder_mask, cache)
+        let layers = self.layers.iter().enumerate();
+        layers.fold(x, |x, (i, layer)| {
+            let memory = memory.and_then(|(all, mask)| Some((all.get(i)?, mask)));
+            layer.forward(&x, memory, cache)
         })
     }
 }
@@ -566,7 +559,7 @@ impl EncoderLayer {
     }
 
     fn forward<'g>(&self, x: &Tensor<'g>, mask: &Tensor<'g>) -> Tensor<'g> {
-        let mixed = self.self_attn.forward(x, mask, None).dropout(self.dropout);
+        let mixed = self.self_attn.forward(x, mask).dropout(self.dropout);
         let x = &self.self_attn_layer_norm.forward(&(x + &mixed));
         let inner = self.between.apply(&self.fc1.forward(x));
         let outer = self.fc2.forward(&inner).dropout(self.dropout);
@@ -607,17 +600,12 @@ impl DecoderLayer {
     fn forward<'g>(
         &self,
         x: &Tensor<'g>,
-        mask: &Tensor<'g>,
-        memory: &[Tensor<'g>; 2],
-        encoder_mask: &Tensor<'g>,
+        memory: Option<Memory<'_, 'g, [Tensor<'g>; 2]>>,
         cache: &mut Cache<'g>,
     ) -> Tensor<'g> {
-        let mixed = self
-            .self_attn
-            .forward(x, mask, Some(cache))
-            .dropout(self.dropout);
+        let mixed = self.self_attn.after(x, cache).dropout(self.dropout);
         let x = &self.self_attn_layer_norm.forward(&(x + &mixed));
-        let read = self.encoder_attn.forward(x, memory, encoder_mask);
+        let read = self.encoder_attn.forward(x, memory, cache);
         let x = &self
             .encoder_attn_layer_norm
             .forward(&(x + &read.dropout(self.dropout)));
@@ -663,21 +651,21 @@ impl SelfAttention {
         }
     }
 
-    /// Over all of a text or, with a cache, over what came before each token.
-    fn forward<'g>(
-        &self,
-        x: &Tensor<'g>,
-        mask: &Tensor<'g>,
-        cache: Option<&mut Cache<'g>>,
-    ) -> Tensor<'g> {
-        let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(|p| p.forward(x));
-        let mixed = match cache {
-            None => q.attention(&k, &v, mask, self.heads, self.dropout),
-            Some(cache) => {
-                let (k, v) = (cache.extend(&k), cache.extend(&v));
-                q.causal_attention(&k, &v, mask, self.heads, self.dropout)
-            }
-        };
+    fn project<'g>(&self, x: &Tensor<'g>) -> [Tensor<'g>; 3] {
+        [&self.q_proj, &self.k_proj, &self.v_proj].map(|p| p.forward(x))
+    }
+
+    /// Over all of a text.
+    fn forward<'g>(&self, x: &Tensor<'g>, mask: &Tensor<'g>) -> Tensor<'g> {
+        let [q, k, v] = self.project(x);
+        let mixed = q.attention(&k, &v, mask, self.heads, self.dropout);
+        self.out_proj.forward(&mixed)
+    }
+
+    /// Over what came before each token.
+    fn after<'g>(&self, x: &Tensor<'g>, cache: &mut Cache<'g>) -> Tensor<'g> {
+        let [q, k, v] = &self.project(x);
+        let mixed = cache.attention([q, k, v], DECODER_MASK, self.heads, self.dropout);
         self.out_proj.forward(&mixed)
     }
 }
@@ -714,11 +702,15 @@ impl CrossAttention {
     fn forward<'g>(
         &self,
         x: &Tensor<'g>,
-        [k, v]: &[Tensor<'g>; 2],
-        encoder_mask: &Tensor<'g>,
+        memory: Option<Memory<'_, 'g, [Tensor<'g>; 2]>>,
+        cache: &mut Cache<'g>,
     ) -> Tensor<'g> {
         let q = self.q_proj.forward(x);
-        let mixed = q.attention(k, v, encoder_mask, self.heads, self.dropout);
+        let width = q.shape().last().copied().unwrap_or(1);
+        let mixed = match memory {
+            Some(([k, v], mask)) => q.attention(k, v, mask, self.heads, self.dropout),
+            None => cache.cross_attention(&q, width, self.heads),
+        };
         self.out_proj.forward(&mixed)
     }
 }

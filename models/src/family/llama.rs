@@ -305,7 +305,6 @@ impl Architecture for Llama {
             ids: batch.ids.clone(),
             positions: rows.iter().flat_map(|mask| positions(mask)).collect(),
             mask: batch.mask.clone(),
-            source_mask: Vec::new(),
         });
         if !matches!(head, Head::Sequence { .. }) {
             return inputs;
@@ -344,7 +343,6 @@ fn positions(mask: &[f32]) -> impl Iterator<Item = i32> {
 
 /// What every layer reads beside its tokens' states.
 struct Shared<'g> {
-    mask: Tensor<'g>,
     cos: Tensor<'g>,
     sin: Tensor<'g>,
 }
@@ -384,10 +382,8 @@ impl LlamaModel {
     fn forward<'g>(&self, cx: &'g Cx, len: usize, cache: &mut Cache<'g>) -> Tensor<'g> {
         let rows = cache.rows();
         let ids = cx.input("input_ids", Type::i32([rows, len]));
-        let mask = Type::f32([rows, cache.len() + len]);
         let angles = Type::f32([rows, len, self.pairs]);
         let shared = Shared {
-            mask: cx.input("attention_mask", mask),
             cos: cx.input("rotary_cos", angles.clone()),
             sin: cx.input("rotary_sin", angles),
         };
@@ -464,11 +460,11 @@ impl SelfAttention {
         shared: &Shared<'g>,
         cache: &mut Cache<'g>,
     ) -> Tensor<'g> {
-        let Shared { mask, cos, sin } = shared;
+        let Shared { cos, sin } = shared;
         let q = self.q_proj.forward(x).rotary(cos, sin);
-        let k = cache.extend(&self.k_proj.forward(x).rotary(cos, sin));
-        let v = cache.extend(&self.v_proj.forward(x));
-        let mixed = q.causal_attention(&k, &v, mask, self.heads, self.dropout);
+        let k = self.k_proj.forward(x).rotary(cos, sin);
+        let v = self.v_proj.forward(x);
+        let mixed = cache.attention([&q, &k, &v], "attention_mask", self.heads, self.dropout);
         self.o_proj.forward(&mixed)
     }
 }
@@ -516,7 +512,7 @@ impl Network for LlamaForCausalLM {
     }
 
     fn hidden<'g>(&self, cx: &'g Cx, shape: Shape) -> Tensor<'g> {
-        let mut cache = Cache::empty(cx, shape.rows);
+        let mut cache = Cache::absent(cx, shape.rows);
         self.model.forward(cx, shape.len, &mut cache)
     }
 
@@ -547,7 +543,7 @@ impl Network for LlamaForSequenceClassification {
     }
 
     fn hidden<'g>(&self, cx: &'g Cx, shape: Shape) -> Tensor<'g> {
-        let mut cache = Cache::empty(cx, shape.rows);
+        let mut cache = Cache::absent(cx, shape.rows);
         self.model.forward(cx, shape.len, &mut cache)
     }
 

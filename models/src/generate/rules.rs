@@ -44,6 +44,30 @@ impl Default for Rules {
     }
 }
 
+/// Scores of the tokens that may come next.
+pub(super) trait Scores {
+    /// That of a token, if it is among those that are looked at.
+    fn of(&mut self, token: i32) -> Option<&mut f32>;
+
+    /// Leaves these tokens alone, with a score of 0.
+    fn only(&mut self, tokens: &[i32]);
+}
+
+impl Scores for [f32] {
+    fn of(&mut self, token: i32) -> Option<&mut f32> {
+        self.get_mut(usize::try_from(token).ok()?)
+    }
+
+    fn only(&mut self, tokens: &[i32]) {
+        self.fill(f32::NEG_INFINITY);
+        for &token in tokens {
+            if let Some(score) = self.of(token) {
+                *score = 0.0;
+            }
+        }
+    }
+}
+
 /// What is there of a text when its next token is chosen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Text<'a> {
@@ -68,11 +92,16 @@ impl Text<'_> {
 }
 
 impl Rules {
-    /// Changes the scores of a text's next token, `[vocabulary]`.
-    pub(super) fn apply(&self, scores: &mut [f32], text: Text<'_>) {
-        let forbid = |scores: &mut [f32], tokens: &[i32]| {
+    /// Whether no score becomes larger but for tokens that are forced.
+    pub(super) fn only_lower(&self) -> bool {
+        self.repetition_penalty >= 1.0
+    }
+
+    /// Changes the scores of a text's next token.
+    pub(super) fn apply<S: Scores + ?Sized>(&self, scores: &mut S, text: Text<'_>) {
+        let forbid = |scores: &mut S, tokens: &[i32]| {
             for &token in tokens {
-                if let Some(score) = place(scores, token) {
+                if let Some(score) = scores.of(token) {
                     *score = f32::NEG_INFINITY;
                 }
             }
@@ -90,10 +119,10 @@ impl Rules {
             forbid(scores, text.ends);
         }
         if let Some(token) = self.forced_bos.filter(|_| text.len() == 1) {
-            force(scores, &[token]);
+            scores.only(&[token]);
         }
         if !self.forced_eos.is_empty() && text.written.len() + 1 == text.most {
-            force(scores, &self.forced_eos);
+            scores.only(&self.forced_eos);
         }
         forbid(scores, &self.suppressed);
         // Behind a start token alone, the forced one does not count as the begin.
@@ -103,11 +132,11 @@ impl Rules {
         }
     }
 
-    fn penalise(&self, scores: &mut [f32], text: Text<'_>) {
+    fn penalise<S: Scores + ?Sized>(&self, scores: &mut S, text: Text<'_>) {
         let penalty = self.repetition_penalty as f32;
         let there: HashSet<i32> = text.tokens().into_iter().collect();
         for token in there {
-            if let Some(score) = place(scores, token) {
+            if let Some(score) = scores.of(token) {
                 *score = if *score < 0.0 {
                     *score * penalty
                 } else {
@@ -141,20 +170,6 @@ fn repeats(tokens: &[i32], size: usize) -> Vec<i32> {
     same.map(|window| window[size - 1]).collect()
 }
 
-/// Leaves these tokens alone.
-fn force(scores: &mut [f32], tokens: &[i32]) {
-    scores.fill(f32::NEG_INFINITY);
-    for &token in tokens {
-        if let Some(score) = place(scores, token) {
-            *score = 0.0;
-        }
-    }
-}
-
-fn place(scores: &mut [f32], token: i32) -> Option<&mut f32> {
-    scores.get_mut(usize::try_from(token).ok()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,7 +184,7 @@ mod tests {
             ends: &[1, 2],
             most: 4,
         };
-        rules.apply(&mut scores, text);
+        rules.apply(&mut scores[..], text);
         scores
     }
 

@@ -1,8 +1,10 @@
+//! A model's steps: what they read, and where the keys and values of tokens lie.
+
 use std::collections::HashMap;
 
 use ailora_graph::{
     adapter::{Site, Trainable},
-    ir::{Draw, Program},
+    ir::{Draw, Program, ops::loss::IGNORED},
 };
 use ailora_runtime::{
     engine::{Engine, EngineError, PlanId},
@@ -11,13 +13,10 @@ use ailora_runtime::{
 };
 use thiserror::Error;
 
-use super::{
-    Decode,
-    cache::{Step, entry, memory},
-};
+use super::{Decode, Next, Options, Places, cache::Step, search};
 use crate::{
-    batch::{Batch, Targets},
-    model::{Model, ModelError},
+    batch::{Batch, Inputs, Targets},
+    model::{Choices, LOG_SUM, LOGITS, Model, ModelError, TOP},
     objective::NotFinite,
 };
 
@@ -25,6 +24,8 @@ use crate::{
 const PROMPT: usize = 16;
 /// Places of a cache come in multiples of this.
 const PLACES: usize = 64;
+/// A cache may have as many times the places that are needed, where there are programs for it.
+const SPARE: usize = 2;
 
 /// Tokens that cannot be generated.
 #[derive(Debug, Error)]
@@ -61,29 +62,55 @@ pub enum GenerateError {
         /// The model's limit.
         max: usize,
     },
+    /// More tokens or sequences than the session was started for.
+    #[error(
+        "a session with room for {} tokens of each of {} sequences is full; start one with more",
+        .0.len, .0.rows
+    )]
+    Full(Places),
 }
 
-/// A language model with adapters, compiled for shapes of steps as they come.
+/// A language model with adapters, and its programs for shapes of steps as they come.
 #[derive(Debug)]
 pub struct Generator {
     model: Model,
     sites: Vec<Site>,
-    engine: Engine,
     start: Option<i32>,
-    plans: HashMap<[usize; 4], PlanId>,
-    memories: HashMap<[usize; 2], PlanId>,
+    plans: HashMap<Shape, PlanId>,
+    /// Places of a row of the cache that there are programs for.
+    places: usize,
+}
+
+/// What a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Shape {
+    /// Reads input texts, of that length.
+    Source(Places),
+    /// The tokens of prompts, of `len` with their padding.
+    First {
+        rows: usize,
+        len: usize,
+        places: Places,
+        choices: Choices,
+    },
+    /// A token of every sequence.
+    Next {
+        rows: usize,
+        places: Places,
+        source: Option<Places>,
+        choices: Choices,
+    },
 }
 
 impl Generator {
-    /// A model whose projections are as `sites` says, over an engine with their parameters.
-    pub fn new(model: Model, sites: Vec<Site>, engine: Engine) -> Self {
+    /// A model whose projections are as `sites` says.
+    pub fn new(model: Model, sites: Vec<Site>) -> Self {
         Self {
             start: model.config().architecture.start_token(),
             model,
             sites,
-            engine,
             plans: HashMap::new(),
-            memories: HashMap::new(),
+            places: 0,
         }
     }
 
@@ -96,12 +123,6 @@ impl Generator {
         self
     }
 
-    /// Exchanges the engine for another: a run that trains lends its own while it is evaluated. Programs that were
-    /// compiled are of the engine that they were compiled with.
-    pub fn exchange(&mut self, engine: &mut Engine) {
-        std::mem::swap(&mut self.engine, engine);
-    }
-
     /// What each row has before its first new token: its prompt or, of an encoder-decoder, the
     /// start token.
     pub fn given(&self, prompts: &[Vec<i32>]) -> Vec<Vec<i32>> {
@@ -111,39 +132,152 @@ impl Generator {
         }
     }
 
-    /// Runs the prompts, of an encoder-decoder the input texts and its start tokens, with room for
-    /// `room` more tokens. Gives the logits of the tokens that follow, `[rows, vocabulary]`, beside the
-    /// session.
+    /// Continues prompts, or texts that an encoder-decoder reads, over an engine with the model's
+    /// parameters; `stop` and `watch` are as in [`search()`].
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn generate(
+        &mut self,
+        engine: &mut Engine,
+        prompts: &[Vec<i32>],
+        options: &Options,
+        stop: impl FnMut(usize, &[i32]) -> bool,
+        watch: impl FnMut(usize, i32),
+    ) -> Result<Vec<Vec<i32>>, GenerateError> {
+        if options.max_new_tokens == 0 || prompts.is_empty() {
+            return Ok(vec![Vec::new(); prompts.len()]);
+        }
+        let given = self.given(prompts);
+        let (mut session, next) = self.start(engine, prompts, options)?;
+        search(&mut session, next, &given, options, stop, watch)
+    }
+
+    /// Runs the prompts, of an encoder-decoder the input texts and its start tokens, with room for what
+    /// `options` asks for. Gives what may follow beside the session.
     ///
     /// # Errors
     /// A prompt that is empty, too long, or has an id that the model does not know.
-    pub fn start(
-        &mut self,
+    pub fn start<'a>(
+        &'a mut self,
+        engine: &'a mut Engine,
         prompts: &[Vec<i32>],
-        room: usize,
-    ) -> Result<(Session<'_>, Vec<f32>), GenerateError> {
+        options: &Options,
+    ) -> Result<(Session<'a>, Next), GenerateError> {
         let rows = prompts.len();
         if let Some(empty) = prompts.iter().position(Vec::is_empty) {
             return Err(GenerateError::EmptyPrompt(empty));
         }
-        let max = self.model.config().architecture.max_len();
+        let architecture = &self.model.config().architecture;
+        let (max, vocabulary) = (architecture.max_len(), architecture.vocab_size());
         let mut lengths = prompts.iter().map(Vec::len).enumerate();
         if let Some((prompt, len)) = lengths.find(|(_, len)| *len > max) {
             return Err(GenerateError::LongPrompt { prompt, len, max });
         }
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let len = longest.next_multiple_of(PROMPT).min(max);
-        let room = room.min(max);
-        let Some(token) = self.start else {
-            return self.begin(prompts, len, room, Source::default());
+        let given = if self.start.is_some() { 1 } else { len };
+        let needed = given + options.max_new_tokens.min(max);
+        if self.places < needed || self.places > SPARE * needed {
+            self.places = needed.next_multiple_of(PLACES);
+        }
+        let places = Places {
+            rows: rows * options.beams(),
+            len: self.places,
         };
-        let source = self.read(prompts, len)?;
-        let starts = vec![vec![token]; rows];
-        self.begin(&starts, 1, room, source)
+        let mut session = Session {
+            source: None,
+            tables: vec![Vec::new(); rows],
+            next: vec![0; rows],
+            texts: (0..rows).collect(),
+            used: 0,
+            last: None,
+            choices: options.choices(vocabulary),
+            vocabulary,
+            places,
+            generator: self,
+            engine,
+        };
+        let next = match session.generator.start {
+            Some(token) => {
+                session.read(prompts, len)?;
+                let rows: Vec<usize> = (0..rows).collect();
+                session.step(&rows, &vec![token; rows.len()])?
+            }
+            None => session.first(prompts, len)?,
+        };
+        Ok((session, next))
     }
 
+    fn plan(&mut self, engine: &mut Engine, shape: Shape) -> Result<PlanId, GenerateError> {
+        if let Some(&id) = self.plans.get(&shape) {
+            return Ok(id);
+        }
+        let model = &self.model;
+        let program = match shape {
+            Shape::Source(Places { rows, len }) => model.memory(rows, len),
+            Shape::First {
+                rows,
+                len,
+                places,
+                choices,
+            } => model.first_step(rows, len, places, choices),
+            Shape::Next {
+                rows,
+                places,
+                source,
+                choices,
+            } => model.step(rows, places, source, choices),
+        }?;
+        let id = engine.compile(&self.part(&program, engine)?)?;
+        self.plans.insert(shape, id);
+        Ok(id)
+    }
+
+    /// One of the model's programs, with those of the adapters whose weights it reads.
+    fn part(&self, program: &Program, engine: &Engine) -> Result<Program, PassError> {
+        let passes = Passes {
+            sites: &self.sites,
+            trainable: &Trainable::Adapters,
+            precision: engine.backend().precision(),
+        };
+        passes.part(program)
+    }
+}
+
+/// Where an encoder-decoder's input texts lie.
+#[derive(Debug)]
+struct Source {
+    places: Places,
+    /// How many tokens each text has.
+    lengths: Vec<i32>,
+}
+
+/// Sequences that grow by one token a step. Their keys and values stay where the engine computes; a
+/// session knows their places.
+#[derive(Debug)]
+pub struct Session<'a> {
+    generator: &'a mut Generator,
+    engine: &'a mut Engine,
+    places: Places,
+    /// How many places of each row are taken.
+    used: usize,
+    /// The places of each sequence's tokens, in order: those of a row lie one after the other.
+    tables: Vec<Vec<i32>>,
+    /// The position of each sequence's next token.
+    next: Vec<i32>,
+    /// Which text each sequence is written for.
+    texts: Vec<usize>,
+    source: Option<Source>,
+    choices: Choices,
+    vocabulary: usize,
+    /// The program that ran last.
+    last: Option<PlanId>,
+}
+
+impl Session<'_> {
     /// Runs an encoder-decoder's encoder on texts, padded to `len`.
-    fn read(&mut self, texts: &[Vec<i32>], len: usize) -> Result<Source, GenerateError> {
+    fn read(&mut self, texts: &[Vec<i32>], len: usize) -> Result<(), GenerateError> {
         let rows = texts.len();
         let padded = |row: &Vec<i32>| [&row[..], &vec![0; len - row.len()]].concat();
         let present = |row: &Vec<i32>| {
@@ -159,42 +293,29 @@ impl Generator {
             targets: Targets::default(),
             indices: (0..rows).collect(),
         };
-        let id = match self.memories.get(&[rows, len]) {
-            Some(&id) => id,
-            None => {
-                let program = self.model.memory(rows, len)?;
-                let id = self.compile(&program)?;
-                self.memories.insert([rows, len], id);
-                id
-            }
-        };
-        let inputs = self.model.inputs(&batch);
-        let outputs = self.engine.run(id, &inputs.values(), Draw::default())?;
-        let parts = (0..).map_while(|i| Some(outputs.get(&memory(i))?.to_vec()));
-        Ok(Source {
-            len,
-            memory: parts.collect(),
-            mask: batch.mask,
-        })
+        let places = Places { rows, len };
+        let inputs = self.generator.model.inputs(&batch);
+        let inputs = inputs.with_ids("memory.ids", (0..(rows * len) as i32).collect());
+        self.execute(Shape::Source(places), &inputs)?;
+        self.source = Some(Source {
+            places,
+            lengths: texts.iter().map(|text| text.len() as i32).collect(),
+        });
+        Ok(())
     }
 
     /// The first step: prompts padded to `len`.
-    fn begin(
-        &mut self,
-        prompts: &[Vec<i32>],
-        len: usize,
-        room: usize,
-        source: Source,
-    ) -> Result<(Session<'_>, Vec<f32>), GenerateError> {
+    fn first(&mut self, prompts: &[Vec<i32>], len: usize) -> Result<Next, GenerateError> {
         let rows = prompts.len();
+        let beams = self.places.rows / rows.max(1);
         let mut step = Step {
             ids: Vec::new(),
             positions: Vec::new(),
             mask: Vec::new(),
-            source_mask: source.mask.clone(),
         };
-        for prompt in prompts {
-            // Padding is on the left, so that all rows go on at the same place. Any id will do.
+        let mut ids = Vec::new();
+        for (row, prompt) in prompts.iter().enumerate() {
+            // Padding is on the left, so that the last tokens are one column. Any id will do.
             let padding = len - prompt.len();
             step.ids.extend(vec![0; padding]);
             step.ids.extend(prompt);
@@ -202,173 +323,147 @@ impl Generator {
             step.positions.extend(0..prompt.len() as i32);
             step.mask.extend(vec![0.0; padding]);
             step.mask.extend(vec![1.0; prompt.len()]);
+            let first = self.place(row * beams, 0);
+            let own: Vec<i32> = (first..).take(prompt.len()).collect();
+            ids.extend(vec![IGNORED; padding]);
+            ids.extend(&own);
+            self.tables[row] = own;
+            self.next[row] = prompt.len() as i32;
         }
-        let mut session = Session {
-            generator: self,
-            places: (len + room).next_multiple_of(PLACES),
-            used: 0,
-            next: prompts.iter().map(|prompt| prompt.len() as i32).collect(),
-            mask: vec![0.0; rows * (len + room).next_multiple_of(PLACES)],
-            entries: Vec::new(),
-            source,
+        self.used = len;
+        let (places, choices) = (self.places, self.choices);
+        let shape = Shape::First {
+            rows,
+            len,
+            places,
+            choices,
         };
-        let logits = session.run(len, 0, step)?;
-        Ok((session, logits))
+        let architecture = &self.generator.model.config().architecture;
+        let inputs = architecture.step_inputs(&step);
+        self.execute(shape, &inputs.with_ids("cache.ids", ids))?;
+        self.found()
     }
 
-    fn plan(&mut self, key: [usize; 4]) -> Result<PlanId, GenerateError> {
-        if let Some(&id) = self.plans.get(&key) {
-            return Ok(id);
-        }
-        let [rows, len, cached, source] = key;
-        let program = self.model.step(rows, len, cached, source)?;
-        let id = self.compile(&program)?;
-        self.plans.insert(key, id);
-        Ok(id)
+    /// The number of a place, as tables have it.
+    fn place(&self, row: usize, column: usize) -> i32 {
+        (row * self.places.len + column) as i32
     }
 
-    /// Compiles one of the model's programs, with those of the adapters whose weights it reads.
-    fn compile(&mut self, program: &Program) -> Result<PlanId, GenerateError> {
-        let passes = Passes {
-            sites: &self.sites,
-            trainable: &Trainable::Adapters,
-            precision: self.engine.backend().precision(),
+    fn execute(&mut self, shape: Shape, inputs: &Inputs) -> Result<(), GenerateError> {
+        let id = self.generator.plan(self.engine, shape)?;
+        let values: Vec<(&str, Value<'_>)> = inputs.values();
+        self.engine.execute(id, &values, Draw::default())?;
+        self.last = Some(id);
+        Ok(())
+    }
+
+    /// What may follow, as the last step found it.
+    fn found(&self) -> Result<Next, GenerateError> {
+        let rows = self.tables.len();
+        let Choices { top, log_sum } = self.choices;
+        let mut next = Next {
+            vocabulary: self.vocabulary,
+            ..Next::default()
         };
-        Ok(self.engine.compile(&passes.part(program)?)?)
-    }
-}
-
-/// What the steps of an encoder-decoder read of the input texts.
-#[derive(Debug, Default)]
-struct Source {
-    /// Padded length of the texts.
-    len: usize,
-    /// Keys and values of every layer, `[rows, len, width]` each.
-    memory: Vec<Vec<f32>>,
-    /// Which of them are a token's, `[rows, len]`.
-    mask: Vec<f32>,
-}
-
-/// Sequences that grow by one token a step.
-#[derive(Debug)]
-pub struct Session<'a> {
-    generator: &'a mut Generator,
-    /// Places of a row in the cache, and how many of them are taken.
-    places: usize,
-    used: usize,
-    /// The position of each row's next token.
-    next: Vec<i32>,
-    /// Which places hold a token, `[rows, places]`.
-    mask: Vec<f32>,
-    /// Keys and values of every layer, `[rows, places, width]` each.
-    entries: Vec<Vec<f32>>,
-    source: Source,
-}
-
-impl Session<'_> {
-    /// Runs `len` tokens of every row and keeps their keys and values. Of the cache, the step reads
-    /// all places or, before there is anything in them, none.
-    fn run(&mut self, len: usize, cached: usize, step: Step) -> Result<Vec<f32>, GenerateError> {
-        let (rows, places, used) = (self.next.len(), self.places, self.used);
-        let id = self.generator.plan([rows, len, cached, self.source.len])?;
-        let inputs = self
-            .generator
-            .model
-            .config()
-            .architecture
-            .step_inputs(&step);
-        let parts = self.source.memory.iter().enumerate();
-        let parts = parts.map(|(i, data)| (memory(i), data));
-        let entries = self.entries.iter().enumerate();
-        let entries = entries.map(|(i, data)| (entry(i), data));
-        let entries: Vec<(String, &Vec<f32>)> = parts.chain(entries).collect();
-        let mut values = inputs.values();
-        let entries = entries.iter();
-        values.extend(entries.map(|(name, data)| (name.as_str(), Value::F32(data))));
-        let outputs = self.generator.engine.run(id, &values, Draw::default())?;
-        let logits = outputs
-            .output("logits")
-            .map_err(EngineError::from)?
-            .to_vec();
-        for i in 0.. {
-            let Some(added) = outputs.get(&entry(i)) else {
-                break;
+        if top > 0 {
+            let found = self.output(TOP)?;
+            let row = |row: &[f32]| -> Vec<(i32, f32)> {
+                let pairs = row.chunks_exact(2);
+                pairs.map(|pair| (pair[1] as i32, pair[0])).collect()
             };
-            let width = added.len() / (rows * len);
-            if i == self.entries.len() {
-                self.entries.push(vec![0.0; rows * places * width]);
-            }
-            let rows = self.entries[i].chunks_exact_mut(places * width);
-            for (row, added) in rows.zip(added.chunks_exact(len * width)) {
-                row[used * width..][..len * width].copy_from_slice(added);
-            }
+            next.top = found.chunks_exact(2 * top).map(row).collect();
+            // What is not a number comes first, then infinity.
+            let largest = next.top.iter().filter_map(|row| row.first());
+            let largest: Vec<f32> = largest.map(|(_, x)| *x).collect();
+            self.check(&largest, rows)?;
         }
-        let rows = self.mask.chunks_exact_mut(places);
-        for (row, step) in rows.zip(step.mask.chunks_exact(cached + len)) {
-            row[used..used + len].copy_from_slice(&step[cached..]);
+        if log_sum {
+            next.log_sums = self.output(LOG_SUM)?;
         }
-        self.used += len;
-        let is_odd = |x: &f32| x.is_nan() || *x == f32::INFINITY;
-        if let Some(at) = logits.iter().position(is_odd) {
-            return Err(GenerateError::NotFinite {
-                row: at / (logits.len() / self.next.len().max(1)).max(1),
-                value: logits[at],
-                cause: NotFinite::of(self.generator.engine.weights()),
-            });
-        }
-        Ok(logits)
+        Ok(next)
     }
 
-    /// Gives every row more places.
-    fn grow(&mut self) {
-        let (rows, old) = (self.next.len(), self.places);
-        self.places += old.max(PLACES);
-        let grown = |data: &Vec<f32>| {
-            let width = data.len() / (rows * old);
-            let rows = data.chunks_exact(old * width);
-            let spare = vec![0.0; (self.places - old) * width];
-            rows.flat_map(|row| [row, &spare].concat()).collect()
-        };
-        self.entries = self.entries.iter().map(grown).collect();
-        self.mask = grown(&self.mask);
+    fn output(&self, name: &str) -> Result<Vec<f32>, GenerateError> {
+        match self.last {
+            Some(id) => Ok(self.engine.output(id, name)?),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// No logit of `rows` rows may be infinite or not a number.
+    fn check(&self, logits: &[f32], rows: usize) -> Result<(), GenerateError> {
+        let is_odd = |x: &f32| x.is_nan() || *x == f32::INFINITY;
+        match logits.iter().position(is_odd) {
+            None => Ok(()),
+            Some(at) => Err(GenerateError::NotFinite {
+                row: at / (logits.len() / rows.max(1)).max(1),
+                value: logits[at],
+                cause: NotFinite::of(self.engine.weights()),
+            }),
+        }
     }
 }
 
 impl Decode for Session<'_> {
     type Error = GenerateError;
 
-    fn step(&mut self, tokens: &[i32]) -> Result<Vec<f32>, GenerateError> {
-        let max = self.generator.model.config().architecture.max_len();
+    fn step(&mut self, parents: &[usize], tokens: &[i32]) -> Result<Next, GenerateError> {
+        let rows = parents.len();
+        if self.used >= self.places.len || rows > self.places.rows {
+            return Err(GenerateError::Full(self.places));
+        }
+        fn taken<T: Clone>(all: &[T], parents: &[usize]) -> Vec<T> {
+            parents.iter().map(|&parent| all[parent].clone()).collect()
+        }
+        self.tables = taken(&self.tables, parents);
+        self.next = taken(&self.next, parents);
+        self.texts = taken(&self.texts, parents);
+        let architecture = &self.generator.model.config().architecture;
+        let max = architecture.max_len();
         if let Some(&position) = self.next.iter().find(|&&next| next as usize >= max) {
             let len = position as usize + 1;
             return Err(ModelError::TooLong { len, max }.into());
         }
-        if self.used == self.places {
-            self.grow();
+        let own: Vec<i32> = (0..rows).map(|row| self.place(row, self.used)).collect();
+        let mut table = vec![0; rows * self.places.len];
+        let mut counts = Vec::with_capacity(rows);
+        let all = table.chunks_exact_mut(self.places.len);
+        for ((places, row), &own) in self.tables.iter_mut().zip(all).zip(&own) {
+            places.push(own);
+            row[..places.len()].copy_from_slice(places);
+            counts.push(places.len() as i32);
         }
-        let rows = self.mask.chunks_exact(self.places);
-        let step = Step {
-            ids: tokens.to_vec(),
-            positions: self.next.clone(),
-            mask: rows.flat_map(|row| [row, &[1.0]].concat()).collect(),
-            source_mask: self.source.mask.clone(),
-        };
+        let mut inputs = architecture
+            .step_inputs(&Step {
+                ids: tokens.to_vec(),
+                positions: self.next.clone(),
+                mask: vec![1.0; rows],
+            })
+            .with_ids("cache.ids", own)
+            .with_ids("cache.table", table)
+            .with_ids("cache.counts", counts);
+        if let Some(Source { places, lengths }) = &self.source {
+            let text = |&text: &usize| (text * places.len) as i32..((text + 1) * places.len) as i32;
+            let counts = self.texts.iter().map(|&text| lengths[text]);
+            inputs = inputs
+                .with_ids("memory.counts", counts.collect())
+                .with_ids("memory.table", self.texts.iter().flat_map(text).collect());
+        }
         self.next.iter_mut().for_each(|next| *next += 1);
-        self.run(1, self.places, step)
+        self.used += 1;
+        let shape = Shape::Next {
+            rows,
+            places: self.places,
+            source: self.source.as_ref().map(|source| source.places),
+            choices: self.choices,
+        };
+        self.execute(shape, &inputs)?;
+        self.found()
     }
 
-    fn reorder(&mut self, rows: &[usize]) {
-        let taken = |data: &Vec<f32>, count: usize| -> Vec<f32> {
-            let width = data.len() / count;
-            let rows = rows.iter().map(|&row| &data[row * width..][..width]);
-            rows.flatten().copied().collect()
-        };
-        let count = self.next.len();
-        self.entries = self.entries.iter().map(|e| taken(e, count)).collect();
-        self.mask = taken(&self.mask, count);
-        let memory = self.source.memory.iter();
-        self.source.memory = memory.map(|part| taken(part, count)).collect();
-        self.source.mask = taken(&self.source.mask, count);
-        self.next = rows.iter().map(|&row| self.next[row]).collect();
+    fn logits(&mut self) -> Result<Vec<f32>, GenerateError> {
+        let logits = self.output(LOGITS)?;
+        self.check(&logits, self.tables.len())?;
+        Ok(logits)
     }
 }

@@ -7,8 +7,7 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::{
-    GenerateError, Generator, Options, Rules, Settings, Stops, Strategy, TextStream, search,
-    stream::text,
+    GenerateError, Generator, Options, Rules, Settings, Stops, Strategy, TextStream, stream::text,
 };
 use crate::tokenizer::Tokenizer;
 
@@ -74,7 +73,8 @@ impl WriteOptions {
     }
 }
 
-/// A model that writes, with its tokenizer and what its folder says of how to.
+/// A model that writes, with its tokenizer and what its folder says of how to. Its parameters are those of an
+/// engine, always the same one, that whoever has it write lends it.
 #[derive(Debug)]
 pub struct Writer {
     generator: Generator,
@@ -185,10 +185,11 @@ impl Writer {
     /// A prompt that is empty, too long, or has an id that the model does not know.
     pub fn write(
         &mut self,
+        engine: &mut Engine,
         prompts: &[Vec<i32>],
         options: &WriteOptions,
     ) -> Result<Vec<String>, WriteError> {
-        let found = self.tokens(prompts, options, |_| true)?;
+        let found = self.tokens(engine, prompts, options, |_| true)?;
         Ok(found.iter().map(|tokens| self.read(tokens)).collect())
     }
 
@@ -199,6 +200,7 @@ impl Writer {
     /// As [`write`](Self::write).
     pub fn tokens(
         &mut self,
+        engine: &mut Engine,
         prompts: &[Vec<i32>],
         options: &WriteOptions,
         owns: impl Fn(usize) -> bool,
@@ -212,7 +214,7 @@ impl Writer {
                 .iter()
                 .map(|&prompt| prompts[prompt].clone())
                 .collect();
-            let found = self.search(&own, options, |_, _, _| {});
+            let found = self.search(engine, &own, options, |_, _, _| {});
             let found = found.map_err(|error| numbered(error, batch))?;
             for (&prompt, tokens) in batch.iter().zip(found) {
                 written[prompt] = tokens;
@@ -227,21 +229,18 @@ impl Writer {
     /// As [`write`](Self::write).
     pub fn stream(
         &mut self,
+        engine: &mut Engine,
         prompt: &[i32],
         options: &WriteOptions,
         watch: &mut dyn FnMut(&str),
     ) -> Result<String, WriteError> {
         let mut stream = TextStream::default();
-        let found = self.search(&[prompt.to_vec()], options, |tokenizer, stops, token| {
+        let prompts = [prompt.to_vec()];
+        let found = self.search(engine, &prompts, options, |tokenizer, stops, token| {
             watch(&stream.push(tokenizer, stops, token));
         })?;
         watch(&stream.finish(&self.tokenizer, &self.stops));
         Ok(self.read(&found.concat()))
-    }
-
-    /// Exchanges the engine for another, as [`Generator::exchange`].
-    pub fn exchange(&mut self, engine: &mut Engine) {
-        self.generator.exchange(engine);
     }
 
     /// The text of tokens, up to the first stop.
@@ -254,6 +253,7 @@ impl Writer {
     /// The tokens behind each of a batch of prompts.
     fn search(
         &mut self,
+        engine: &mut Engine,
         prompts: &[Vec<i32>],
         options: &WriteOptions,
         mut watch: impl FnMut(&Tokenizer, &Stops, i32),
@@ -272,11 +272,10 @@ impl Writer {
             stops,
             ..
         } = self;
-        let (mut session, logits) = generator.start(prompts, options.max_new_tokens)?;
         let ends =
             |_: usize, tokens: &[i32]| !stops.is_empty() && stops.are_in(&text(tokenizer, tokens));
         let watch = |_: usize, token| watch(tokenizer, stops, token);
-        Ok(search(&mut session, logits, &given, &options, ends, watch)?)
+        Ok(generator.generate(engine, prompts, &options, ends, watch)?)
     }
 
     /// The most tokens to write behind as many as the longest text has.

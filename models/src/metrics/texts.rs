@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{MetricError, all, ratio};
 use crate::score::{
     arithmetic::{Answer, Rule},
-    rouge::{Kind, Rouge, with_newlines},
+    rouge::{Kind, Rouge},
 };
 
 /// The mean F of a kind of ROUGE, with the stemmer; `<n>` and `<q>` are newlines, which end sentences. A row
@@ -15,15 +15,14 @@ use crate::score::{
 /// # Errors
 /// A prediction is no text, or a reference neither a text nor a list of texts.
 pub fn rouge(found: &[Value], expected: &[Value], kind: Kind) -> Result<f64, MetricError> {
-    let found = all(found, "a text", |value| value.as_str().map(with_newlines))?;
+    let found = all(found, "a text", text)?;
     let expected = all(expected, "a text, or a list of texts", references)?;
-    let found: Vec<&str> = found.iter().map(String::as_str).collect();
-    let expected: Vec<Vec<&str>> = expected
-        .iter()
-        .map(|references| references.iter().map(String::as_str).collect())
-        .collect();
     let scores = Rouge::default().corpus(&[kind], &expected, &found);
     Ok(scores.first().map_or(0.0, |score| score.f))
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
 }
 
 /// The references of a row, at least one.
@@ -32,10 +31,7 @@ fn references(value: &Value) -> Option<Vec<String>> {
         Value::Array(values) => values,
         value => std::slice::from_ref(value),
     };
-    let texts: Option<Vec<String>> = values
-        .iter()
-        .map(|value| value.as_str().map(with_newlines))
-        .collect();
+    let texts: Option<Vec<String>> = values.iter().map(text).collect();
     texts.filter(|texts| !texts.is_empty())
 }
 
@@ -97,7 +93,7 @@ pub fn answer(value: &Value) -> Option<Answer> {
 }
 
 fn accuracy(found: &[Value], expected: &[Answer], rule: &Rule) -> Result<f64, MetricError> {
-    let right = all(found, "a text", |value| Some(value.as_str()?.to_owned()))?;
+    let right = all(found, "a text", text)?;
     let right = right.iter().zip(expected);
     let right = right.filter(|(text, answer)| rule.is_right(text, **answer));
     Ok(ratio(right.count() as f64, expected.len() as f64))

@@ -19,7 +19,7 @@ use crate::{
 /// Texts that a model writes about held-out rows while it is trained.
 #[derive(Debug)]
 pub struct Writing {
-    /// What writes, without an engine of its own.
+    /// What writes.
     pub writer: Writer,
     /// How.
     pub options: WriteOptions,
@@ -52,13 +52,13 @@ impl Writing {
             return Ok(IndexMap::new());
         };
         let ranks = engine.ranks().clone();
-        self.writer.exchange(engine);
         let owns = |batch| ranks.owns(batch);
-        let found = self.writer.tokens(&rows.prompts, &self.options, owns);
-        self.writer.exchange(engine);
+        let found = self
+            .writer
+            .tokens(engine, &rows.prompts, &self.options, owns)?;
         // Tokens are whole numbers far below 2^24.
         let floats = |tokens: Vec<i32>| tokens.into_iter().map(|token| token as f32).collect();
-        let mut found: Vec<Vec<f32>> = found?.into_iter().map(floats).collect();
+        let mut found: Vec<Vec<f32>> = found.into_iter().map(floats).collect();
         gather(&*ranks, &mut found).map_err(EngineError::from)?;
         let read = |tokens: &Vec<f32>| {
             let tokens: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();

@@ -149,16 +149,19 @@ fn without_thousands(digits: &str) -> String {
     }
 }
 
-/// The letters from A to E that stand alone, in any case before a bracket, else in upper case; A before a
-/// word in lower case is an article.
+/// The letters from A to E that stand alone, in any case before a bracket, else in upper case. A is an
+/// article where it begins a sentence and a word in lower case follows.
 fn letters(text: &str) -> impl Iterator<Item = char> + '_ {
     static LETTER: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b([A-Ea-e])\)|\b([A-E])\b"));
     LETTER.captures_iter(text).filter_map(|found| {
         let whole = found.get(0)?;
+        let before = text[..whole.start()].trim_end_matches(' ');
+        let is_start = before.is_empty() || before.ends_with(['.', '!', '?', '\n']);
         let mut behind = text[whole.end()..].chars();
         let is_word = behind.next() == Some(' ') && behind.next().is_some_and(char::is_lowercase);
         let letter = found.get(1).or(found.get(2))?.as_str().chars().next()?;
-        (whole.as_str() != "A" || !is_word).then_some(letter.to_ascii_uppercase())
+        let is_article = whole.as_str() == "A" && is_start && is_word;
+        (!is_article).then_some(letter.to_ascii_uppercase())
     })
 }
 
@@ -299,6 +302,8 @@ mod tests {
             ("(d)", None, Some('D')),
             ("d) 40", None, Some('D')),
             ("D. A train is late", Some('D'), Some('D')),
+            ("It is A, not B", Some('A'), Some('B')),
+            ("So it is A since x > y", Some('A'), Some('A')),
             ("A", Some('A'), Some('A')),
             ("F", None, None),
         ] {

@@ -94,14 +94,22 @@ impl Rouge {
         kinds.iter().map(best).collect()
     }
 
-    /// The means of the scores of predictions, each with its targets, in the order of `kinds`; 0 of no rows.
-    /// Rows without a partner are not scored.
-    pub fn corpus(self, kinds: &[Kind], targets: &[Vec<&str>], predictions: &[&str]) -> Vec<Score> {
-        let rows: Vec<Vec<Score>> = targets
-            .par_iter()
-            .zip(predictions)
-            .map(|(targets, prediction)| self.score(kinds, targets, prediction))
-            .collect();
+    /// The means of the scores of summaries, each with its references, in the order of `kinds`; 0 of no rows.
+    /// Marks that stand for newlines are newlines ([`with_newlines`]). Rows without a partner are not
+    /// scored.
+    pub fn corpus<T: AsRef<str> + Sync>(
+        self,
+        kinds: &[Kind],
+        references: &[Vec<T>],
+        summaries: &[T],
+    ) -> Vec<Score> {
+        let score = |(references, summary): (&Vec<T>, &T)| {
+            let references = references.iter().map(|text| with_newlines(text.as_ref()));
+            let references: Vec<String> = references.collect();
+            let references: Vec<&str> = references.iter().map(String::as_str).collect();
+            self.score(kinds, &references, &with_newlines(summary.as_ref()))
+        };
+        let rows: Vec<Vec<Score>> = references.par_iter().zip(summaries).map(score).collect();
         let count = rows.len().max(1) as f64;
         let mean = |of: fn(&Score) -> f64, kind: usize| {
             rows.iter().map(|row| of(&row[kind])).sum::<f64>() / count
@@ -165,7 +173,7 @@ impl Kind {
                 let count = |tokens: &[u32]| (tokens.len() + 1).saturating_sub(n);
                 return Score::new(hits, count(&prediction.all), count(&target.all));
             }
-            Self::Lcs => common_subsequence(&target.all, &prediction.all).length,
+            Self::Lcs => common_subsequence(&target.all, &prediction.all, |_| ()),
             Self::LcsOfSentences => union_of_sentences(target, prediction),
         };
         Score::new(hits, prediction.all.len(), target.all.len())
@@ -188,17 +196,10 @@ fn common_ngrams(target: &[u32], prediction: &[u32], n: usize) -> usize {
     hits
 }
 
-/// The longest common subsequence of two sequences.
-struct Common {
-    length: usize,
-    /// For each pair of places, whether the table goes on to the left: the column before has the longer one.
-    is_left: Vec<u64>,
-}
-
-/// The table of longest common subsequences, of which two rows are kept, and a bit of each pair.
-fn common_subsequence(rows: &[u32], columns: &[u32]) -> Common {
+/// The length of the longest common subsequence. Of its table two rows are kept; `left` gets the number of
+/// every pair of places, row by row, where the table goes on to the left: the column before has more.
+fn common_subsequence(rows: &[u32], columns: &[u32], mut left: impl FnMut(usize)) -> usize {
     let width = columns.len();
-    let mut is_left = vec![0; (rows.len() * width).div_ceil(64)];
     let mut above = vec![0_usize; width + 1];
     let mut row = above.clone();
     for (i, a) in rows.iter().enumerate() {
@@ -207,24 +208,24 @@ fn common_subsequence(rows: &[u32], columns: &[u32]) -> Common {
                 true => above[j] + 1,
                 false => row[j].max(above[j + 1]),
             };
-            let at = i * width + j;
-            is_left[at / 64] |= u64::from(row[j] > above[j + 1]) << (at % 64);
+            if row[j] > above[j + 1] {
+                left(i * width + j);
+            }
         }
         std::mem::swap(&mut above, &mut row);
     }
-    Common {
-        length: above[width],
-        is_left,
-    }
+    above[width]
 }
 
 /// The places in `rows` of the common subsequence that rouge-score reads out of the table.
 fn places(rows: &[u32], columns: &[u32]) -> Vec<usize> {
-    let Common { is_left, .. } = common_subsequence(rows, columns);
-    let (mut i, mut j) = (rows.len(), columns.len());
+    let width = columns.len();
+    let mut is_left = vec![0_u64; (rows.len() * width).div_ceil(64)];
+    common_subsequence(rows, columns, |at| is_left[at / 64] |= 1 << (at % 64));
+    let (mut i, mut j) = (rows.len(), width);
     let mut places = Vec::new();
     while i > 0 && j > 0 {
-        let at = (i - 1) * columns.len() + j - 1;
+        let at = (i - 1) * width + j - 1;
         if rows[i - 1] == columns[j - 1] {
             i -= 1;
             j -= 1;

@@ -8,8 +8,9 @@ use ailora::{
         generate::{Settings, WriteOptions, Writer},
         task::Task,
     },
-    runtime::backend::Backend,
+    runtime::{backend::Backend, engine::Engine},
 };
+use serde_json::{Map, Value};
 
 use super::choice::{Choice, positive};
 use crate::cli::{
@@ -19,7 +20,7 @@ use crate::cli::{
 };
 
 /// Prompts that are written behind at a time, where no flag says it.
-const TOGETHER: usize = 8;
+pub const TOGETHER: usize = 8;
 
 /// The model that writes, and how.
 #[derive(Debug, clap::Args)]
@@ -69,7 +70,7 @@ impl WriterArgs {
     ///
     /// # Errors
     /// They do not fit together, or their files are not as they should be.
-    pub fn open(&self, task: Option<&Task>) -> Result<(Writer, WriteOptions), Error> {
+    pub fn open(&self, task: Option<&Task>) -> Result<Desk, Error> {
         let adapter = self.adapter.as_deref();
         let adapter = adapter.map(|path| self.insist.folder(path));
         let model = Model::generating(&self.model, adapter)?;
@@ -100,6 +101,51 @@ pub struct How<'a> {
     pub together: usize,
 }
 
+/// A model that writes, where its parameters are, and how it does.
+pub struct Desk {
+    pub writer: Writer,
+    engine: Engine,
+    options: WriteOptions,
+}
+
+impl Desk {
+    /// The texts behind prompts, in their order.
+    ///
+    /// # Errors
+    /// A prompt is too long, or has an id that the model does not know.
+    pub fn write(&mut self, prompts: &[Vec<i32>]) -> Result<Vec<String>, Error> {
+        let Self {
+            writer,
+            engine,
+            options,
+        } = self;
+        Ok(writer.write(engine, prompts, options)?)
+    }
+
+    /// How texts are written, to be recorded.
+    pub fn described(&self) -> Map<String, Value> {
+        self.writer.described(&self.options)
+    }
+
+    /// Shows on standard output what the model writes behind a prompt, as it comes.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn show(&mut self, prompt: &[i32]) -> Result<String, Error> {
+        let Self {
+            writer,
+            engine,
+            options,
+        } = self;
+        Ok(writer.stream(engine, prompt, options, &mut |part| {
+            if print::stdout(format_args!("{part}")).is_err() {
+                // Whoever read it is gone: what would come is for nobody.
+                std::process::exit(0);
+            }
+        })?)
+    }
+}
+
 impl TextArgs {
     /// A model that writes, and how.
     ///
@@ -110,14 +156,13 @@ impl TextArgs {
         mut model: Model,
         how: &How<'_>,
         backend: Box<dyn Backend>,
-    ) -> Result<(Writer, WriteOptions), Error> {
+    ) -> Result<Desk, Error> {
         let settings = model.generation(how.task)?;
         how.strict.check(&model)?;
         // Flags that contradict each other are said before anything is computed.
         let options = self.options(&settings, how.together)?;
-        let mut writer = model.writer(settings, how.merged, backend)?;
-        self.stop(&mut writer);
-        Ok((writer, options))
+        let (writer, engine) = model.writer(settings, how.merged, backend)?;
+        Ok(self.desk(writer, engine, options))
     }
 
     /// How texts are written, so many at a time, where flags do not say otherwise as `settings` do.
@@ -134,21 +179,13 @@ impl TextArgs {
         })
     }
 
-    /// Stops a writer before the texts of the flags.
-    pub fn stop(&self, writer: &mut Writer) {
+    /// A writer over an engine, which stops before the texts of the flags.
+    pub fn desk(&self, mut writer: Writer, engine: Engine, options: WriteOptions) -> Desk {
         self.stop.iter().for_each(|stop| writer.stop_before(stop));
-    }
-}
-
-/// Shows on standard output what the model writes behind a prompt, as it comes.
-///
-/// # Errors
-/// The prompt is too long, or has an id that the model does not know.
-pub fn show(writer: &mut Writer, prompt: &[i32], options: &WriteOptions) -> Result<String, Error> {
-    Ok(writer.stream(prompt, options, &mut |part| {
-        if print::stdout(format_args!("{part}")).is_err() {
-            // Whoever read it is gone: what would come is for nobody.
-            std::process::exit(0);
+        Desk {
+            writer,
+            engine,
+            options,
         }
-    })?)
+    }
 }

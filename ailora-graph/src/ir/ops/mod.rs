@@ -1,6 +1,7 @@
 //! The operations, one file a family: type, float64 value and derivative of each.
 
 pub mod attention;
+pub mod cache;
 pub mod cast;
 pub mod concat;
 pub mod dropout;
@@ -14,6 +15,7 @@ pub mod reduce;
 pub mod rotary;
 pub mod softmax;
 pub mod take_along;
+pub mod top;
 pub mod view;
 
 use super::{DType, ProgramError, Type};

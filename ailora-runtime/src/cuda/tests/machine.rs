@@ -29,6 +29,12 @@ impl Aligned {
         Self { lines }
     }
 
+    /// As states begin.
+    fn zeros(bytes: usize) -> Self {
+        let lines = vec![[0; 4]; bytes / 64 + 2];
+        Self { lines }
+    }
+
     fn start(&mut self) -> *mut u8 {
         let start = self.lines.as_mut_ptr().cast::<u8>();
         // SAFETY: there is a line more than needed.
@@ -50,6 +56,7 @@ impl<'a> Memory<'a> {
         let parameters = plan.buffers.iter().map(|buffer| match buffer {
             Buffer::Arena { .. } => None,
             Buffer::Parameter { len, .. } => Some(Aligned::new(4 * len)),
+            Buffer::State { len, .. } => Some(Aligned::zeros(4 * len)),
         });
         Self {
             plan,

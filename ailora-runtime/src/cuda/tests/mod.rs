@@ -4,6 +4,7 @@
 //! One long file: the cases share the plans that they run in both ways.
 
 pub(in crate::cuda) mod emulate;
+mod generation;
 mod machine;
 mod nvrtc;
 

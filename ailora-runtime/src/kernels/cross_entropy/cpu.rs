@@ -87,6 +87,12 @@ pub(super) fn matches(
     });
 }
 
+/// The logarithm of each row's sum of exponentials.
+pub(super) fn log_sum_exp(kernel: super::LogSumExp, logits: &[f32], to: &mut [f32]) {
+    let rows = logits.par_chunks_exact(kernel.classes).zip(to);
+    rows.for_each(|(row, to)| *to = Arch::new().dispatch(LogSumExp(row)) as f32);
+}
+
 /// The logarithm of the sum of a row's exponentials.
 struct LogSumExp<'a>(&'a [f32]);
 
@@ -99,6 +105,9 @@ impl WithSimd for LogSumExp<'_> {
             #[inline(always)]
             || {
                 let max = rows::max(self.0);
+                if max == f32::NEG_INFINITY {
+                    return f64::from(max);
+                }
                 let mut exponentials = [0.0; BLOCK];
                 let mut sum = 0.0;
                 for block in self.0.chunks(BLOCK) {

@@ -1,6 +1,6 @@
 use ailora_graph::ir::ops::loss::IGNORED;
 
-use super::{CrossEntropy, CrossEntropyGrad, Matches};
+use super::{CrossEntropy, CrossEntropyGrad, LogSumExp, Matches};
 use crate::kernels::device::{
     Actions, Operand, Param, Source,
     text::{BLOCK, Constants, VECTOR, bytes, grid, index, vector},
@@ -10,6 +10,7 @@ use crate::kernels::device::{
 const ALONE: usize = 1024;
 
 const LOSS: &str = concat!(include_str!("rows.cuh"), "\n", include_str!("loss.cu"));
+const LOG_SUM: &str = concat!(include_str!("rows.cuh"), "\n", include_str!("log_sum.cu"));
 const GRADIENT: &str = concat!(include_str!("rows.cuh"), "\n", include_str!("gradient.cu"));
 
 /// How the threads share the rows.
@@ -22,12 +23,12 @@ struct Rows {
 }
 
 impl Rows {
-    fn new(classes: usize, operands: &[Operand], labels: &Operand) -> Self {
+    fn new(classes: usize, operands: &[Operand]) -> Self {
         let n = vector(classes, operands);
         let vectors = classes / n;
         Self {
             classes,
-            rows: labels.view.len(),
+            rows: operands[0].view.len() / classes.max(1),
             threads: match vectors {
                 0..=128 => 32,
                 129..=2048 => BLOCK,
@@ -74,7 +75,7 @@ pub(super) fn cross_entropy(
     reads: &[Operand],
     writes: &[Operand],
 ) -> Actions {
-    let rows = Rows::new(classes, &reads[..1], &reads[1]);
+    let rows = Rows::new(classes, &reads[..1]);
     let (logits, labels, losses) = (Param::Read(0), Param::Read(1), Param::Scratch(0));
     let constants = rows
         .constants(&reads[0])
@@ -99,7 +100,7 @@ pub(super) fn cross_entropy_grad(
     reads: &[Operand],
     writes: &[Operand],
 ) -> Actions {
-    let rows = Rows::new(classes, &[reads[0], writes[0]], &reads[1]);
+    let rows = Rows::new(classes, &[reads[0], writes[0]]);
     let (logits, labels, share) = (Param::Read(0), Param::Read(1), Param::Scratch(0));
     let count = counted(rows.rows).kernel(
         include_str!("share.cu"),
@@ -129,8 +130,20 @@ pub(super) fn matches(
     reads: &[Operand],
     writes: &[Operand],
 ) -> Actions {
-    let rows = Rows::new(classes, &reads[..1], &reads[1]);
+    let rows = Rows::new(classes, &reads[..1]);
     let constants = rows.constants(&reads[0]).elements("Y", &writes[0]);
     let params = [Param::Read(0), Param::Read(1), Param::Write(0)];
     Actions::from(rows.kernel(constants, include_str!("matches.cu"), params))
+}
+
+/// The logarithm of each row's sum of exponentials.
+pub(super) fn log_sum_exp(
+    LogSumExp { classes }: LogSumExp,
+    reads: &[Operand],
+    writes: &[Operand],
+) -> Actions {
+    let rows = Rows::new(classes, reads);
+    let constants = rows.constants(&reads[0]).elements("Y", &writes[0]);
+    let params = [Param::Read(0), Param::Write(0)];
+    Actions::from(rows.kernel(constants, LOG_SUM, params))
 }

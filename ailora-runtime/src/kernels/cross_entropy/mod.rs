@@ -1,5 +1,5 @@
-//! Cross-entropy, its gradient, and which labels the logits choose, over as many classes as a vocabulary has
-//! words.
+//! Cross-entropy, its gradient, which labels the logits choose, and what makes them log-probabilities, over as
+//! many classes as a vocabulary has words.
 
 mod cpu;
 mod cuda;
@@ -33,6 +33,13 @@ pub struct CrossEntropyGrad {
 /// Reads logits and labels; writes, for each row, 1 if the label has the largest logit, else 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Matches {
+    /// Columns of the logits.
+    pub classes: usize,
+}
+
+/// Reads logits; writes the logarithm of each row's sum of exponentials.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogSumExp {
     /// Columns of the logits.
     pub classes: usize,
 }
@@ -141,5 +148,30 @@ impl Operation for Matches {
 
     fn actions(&self, reads: &[Operand], writes: &[Operand], _: Target) -> Actions {
         cuda::matches(*self, reads, writes)
+    }
+}
+
+impl Operation for LogSumExp {
+    fn label(&self) -> &'static str {
+        LABEL
+    }
+
+    fn of(node: &Node<'_>) -> Option<Self> {
+        match node.op {
+            Op::LogSumExp(_) => Some(Self {
+                classes: node.arguments[0][1],
+            }),
+            _ => None,
+        }
+    }
+
+    fn run(&self, call: &Call<'_>) {
+        // SAFETY: nothing else uses the result meanwhile.
+        let to = unsafe { call.target(0).write_all() };
+        cpu::log_sum_exp(*self, call.read(0), to);
+    }
+
+    fn actions(&self, reads: &[Operand], writes: &[Operand], _: Target) -> Actions {
+        cuda::log_sum_exp(*self, reads, writes)
     }
 }

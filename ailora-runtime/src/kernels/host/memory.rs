@@ -19,15 +19,18 @@ pub(crate) struct Memory<'a> {
 }
 
 /// Where a buffer lies at run time.
+#[derive(Clone, Copy)]
 pub(crate) enum Place<'a> {
     /// In the arena, from this element on.
     Arena(usize),
     /// A parameter's elements.
     Parameter(&'a [f32]),
+    /// A state's elements, behind a pointer that is exclusive for 'a, and how many they are.
+    State(*mut f32, usize),
 }
 
-// SAFETY: the pointer is to the arena that `new` borrows exclusively for 'a; threads of one step
-// write disjoint parts of it.
+// SAFETY: the pointers are to the arena that `new` borrows exclusively for 'a, and to states that are
+// borrowed so; threads of one step write disjoint parts of them.
 unsafe impl Sync for Memory<'_> {}
 
 impl<'a> Memory<'a> {
@@ -55,6 +58,11 @@ impl<'a> Memory<'a> {
             Place::Parameter(data) => {
                 let data = &data[view.start..view.start + len];
                 (data.as_ptr().cast_mut(), 0)
+            }
+            Place::State(start, all) => {
+                assert!(view.start + len <= all, "the plan fits its states");
+                // SAFETY: in bounds.
+                (unsafe { start.add(view.start) }, len)
             }
             Place::Arena(start) => {
                 let start = start + view.start;

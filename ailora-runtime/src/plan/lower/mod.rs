@@ -34,6 +34,7 @@ pub(super) struct Lowered {
     pub inputs: Vec<Input>,
     pub outputs: IndexMap<Name, (View, Type)>,
     pub parameters: Vec<(Name, Type)>,
+    pub states: Vec<(Name, Type)>,
 }
 
 /// What a buffer holds, and while which steps.
@@ -48,6 +49,7 @@ pub(super) struct Storage {
 #[derive(Debug, PartialEq)]
 pub(super) enum Kind {
     Parameter(Name),
+    State(Name),
     /// What is put in before the first step, or computed.
     Value,
 }
@@ -76,6 +78,10 @@ pub(super) fn lower(program: &Program, schedule: &[Unit]) -> Lowered {
         lowering.unit(time, unit);
     }
     for (name, &id) in program.outputs() {
+        // What is put into a state stays there.
+        if let Op::Put(_) = program[id].op {
+            continue;
+        }
         let view = lowering.dense(id);
         let ty = program.ty(id).clone();
         lowering.out.outputs.insert(name.clone(), (view, ty));
@@ -283,6 +289,13 @@ impl Lowering<'_> {
                 self.views[usize::from(id)] = Some(view);
                 return;
             }
+            Op::State(leaf) => {
+                let view = self.buffer(&leaf.ty, Kind::State(leaf.name.clone()));
+                let state = (leaf.name.clone(), leaf.ty.clone());
+                self.out.states.push(state);
+                self.views[usize::from(id)] = Some(view);
+                return;
+            }
             // Loops hold numbers as immediates; any other reader gets a loop that writes it.
             Op::Const(value) => {
                 let number = value.0 as f32;
@@ -328,7 +341,8 @@ impl Lowering<'_> {
         };
         let reads = self.operands(&kernel, args);
         let is_in_place = kernel.operation().is_in_place();
-        let to = match is_in_place && self.replaces(args[0], id, time) {
+        let is_put = matches!(kernel, Kernel::Put(_));
+        let to = match is_put || (is_in_place && self.replaces(args[0], id, time)) {
             true => reads[0],
             false => self.place(id),
         };

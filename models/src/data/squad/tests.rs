@@ -201,3 +201,43 @@ fn a_question_that_is_none_is_malformed_by_its_number() {
     let none = json!({"id": "i", "question": "Q", "answers": [], "is_impossible": false});
     assert_eq!(read(&asked(none)).unwrap().malformed.len(), 1);
 }
+
+/// Hugging Face's files have the answers of a question in an object, where columns are named as fields.
+#[test]
+fn both_forms_of_the_files_give_the_same_targets() {
+    use crate::task::{Labels, Malformed, Task};
+
+    let folder = tempfile::tempdir().unwrap();
+    let question = json!({"id": "i", "question": "Q?", "answers": [
+        {"text": "b", "answer_start": 2}, {"text": "a b", "answer_start": 0}]});
+    std::fs::write(folder.path().join("own.json"), asked(question)).unwrap();
+    let row = json!({"id": "i", "title": "T", "context": "a b", "question": "Q?",
+        "answers": {"text": ["b", "a b"], "answer_start": [2, 0]}});
+    std::fs::write(folder.path().join("rows.jsonl"), row.to_string()).unwrap();
+    let columns = ["answers.text", "answers.answer_start"];
+    let source = Source::new(Path::new("f"), &b""[..], Some(&columns)).unwrap();
+    assert!(source.reads("answers") && !source.reads("text"));
+    for (file, format, answers, starts) in [
+        ("own.json", "squad", "answers", "answer_start"),
+        ("rows.jsonl", "jsonl", columns[0], columns[1]),
+    ] {
+        let description = json!({
+            "name": "questions", "format": format, "text": "{question}", "pair": "{context}",
+            "objective": {"extractive": {"answers": answers, "starts": starts}},
+            "unused": ["id", "title"], "train": [file],
+        });
+        let task = Task::from_value(description).unwrap();
+        let path = folder.path().join(file);
+        let read = task.load(&[&path], Labels::Required, Malformed::Refused);
+        let read = read.unwrap();
+        assert_eq!(read.notes, []);
+        let [example] = &read.examples[..] else {
+            panic!("{:?}", read.examples)
+        };
+        assert_eq!(
+            (&*example.text, example.pair.as_deref()),
+            ("Q?", Some("a b"))
+        );
+        assert_eq!(example.target, Some(json!({"text": "b", "start": 2})));
+    }
+}

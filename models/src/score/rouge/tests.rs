@@ -85,7 +85,7 @@ fn the_score_of_a_corpus_is_the_mean_over_its_rows() {
     assert!(close(one.precision, 2.0 / 3.0) && close(one.recall, 1.0 / 3.0));
     assert!(close(one.f, (2.0 / 3.0 + 2.0 / 3.0) / 3.0));
     assert_eq!(
-        Rouge::default().corpus(&[Kind::Lcs], &[], &[]),
+        Rouge::default().corpus::<&str>(&[Kind::Lcs], &[], &[]),
         [Score::default()]
     );
 }

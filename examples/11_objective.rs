@@ -174,11 +174,16 @@ pub fn fruits() -> Result<Task, Error> {
         text: Text::parse("{text}")?,
         pair: None,
         id: None,
+        evaluation_text: None,
+        joined: Vec::new(),
         trim: false,
         one_may_be_blank: false,
         unused: Vec::new(),
         train: split("train", Rows::AllButEveryFifth),
         dev: vec![split("dev", Rows::EveryFifth)],
+        test: Vec::new(),
+        max_length: None,
+        generation: Default::default(),
     })
 }
 

@@ -73,7 +73,7 @@ fn run(command: &str, folder: &Path, cache: &Path) {
     assert!(output.status.success(), "`{command}`:\n{errors}");
 }
 
-/// What the commands find: the book's data, and a causal language model.
+/// What the commands find: the book's data, a causal language model, and an encoder-decoder.
 fn given(folder: &Path) {
     let data = folder.join("docs/data");
     std::fs::create_dir_all(&data).unwrap();
@@ -82,6 +82,7 @@ fn given(folder: &Path) {
         std::fs::copy(&path, data.join(path.file_name().unwrap())).unwrap();
     }
     support::language_model(&folder.join("llama"));
+    support::encoder_decoder(&folder.join("bart"));
 }
 
 #[test]

@@ -15,6 +15,10 @@ pub struct Cut {
     pub unanswered: usize,
     /// The longest sequence, in tokens.
     pub limit: usize,
+    /// Rows whose text to write lost tokens.
+    pub targets: usize,
+    /// The longest of these, in tokens.
+    pub target_limit: usize,
 }
 
 impl Cut {
@@ -28,12 +32,19 @@ impl Cut {
                 .filter(|row| !objective.has_targets(row))
                 .count(),
             limit,
+            targets: rows.iter().filter(|row| row.encoding.target_cut).count(),
+            target_limit: rows
+                .iter()
+                .filter(|row| row.encoding.target_cut)
+                .map(|row| row.encoding.target.len())
+                .max()
+                .unwrap_or(0),
         }
     }
 
     /// Whether anything was lost.
     pub fn is_any(&self) -> bool {
-        self.cut > 0 || self.unanswered > 0
+        self.cut > 0 || self.unanswered > 0 || self.targets > 0
     }
 }
 
@@ -44,12 +55,21 @@ impl fmt::Display for Cut {
             cut,
             unanswered,
             limit,
+            targets,
+            target_limit,
         } = self;
         write!(f, "{cut} of {rows} rows were cut to {limit} tokens")?;
         if *unanswered > 0 {
             write!(
                 f,
                 "; {unanswered} have no answer within that length to learn, and are left out"
+            )?;
+        }
+        if *targets > 0 {
+            write!(
+                f,
+                "; in {targets} the text to write was cut to {target_limit} tokens, but scores are of the \
+                 whole text"
             )?;
         }
         Ok(())

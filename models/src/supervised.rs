@@ -12,7 +12,8 @@ use indexmap::IndexMap;
 
 use crate::{
     batch::{BatchError, Buckets, Encoded, Inputs, Order, Plan, Shape, training_epoch},
-    objective::{HeldOut, ObjectiveError, Pass, Predictor},
+    metrics::Metric,
+    objective::{HeldOut, ObjectiveError, Pass, Predictor, written::Writing},
     stream::{Reading, Stream, Windows},
     tokenizer::TokenizerError,
 };
@@ -70,6 +71,8 @@ pub struct Supervised {
     buckets: Buckets,
     batching: Batching,
     held_out: Vec<HeldOut>,
+    /// What is written of the held-out rows at every evaluation, if anything is.
+    writing: Option<Writing>,
     /// Where the current epoch stands, if its rows are read.
     position: Option<Position>,
 }
@@ -131,8 +134,15 @@ impl Supervised {
                 ..batching
             },
             held_out,
+            writing: None,
             position: None,
         })
+    }
+
+    /// This workload with texts that are written and scored at every evaluation.
+    pub fn with_texts(mut self, writing: Writing) -> Self {
+        self.writing = Some(writing);
+        self
     }
 
     /// The model with its adapters.
@@ -182,7 +192,15 @@ impl Supervised {
                 if last > 0 {
                     shapes.push(Shape::new(last, self.batching.max_len));
                 }
-                return Ok(shapes);
+                let targets = self.predictor.objective().target_lengths();
+                let with = |shape: Shape| {
+                    let targets = targets.iter();
+                    targets.map(move |&target_len| Shape {
+                        target_len,
+                        ..shape
+                    })
+                };
+                return Ok(shapes.into_iter().flat_map(with).collect());
             }
         };
         let mut shapes = Vec::new();
@@ -357,7 +375,11 @@ impl Workload for Supervised {
     /// The objective's, of the first held-out split first.
     fn headlines(&self) -> Vec<Headline> {
         let of_split = |split: &HeldOut| {
-            let own = self.predictor.objective().headlines().into_iter();
+            let objective = self.predictor.objective();
+            let texts = objective.text_metrics().iter();
+            let texts = texts.filter(|_| self.writing.is_some());
+            let own = objective.headlines().into_iter();
+            let own = own.chain(texts.map(Metric::headline));
             let own = own.map(|own| Headline {
                 name: self.named(&split.name, &own.name),
                 ..own
@@ -411,7 +433,10 @@ impl Workload for Supervised {
         let objective = self.predictor.objective().clone();
         let mut scores = IndexMap::new();
         for split in &self.held_out {
-            let found = objective.evaluate(&mut self.predictor, engine, split)?;
+            let mut found = objective.evaluate(&mut self.predictor, engine, split)?;
+            if let Some(writing) = &mut self.writing {
+                found.extend(writing.scores(&*objective, engine, &split.name)?);
+            }
             let named = |(name, value): (String, f64)| (self.named(&split.name, &name), value);
             scores.extend(found.into_iter().map(named));
         }

@@ -20,10 +20,10 @@ pub struct Args {
 
 /// Answers the lines of standard input, each with all that was said before.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let mut writer = args.writer.open()?;
+    let mut desk = args.writer.open(None)?;
     let bound = args
         .chats
-        .bind(args.writer.adapter.as_deref(), &mut writer)?;
+        .bind(args.writer.adapter.as_deref(), &mut desk.writer)?;
     let is_terminal = io::stdin().is_terminal();
     let ask = || {
         if is_terminal {
@@ -43,14 +43,14 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
             "/reset" => conversation.messages = args.chats.start().messages,
             text => {
                 conversation.push("user", text);
-                let prompts = bound.prompts(std::slice::from_ref(&conversation));
-                let written = prompts
+                let prompt = bound.prompts(std::slice::from_ref(&conversation));
+                let written = prompt
                     .map_err(Error::from)
-                    .and_then(|prompts| writer.write(&prompts, true));
+                    .and_then(|prompt| desk.show(&prompt.concat()));
                 match written {
-                    Ok(answers) => {
+                    Ok(answer) => {
                         out!("")?;
-                        conversation.push("assistant", &answers.concat());
+                        conversation.push("assistant", &answer);
                     }
                     // Whoever sits there can say it shorter, or begin again.
                     Err(error) if is_terminal => {

@@ -7,19 +7,22 @@ use ailora::{
     finetune::{Model, data, trained_length},
     models::{
         batch::{BatchError, Buckets, Encoded, Order, evaluation},
-        data::files,
+        data::{Example, files},
         lengths::Cut,
-        objective::{HeldOut, Predictor},
+        metrics::{Metric, SHARES, wilson},
+        objective::{HeldOut, Objective, Predictor, written},
         task::{Malformed, Rows, Split, Task},
     },
     runtime::engine::Engine,
 };
 use indexmap::IndexMap;
+use serde_json::{Map, Value, json};
 
 use super::{
     Error,
     args::{self, DeviceArgs, ForceArgs, ModelArgs, say_cut},
     dataset::ColumnArgs,
+    generate::writer::TextArgs,
     print::{out, say},
     table,
 };
@@ -45,54 +48,159 @@ pub struct Args {
     /// Number of rows in a batch.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size, allow_negative_numbers = true)]
     batch_size: usize,
-    /// Truncate sequences to N tokens [default: as in the adapter's training, else 128, of
-    /// question answering 384].
+    /// Truncate sequences to N tokens [default: as in the adapter's training, else as the task says, else
+    /// 128, of question answering 384].
     #[arg(long, value_name = "N", value_parser = args::tokens, allow_negative_numbers = true)]
     max_length: Option<usize>,
+    /// Score the loss alone, and not what the model writes where the task has metrics of that.
+    #[arg(long)]
+    loss_only: bool,
+    #[command(flatten)]
+    texts: TextArgs,
+}
+
+/// A part that is scored.
+struct Part {
+    name: String,
+    rows: Vec<Example>,
+    /// Scores, and what they depend on.
+    scores: Map<String, Value>,
+}
+
+impl Part {
+    /// Adds scores, and shows them.
+    fn add(&mut self, scores: &IndexMap<String, f64>) {
+        say!("{}: {}", self.name, table::metrics(scores));
+        let values = scores.iter().map(|(name, x)| (name.clone(), json!(x)));
+        self.scores.extend(values);
+    }
+
+    /// Adds the scores of what was written about the rows, and how it was.
+    ///
+    /// # Errors
+    /// A row has nothing that its text can be scored against.
+    fn add_texts(
+        &mut self,
+        objective: &dyn Objective,
+        texts: &[String],
+        how: Map<String, Value>,
+    ) -> Result<(), Error> {
+        let targets: Vec<Option<Value>> = self.rows.iter().map(|row| row.target.clone()).collect();
+        let scores = written::scores(objective, texts, &targets)?;
+        self.add(&scores);
+        let rows = self.rows.len();
+        for Metric { name, .. } in SHARES {
+            if let Some(&share) = scores.get(name) {
+                let interval = json!(wilson(share, rows));
+                self.scores.insert(format!("{name}_interval"), interval);
+            }
+        }
+        self.scores.insert("rows".to_owned(), json!(rows));
+        self.scores.insert("generation".to_owned(), how.into());
+        Ok(())
+    }
+}
+
+/// The means of several parts' metrics, each part counted once whatever its size.
+fn average(metrics: &[Metric], parts: &[Part]) -> Option<(String, Map<String, Value>)> {
+    let mean = |metric: &Metric| {
+        let values = parts
+            .iter()
+            .map(|part| part.scores.get(metric.name)?.as_f64());
+        let values: Vec<f64> = values.collect::<Option<_>>()?;
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        Some((metric.name.to_owned(), json!(mean)))
+    };
+    let means: Map<String, Value> = metrics.iter().filter_map(mean).collect();
+    (parts.len() > 1 && !means.is_empty()).then(|| ("average".to_owned(), means))
 }
 
 /// Prints one JSON object: the metrics of each held-out split by name.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let adapter = args.adapter.as_deref();
     let adapter = adapter.map(|path| args.insist.folder(path));
-    let (model, task) = args.model.open_with(adapter, &args.columns, &args.data)?;
+    let (mut model, task) = args.model.open_with(adapter, &args.columns, &args.data)?;
     if let Some(other) = model.other_labels {
         return Err(other.into());
     }
+    let task = task.evaluated();
     let (data, splits) = splits(&task, &args.data)?;
-    let max_len = length(args.max_length, args.adapter.as_deref(), &model);
+    let max_len = length(args.max_length, args.adapter.as_deref(), &task, &model);
+    let writes = !args.loss_only && !model.objective.text_metrics().is_empty();
+    let how = match writes {
+        false => None,
+        true => {
+            let settings = model.generation(Some(&task))?;
+            args.model.strict.check(&model)?;
+            let options = args.texts.options(&settings, args.batch_size)?;
+            Some((settings, options))
+        }
+    };
     let (mut predictor, mut engine, model) = model.predictor(args.device.open()?);
-    let mut scores: IndexMap<String, IndexMap<String, f64>> = IndexMap::new();
     let objective = &*model.objective;
+    let mut parts = Vec::new();
     for split in &splits {
         let file = task.load_split(&data, split, Malformed::Refused)?;
         args.model.say(&file.notes)?;
-        let rows = model.encode_held_out(&file.examples, max_len)?;
-        say_cut(&split.name, &Cut::of(objective, &rows, max_len));
-        let buckets = buckets(&rows, max_len)?;
-        let size = args.batch_size;
-        let split = HeldOut::new(&split.name, rows, objective, &buckets, size, 0)?;
-        let metrics = objective.evaluate(&mut predictor, &mut engine, &split)?;
-        say!("{}: {}", split.name, table::metrics(&metrics));
-        scores.insert(split.name, metrics);
+        let mut part = Part {
+            name: split.name.clone(),
+            rows: file.examples,
+            scores: Map::new(),
+        };
+        let rows = model.encode_held_out(&part.rows, max_len)?;
+        say_cut(&part.name, &Cut::of(objective, &rows, max_len));
+        // What is written can be scored where nothing else can.
+        if !writes || rows.iter().any(|row| objective.has_targets(row)) {
+            let buckets = buckets(&rows, max_len)?;
+            let size = args.batch_size;
+            let held_out = HeldOut::new(&part.name, rows, objective, &buckets, size, 0)?;
+            part.add(&objective.evaluate(&mut predictor, &mut engine, &held_out)?);
+        }
+        parts.push(part);
     }
+    if let Some((settings, options)) = how {
+        let writer = model.writer_on(&predictor, settings);
+        let mut desk = args.texts.desk(writer, engine, options);
+        desk.writer.end_at(objective.end(&model.tokenizer));
+        for part in &mut parts {
+            let prompts = objective.prompts(&part.rows, &model.tokenizer, max_len)?;
+            let texts = desk.write(&tokens(&prompts.unwrap_or_default()))?;
+            let mut how = desk.described();
+            how.insert("prompt".to_owned(), json!(task.text.templates()));
+            part.add_texts(objective, &texts, how)?;
+        }
+    }
+    let average = average(objective.text_metrics(), &parts);
+    let scores = parts.into_iter().map(|part| (part.name, part.scores));
+    let scores: IndexMap<String, Map<String, Value>> = scores.chain(average).collect();
     out!("{}", serde_json::to_string(&scores)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// Tokens as a writer takes them.
+pub fn tokens(prompts: &[Vec<u32>]) -> Vec<Vec<i32>> {
+    let ids = |prompt: &Vec<u32>| prompt.iter().map(|&id| id as i32).collect();
+    prompts.iter().map(ids).collect()
+}
+
 /// The folder of what is scored, and its parts: those that a task holds out of its folder, or the files.
 fn splits(task: &Task, paths: &[PathBuf]) -> Result<(PathBuf, Vec<Split>), Error> {
+    let has_own = !task.dev.is_empty() || !task.test.is_empty();
     let folder = match paths {
         [] => Some(None),
-        [path] if !path.is_file() && !task.dev.is_empty() => Some(Some(path.as_path())),
+        [path] if !path.is_file() && has_own => Some(Some(path.as_path())),
         _ => None,
     };
     match folder {
-        Some(_) if task.dev.is_empty() => {
+        Some(_) if !has_own => {
             let name = &task.name;
             Err(format!("task {name} has no rows that are held out; pass --data FILE").into())
         }
-        Some(folder) => Ok((data(task, folder)?, task.dev.clone())),
+        Some(folder) => {
+            let folder = data(task, folder)?;
+            let splits = task.held_out(&folder)?;
+            Ok((folder, splits))
+        }
         None => {
             let (files, notes) = files(paths)?;
             args::say(&notes);
@@ -107,11 +215,12 @@ fn splits(task: &Task, paths: &[PathBuf]) -> Result<(PathBuf, Vec<Split>), Error
     }
 }
 
-/// The longest sequence that the model takes: as given, else as the adapter was trained.
-pub fn length(given: Option<usize>, adapter: Option<&Path>, model: &Model) -> usize {
+/// The longest sequence that the model takes: as given, else as the adapter was trained, else as the task
+/// says.
+pub fn length(given: Option<usize>, adapter: Option<&Path>, task: &Task, model: &Model) -> usize {
     let trained = || trained_length(adapter?);
     let wanted = given.or_else(trained);
-    model.max_len(wanted.unwrap_or(model.objective.max_len()))
+    model.max_len(wanted.unwrap_or(task.max_len()))
 }
 
 fn buckets(rows: &[Encoded], max_len: usize) -> Result<Buckets, BatchError> {

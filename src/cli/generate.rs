@@ -1,21 +1,17 @@
 mod choice;
 pub mod conversations;
-mod stream;
 pub mod writer;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ailora::models::{chat::Conversation, task::Task};
+use ailora::models::{chat::Conversation, generate::Writer, task::Task};
 use serde_json::json;
 
 use self::{
     conversations::ChatArgs,
-    writer::{Writer, WriterArgs},
+    writer::{Desk, TOGETHER, WriterArgs},
 };
 use super::{Error, print::out};
-
-/// How many conversations of a file are written at a time.
-const TOGETHER: usize = 8;
 
 /// What is generated, and how.
 #[derive(Debug, clap::Args)]
@@ -26,7 +22,7 @@ pub struct Args {
     /// is written as it is generated, those to several as one JSON object a line, with `prompt` and `text`.
     #[arg(long, value_name = "TEXT", required_unless_present = "messages")]
     prompt: Vec<String>,
-    /// Put each prompt into the template of this task, as in training.
+    /// Put each prompt into the template of this task, and write as the task says, where flags do not.
     #[arg(long)]
     task: Option<String>,
     /// Put each prompt into the chat template, as a message of the user.
@@ -52,26 +48,29 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         Some(path) => Some(args.chats.read(path)?),
         None => None,
     };
-    let mut writer = args.writer.open()?;
-    match conversations {
-        Some(conversations) => answer(args, &mut writer, &conversations)?,
-        None => {
-            let ids = prompts(args, &mut writer)?;
-            let written = writer.write(&ids, true)?;
-            if let [_] = &written[..] {
-                out!("")?;
-                return Ok(ExitCode::SUCCESS);
-            }
-            for (prompt, text) in args.prompt.iter().zip(&written) {
-                out!("{}", json!({"prompt": prompt, "text": text}))?;
-            }
-        }
+    let task = args.task.as_deref().map(Task::parse).transpose()?;
+    let task = task.as_ref().map(Task::evaluated);
+    let task = task.as_deref();
+    let mut desk = args.writer.open(task)?;
+    if let Some(conversations) = conversations {
+        answer(args, &mut desk, &conversations)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let ids = prompts(args, task, &mut desk.writer)?;
+    if let [prompt] = &ids[..] {
+        desk.show(prompt)?;
+        out!("")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let written = desk.write(&ids)?;
+    for (prompt, text) in args.prompt.iter().zip(&written) {
+        out!("{}", json!({"prompt": prompt, "text": text}))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The tokens of the prompts, as their flags say to write them.
-fn prompts(args: &Args, writer: &mut Writer<'_>) -> Result<Vec<Vec<i32>>, Error> {
+fn prompts(args: &Args, task: Option<&Task>, writer: &mut Writer) -> Result<Vec<Vec<i32>>, Error> {
     if args.chat {
         let conversation = |prompt: &String| {
             let mut conversation = args.chats.start();
@@ -82,12 +81,9 @@ fn prompts(args: &Args, writer: &mut Writer<'_>) -> Result<Vec<Vec<i32>>, Error>
         let conversations: Vec<_> = args.prompt.iter().map(conversation).collect();
         return asked(args, writer, &conversations);
     }
-    let task = args.task.as_deref().map(Task::parse).transpose()?;
     let encode = |prompt: &String| -> Result<Vec<i32>, Error> {
-        let prompt = task
-            .as_ref()
-            .map_or(prompt.clone(), |task| task.prompt(prompt));
-        let encoded = writer.tokenizer.encode(&prompt, None, usize::MAX)?;
+        let prompt = task.map_or(prompt.clone(), |task| task.prompt(prompt));
+        let encoded = writer.tokenizer().encode(&prompt, None, usize::MAX)?;
         Ok(encoded.ids.into_iter().map(|id| id as i32).collect())
     };
     args.prompt.iter().map(encode).collect()
@@ -96,7 +92,7 @@ fn prompts(args: &Args, writer: &mut Writer<'_>) -> Result<Vec<Vec<i32>>, Error>
 /// The tokens of conversations with the header of an answer.
 fn asked(
     args: &Args,
-    writer: &mut Writer<'_>,
+    writer: &mut Writer,
     conversations: &[Conversation],
 ) -> Result<Vec<Vec<i32>>, Error> {
     let bound = args.chats.bind(args.writer.adapter.as_deref(), writer)?;
@@ -104,14 +100,10 @@ fn asked(
 }
 
 /// Writes the answers to conversations.
-fn answer(
-    args: &Args,
-    writer: &mut Writer<'_>,
-    conversations: &[Conversation],
-) -> Result<(), Error> {
-    let prompts = asked(args, writer, conversations)?;
+fn answer(args: &Args, desk: &mut Desk, conversations: &[Conversation]) -> Result<(), Error> {
+    let prompts = asked(args, &mut desk.writer, conversations)?;
     for (conversations, prompts) in conversations.chunks(TOGETHER).zip(prompts.chunks(TOGETHER)) {
-        let answers = writer.write(prompts, false)?;
+        let answers = desk.write(prompts)?;
         for (conversation, answer) in conversations.iter().zip(&answers) {
             out!(
                 "{}",

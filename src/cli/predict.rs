@@ -3,10 +3,11 @@ use std::{path::PathBuf, process::ExitCode};
 use ailora::{
     finetune::Model,
     models::{
-        data::files,
+        data::{Example, files},
         head::Head,
         lengths::Cut,
         metrics::argmax,
+        objective::written,
         task::{Labels, Malformed, Task},
     },
     output::File,
@@ -18,8 +19,8 @@ use super::{
     answers::AnswerArgs,
     args::{self, DeviceArgs, ForceArgs, ModelArgs, say_cut},
     dataset::ColumnArgs,
-    evaluate::{length, logits},
-    generate::writer::TextArgs,
+    evaluate::{length, logits, tokens},
+    generate::writer::{How, TextArgs},
     print::say,
 };
 
@@ -42,7 +43,8 @@ pub struct Args {
     columns: ColumnArgs,
     /// Write the predictions to a file, or to standard output as `-`: one JSON object a row, with `index`,
     /// and `logits` in the order of the model's outputs and `label`, or the `text` that a language model
-    /// writes or that answers a question.
+    /// writes or that answers a question; and the `number` or `letter` that it answers, where a task is scored
+    /// by that.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Replace the output file if it exists.
@@ -51,7 +53,8 @@ pub struct Args {
     /// Number of rows in a batch.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size, allow_negative_numbers = true)]
     batch_size: usize,
-    /// Truncate sequences to N tokens [default: as in the adapter's training, else 128].
+    /// Truncate sequences to N tokens [default: as in the adapter's training, else as
+    /// the task says, else 128].
     #[arg(long, value_name = "N", value_parser = args::tokens, allow_negative_numbers = true)]
     max_length: Option<usize>,
     #[command(flatten)]
@@ -65,6 +68,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let adapter = args.adapter.as_deref();
     let adapter = adapter.map(|path| args.insist.folder(path));
     let (model, task) = args.model.open_with(adapter, &args.columns, &args.data)?;
+    let task = task.evaluated().into_owned();
     let mut inputs = vec![&*model.pretrained.dir];
     inputs.extend(args.data.iter().map(PathBuf::as_path));
     inputs.extend(args.adapter.as_deref());
@@ -79,13 +83,14 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let file = task.load(&files, labels, Malformed::Refused)?;
     args.model.say(&file.notes)?;
     let rows = file.examples;
-    if let Some(prompts) = model.objective.prompts(&rows, &model.tokenizer)? {
-        let lines = written(args, model, &prompts)?;
+    let max_len = length(args.max_length, args.adapter.as_deref(), &task, &model);
+    let prompts = model.objective.prompts(&rows, &model.tokenizer, max_len)?;
+    if let Some(prompts) = prompts {
+        let lines = written_lines(args, model, &task, &rows, &prompts)?;
         return wrote(args, &output, &lines, rows.len());
     }
     args.answers.check(&task, &rows)?;
     check_is_of_rows(&task)?;
-    let max_len = length(args.max_length, args.adapter.as_deref(), &model);
     let (mut predictor, mut engine, model) = model.predictor(args.device.open()?);
     let encoded = model.encode_held_out(&rows, max_len)?;
     say_cut("data", &Cut::of(&*model.objective, &encoded, max_len));
@@ -135,21 +140,32 @@ fn check_is_of_rows(task: &Task) -> Result<(), Error> {
 }
 
 /// What a language model writes behind each prompt, a line each.
-fn written(args: &Args, model: Model, prompts: &[Vec<u32>]) -> Result<Vec<u8>, Error> {
-    let end = model.objective.end(&model.tokenizer);
-    let ids = |prompt: &Vec<u32>| prompt.iter().map(|&id| id as i32).collect();
-    let prompts: Vec<Vec<i32>> = prompts.iter().map(ids).collect();
-    let (strict, device) = (args.model.strict, args.device.open()?);
-    let mut writer = args.texts.writer(model, false, strict, device)?;
-    writer.end_at(end);
+fn written_lines(
+    args: &Args,
+    model: Model,
+    task: &Task,
+    rows: &[Example],
+    prompts: &[Vec<u32>],
+) -> Result<Vec<u8>, Error> {
+    let objective = model.objective.clone();
+    let end = objective.end(&model.tokenizer);
+    let how = How {
+        task: Some(task),
+        merged: false,
+        strict: args.model.strict,
+        together: args.batch_size,
+    };
+    let mut desk = args.texts.writer(model, &how, args.device.open()?)?;
+    desk.writer.end_at(end);
     let mut lines = Vec::new();
-    let mut index = 0;
-    for prompts in prompts.chunks(args.batch_size) {
-        for text in writer.write(prompts, false)? {
-            serde_json::to_writer(&mut lines, &json!({"index": index, "text": text}))?;
-            lines.push(b'\n');
-            index += 1;
+    let texts = desk.write(&tokens(prompts))?;
+    for (index, (row, text)) in rows.iter().zip(&texts).enumerate() {
+        let mut line = json!({"index": index, "text": text});
+        if let Some((name, found)) = written::answer(&*objective, text, row.target.as_ref()) {
+            line[name] = found;
         }
+        serde_json::to_writer(&mut lines, &line)?;
+        lines.push(b'\n');
     }
     Ok(lines)
 }

@@ -1,6 +1,9 @@
 //! A pretrained model that learns a task.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use ailora_graph::{
     AdaptConfig, Trainable,
@@ -12,7 +15,12 @@ use ailora_models::{
     batch::Encoded,
     data::Example,
     dataset::Understood,
-    objective::Predictor,
+    generate::{self, WriteOptions},
+    metrics::Metric,
+    objective::{
+        Predictor,
+        written::{Writing, Written},
+    },
     peft::Adapter,
     pretrained::{LoadReport, Pretrained},
     supervised::{Batching, Supervised, Train},
@@ -58,6 +66,8 @@ pub struct Finetuning {
     train: Train,
     held_out: IndexMap<String, Vec<Encoded>>,
     notices: Vec<String>,
+    /// What is written of the held-out rows at every evaluation, where the best is judged by that.
+    texts: Option<Texts>,
 }
 
 impl Settings {
@@ -138,10 +148,11 @@ impl Finetuning {
             .as_ref()
             .is_some_and(|understood| settings.dataset.streams(&understood.survey));
         // What is recorded says all of what was computed.
-        let mut settings = settings.clone();
-        let wanted = settings.max_length.unwrap_or(task.objective.max_len());
-        settings.max_length = Some(wanted);
-        let settings = &settings;
+        let wanted = settings.max_length.unwrap_or(task.max_len());
+        let settings = &Settings {
+            max_length: Some(wanted),
+            ..settings.clone()
+        };
         let max_len = model.max_len(wanted);
         let mut splits = match streams {
             true => Splits::default(),
@@ -168,6 +179,10 @@ impl Finetuning {
                 (Train::Held(train), count)
             }
         };
+        let about = match judged_by_texts(settings, &model) {
+            true => Some(about(&model, &splits, max_len)?),
+            false => None,
+        };
         let encode = |(name, examples): (String, Vec<Example>)| {
             let encoded = rows.held_out(&name, &examples)?;
             Ok((name, encoded))
@@ -186,6 +201,13 @@ impl Finetuning {
             notices.splice(..0, decisions.chain(sizes));
         }
         model.pretrained.report.notes.extend(splits.notes);
+        let texts = match about {
+            Some(splits) => Some(Texts {
+                splits,
+                settings: model.generation(Some(task))?,
+            }),
+            None => None,
+        };
         if settings.strict {
             model.strict()?;
         }
@@ -199,6 +221,7 @@ impl Finetuning {
             train,
             held_out,
             notices,
+            texts,
             model,
         })
     }
@@ -316,7 +339,22 @@ impl Learner for Finetuning {
         };
         let train = std::mem::replace(&mut self.train, Train::Held(Vec::new()));
         let held_out = std::mem::take(&mut self.held_out);
-        Ok(Supervised::new(predictor, train, held_out, batching)?)
+        let writing = self.texts.take().map(|texts| {
+            let Texts { splits, settings } = texts;
+            let options = WriteOptions::of(&settings, recipe.batch_size);
+            let mut writer = self.model.writer_on(&predictor, settings);
+            writer.end_at(self.model.objective.end(&self.model.tokenizer));
+            Writing {
+                writer,
+                options,
+                splits,
+            }
+        });
+        let supervised = Supervised::new(predictor, train, held_out, batching)?;
+        Ok(match writing {
+            Some(writing) => supervised.with_texts(writing),
+            None => supervised,
+        })
     }
 
     fn kept(&self, Adapted { sites, trainable }: &Adapted) -> Vec<String> {
@@ -349,6 +387,43 @@ impl Learner for Finetuning {
         let adapter = Adapter::from_trained(model, sites, &params, trainable, &self.drawn())?;
         self.write_adapter(folder, &adapter, sites)
     }
+}
+
+/// Held-out rows about which is written, and how.
+#[derive(Debug)]
+struct Texts {
+    splits: HashMap<String, Written>,
+    settings: generate::Settings,
+}
+
+/// What is read of held-out rows to write about them.
+fn about(
+    model: &Model,
+    splits: &Splits,
+    max_len: usize,
+) -> Result<HashMap<String, Written>, Error> {
+    let rows = |(name, examples): (&String, &Vec<Example>)| {
+        let prompts = model
+            .objective
+            .prompts(examples, &model.tokenizer, max_len)?;
+        let ids = |ids: Vec<u32>| ids.into_iter().map(|id| id as i32).collect();
+        let written = Written {
+            prompts: prompts.unwrap_or_default().into_iter().map(ids).collect(),
+            targets: examples.iter().map(|row| row.target.clone()).collect(),
+        };
+        Ok((name.clone(), written))
+    };
+    splits.dev.iter().map(rows).collect()
+}
+
+/// Whether the best evaluation is judged by texts that the model writes.
+fn judged_by_texts(settings: &Settings, model: &Model) -> bool {
+    let named = |metric: &Metric| {
+        let headline = settings.headline.as_deref().unwrap_or_default();
+        let split = headline.strip_suffix(metric.name);
+        split.is_some_and(|split| split.is_empty() || split.ends_with('_'))
+    };
+    model.objective.text_metrics().iter().any(named)
 }
 
 /// The hashes of a model's files.

@@ -8,7 +8,7 @@ use ailora_models::{
     closed::Unused,
     config::Config,
     data::Example,
-    generate::{self, Generator},
+    generate::{self, Generator, Writer},
     head::Head,
     hub,
     objective::{Causal, Objective, Predictor},
@@ -119,15 +119,21 @@ impl Model {
         Ok(other)
     }
 
-    /// How the folder says to generate. What of that is not used is added to the report.
+    /// How to generate: as the folder says, and over that as `task` does. What of the folder's is not
+    /// used is added to the report.
     ///
     /// # Errors
-    /// A file that cannot be read, or asks for what is not done.
-    pub fn generation(&mut self) -> Result<generate::Settings, Error> {
+    /// A file that cannot be read, or asks for what is not done; a field of the task's that is out of
+    /// range for this model.
+    pub fn generation(&mut self, task: Option<&Task>) -> Result<generate::Settings, Error> {
         let Pretrained { dir, model, .. } = &self.pretrained;
         let (settings, notes) = generate::Settings::read(dir, model.config())?;
         self.pretrained.report.notes.extend(notes);
-        Ok(settings)
+        let vocabulary = self.pretrained.model.config().architecture.vocab_size();
+        match task {
+            Some(task) => Ok(task.generation(settings, vocabulary)?),
+            None => Ok(settings),
+        }
     }
 
     /// Reads an adapter for this model, which was asked for as `name`.
@@ -202,16 +208,18 @@ impl Model {
         Ok(rows?)
     }
 
-    /// What generates, over an engine with the parameters; the adapter is beside the weights, or merged into
-    /// them.
+    /// What writes texts as `settings` say, and an engine with the parameters; the adapter is beside the weights,
+    /// or merged into them.
     ///
     /// # Errors
     /// A weight is missing.
-    pub fn generator(
+    pub fn writer(
         self,
+        settings: generate::Settings,
         merged: bool,
         backend: Box<dyn Backend>,
-    ) -> Result<(Generator, Engine, Tokenizer), Error> {
+    ) -> Result<(Writer, Engine), Error> {
+        let positions = self.max_len(usize::MAX);
         let mut sites = self.pretrained.model.sites();
         let mut params = self.pretrained.weights;
         let mut adapter = self.adapter.unwrap_or_default();
@@ -222,7 +230,15 @@ impl Model {
         sites = adapter.apply_to(sites);
         params.extend(adapter.tensors);
         let generator = Generator::new(self.pretrained.model, sites);
-        Ok((generator, Engine::fused(backend, params), self.tokenizer))
+        let writer = Writer::new(generator, self.tokenizer, settings, positions);
+        Ok((writer, Engine::fused(backend, params)))
+    }
+
+    /// What writes texts as `settings` say, over the engine that [`predictor`](Self::predictor) gave.
+    pub fn writer_on(&self, predictor: &Predictor, settings: generate::Settings) -> Writer {
+        let generator = Generator::new(predictor.model().clone(), predictor.sites().to_vec());
+        let positions = self.max_len(usize::MAX);
+        Writer::new(generator, self.tokenizer.clone(), settings, positions)
     }
 
     /// A predictor with the adapter, if there is one, and an engine with the parameters it needs,

@@ -4,7 +4,7 @@
 mod language;
 
 #[allow(unused_imports, reason = "each test file uses its part")]
-pub use language::language_model;
+pub use language::{encoder_decoder, language_model};
 
 use std::{
     fmt::Write,

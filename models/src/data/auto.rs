@@ -2,10 +2,12 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Csv, DataError, Format, Json, JsonLines, Parquet, Plain, Sink, Source, Tsv};
+use super::{Csv, DataError, Format, Json, JsonLines, Parquet, Plain, Sink, Source, Story, Tsv};
 
 /// The endings of names that say a format, before `.gz` or `.zst`.
-pub const ENDINGS: [&str; 7] = ["csv", "tsv", "json", "jsonl", "ndjson", "parquet", "txt"];
+pub const ENDINGS: [&str; 8] = [
+    "csv", "tsv", "json", "jsonl", "ndjson", "parquet", "txt", "story",
+];
 
 /// Whichever format a file's name says. A `.json` file may hold an object a line, as many do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -33,6 +35,7 @@ impl Format for Auto {
             Some("json") => &Json::default(),
             Some("parquet") => &Parquet::default(),
             Some("txt") => &Plain::default(),
+            Some("story") => &Story::default(),
             Some(_) => &JsonLines::default(),
             None => {
                 return Err(DataError::UnknownFormat {

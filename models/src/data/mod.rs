@@ -15,6 +15,7 @@ mod plain;
 mod record;
 mod source;
 pub mod squad;
+mod story;
 mod template;
 mod tsv;
 
@@ -30,6 +31,7 @@ pub use plain::Plain;
 pub use record::Record;
 pub use source::{Lines, Source, without_end};
 pub use squad::Squad;
+pub use story::Story;
 pub use template::{Template, Text};
 pub use tsv::Tsv;
 
@@ -81,6 +83,11 @@ pub static FORMATS: &[Kind<dyn Format>] = &[
         name: "squad",
         about: "questions about paragraphs, in SQuAD's own JSON",
         make: |value| Ok(Arc::new(options::<Squad>(value)?)),
+    },
+    Kind {
+        name: "story",
+        about: "a news story with its highlights, as CNN and Daily Mail's are published",
+        make: |value| Ok(Arc::new(options::<Story>(value)?)),
     },
 ];
 

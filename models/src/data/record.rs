@@ -30,6 +30,23 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// This record with the lists of texts in these columns as one text each, blanks between them; what
+    /// is no such list stays.
+    pub fn joined(mut self, columns: &[String]) -> Self {
+        let texts = |value: &Value| -> Option<String> {
+            let texts = value.as_array()?.iter().map(Value::as_str);
+            Some(texts.collect::<Option<Vec<&str>>>()?.join(" "))
+        };
+        for (name, value) in &mut self.fields {
+            if columns.iter().any(|column| column == name)
+                && let Some(text) = texts(value)
+            {
+                *value = text.into();
+            }
+        }
+        self
+    }
+
     /// Names and values, in the file's order.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.fields.iter().map(|(name, value)| (&**name, value))

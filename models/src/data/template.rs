@@ -84,6 +84,16 @@ impl Template {
     }
 }
 
+impl fmt::Display for Template {
+    /// As [`parse`](Template::parse) reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|part| match part {
+            Part::Literal(text) => f.write_str(&text.replace('{', "{{").replace('}', "}}")),
+            Part::Column(name) => write!(f, "{{{name}}}"),
+        })
+    }
+}
+
 /// A text of a record: a template, or several, of which the first is taken whose columns all hold
 /// something. The columns of the last are needed, others may be missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +106,11 @@ impl Text {
     /// As [`Template::parse`].
     pub fn parse(template: &str) -> Result<Self, String> {
         Ok(Self(vec![Template::parse(template)?]))
+    }
+
+    /// The templates, as a description has them.
+    pub fn templates(&self) -> Vec<String> {
+        self.0.iter().map(Template::to_string).collect()
     }
 
     fn last(&self) -> &Template {
@@ -198,6 +213,7 @@ mod tests {
         assert_eq!(template.fill(value), Err(()));
         let short = Template::parse("{{{a}}}: {b c}").unwrap();
         assert_eq!(short.fill(value).unwrap(), "{{b c}}: 2");
+        assert_eq!(template.to_string(), "{{{a}}}: {b c}{#1 d}");
     }
 
     #[test]

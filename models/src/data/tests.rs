@@ -157,7 +157,7 @@ fn formats_and_their_options_are_known() {
     for (format, expected) in [
         (
             json!("tsvs"),
-            "`format`: `tsvs` is not known; expected one of auto, tsv, csv, json, jsonl, parquet, text, squad; did you mean `tsv`?",
+            "`format`: `tsvs` is not known; expected one of auto, tsv, csv, json, jsonl, parquet, text, squad, story; did you mean `tsv`?",
         ),
         (
             json!({"tsv": {"headr": []}}),

@@ -6,6 +6,7 @@ use super::{
     Column, Dataset, DatasetError, Kinds, Survey,
     names::{
         ALPACA, ANSWERS, ASKED, BESIDE, CHATS, CONTEXTS, LABELS, OF_SQUAD, PARTS, STARTS, TEXTS,
+        WRITTEN,
     },
     words::shown,
 };
@@ -64,6 +65,7 @@ pub fn infer(dataset: &Dataset, survey: &Survey) -> Result<Inferred, DatasetErro
         "causal" => guess
             .answers(true)?
             .ok_or_else(|| guess.unclear("has the answer", "label"))?,
+        "seq2seq" => guess.written()?,
         "text" => guess.running_text(true)?,
         "extractive" => guess
             .questions(true)?
@@ -338,6 +340,34 @@ impl Guess<'_> {
         found.id = named(&["id"]);
         found.unused = OF_SQUAD.map(str::to_owned).to_vec();
         Ok(Some(found))
+    }
+
+    /// Texts that are written about others. What these are for is asked for: a language model learns the
+    /// same columns as answers to prompts.
+    fn written(&self) -> Result<Inferred, DatasetError> {
+        let known = || {
+            let mut known = WRITTEN.iter();
+            known.find_map(|(text, target)| Some((self.named(text)?, self.named(target)?)))
+        };
+        let target = match (&self.dataset.label[..], known()) {
+            ([target], _) => target.clone(),
+            ([], Some((_, target))) => target.clone(),
+            _ => return Err(self.unclear("has the text to write", "label")),
+        };
+        let text = match (&self.dataset.text, known()) {
+            (None, Some((text, of))) if *of == target => place(text).into(),
+            _ => self.texts(std::slice::from_ref(&target))?.0,
+        };
+        let decision = format!("texts in `{target}` to write about {}", shown(&text));
+        let options = [
+            ("target", json!(target)),
+            (
+                "metrics",
+                json!(["rouge1", "rouge2", "rougeL", "rougeLsum"]),
+            ),
+        ];
+        let options = options.map(|(name, value)| (name.to_owned(), value));
+        Ok(self.language("seq2seq", Map::from_iter(options), text, decision))
     }
 
     /// Whether no other column holds texts, lists or objects.

@@ -131,7 +131,7 @@ impl Dataset {
             self.set_options(&mut objective)?;
             if !self.label.is_empty() {
                 let options = &mut objective.options;
-                let field = ["label", "answer"]
+                let field = ["label", "answer", "target"]
                     .into_iter()
                     .find(|name| options[*name].is_string());
                 match (field, &self.label[..]) {
@@ -144,6 +144,7 @@ impl Dataset {
         }
         if let Some(text) = &self.text {
             task.text = template(text).map_err(wrong)?;
+            task.evaluation_text = None;
         }
         if let Some(pair) = &self.pair {
             task.pair = Some(template(pair).map_err(wrong)?);

@@ -38,6 +38,17 @@ pub const ANSWERS: [(&str, &str, &str); 6] = [
     ("question", "{question}\n", "response"),
     ("instruction", "{instruction}\n", "response"),
 ];
+/// Columns of a text and of one that is written about it.
+pub const WRITTEN: [(&str, &str); 8] = [
+    ("document", "summary"),
+    ("article", "highlights"),
+    ("article", "summary"),
+    ("dialogue", "summary"),
+    ("text", "summary"),
+    ("source", "target"),
+    ("input", "output"),
+    ("text", "target"),
+];
 /// What a user says of an instruction with an input and without.
 pub const ASKED: [&str; 2] = ["{instruction}\n\n{input}", "{instruction}"];
 /// Alpaca's prompts (Taori et al., 2023), of records with an input and without.

@@ -5,7 +5,8 @@
 //! whose keys and values stay where the engine computes; [`search()`] chooses the tokens. A search knows a
 //! model as [`Decode`] only: a step for rows that go on from earlier ones, which gives the likeliest tokens
 //! and, where these do not decide it, all logits.
-//! [`Settings`] are what a model's folder says of all this.
+//! [`Settings`] are what a model's folder says of all this. A [`Writer`] puts them together: it reads
+//! prompts and gives texts.
 
 mod beams;
 mod cache;
@@ -14,6 +15,8 @@ mod rules;
 mod search;
 mod session;
 mod settings;
+mod stream;
+mod writer;
 
 pub(crate) use cache::kept;
 pub use cache::{Cache, Places, Step};
@@ -21,3 +24,5 @@ pub use rules::Rules;
 pub use search::{Decode, Next, Options, Strategy, search};
 pub use session::{GenerateError, Generator, Session};
 pub use settings::{MOST_BEAMS, Settings, SettingsError, TABLE};
+pub use stream::{Stops, TextStream};
+pub use writer::{NEW_TOKENS, WriteError, WriteOptions, Writer};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::Rules;
+use super::{Rules, Strategy};
 use crate::{
     closed::{
         Field, Note, Refused, Table, Unknown, applied, inert,
@@ -256,6 +256,28 @@ pub struct Settings {
     pub forced_eos: bool,
 }
 
+impl Default for Settings {
+    /// What a file that says nothing means.
+    fn default() -> Self {
+        Self {
+            ends: Vec::new(),
+            start: None,
+            max_new_tokens: None,
+            max_length: None,
+            beams: 1,
+            length_penalty: 1.0,
+            early_stopping: false,
+            sample: false,
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            rules: Rules::default(),
+            forced_eos: false,
+        }
+    }
+}
+
 impl Settings {
     /// Reads a folder's `generation_config.json`. Where there is none, or one that was made of
     /// `config.json`, what that says counts too. Returns what is not used beside it.
@@ -308,21 +330,40 @@ impl Settings {
         config: &Config,
         forced_eos: bool,
     ) -> Result<Self, SettingsError> {
-        let fields = Fields::new(json);
-        Self::fields(fields, config.architecture.vocab_size(), forced_eos).map_err(|source| {
+        let base = Self {
+            forced_eos,
+            ..Self::default()
+        };
+        let vocabulary = config.architecture.vocab_size();
+        base.over(Fields::new(json), vocabulary).map_err(|source| {
             let path = path.to_owned();
             SettingsError::Field { path, source }
         })
     }
 
-    fn fields(fields: Fields<'_>, vocabulary: usize, forced_eos: bool) -> Result<Self, FieldError> {
+    /// These settings with what an object in the form of `generation_config.json` says over them.
+    ///
+    /// # Errors
+    /// A field that is out of range.
+    pub fn with(self, said: &Map<String, Value>, vocabulary: usize) -> Result<Self, FieldError> {
+        let fields = Fields::new(said);
+        let mut settings = self.over(fields, vocabulary)?;
+        settings.forced_eos |= fields.value("forced_eos_token_id").is_some();
+        // Of the two limits the one that is said last counts.
+        if fields.value("max_length").is_some() && fields.value("max_new_tokens").is_none() {
+            settings.max_new_tokens = None;
+        }
+        Ok(settings)
+    }
+
+    fn over(self, fields: Fields<'_>, vocabulary: usize) -> Result<Self, FieldError> {
         const MOST_TOKENS: usize = 1 << 32;
         let length = |field| fields.whole(field, 0..=MOST_TOKENS);
         let id = |field| -> Result<Option<i32>, FieldError> {
             let found = fields.whole(field, 0..=vocabulary.saturating_sub(1))?;
             Ok(found.map(|id| id as i32))
         };
-        let mut forced_bos = id("forced_bos_token_id")?;
+        let mut forced_bos = id("forced_bos_token_id")?.or(self.rules.forced_bos);
         let bos = fields
             .integer("bos_token_id")?
             .and_then(|id| i32::try_from(id).ok());
@@ -330,35 +371,66 @@ impl Settings {
             forced_bos = forced_bos.or(bos);
         }
         let positive = "repetition_penalty";
+        let base = self.rules;
         let rules = Rules {
-            repetition_penalty: fields.positive(positive)?.unwrap_or(1.0),
-            no_repeat_ngram_size: length("no_repeat_ngram_size")?.unwrap_or(0),
-            bad_words: sequences(fields, "bad_words_ids")?,
-            min_length: length("min_length")?.unwrap_or(0),
-            min_new_tokens: length("min_new_tokens")?.unwrap_or(0),
+            repetition_penalty: fields
+                .positive(positive)?
+                .unwrap_or(base.repetition_penalty),
+            no_repeat_ngram_size: length("no_repeat_ngram_size")?
+                .unwrap_or(base.no_repeat_ngram_size),
+            bad_words: sequences(fields, "bad_words_ids")?.unwrap_or(base.bad_words),
+            min_length: length("min_length")?.unwrap_or(base.min_length),
+            min_new_tokens: length("min_new_tokens")?.unwrap_or(base.min_new_tokens),
             forced_bos,
-            forced_eos: ids(fields, "forced_eos_token_id")?,
-            suppressed: ids(fields, "suppress_tokens")?,
-            suppressed_at_begin: ids(fields, "begin_suppress_tokens")?,
-            renormalize: fields.flag_or("renormalize_logits", false)?,
+            forced_eos: ids(fields, "forced_eos_token_id")?.unwrap_or(base.forced_eos),
+            suppressed: ids(fields, "suppress_tokens")?.unwrap_or(base.suppressed),
+            suppressed_at_begin: ids(fields, "begin_suppress_tokens")?
+                .unwrap_or(base.suppressed_at_begin),
+            renormalize: fields.flag_or("renormalize_logits", base.renormalize)?,
         };
+        let beams = fields.whole("num_beams", 1..=MOST_BEAMS)?;
         let penalty = fields.number("length_penalty")?;
         Ok(Self {
-            ends: ids(fields, ENDS)?,
-            start: id("decoder_start_token_id")?.or(bos),
-            max_new_tokens: fields.whole("max_new_tokens", 1..=MOST_TOKENS)?,
-            max_length: length("max_length")?,
-            beams: fields.whole("num_beams", 1..=MOST_BEAMS)?.unwrap_or(1),
-            length_penalty: penalty.unwrap_or(1.0),
-            early_stopping: fields.flag_or("early_stopping", false)?,
-            sample: fields.flag_or("do_sample", false)?,
-            temperature: fields.not_negative("temperature")?.unwrap_or(1.0),
-            top_k: length("top_k")?.unwrap_or(0),
-            top_p: fields.fraction_or("top_p", 1.0)?,
-            min_p: fields.fraction_or("min_p", 0.0)?,
+            ends: ids(fields, ENDS)?.unwrap_or(self.ends),
+            start: id("decoder_start_token_id")?.or(bos).or(self.start),
+            max_new_tokens: fields
+                .whole("max_new_tokens", 1..=MOST_TOKENS)?
+                .or(self.max_new_tokens),
+            max_length: length("max_length")?.or(self.max_length),
+            beams: beams.unwrap_or(self.beams),
+            length_penalty: penalty.unwrap_or(self.length_penalty),
+            early_stopping: fields.flag_or("early_stopping", self.early_stopping)?,
+            sample: fields.flag_or("do_sample", self.sample)?,
+            temperature: fields
+                .not_negative("temperature")?
+                .unwrap_or(self.temperature),
+            top_k: length("top_k")?.unwrap_or(self.top_k),
+            top_p: fields.fraction_or("top_p", self.top_p)?,
+            min_p: fields.fraction_or("min_p", self.min_p)?,
             rules,
-            forced_eos,
+            forced_eos: self.forced_eos,
         })
+    }
+
+    /// How tokens are chosen where none are drawn: by a beam search, or the likeliest.
+    pub fn strategy(&self) -> Strategy {
+        match self.beams {
+            1 => Strategy::Greedy,
+            beams => Strategy::Beam {
+                beams,
+                length_penalty: self.length_penalty,
+                early_stopping: self.early_stopping,
+            },
+        }
+    }
+
+    /// What may be written where tokens are chosen so.
+    pub fn rules_for(&self, strategy: Strategy) -> Rules {
+        let mut rules = self.rules.clone();
+        if !matches!(strategy, Strategy::Beam { .. }) && !self.forced_eos {
+            rules.forced_eos.clear();
+        }
+        rules
     }
 
     /// The most tokens to write behind `given` ones, of a model that has `positions`; `wanted`
@@ -384,32 +456,26 @@ fn legacy(config: &Config) -> Map<String, Value> {
         .collect()
 }
 
-/// One token or several.
-fn ids(fields: Fields<'_>, field: &'static str) -> Result<Vec<i32>, FieldError> {
-    let found = match fields.value(field) {
-        None => Some(Vec::new()),
-        Some(Value::Array(ids)) => ids.iter().map(id).collect(),
-        Some(one) => id(one).map(|id| vec![id]),
+/// One token or several, if they are said.
+fn ids(fields: Fields<'_>, field: &'static str) -> Result<Option<Vec<i32>>, FieldError> {
+    let Some(value) = fields.value(field) else {
+        return Ok(None);
     };
-    found.ok_or_else(|| wrong(fields, field, "the id of a token, or a list of ids"))
+    let found = match value {
+        Value::Array(ids) => ids.iter().map(id).collect(),
+        one => id(one).map(|id| vec![id]),
+    };
+    let wrong = || wrong(fields, field, "the id of a token, or a list of ids");
+    found.map(Some).ok_or_else(wrong)
 }
 
-fn sequences(fields: Fields<'_>, field: &'static str) -> Result<Vec<Vec<i32>>, FieldError> {
-    let list = |value: &Value| {
-        value
-            .as_array()?
-            .iter()
-            .map(id)
-            .collect::<Option<Vec<i32>>>()
-    };
+fn sequences(fields: Fields<'_>, field: &'static str) -> Result<Option<Vec<Vec<i32>>>, FieldError> {
+    let list = |value: &Value| -> Option<Vec<i32>> { value.as_array()?.iter().map(id).collect() };
     let lists =
         |value: &Value| -> Option<Vec<Vec<i32>>> { value.as_array()?.iter().map(list).collect() };
-    match fields.value(field) {
-        None => Ok(Vec::new()),
-        Some(value) => {
-            lists(value).ok_or_else(|| wrong(fields, field, "a list of lists of tokens' ids"))
-        }
-    }
+    let wrong = || wrong(fields, field, "a list of lists of tokens' ids");
+    let read = |value| lists(value).ok_or_else(wrong);
+    fields.value(field).map(read).transpose()
 }
 
 fn id(value: &Value) -> Option<i32> {

@@ -14,11 +14,13 @@
 mod classes;
 mod correlation;
 mod errors;
+mod interval;
 pub mod texts;
 
 pub use classes::{accuracy, exact_match, f1, macro_f1, matthews, micro_f1};
 pub use correlation::{pearson, spearman};
 pub use errors::{mae, mse, r2, rmse};
+pub use interval::wilson;
 
 use ailora_runtime::train::{Better, Headline};
 use indexmap::IndexMap;
@@ -180,6 +182,35 @@ pub const STRICT_LETTER_ACCURACY: Metric = Metric {
     measure: |found, expected| texts::letter_accuracy(found, expected, &STRICT),
 };
 
+/// Share of texts that give the right answer, a number or a letter, by the rule `llm-adapters`.
+pub const ANSWER_ACCURACY: Metric = Metric {
+    name: "answer_accuracy",
+    better: Better::Higher,
+    measure: |found, expected| texts::answer_accuracy(found, expected, &LLM_ADAPTERS),
+};
+
+/// Metrics of texts that are shares of the rows.
+pub const SHARES: [Metric; 5] = [
+    ANSWER_ACCURACY,
+    NUMBER_ACCURACY,
+    STRICT_NUMBER_ACCURACY,
+    LETTER_ACCURACY,
+    STRICT_LETTER_ACCURACY,
+];
+
+/// Metrics of texts.
+pub const TEXTS: [Metric; 9] = [
+    ROUGE_1,
+    ROUGE_2,
+    ROUGE_L,
+    ROUGE_LSUM,
+    ANSWER_ACCURACY,
+    NUMBER_ACCURACY,
+    STRICT_NUMBER_ACCURACY,
+    LETTER_ACCURACY,
+    STRICT_LETTER_ACCURACY,
+];
+
 /// Every metric, by the name that descriptions and result files have.
 pub static METRICS: &[Metric] = &[
     ACCURACY,
@@ -202,6 +233,7 @@ pub static METRICS: &[Metric] = &[
     STRICT_NUMBER_ACCURACY,
     LETTER_ACCURACY,
     STRICT_LETTER_ACCURACY,
+    ANSWER_ACCURACY,
 ];
 
 /// A measure of how well predictions match what was expected.

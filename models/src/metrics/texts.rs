@@ -44,12 +44,9 @@ pub fn number_accuracy(
     expected: &[Value],
     rule: &Rule,
 ) -> Result<f64, MetricError> {
-    let numbers = all(expected, "a number", |value| match value {
-        Value::String(text) => match Answer::parse(text) {
-            Ok(answer @ Answer::Number(_)) => Some(answer),
-            _ => None,
-        },
-        value => value.as_f64().map(Answer::Number),
+    let is_number = |answer: &Answer| matches!(answer, Answer::Number(_));
+    let numbers = all(expected, "a number", |value| {
+        answer(value).filter(is_number)
     })?;
     accuracy(found, &numbers, rule)
 }
@@ -72,6 +69,27 @@ pub fn letter_accuracy(
         },
     )?;
     accuracy(found, &letters, rule)
+}
+
+/// Share of texts whose answer, by a rule, is the right one: a number or a letter, whichever the right one is.
+///
+/// # Errors
+/// A prediction is no text, or what is expected is no answer.
+pub fn answer_accuracy(
+    found: &[Value],
+    expected: &[Value],
+    rule: &Rule,
+) -> Result<f64, MetricError> {
+    let answers = all(expected, "a number, or a letter from A to E", answer)?;
+    accuracy(found, &answers, rule)
+}
+
+/// The answer that a value is.
+pub fn answer(value: &Value) -> Option<Answer> {
+    match value {
+        Value::String(text) => Answer::parse(text).ok(),
+        value => value.as_f64().map(Answer::Number),
+    }
 }
 
 fn accuracy(found: &[Value], expected: &[Answer], rule: &Rule) -> Result<f64, MetricError> {

@@ -389,6 +389,7 @@ impl Objective for Chat {
         &self,
         examples: &[Example],
         _: &Tokenizer,
+        _: usize,
     ) -> Result<Option<Vec<Vec<u32>>>, TokenizerError> {
         let bound = self.bound.as_deref().ok_or(TokenizerError::Unbound)?;
         let asked = |example: &Example| {

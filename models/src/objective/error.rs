@@ -4,8 +4,8 @@ use ailora_runtime::{engine::EngineError, passes::PassError, weights::Weights};
 use thiserror::Error;
 
 use crate::{
-    batch::BatchError, metrics::MetricError, model::ModelError, score::squad::SquadError,
-    task::TaskError, tokenizer::TokenizerError,
+    batch::BatchError, generate::WriteError, metrics::MetricError, model::ModelError,
+    score::squad::SquadError, task::TaskError, tokenizer::TokenizerError,
 };
 
 /// Rows that cannot be trained on or predicted.
@@ -60,6 +60,9 @@ pub enum ObjectiveError {
         "the training files have fewer rows than when they were first read; put them back, and go on with --resume"
     )]
     FewerRows,
+    /// Texts cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// Predictions cannot be scored.
     #[error(transparent)]
     Metric(#[from] MetricError),

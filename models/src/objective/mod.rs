@@ -17,7 +17,9 @@ mod multilabel;
 mod outputs;
 mod predictor;
 mod regression;
+mod seq2seq;
 mod text;
+pub mod written;
 
 pub use causal::Causal;
 pub use chat::{Bound, Chat, ContentTokens, Options as ChatOptions, settled as settled_chat};
@@ -29,6 +31,7 @@ pub use masked::Masked;
 pub use multilabel::MultiLabel;
 pub use predictor::{Pass, Predictor, Scored};
 pub use regression::Regression;
+pub use seq2seq::{Columns, Seq2Seq};
 pub use text::RawText;
 
 use std::{fmt::Debug, sync::Arc};
@@ -68,7 +71,12 @@ pub static OBJECTIVES: &[Kind<dyn Objective>] = &[
     Kind {
         name: "causal",
         about: "an answer that a language model writes behind a prompt",
-        make: |value| Ok(Arc::new(options::<Causal>(value)?)),
+        make: |value| Ok(Arc::new(options::<Causal>(value)?.checked()?)),
+    },
+    Kind {
+        name: "seq2seq",
+        about: "a text that an encoder-decoder writes about one that it reads",
+        make: |value| Ok(Arc::new(options::<Seq2Seq>(value)?.checked()?)),
     },
     Kind {
         name: "chat",
@@ -228,6 +236,11 @@ pub trait Objective: Debug + Send + Sync {
         Shape::new(rows.len(), len)
     }
 
+    /// The padded lengths that the texts to generate may have; 0 where none are.
+    fn target_lengths(&self) -> Vec<usize> {
+        vec![0]
+    }
+
     /// The mean loss of a batch over its targets, `[]`. It adds the inputs that it reads to the
     /// graph, under the names that [`prepare`](Self::prepare) uses.
     fn loss<'g>(&self, logits: &Tensor<'g>, shape: Shape) -> Tensor<'g> {
@@ -252,8 +265,8 @@ pub trait Objective: Debug + Send + Sync {
         logits.iter().map(|row| self.predict(row)).collect()
     }
 
-    /// The tokens behind which a language model writes its answer to each example; none, where logits are
-    /// what is predicted.
+    /// The tokens behind which a language model writes its answer to each example, or which an
+    /// encoder-decoder reads, at most `max_len` of these; none, where logits are what is predicted.
     ///
     /// # Errors
     /// A text that the tokenizer cannot represent.
@@ -261,6 +274,7 @@ pub trait Objective: Debug + Send + Sync {
         &self,
         _: &[Example],
         _: &Tokenizer,
+        _: usize,
     ) -> Result<Option<Vec<Vec<u32>>>, TokenizerError> {
         Ok(None)
     }
@@ -268,6 +282,16 @@ pub trait Objective: Debug + Send + Sync {
     /// The token that ends an answer, beside those that the model's files name.
     fn end(&self, _: &Tokenizer) -> Option<u32> {
         None
+    }
+
+    /// What texts are scored with that the model writes; empty where none are.
+    fn text_metrics(&self) -> &[Metric] {
+        &[]
+    }
+
+    /// What such a text is scored against: a text, or a list of texts that are equally right.
+    fn reference(&self, target: &Value) -> Value {
+        target.clone()
     }
 
     /// A prediction as a user reads it.

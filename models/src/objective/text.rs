@@ -138,6 +138,7 @@ impl Objective for RawText {
         &self,
         examples: &[Example],
         tokenizer: &Tokenizer,
+        _: usize,
     ) -> Result<Option<Vec<Vec<u32>>>, TokenizerError> {
         let texts = examples.iter().map(|example| example.text.as_str());
         tokenizer.prompts(texts).map(Some)

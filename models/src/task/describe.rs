@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use indexmap::IndexMap;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{Rows, Split, Task, TaskError};
+use super::{Rows, Split, Task, TaskError, TestFile};
 use crate::{
-    choice::{Choice, options},
-    closed::json::Unique,
+    choice::{Choice, did_you_mean, options},
+    closed::{Meaning, json::Unique},
     data::{FORMATS, Text},
+    generate,
     objective::OBJECTIVES,
 };
 
@@ -26,9 +27,12 @@ struct Description {
     objective: Choice,
     format: Choice,
     text: Text,
+    evaluation_text: Option<Text>,
     pair: Option<Text>,
     #[serde(default)]
     id: Option<String>,
+    #[serde(default)]
+    joined: Vec<String>,
     #[serde(default)]
     trim: bool,
     #[serde(default)]
@@ -39,6 +43,49 @@ struct Description {
     train: Part,
     #[serde(default)]
     dev: IndexMap<String, Part>,
+    #[serde(default)]
+    test: IndexMap<String, Places>,
+    max_length: Option<usize>,
+    #[serde(default)]
+    generation: Map<String, Value>,
+}
+
+/// Where a file may be: in one place, or in one of several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Places {
+    One(PathBuf),
+    Several(Vec<PathBuf>),
+}
+
+impl Places {
+    fn named(self, name: String) -> TestFile {
+        let places = match self {
+            Self::One(place) => vec![place],
+            Self::Several(places) => places,
+        };
+        TestFile { name, places }
+    }
+}
+
+/// Checks that every field of a description's `generation` is one that is read.
+fn known(generation: &Map<String, Value>) -> Result<(), String> {
+    let is_applied = |name: &str| {
+        let field = generate::TABLE.get(name);
+        field.is_some_and(|field| matches!(field.meaning, Meaning::Applied(_)))
+            || name == "early_stopping"
+    };
+    match generation.keys().find(|name| !is_applied(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let fields = generate::TABLE.fields.iter().copied().flatten();
+            Err(format!(
+                "`generation`: `{name}` is not known; expected fields of generation_config.json that are \
+                 applied{}",
+                did_you_mean(name, fields.map(|field| field.name))
+            ))
+        }
+    }
 }
 
 /// A split, without its name.
@@ -97,14 +144,20 @@ impl Task {
                 objective,
                 format,
                 text,
+                evaluation_text,
                 pair,
                 id,
+                joined,
                 trim,
                 one_may_be_blank,
                 unused,
                 train,
                 dev,
+                test,
+                max_length,
+                generation,
             } = options(value)?;
+            known(&generation)?;
             Ok(Self {
                 name,
                 aliases,
@@ -113,8 +166,10 @@ impl Task {
                 objective: objective.make("objective", OBJECTIVES)?,
                 format: format.make("format", FORMATS)?,
                 text,
+                evaluation_text,
                 pair,
                 id,
+                joined,
                 trim,
                 one_may_be_blank,
                 unused,
@@ -123,6 +178,12 @@ impl Task {
                     .into_iter()
                     .map(|(name, part)| part.named(name))
                     .collect(),
+                test: test
+                    .into_iter()
+                    .map(|(name, places)| places.named(name))
+                    .collect(),
+                max_length,
+                generation,
             })
         };
         task(value).map_err(TaskError::Description)

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::{closed::brief, data::DataError};
+use crate::{closed::brief, data::DataError, fields::FieldError};
 
 /// Why a task or its data could not be had.
 #[derive(Debug, Error)]
@@ -31,6 +31,24 @@ pub enum TaskError {
         split: String,
         /// The file's name.
         file: String,
+    },
+    /// How texts are written, which is nothing that this model can.
+    #[error("task {task}, `generation`: {source}")]
+    Generation {
+        /// The task's name.
+        task: String,
+        /// What is wrong.
+        source: FieldError,
+    },
+    /// The data folder has none of the files that a task is evaluated on.
+    #[error("{} has none of the files that task {task} is evaluated on: {files}", dir.display())]
+    NoTests {
+        /// The data folder.
+        dir: PathBuf,
+        /// The task's name.
+        task: String,
+        /// The files.
+        files: String,
     },
     /// A file cannot be used.
     #[error(transparent)]

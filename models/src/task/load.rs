@@ -193,6 +193,7 @@ impl Splits {
         dir: &Path,
         malformed: Malformed,
     ) -> Result<(), TaskError> {
+        let task = task.evaluated();
         for split in &task.dev {
             let File { examples, notes } = task.load_split(dir, split, malformed)?;
             self.dev.insert(split.name.clone(), examples);
@@ -337,6 +338,7 @@ impl Sink for Loader<'_, '_> {
     }
 
     fn record(&mut self, record: Record<'_>) -> Result<(), DataError> {
+        let record = record.joined(&self.task.joined);
         match self.example(&record) {
             Ok(example) => (self.take)(self.rows, example)?,
             Err(error) => return self.malformed(error),

@@ -12,19 +12,22 @@ pub use error::{OtherLabels, TaskError};
 pub use load::{File, Malformed, Splits, Taken};
 
 use std::{
-    path::{Path, PathBuf},
+    borrow::Cow,
+    fs,
+    path::{Component, Path, PathBuf},
     sync::{Arc, LazyLock},
 };
 
 use ailora_graph::ir::Draw;
 use indexmap::IndexSet;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     choice::did_you_mean,
     config::Config,
     data::{Format, Text},
+    generate,
     head::Head,
     objective::{BindError, Objective},
     tokenizer::{Tokenizer, TokenizerError},
@@ -44,6 +47,10 @@ const BUILT_IN: &[&str] = &[
     include_str!("squad2.json"),
     include_str!("svamp.json"),
     include_str!("math.json"),
+    include_str!("math10k.json"),
+    include_str!("xsum.json"),
+    include_str!("cnn_dailymail.json"),
+    include_str!("scitldr.json"),
 ];
 
 /// The description of a task that is built in, by its name.
@@ -79,10 +86,14 @@ pub struct Task {
     pub format: Arc<dyn Format>,
     /// What of a record is the text, or the first of the pair.
     pub text: Text,
+    /// What is the text of rows that are evaluated or predicted, where it is another than in training.
+    pub evaluation_text: Option<Text>,
     /// What of it is the second text.
     pub pair: Option<Text>,
     /// The column of the rows' names, if they have any.
     pub id: Option<String>,
+    /// Columns that hold lists of texts: these are read as one, with blanks between them.
+    pub joined: Vec<String>,
     /// Whether the white space around what is put into the templates is left out.
     pub trim: bool,
     /// Whether one text of a pair may be blank.
@@ -94,6 +105,22 @@ pub struct Task {
     /// The splits to evaluate on; the first decides which epoch was best. Without any there is no
     /// best epoch, and a run leaves its last one.
     pub dev: Vec<Split>,
+    /// Files that are evaluated where they are there, and play no part in training.
+    pub test: Vec<TestFile>,
+    /// The longest sequence, in tokens, where nothing else says it.
+    pub max_length: Option<usize>,
+    /// How texts are written, in the form of `generation_config.json`; it counts more than what the
+    /// model's files say.
+    pub generation: Map<String, Value>,
+}
+
+/// A named file to evaluate on, that may be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TestFile {
+    /// Name under which results are recorded.
+    pub name: String,
+    /// Where it may be in the data folder, whatever the case of its letters: the first that is there counts.
+    pub places: Vec<PathBuf>,
 }
 
 /// A named part of a task's data and where it is found.
@@ -197,6 +224,11 @@ impl Task {
         })
     }
 
+    /// The longest sequence, in tokens, unless it is said.
+    pub fn max_len(&self) -> usize {
+        self.max_length.unwrap_or(self.objective.max_len())
+    }
+
     /// The head that predicts the targets.
     pub fn head(&self) -> Head {
         self.objective.head()
@@ -210,6 +242,64 @@ impl Task {
     /// What a model is given of a text.
     pub fn prompt(&self, text: &str) -> String {
         self.text.around(text, self.trim)
+    }
+
+    /// The task as its rows are evaluated and predicted.
+    pub fn evaluated(&self) -> Cow<'_, Self> {
+        match &self.evaluation_text {
+            None => Cow::Borrowed(self),
+            Some(text) => Cow::Owned(Self {
+                text: text.clone(),
+                evaluation_text: None,
+                ..self.clone()
+            }),
+        }
+    }
+
+    /// The splits to evaluate on that a folder has: those of [`dev`](Self::dev), and the
+    /// [`test`](Self::test) files that are there.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn held_out(&self, dir: &Path) -> Result<Vec<Split>, TaskError> {
+        let split = |test: &TestFile| {
+            let mut places = test.places.iter();
+            Some(Split {
+                name: test.name.clone(),
+                files: vec![places.find_map(|place| find(dir, place))?],
+                rows: Rows::All,
+            })
+        };
+        let mut splits = self.dev.clone();
+        splits.extend(self.test.iter().filter_map(split));
+        match splits.is_empty() {
+            false => Ok(splits),
+            true => {
+                let places = self.test.iter().filter_map(|test| test.places.first());
+                let files: Vec<String> = places.map(|place| place.display().to_string()).collect();
+                Err(TaskError::NoTests {
+                    dir: dir.to_owned(),
+                    task: self.name.clone(),
+                    files: files.join(", "),
+                })
+            }
+        }
+    }
+
+    /// How texts are written for this task by a model whose files say `settings`.
+    ///
+    /// # Errors
+    /// A field of [`generation`](Self::generation) that this model cannot follow.
+    pub fn generation(
+        &self,
+        settings: generate::Settings,
+        vocabulary: usize,
+    ) -> Result<generate::Settings, TaskError> {
+        let settings = settings.with(&self.generation, vocabulary);
+        settings.map_err(|source| TaskError::Generation {
+            task: self.name.clone(),
+            source,
+        })
     }
 
     /// The files that the splits are read from, each once.
@@ -243,6 +333,25 @@ impl Task {
             }
         }
     }
+}
+
+/// A file of a folder, whatever the case of its path's letters; relative to the folder.
+fn find(dir: &Path, place: &Path) -> Option<PathBuf> {
+    let mut found = PathBuf::new();
+    for part in place.components() {
+        let Component::Normal(part) = part else {
+            return None;
+        };
+        if !dir.join(&found).join(part).exists() {
+            let entries = fs::read_dir(dir.join(&found)).ok()?;
+            let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+            // Of several that differ in their case, always the same one.
+            found.push(names.filter(|name| name.eq_ignore_ascii_case(part)).min()?);
+        } else {
+            found.push(part);
+        }
+    }
+    dir.join(&found).is_file().then_some(found)
 }
 
 impl Rows {

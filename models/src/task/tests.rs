@@ -64,10 +64,10 @@ fn names_and_aliases_whatever_the_case() {
     assert_eq!(
         message,
         "unknown task `colla`; known tasks: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, squad, squad2, svamp, \
-         math; did you mean `cola`?"
+         math, math10k, xsum, cnn_dailymail, scitldr; did you mean `cola`?"
     );
     let message = Task::parse("imagenet").unwrap_err().to_string();
-    assert!(message.ends_with("svamp, math"), "{message}");
+    assert!(message.ends_with("cnn_dailymail, scitldr"), "{message}");
 }
 
 #[test]
@@ -489,19 +489,18 @@ fn an_input_is_part_of_the_prompt() {
         let text = format!(r#"[{{"instruction": " Add {{input}}. ", "output": "7 "{more}}}]"#);
         required("math", text).map(|rows| rows[0].clone())
     };
-    let without = Example {
-        id: None,
-        text: format!("{head}. {tail}\n\n### Instruction:\nAdd {{input}}.\n\n### Response:\n"),
-        pair: None,
-        target: Some("7".into()),
-    };
-    for more in [
-        "",
-        r#", "input": null"#,
-        r#", "input": "", "answer": 7.0"#,
-        r#", "input": " ""#,
+    let without = format!("{head}. {tail}\n\n### Instruction:\nAdd {{input}}.\n\n### Response:\n");
+    for (more, reference) in [
+        ("", Value::Null),
+        (r#", "input": null, "answer": """#, Value::Null),
+        (r#", "input": "", "answer": 7.0"#, "7.0".into()),
+        (r#", "input": " ", "answer": "7""#, "7".into()),
     ] {
-        assert_eq!(row(more), Ok(without.clone()), "{more}");
+        let found = row(more).unwrap();
+        let target = found.target.unwrap();
+        assert_eq!((&found.text, found.pair), (&without, None), "{more}");
+        assert_eq!(target["answer"], "7");
+        assert_eq!(target["reference"], reference, "{more}");
     }
     let with = row(r#", "input": "3 {} and 4\n""#).unwrap();
     assert_eq!(
@@ -511,7 +510,6 @@ fn an_input_is_part_of_the_prompt() {
              ### Instruction:\nAdd {{input}}.\n\n### Input:\n3 {{}} and 4\n\n### Response:\n"
         )
     );
-    assert_eq!(with.target, without.target);
     let message = row(r#", "input": [3, 4]"#).unwrap_err();
     assert_eq!(
         message,

@@ -75,7 +75,7 @@ impl Tokenizer {
             ids: whole.get_ids().to_vec(),
             type_ids,
             cut,
-            parts: Vec::new(),
+            ..Encoding::default()
         })
     }
 }

@@ -79,6 +79,10 @@ pub struct Encoding {
     pub cut: bool,
     /// Where in `ids` the documents begin that share the row, ascending; empty if it is one document's.
     pub parts: Vec<usize>,
+    /// The tokens of the text to write about it, special ones included, of an encoder-decoder; else none.
+    pub target: Vec<u32>,
+    /// Whether tokens of that were left out.
+    pub target_cut: bool,
 }
 
 /// The files that a tokenizer is made of, of those there are; nothing, if they make none.

@@ -131,19 +131,18 @@ impl Choice {
                  taken, --sample draws them"
             );
         }
-        Ok(match beams {
-            1 => Strategy::Greedy,
-            beams => Strategy::Beam {
-                beams,
-                length_penalty: self.length_penalty.unwrap_or(settings.length_penalty),
-                early_stopping: self.early_stopping || settings.early_stopping,
-            },
-        })
+        let settings = Settings {
+            beams,
+            length_penalty: self.length_penalty.unwrap_or(settings.length_penalty),
+            early_stopping: self.early_stopping || settings.early_stopping,
+            ..settings.clone()
+        };
+        Ok(settings.strategy())
     }
 
     /// What may be written next, where tokens are chosen so.
     pub fn rules(&self, settings: &Settings, strategy: Strategy) -> Rules {
-        let mut rules = settings.rules.clone();
+        let mut rules = settings.rules_for(strategy);
         if let Some(penalty) = self.repetition_penalty {
             rules.repetition_penalty = penalty;
         }
@@ -152,10 +151,6 @@ impl Choice {
         }
         if let Some(fewest) = self.min_new_tokens {
             (rules.min_new_tokens, rules.min_length) = (fewest, 0);
-        }
-        let searches = matches!(strategy, Strategy::Beam { .. });
-        if !searches && !settings.forced_eos {
-            rules.forced_eos.clear();
         }
         rules
     }

@@ -4,11 +4,11 @@ use std::{fs, path::Path};
 
 use ailora::models::{
     chat::{Conversation, Date, messages, tools},
+    generate::Writer,
     objective::{Bound, ChatOptions},
 };
 use serde_json::{Map, Value};
 
-use super::writer::Writer;
 use crate::cli::Error;
 
 /// How conversations are written.
@@ -38,7 +38,7 @@ impl ChatArgs {
     ///
     /// # Errors
     /// There is none.
-    pub fn bind(&self, adapter: Option<&Path>, writer: &mut Writer<'_>) -> Result<Bound, Error> {
+    pub fn bind(&self, adapter: Option<&Path>, writer: &mut Writer) -> Result<Bound, Error> {
         let mut options = adapter.and_then(recorded).unwrap_or_default();
         if self.chat_template.is_some() {
             options.template.clone_from(&self.chat_template);
@@ -46,9 +46,11 @@ impl ChatArgs {
         let date = self.date.map(|date| date.to_string());
         let today = || Some(Date::today().to_string());
         options.date = date.or(options.date).or_else(today);
-        let bound = options.bind(&writer.tokenizer)?;
-        writer.end_at(bound.end(&writer.tokenizer));
-        writer.stop_before(bound.stop(&writer.tokenizer));
+        let bound = options.bind(writer.tokenizer())?;
+        writer.end_at(bound.end(writer.tokenizer()));
+        if let Some(stop) = bound.stop(writer.tokenizer()) {
+            writer.stop_before(&stop);
+        }
         Ok(bound)
     }
 

@@ -1,24 +1,26 @@
-//! A model that writes: what `generate` and `chat` share.
+//! The flags of a model that writes: what `generate`, `chat` and `predict` share.
 
 use std::path::PathBuf;
 
 use ailora::{
     finetune::Model,
     models::{
-        generate::{Generator, Options, Settings},
-        tokenizer::Tokenizer,
+        generate::{Settings, WriteOptions, Writer},
+        task::Task,
     },
     runtime::{backend::Backend, engine::Engine},
 };
+use serde_json::{Map, Value};
 
-use super::{
-    choice::{Choice, positive},
-    stream::{Stream, end, text},
-};
+use super::choice::{Choice, positive};
 use crate::cli::{
     Error,
     args::{DeviceArgs, ForceArgs, StrictArgs, say_applied},
+    print,
 };
+
+/// Prompts that are written behind at a time, where no flag says it.
+pub const TOGETHER: usize = 8;
 
 /// The model that writes, and how.
 #[derive(Debug, clap::Args)]
@@ -63,152 +65,127 @@ fn some_text(text: &str) -> Result<String, String> {
     }
 }
 
-/// A model that writes.
-pub struct Writer<'a> {
-    args: &'a TextArgs,
-    generator: Generator,
-    engine: Engine,
-    pub tokenizer: Tokenizer,
-    settings: Settings,
-    /// The longest text that the model has positions for.
-    positions: usize,
-    /// Texts that end what is written.
-    stops: Vec<String>,
-}
-
 impl WriterArgs {
-    /// Loads the model and its adapter.
+    /// Loads the model and its adapter, and says how it writes.
     ///
     /// # Errors
     /// They do not fit together, or their files are not as they should be.
-    pub fn open(&self) -> Result<Writer<'_>, Error> {
+    pub fn open(&self, task: Option<&Task>) -> Result<Desk, Error> {
         let adapter = self.adapter.as_deref();
         let adapter = adapter.map(|path| self.insist.folder(path));
         let model = Model::generating(&self.model, adapter)?;
         if let Some(path) = &self.adapter {
             say_applied(path, &model);
         }
+        let how = How {
+            task,
+            merged: self.merged,
+            strict: self.strict,
+            together: TOGETHER,
+        };
         let backend = self.device.open()?;
-        self.texts.writer(model, self.merged, self.strict, backend)
+        self.texts.writer(model, &how, backend)
+    }
+}
+
+/// How a model writes, beside its flags.
+#[derive(Clone, Copy)]
+pub struct How<'a> {
+    /// The task that may say how.
+    pub task: Option<&'a Task>,
+    /// Whether the adapter is merged into the weights, or beside them.
+    pub merged: bool,
+    /// Whether anything of the model's files may be unused.
+    pub strict: StrictArgs,
+    /// Prompts that are written behind at a time.
+    pub together: usize,
+}
+
+/// A model that writes, where its parameters are, and how it does.
+pub struct Desk {
+    pub writer: Writer,
+    engine: Engine,
+    options: WriteOptions,
+}
+
+impl Desk {
+    /// The texts behind prompts, in their order.
+    ///
+    /// # Errors
+    /// A prompt is too long, or has an id that the model does not know.
+    pub fn write(&mut self, prompts: &[Vec<i32>]) -> Result<Vec<String>, Error> {
+        let Self {
+            writer,
+            engine,
+            options,
+        } = self;
+        Ok(writer.write(engine, prompts, options)?)
+    }
+
+    /// How texts are written, to be recorded.
+    pub fn described(&self) -> Map<String, Value> {
+        self.writer.described(&self.options)
+    }
+
+    /// Shows on standard output what the model writes behind a prompt, as it comes.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn show(&mut self, prompt: &[i32]) -> Result<String, Error> {
+        let Self {
+            writer,
+            engine,
+            options,
+        } = self;
+        Ok(writer.stream(engine, prompt, options, &mut |part| {
+            if print::stdout(format_args!("{part}")).is_err() {
+                // Whoever read it is gone: what would come is for nobody.
+                std::process::exit(0);
+            }
+        })?)
     }
 }
 
 impl TextArgs {
-    /// A model that writes; its adapter is beside the weights, or merged into them.
+    /// A model that writes, and how.
     ///
     /// # Errors
     /// Its files, or flags that contradict each other.
     pub fn writer(
         &self,
         mut model: Model,
-        merged: bool,
-        strict: StrictArgs,
+        how: &How<'_>,
         backend: Box<dyn Backend>,
-    ) -> Result<Writer<'_>, Error> {
-        let settings = model.generation()?;
-        strict.check(&model)?;
+    ) -> Result<Desk, Error> {
+        let settings = model.generation(how.task)?;
+        how.strict.check(&model)?;
         // Flags that contradict each other are said before anything is computed.
-        self.choice.strategy(&settings)?;
-        let positions = model.max_len(usize::MAX);
-        let (generator, engine, tokenizer) = model.generator(merged, backend)?;
-        Ok(Writer {
-            args: self,
-            generator: generator.with_start(settings.start),
-            engine,
-            tokenizer,
-            settings,
-            positions,
-            stops: self.stop.clone(),
-        })
-    }
-}
-
-impl Writer<'_> {
-    /// Ends texts at this token too.
-    pub fn end_at(&mut self, token: Option<u32>) {
-        let token = token.map(|token| token as i32);
-        let new = token.filter(|token| !self.settings.ends.contains(token));
-        self.settings.ends.extend(new);
+        let options = self.options(&settings, how.together)?;
+        let (writer, engine) = model.writer(settings, how.merged, backend)?;
+        Ok(self.desk(writer, engine, options))
     }
 
-    /// Stops before this text too.
-    pub fn stop_before(&mut self, text: Option<String>) {
-        self.stops.extend(text);
-    }
-
-    /// What the model writes behind each prompt. What it writes behind a single one is shown as it
-    /// comes, if `streams`.
+    /// How texts are written, so many at a time, where flags do not say otherwise as `settings` do.
     ///
     /// # Errors
-    /// A prompt that is too long, or has an id that the model does not know.
-    pub fn write(&mut self, prompts: &[Vec<i32>], streams: bool) -> Result<Vec<String>, Error> {
-        let Self {
-            args,
-            tokenizer,
-            settings,
-            stops,
-            ..
-        } = self;
-        let streams = streams && prompts.len() == 1;
-        let strategy = args.choice.strategy(settings)?;
-        let given = self.generator.given(prompts);
-        let longest = given.iter().map(Vec::len).max().unwrap_or(0);
-        let options = Options {
+    /// Flags that contradict each other.
+    pub fn options(&self, settings: &Settings, together: usize) -> Result<WriteOptions, Error> {
+        let strategy = self.choice.strategy(settings)?;
+        Ok(WriteOptions {
             strategy,
-            max_new_tokens: room(args.max_new_tokens, settings, longest, self.positions)?,
-            rules: args.choice.rules(settings, strategy),
-            ends: settings.ends.clone(),
-        };
-        let ends = |_: usize, tokens: &[i32]| {
-            let text = text(tokenizer, tokens);
-            stops.iter().any(|stop| text.contains(stop))
-        };
-        let mut stream = Stream::default();
-        let watch = |_: usize, token| {
-            if streams {
-                stream.push(tokenizer, stops, token);
-            }
-        };
-        let engine = &mut self.engine;
-        let found = self
-            .generator
-            .generate(engine, prompts, &options, ends, watch)?;
-        if streams {
-            stream.finish(tokenizer, stops);
-        }
-        let written = found.iter().map(|tokens| {
-            let mut text = text(tokenizer, tokens);
-            text.truncate(end(&text, stops));
-            text
-        });
-        Ok(written.collect())
+            rules: self.choice.rules(settings, strategy),
+            max_new_tokens: self.max_new_tokens,
+            batch_size: together,
+        })
     }
-}
 
-/// The most tokens to write behind as many as the longest text has, of a model with `positions`.
-fn room(
-    wanted: Option<usize>,
-    settings: &Settings,
-    longest: usize,
-    positions: usize,
-) -> Result<usize, Error> {
-    let most = (positions + 1).saturating_sub(longest);
-    match wanted {
-        Some(wanted) if wanted > most && most > 0 => Err(format!(
-            "--max-new-tokens is {wanted}: too long behind {longest} tokens, since the model has \
-             positions for {positions}; expected at most {most}"
-        )
-        .into()),
-        Some(wanted) => Ok(wanted),
-        // That a prompt is too long is said with its number.
-        None if most == 0 => Ok(1),
-        None => settings.room(longest, positions, 128).ok_or_else(|| {
-            format!(
-                "the longest prompt has {longest} tokens, and the model's files end texts at \
-                 {} (max_length); give --max-new-tokens",
-                settings.max_length.unwrap_or_default()
-            )
-            .into()
-        }),
+    /// A writer over an engine, which stops before the texts of the flags.
+    pub fn desk(&self, mut writer: Writer, engine: Engine, options: WriteOptions) -> Desk {
+        self.stop.iter().for_each(|stop| writer.stop_before(stop));
+        Desk {
+            writer,
+            engine,
+            options,
+        }
     }
 }

@@ -27,7 +27,9 @@ pub(super) fn forward(
     let (width, kv_width) = (kernel.width(), kernel.kv_width());
     let scale = op.scale.0 as f32;
     let heads = 0..batch * queries * op.heads;
-    let counted = counts.iter().map(|&count| usize::try_from(count).unwrap_or(0));
+    let counted = counts
+        .iter()
+        .map(|&count| usize::try_from(count).unwrap_or(0));
     let work = counted.max().unwrap_or(0).max(1) * depth;
     let heads = heads.into_par_iter().with_min_len(SERIAL / work.max(1));
     heads.for_each_init(Vec::new, |scores, at| {

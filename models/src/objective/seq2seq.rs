@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use ailora_graph::ir::{Draw, ops::loss::IGNORED};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{BindError, Objective, written};
 use crate::{
@@ -255,10 +255,6 @@ impl Objective for Seq2Seq {
 
     fn text_metrics(&self) -> &[Metric] {
         &self.metrics
-    }
-
-    fn reference(&self, target: &Value) -> Value {
-        json!(target)
     }
 }
 

@@ -175,6 +175,7 @@ pub fn fruits() -> Result<Task, Error> {
         pair: None,
         evaluation_text: None,
         joined: Vec::new(),
+        id: None,
         trim: false,
         one_may_be_blank: false,
         unused: Vec::new(),

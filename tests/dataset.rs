@@ -227,12 +227,9 @@ fn what_is_understood_is_shown_with_what_is_learned_marked() {
     );
     assert!(shown.contains("⟦ok<|im_end|>⟧"), "{shown}");
     assert!(scene.ok("data c.jsonl").contains("  assistant: yo\n"));
-    let answer = json!({"text": "Ann is here", "answer": "here", "start": 7});
+    let answer = json!({"question": "Where is she?", "context": "Ann is here", "answer": "here", "start": 7});
     scene.write("e.jsonl", format!("{answer}\n"));
-    let objective = json!({"extractive": {"answers": "answer", "starts": "start"}});
-    let shown = scene.ok(&format!(
-        "data e.jsonl --label answer --objective {objective}"
-    ));
+    let shown = scene.ok("data e.jsonl");
     assert!(
         shown.contains("to predict: {") && shown.contains("here"),
         "{shown}"

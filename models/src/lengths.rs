@@ -94,6 +94,7 @@ mod tests {
                 ..Encoding::default()
             },
             target: None,
+            part: None,
         }
     }
 

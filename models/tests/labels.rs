@@ -43,6 +43,7 @@ fn batch(objective: &dyn Objective, targets: &[Value]) -> Result<Batch, String> 
             ..Encoding::default()
         },
         target: Some(target.clone()),
+        part: None,
     };
     let rows: Vec<Encoded> = targets.iter().map(row).collect();
     let plan = Plan {
@@ -317,7 +318,7 @@ fn an_objective_that_names_no_metrics_has_its_kind_s() {
         ),
         (
             json!({"extractive": {"answers": "a", "starts": "b"}}),
-            &["loss"],
+            &["f1", "exact_match", "loss"],
         ),
     ] {
         let headlines = objective(description).unwrap().headlines();

@@ -40,6 +40,7 @@ fn packed(documents: &[Vec<u32>]) -> Encoded {
     Encoded {
         encoding,
         target: None,
+        part: None,
     }
 }
 
@@ -93,6 +94,7 @@ fn assert_apart(base: &Pretrained, documents: &[Vec<u32>], name: &str, float64: 
             ..all.encoding
         },
         target: None,
+        part: None,
     };
     let one = logits(base, &one, len, float64);
     assert!(
@@ -309,6 +311,7 @@ fn the_loss_of_texts_is_that_of_each_alone_whatever_the_batch() {
             ..Encoding::default()
         },
         target: None,
+        part: None,
     };
     assert!(!objective.has_targets(&bare) && rows.iter().all(|row| objective.has_targets(row)));
     let more = [&each[..], std::slice::from_ref(&bare)].concat();

@@ -51,6 +51,7 @@ fn row(number: usize, len: usize, target: &[u32]) -> Encoded {
             ..Encoding::default()
         },
         target: Some(json!("a text")),
+        part: None,
     }
 }
 

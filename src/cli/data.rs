@@ -46,9 +46,9 @@ pub struct Args {
     /// Show rows as this model sees them: a folder, a GGUF file, or a hub id.
     #[arg(long, value_name = "DIR_OR_ID")]
     model: Option<String>,
-    /// Truncate sequences to N tokens.
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = args::tokens, allow_negative_numbers = true)]
-    max_length: usize,
+    /// Truncate sequences to N tokens [default: 128, of question answering 384].
+    #[arg(long, value_name = "N", value_parser = args::tokens, allow_negative_numbers = true)]
+    max_length: Option<usize>,
 }
 
 /// Shows what a training on these files would understand of them.
@@ -167,7 +167,12 @@ fn as_read(task: &Task, examples: &[Example]) -> Result<(), Error> {
 }
 
 /// The first rows and the lengths of many, as a model sees them.
-fn as_seen(name: &str, task: &Task, examples: &[Example], max_length: usize) -> Result<(), Error> {
+fn as_seen(
+    name: &str,
+    task: &Task,
+    examples: &[Example],
+    max_length: Option<usize>,
+) -> Result<(), Error> {
     let model = Model::open(name, task, 0, false)?;
     let most = model.max_len(limits::LENGTH);
     let whole = model.encode(examples, most)?;
@@ -184,7 +189,7 @@ fn as_seen(name: &str, task: &Task, examples: &[Example], max_length: usize) -> 
             at(95)
         )?;
     }
-    let max_len = model.max_len(max_length);
+    let max_len = model.max_len(max_length.unwrap_or(model.objective.max_len()));
     let rows = model.encode(examples, max_len)?;
     say_cut("data", &Cut::of(&*model.objective, &rows, max_len));
     for (number, row) in (1..).zip(rows.iter().take(SHOWN)) {

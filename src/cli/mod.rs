@@ -1,3 +1,4 @@
+mod answers;
 mod args;
 mod chat;
 mod data;

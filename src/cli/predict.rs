@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::{
     Error,
+    answers::AnswerArgs,
     args::{self, DeviceArgs, ForceArgs, ModelArgs, say_cut},
     dataset::ColumnArgs,
     evaluate::{length, logits, tokens},
@@ -42,7 +43,7 @@ pub struct Args {
     columns: ColumnArgs,
     /// Write the predictions to a file, or to standard output as `-`: one JSON object a row, with `index`,
     /// and `logits` in the order of the model's outputs and `label`, or the `text` that a language model
-    /// writes, and the `number` or `letter` that it answers, where a task is scored by that.
+    /// writes or that answers a question, and the `number` or `letter` in it, where a task is scored by that.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Replace the output file if it exists.
@@ -57,6 +58,8 @@ pub struct Args {
     max_length: Option<usize>,
     #[command(flatten)]
     texts: TextArgs,
+    #[command(flatten)]
+    answers: AnswerArgs,
 }
 
 /// Predicts every row of a file, in file order.
@@ -73,7 +76,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     args.model.say(&notes)?;
     // Of a conversation the messages are read.
     let labels = match task.head() {
-        Head::Sequence { .. } => Labels::Ignored,
+        Head::Sequence { .. } | Head::QuestionAnswering => Labels::Ignored,
         _ => Labels::Optional,
     };
     let file = task.load(&files, labels, Malformed::Refused)?;
@@ -86,9 +89,10 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         let lines = written_lines(args, model, &task, &rows, &prompts)?;
         return wrote(args, &output, &lines, rows.len());
     }
+    args.answers.check(&task, &rows)?;
     check_is_of_rows(&task)?;
     let (mut predictor, mut engine, model) = model.predictor(args.device.open()?);
-    let encoded = model.encode(&rows, max_len)?;
+    let encoded = model.encode_held_out(&rows, max_len)?;
     say_cut("data", &Cut::of(&*model.objective, &encoded, max_len));
     let logits = logits(
         &mut predictor,
@@ -97,6 +101,11 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         max_len,
         args.batch_size,
     )?;
+    if model.pretrained.model.head() == Head::QuestionAnswering {
+        let found = model.objective.predictions(&encoded, &logits);
+        let lines = args.answers.written(&rows, found)?;
+        return wrote(args, &output, &lines, rows.len());
+    }
     let own = match &model.other_labels {
         Some(other) => {
             say!("note: the labels are the model's own: {}", other.found);
@@ -118,10 +127,10 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     wrote(args, &output, &lines, rows.len())
 }
 
-/// Only classes and numbers are left, once a language model has written its texts.
+/// Only classes, numbers and spans are left, once a language model has written its texts.
 fn check_is_of_rows(task: &Task) -> Result<(), Error> {
     match task.head() {
-        Head::Sequence { .. } => Ok(()),
+        Head::Sequence { .. } | Head::QuestionAnswering => Ok(()),
         head => Err(format!(
             "task {} is for {head}, of which predictions are not written; use `ailora evaluate`",
             task.name

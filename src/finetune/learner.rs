@@ -30,7 +30,7 @@ use ailora_runtime::{collective::Single, store::Params, train::Keep};
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
-use super::{About, LENGTH, Model, Settings, data, rows::Rows, write_model};
+use super::{About, Model, Settings, data, rows::Rows, write_model};
 use crate::{
     output::{ADAPTER, MODEL},
     run::{Adapted, Error, Identity, Learner, Recipe, Run, SettingsError, hash},
@@ -78,7 +78,11 @@ impl Settings {
     pub fn run(&self) -> Result<Run<Finetuning>, Error> {
         self.check()?;
         if !self.dataset.is_given() {
-            return self.run_on(&Task::parse(&self.task)?);
+            let task = Task::parse(&self.task)?;
+            return self.run_on(&match self.dataset.objective {
+                Some(_) => self.dataset.changed(task)?,
+                None => task,
+            });
         }
         let understood = self.dataset.understand()?;
         let task = self.dataset.task(&understood, self.seed)?;
@@ -143,8 +147,12 @@ impl Finetuning {
         let streams = understood
             .as_ref()
             .is_some_and(|understood| settings.dataset.streams(&understood.survey));
-        let settings = &settings.of(task);
-        let max_len = model.max_len(settings.max_length.unwrap_or(LENGTH));
+        // What is recorded says all of what was computed.
+        let mut settings = settings.clone();
+        let wanted = settings.max_length.unwrap_or(task.max_len());
+        settings.max_length = Some(wanted);
+        let settings = &settings;
+        let max_len = model.max_len(wanted);
         let mut splits = match streams {
             true => Splits::default(),
             false => task.load_dir(&data, malformed)?,

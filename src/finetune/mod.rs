@@ -11,7 +11,7 @@ pub use about::About;
 pub use folder::write_model;
 pub use learner::Finetuning;
 pub use model::{AdapterFolder, Model};
-pub use settings::{LENGTH, Settings};
+pub use settings::Settings;
 
 use std::path::{Path, PathBuf};
 

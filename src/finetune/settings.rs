@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use ailora_graph::AdaptConfig;
-use ailora_models::{dataset::Dataset, embedded, task::Task};
+use ailora_models::{dataset::Dataset, embedded};
 use ailora_runtime::{
     backend::Precision,
     device::Device,
@@ -14,9 +14,6 @@ use crate::{
     limits,
     run::{Range, Recipe, SettingsError},
 };
-
-/// The longest sequence, in tokens, where neither the settings nor the task say it.
-pub const LENGTH: usize = 128;
 
 /// Everything that fixes what a run computes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,8 +48,7 @@ pub struct Settings {
     pub optimizer: AdamWConfig,
     /// What fixes initialisation, dropout and the order of rows.
     pub seed: u64,
-    /// The longest sequence, in tokens; if absent the task's, or [`LENGTH`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The longest sequence, in tokens; if absent the task's.
     pub max_length: Option<usize>,
     /// How many training rows are used; all if absent.
     pub rows: Option<usize>,
@@ -164,14 +160,6 @@ impl Settings {
         }
     }
 
-    /// These settings with the longest sequence that they mean for a task.
-    pub(super) fn of(&self, task: &Task) -> Self {
-        Self {
-            max_length: Some(self.max_length.or(task.max_length).unwrap_or(LENGTH)),
-            ..self.clone()
-        }
-    }
-
     /// Checks the numbers against their ranges.
     ///
     /// # Errors
@@ -189,7 +177,7 @@ impl Settings {
         SettingsError::unless([
             Range::count(
                 "max_length",
-                self.max_length.unwrap_or(LENGTH),
+                self.max_length.unwrap_or(limits::LENGTH),
                 4..=limits::LENGTH,
             ),
             Range::at_least_1("rows", self.rows.map(|rows| rows as u64)),

@@ -11,11 +11,15 @@ pub use inputs::Inputs;
 pub use plan::{Buckets, Order, Plan, evaluation, shuffle, training_epoch};
 pub use targets::Targets;
 
+use std::{ops::Range, sync::Arc};
+
 use ailora_graph::ir::ops::loss::IGNORED;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::tokenizer::Encoding;
+#[cfg(doc)]
+use crate::tokenizer::Window;
+use crate::{data::Example, tokenizer::Encoding};
 
 /// An example as the model sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +28,21 @@ pub struct Encoded {
     pub encoding: Encoding,
     /// What is to be predicted, where that is known, as the objective has it.
     pub target: Option<Value>,
+    /// What the row is of, where several rows of an example are put together again.
+    pub part: Option<Part>,
+}
+
+/// What a row is of, if an example takes several.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// The number of the example among those that were encoded together.
+    pub number: usize,
+    /// The example.
+    pub example: Arc<Example>,
+    /// Where in the row the tokens of the example's second text begin.
+    pub first: usize,
+    /// The characters of that text that each of them is from, as [`Window::places`] has them.
+    pub places: Vec<Range<usize>>,
 }
 
 impl Encoded {
@@ -201,6 +220,7 @@ mod tests {
         Encoded {
             encoding,
             target: None,
+            part: None,
         }
     }
 
@@ -244,6 +264,7 @@ mod tests {
         let examples = [packed, alone].map(|encoding| Encoded {
             encoding,
             target: None,
+            part: None,
         });
         let plan = Plan {
             len: 6,

@@ -3,6 +3,8 @@ use serde_json::Value;
 /// A text or a pair of texts, with what is to be predicted of it where that is known.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Example {
+    /// What its file calls it, if it has a name there.
+    pub id: Option<String>,
     /// The text, or the first of the pair.
     pub text: String,
     /// The second text of a pair.

@@ -4,7 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Column, Dataset, DatasetError, Kinds, Survey,
-    names::{ALPACA, ANSWERS, ASKED, BESIDE, CHATS, LABELS, TEXTS, WRITTEN},
+    names::{
+        ALPACA, ANSWERS, ASKED, BESIDE, CHATS, CONTEXTS, LABELS, OF_SQUAD, PARTS, STARTS, TEXTS,
+        WRITTEN,
+    },
     words::shown,
 };
 use crate::{
@@ -21,6 +24,10 @@ pub struct Inferred {
     pub text: Value,
     /// That of the second text.
     pub pair: Option<Value>,
+    /// The column of the rows' names.
+    pub id: Option<String>,
+    /// Columns that are known and not needed.
+    pub unused: Vec<String>,
     /// Whether white space around what is put in is left out.
     pub trim: bool,
     /// What was decided, for the user.
@@ -44,7 +51,8 @@ pub fn infer(dataset: &Dataset, survey: &Survey) -> Result<Inferred, DatasetErro
     }
     let mut found = match &*asked.name {
         "" if dataset.label.is_empty() => {
-            let language = guess.chat(false)?.or(guess.answers(false)?);
+            let spans = guess.questions(false)?;
+            let language = spans.or(guess.chat(false)?).or(guess.answers(false)?);
             match language {
                 Some(found) => found,
                 None if guess.label_column().is_none() => guess.running_text(false)?,
@@ -59,6 +67,9 @@ pub fn infer(dataset: &Dataset, survey: &Survey) -> Result<Inferred, DatasetErro
             .ok_or_else(|| guess.unclear("has the answer", "label"))?,
         "seq2seq" => guess.written()?,
         "text" => guess.running_text(true)?,
+        "extractive" => guess
+            .questions(true)?
+            .ok_or_else(|| guess.unclear("has the answers", "label"))?,
         _ => guess.labelled()?,
     };
     dataset.set_options(&mut found.objective)?;
@@ -221,6 +232,8 @@ impl Guess<'_> {
             },
             text,
             pair: None,
+            id: None,
+            unused: Vec::new(),
             trim: false,
             decisions: vec![decision],
         }
@@ -293,6 +306,70 @@ impl Guess<'_> {
         Ok(self.language("seq2seq", Map::from_iter(options), text, decision))
     }
 
+    /// Questions that parts of a text answer. Without being asked for, only where the columns say where
+    /// in the text the answers start.
+    fn questions(&self, is_asked: bool) -> Result<Option<Inferred>, DatasetError> {
+        let named = |names: &[&str]| names.iter().find_map(|name| self.named(name)).cloned();
+        let option = |name: &str| self.asked.options[name].as_str().map(str::to_owned);
+        let answers = match &self.dataset.label[..] {
+            [label] => Some(label.clone()),
+            _ => option("answers").or_else(|| named(&PARTS)),
+        };
+        let Some(answers) = answers else {
+            return Ok(None);
+        };
+        let column = self.column("label", &answers)?;
+        let (answers, starts) = match column.kinds.objects {
+            0 => (answers, option("starts").or_else(|| named(&STARTS))),
+            _ => (
+                format!("{answers}.text"),
+                Some(format!("{answers}.answer_start")),
+            ),
+        };
+        let starts = match (starts, is_asked) {
+            (Some(starts), _) => starts,
+            (None, false) => return Ok(None),
+            (None, true) => {
+                let expected = "a column that says where they start, as in --objective \
+                                '{extractive: {starts: COLUMN}}'";
+                return Err(self.label(&answers, expected, self.found()));
+            }
+        };
+        let place_of = |flag, given: &Option<String>, names: &[&str]| match given {
+            Some(given) => self.template(flag, given).map(Some),
+            None => Ok(named(names).map(|name| place(&name).into())),
+        };
+        let text = place_of("text", &self.dataset.text, &["question"])?;
+        let pair = place_of("pair", &self.dataset.pair, &CONTEXTS)?;
+        let (text, pair) = match (text, pair, is_asked) {
+            (Some(text), Some(pair), _) => (text, pair),
+            (_, _, false) => return Ok(None),
+            (None, ..) => return Err(self.unclear("has the questions", "text")),
+            (_, None, _) => return Err(self.unclear("has the texts that answer", "pair")),
+        };
+        let without = self.survey.empty(column) + column.blank;
+        let has_none = match without {
+            0 => "each has an answer".to_owned(),
+            without => format!("{without} have no answer"),
+        };
+        let decision = format!(
+            "questions in {} about {}, answered by the parts of it in `{answers}`; {has_none}",
+            shown(&text),
+            shown(&pair)
+        );
+        let options = [
+            ("answers", json!(answers)),
+            ("starts", json!(starts)),
+            ("no_answer", json!(without > 0)),
+        ];
+        let options = options.map(|(name, value)| (name.to_owned(), value));
+        let mut found = self.language("extractive", Map::from_iter(options), text, decision);
+        found.pair = Some(pair);
+        found.id = named(&["id"]);
+        found.unused = OF_SQUAD.map(str::to_owned).to_vec();
+        Ok(Some(found))
+    }
+
     /// Whether no other column holds texts, lists or objects.
     fn has_no_text_but(&self, names: &[&str]) -> bool {
         let mut columns = self.survey.columns.iter();
@@ -341,6 +418,8 @@ impl Guess<'_> {
             objective,
             text,
             pair,
+            id: None,
+            unused: Vec::new(),
             trim: false,
             decisions: vec![texts, decision],
         })

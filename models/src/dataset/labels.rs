@@ -89,7 +89,7 @@ impl Guess<'_> {
         }
     }
 
-    fn label(&self, column: &str, expected: &str, found: String) -> DatasetError {
+    pub(super) fn label(&self, column: &str, expected: &str, found: String) -> DatasetError {
         DatasetError::Label {
             path: self.dataset.first_file(),
             column: column.to_owned(),

@@ -22,7 +22,7 @@ use crate::{
     closed::Note,
     data::{DataError, FORMATS, Source, Text, files},
     objective::settled_chat,
-    task::{Malformed, Rows, Share, Split, Task, TaskError},
+    task::{Malformed, Rows, Share, Split, Task, TaskError, described},
 };
 use infer::{Inferred, infer};
 
@@ -114,7 +114,13 @@ impl Dataset {
             || self.chat_template.is_some()
             || !self.label.is_empty()
         {
-            let Some(mut description) = task.description else {
+            // Of a task that is built in the options may be others, and no columns.
+            let built_in = self
+                .label
+                .is_empty()
+                .then(|| described(&task.name))
+                .flatten();
+            let Some(mut description) = task.description.or(built_in) else {
                 return Err(DatasetError::Trained(task.name));
             };
             let mut objective: Choice = options(description["objective"].take()).map_err(wrong)?;
@@ -237,6 +243,8 @@ impl Dataset {
             mut objective,
             text,
             pair,
+            id,
+            unused,
             trim,
             decisions,
         } = infer(self, &survey)?;
@@ -253,9 +261,11 @@ impl Dataset {
             ("text".to_owned(), text),
             ("trim".to_owned(), json!(trim)),
         ]);
-        if let Some(pair) = pair {
-            description.insert("pair".to_owned(), pair);
+        description.extend(pair.map(|pair| ("pair".to_owned(), pair)));
+        if !unused.is_empty() {
+            description.insert("unused".to_owned(), json!(unused));
         }
+        description.extend(id.map(|id| ("id".to_owned(), json!(id))));
         Ok(Understood {
             description: description.into(),
             decisions,

@@ -56,5 +56,13 @@ pub const ALPACA: [&str; 2] = [
     "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n",
 ];
+/// Names of columns with a text that questions are asked of.
+pub const CONTEXTS: [&str; 3] = ["context", "passage", "paragraph"];
+/// Names of columns with answers that are parts of such a text.
+pub const PARTS: [&str; 2] = ["answers", "answer"];
+/// Names of columns with the places where these start.
+pub const STARTS: [&str; 4] = ["answer_start", "answer_starts", "starts", "start"];
+/// Columns of SQuAD's questions that nothing is learned of.
+pub const OF_SQUAD: [&str; 2] = ["title", "is_impossible"];
 /// Columns of chats beside their messages.
 pub const BESIDE: [&str; 2] = ["system", "tools"];

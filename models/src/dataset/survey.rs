@@ -79,6 +79,8 @@ pub struct Column {
     pub items: Kinds,
     /// The fewest and the most items of its lists.
     pub lengths: (usize, usize),
+    /// Lists in which there is nothing, and objects of nothing but such lists.
+    pub blank: usize,
     /// Lists that have an item twice.
     pub repeating: usize,
     /// How often each value occurs, or each item of lists, as written; none if there are more than
@@ -96,6 +98,7 @@ impl Default for Column {
             kinds: Kinds::default(),
             items: Kinds::default(),
             lengths: (usize::MAX, 0),
+            blank: 0,
             repeating: 0,
             values: Some(IndexMap::new()),
             chars: (usize::MAX, 0),
@@ -107,6 +110,7 @@ impl Default for Column {
 impl Column {
     fn add(&mut self, value: &Value) {
         self.kinds.add(value);
+        self.blank += usize::from(is_blank(value));
         match value {
             Value::Array(items) => {
                 let (fewest, most) = self.lengths;
@@ -154,6 +158,15 @@ impl Column {
     /// Whether its rows are texts for people: not numbers, lists or objects.
     pub fn is_text(&self) -> bool {
         self.kinds.texts > 0 && self.kinds.lists + self.kinds.objects == 0
+    }
+}
+
+/// Whether a list is empty, or an object has nothing but empty lists.
+fn is_blank(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.values().all(is_blank),
+        _ => false,
     }
 }
 

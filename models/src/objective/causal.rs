@@ -151,7 +151,11 @@ impl Objective for Causal {
                 encoding.type_ids.fill(1);
             }
             let target = example.target.clone();
-            Ok(Encoded { encoding, target })
+            Ok(Encoded {
+                encoding,
+                target,
+                part: None,
+            })
         };
         examples.par_iter().map(encode).collect()
     }

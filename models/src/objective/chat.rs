@@ -375,7 +375,11 @@ impl Objective for Chat {
             encoding.ids.truncate(max_len);
             encoding.type_ids.truncate(max_len);
             let target = example.target.clone();
-            Ok(Encoded { encoding, target })
+            Ok(Encoded {
+                encoding,
+                target,
+                part: None,
+            })
         };
         examples.par_iter().map(encode).collect()
     }

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::{
     batch::BatchError, generate::WriteError, metrics::MetricError, model::ModelError,
-    task::TaskError, tokenizer::TokenizerError,
+    score::squad::SquadError, task::TaskError, tokenizer::TokenizerError,
 };
 
 /// Rows that cannot be trained on or predicted.
@@ -66,6 +66,9 @@ pub enum ObjectiveError {
     /// Predictions cannot be scored.
     #[error(transparent)]
     Metric(#[from] MetricError),
+    /// Answers to questions cannot be scored.
+    #[error(transparent)]
+    Squad(#[from] SquadError),
 }
 
 /// An objective that does not fit a model.

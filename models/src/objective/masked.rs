@@ -103,6 +103,7 @@ impl Objective for Masked {
                 ..Encoding::default()
             },
             target: None,
+            part: None,
         };
         Ok(stream.chunks_exact(max_len - 1).map(row).collect())
     }

@@ -25,7 +25,7 @@ pub use causal::Causal;
 pub use chat::{Bound, Chat, ContentTokens, Options as ChatOptions, settled as settled_chat};
 pub use classification::{Classification, Written};
 pub use error::{BindError, NotFinite, ObjectiveError};
-pub use extractive::Extractive;
+pub use extractive::{Extractive, Prediction, Span};
 pub use label::LabelColumns;
 pub use masked::Masked;
 pub use multilabel::MultiLabel;
@@ -86,7 +86,7 @@ pub static OBJECTIVES: &[Kind<dyn Objective>] = &[
     Kind {
         name: "extractive",
         about: "the part of a text that answers a question",
-        make: |value| Ok(Arc::new(options::<Extractive>(value)?)),
+        make: |value| Ok(Arc::new(options::<Extractive>(value)?.checked()?)),
     },
     Kind {
         name: "text",
@@ -126,6 +126,14 @@ pub trait Objective: Debug + Send + Sync {
     /// A column holds something else; [`Record::wrong`] makes the error.
     fn target(&self, record: &Record<'_>) -> Result<Value, DataError>;
 
+    /// Checks that what is to be predicted of an example suits its texts.
+    ///
+    /// # Errors
+    /// It does not; [`Record::wrong`] makes the error.
+    fn check(&self, _: &Example, _: &Record<'_>) -> Result<(), DataError> {
+        Ok(())
+    }
+
     /// Gives a padded batch the targets of its rows. The batch's tokens may change too, by `draw`.
     ///
     /// # Errors
@@ -154,8 +162,10 @@ pub trait Objective: Debug + Send + Sync {
     /// Examples as rows of tokens, in their order: the text and, behind it, the second one of a pair.
     /// What is then longer than `max_len` loses tokens of its longer text first.
     ///
-    /// An objective that [`predict`](Self::predict)s gives each example one row. Of one that supervises
-    /// itself a row may hold several examples, or an example take several rows.
+    /// An objective that [`predict`](Self::predict)s gives each example one row, unless its
+    /// [`predictions`](Self::predictions) put the rows of an example together: those that
+    /// [`encode_held_out`](Self::encode_held_out) makes, each with its [`Part`](crate::batch::Part). Of one
+    /// that supervises itself a row may hold several examples, or an example take several rows.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_batch`].
@@ -172,8 +182,14 @@ pub trait Objective: Debug + Send + Sync {
         let row = |(encoding, example): (_, &Example)| Encoded {
             encoding,
             target: example.target.clone(),
+            part: None,
         };
         Ok(encodings.into_iter().zip(examples).map(row).collect())
+    }
+
+    /// The longest row, in tokens, unless it is said.
+    fn max_len(&self) -> usize {
+        128
     }
 
     /// Whether every example is a row with something to learn, so that there are as many rows as examples.
@@ -181,7 +197,7 @@ pub trait Objective: Debug + Send + Sync {
         true
     }
 
-    /// Examples as rows of tokens to evaluate on, where those are other ones than to train on.
+    /// Examples as rows of tokens to evaluate on or to predict, where those are other ones than to train on.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -204,7 +220,7 @@ pub trait Objective: Debug + Send + Sync {
         true
     }
 
-    /// Which of a row's tokens are predicted from those before them.
+    /// Which of a row's tokens are learned: predicted from those before them, or found.
     fn learned(&self, row: &Encoded) -> Vec<bool> {
         let segments = row.encoding.type_ids.iter();
         segments.map(|segment| *segment == 1).collect()
@@ -241,6 +257,12 @@ pub trait Objective: Debug + Send + Sync {
     /// outputs the logits are one after the other.
     fn predict(&self, logits: &[f32]) -> Value {
         logits.into()
+    }
+
+    /// What the logits of all rows say of each example, in the order of the examples: of each row by
+    /// [`predict`](Self::predict), if every example is a row.
+    fn predictions(&self, _: &[Encoded], logits: &[Vec<f32>]) -> Vec<Value> {
+        logits.iter().map(|row| self.predict(row)).collect()
     }
 
     /// The tokens behind which a language model writes its answer to each example, or which an
@@ -282,6 +304,11 @@ pub trait Objective: Debug + Send + Sync {
         &[]
     }
 
+    /// Whether [`evaluate`](Self::evaluate) needs the logits of held-out rows, and not their loss alone.
+    fn scores_logits(&self) -> bool {
+        !self.metrics().is_empty()
+    }
+
     /// The scores of [`evaluate`](Self::evaluate), by any of which one may be better than another; the
     /// first is the headline, unless a run names another.
     fn headlines(&self) -> Vec<Headline> {
@@ -313,7 +340,7 @@ pub trait Objective: Debug + Send + Sync {
         } = predictor.score(engine, split)?;
         let mut scores = IndexMap::new();
         if !self.metrics().is_empty() {
-            let predictions: Vec<Value> = logits.iter().map(|row| self.predict(row)).collect();
+            let predictions = self.predictions(&split.rows, &logits);
             let targets = split.rows.iter().map(|row| row.target.clone());
             let targets: Vec<Value> = targets.map(Option::unwrap_or_default).collect();
             scores = metrics::score(self.metrics(), &predictions, &targets)?;

@@ -30,7 +30,7 @@ pub struct Scored {
     pub loss: f64,
     /// The share of the targets that are predicted; none where they are no tokens.
     pub token_accuracy: Option<f64>,
-    /// The logits of every row in the order of the rows, where the objective's metrics read them; else none.
+    /// The logits of every row in the order of the rows, where the objective scores them; else none.
     pub logits: Vec<Vec<f32>>,
 }
 
@@ -118,7 +118,7 @@ impl Predictor {
             trainable: &self.trainable,
             precision,
         };
-        if pass == Pass::Evaluate && !self.reads_logits() {
+        if pass == Pass::Evaluate && !self.objective.scores_logits() {
             program.retain_outputs(|name| [LOSS, MATCHES].contains(&name));
         }
         Ok(match training {
@@ -240,11 +240,6 @@ impl Predictor {
         Ok(rows)
     }
 
-    /// Whether the objective's metrics are of the head's outputs.
-    fn reads_logits(&self) -> bool {
-        !self.objective.metrics().is_empty()
-    }
-
     /// What the model makes of held-out rows and their targets.
     ///
     /// # Errors
@@ -256,7 +251,7 @@ impl Predictor {
     ) -> Result<Scored, ObjectiveError> {
         let mut sums = Sums::default();
         let mut logits = Vec::new();
-        if self.reads_logits() {
+        if self.objective.scores_logits() {
             logits.resize(split.rows.len(), Vec::new());
         }
         let ranks = engine.ranks().clone();
@@ -273,7 +268,7 @@ impl Predictor {
             let sum = |found: &[f32]| found.iter().map(|&x| f64::from(x)).sum::<f64>();
             let loss = sum(results.output(LOSS).map_err(EngineError::from)?);
             sums.add(loss, results.get(MATCHES).map(sum), batch.targets.count);
-            if self.reads_logits() {
+            if self.objective.scores_logits() {
                 let found = self.rows(results, &batch)?;
                 let rows = batch.indices.iter().zip(found);
                 rows.for_each(|(&row, found)| logits[row] = found);

@@ -190,6 +190,7 @@ impl Objective for Seq2Seq {
             Encoded {
                 encoding,
                 target: example.target.clone(),
+                part: None,
             }
         };
         Ok(encodings.zip(targets).zip(examples).map(row).collect())

@@ -218,6 +218,7 @@ fn rows(
         Encoded {
             encoding,
             target: None,
+            part: None,
         }
     };
     rows.into_iter().map(row).collect()

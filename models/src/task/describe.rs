@@ -31,6 +31,7 @@ struct Description {
     pair: Option<Text>,
     #[serde(default)]
     joined: Vec<String>,
+    id: Option<String>,
     #[serde(default)]
     trim: bool,
     #[serde(default)]
@@ -145,6 +146,7 @@ impl Task {
                 evaluation_text,
                 pair,
                 joined,
+                id,
                 trim,
                 one_may_be_blank,
                 unused,
@@ -166,6 +168,7 @@ impl Task {
                 evaluation_text,
                 pair,
                 joined,
+                id,
                 trim,
                 one_may_be_blank,
                 unused,

@@ -1,6 +1,9 @@
 //! A task's files as examples.
 
-use std::path::{Path, PathBuf};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
 use indexmap::{IndexMap, IndexSet};
 
@@ -61,7 +64,8 @@ impl Task {
             .text
             .columns()
             .chain(self.pair.iter().flat_map(|pair| pair.columns()));
-        let columns: Vec<&str> = texts.chain(targets.iter().copied()).collect();
+        let columns = texts.chain(targets.iter().copied());
+        let columns: Vec<&str> = columns.chain(self.id.as_deref()).collect();
         let mut loader = Loader {
             task: self,
             labels,
@@ -268,6 +272,7 @@ impl Loader<'_, '_> {
         let Task {
             text,
             pair,
+            id,
             trim,
             one_may_be_blank,
             objective,
@@ -294,7 +299,15 @@ impl Loader<'_, '_> {
             Labels::Optional if is_unlabelled && !needed.is_empty() => None,
             _ => Some(objective.target(record)?),
         };
-        Ok(Example { text, pair, target })
+        let id = id.as_deref().and_then(|id| record.written(id));
+        let example = Example {
+            id: id.map(Cow::into_owned),
+            text,
+            pair,
+            target,
+        };
+        objective.check(&example, record)?;
+        Ok(example)
     }
 }
 

@@ -43,6 +43,8 @@ const BUILT_IN: &[&str] = &[
     include_str!("mnli.json"),
     include_str!("qnli.json"),
     include_str!("rte.json"),
+    include_str!("squad.json"),
+    include_str!("squad2.json"),
     include_str!("svamp.json"),
     include_str!("math.json"),
     include_str!("math10k.json"),
@@ -50,6 +52,14 @@ const BUILT_IN: &[&str] = &[
     include_str!("cnn_dailymail.json"),
     include_str!("scitldr.json"),
 ];
+
+/// The description of a task that is built in, by its name.
+pub(crate) fn described(name: &str) -> Option<Value> {
+    let values = BUILT_IN
+        .iter()
+        .map(|text| serde_json::from_str::<Value>(text));
+    values.flatten().find(|value| value["name"] == name)
+}
 
 /// Every task that is built in, in the order in which they are listed to the user.
 pub static TASKS: LazyLock<Vec<Task>> = LazyLock::new(|| {
@@ -82,6 +92,8 @@ pub struct Task {
     pub pair: Option<Text>,
     /// Columns that hold lists of texts: these are read as one, with blanks between them.
     pub joined: Vec<String>,
+    /// The column of the rows' names, if they have any.
+    pub id: Option<String>,
     /// Whether the white space around what is put into the templates is left out.
     pub trim: bool,
     /// Whether one text of a pair may be blank.
@@ -210,6 +222,11 @@ impl Task {
             known: known().collect::<Vec<_>>().join(", "),
             suggestion: did_you_mean(name, known()),
         })
+    }
+
+    /// The longest sequence, in tokens, where nothing else says it.
+    pub fn max_len(&self) -> usize {
+        self.max_length.unwrap_or(self.objective.max_len())
     }
 
     /// The head that predicts the targets.

@@ -30,6 +30,7 @@ fn required(name: &str, content: impl AsRef<[u8]>) -> Result<Vec<Example>, Strin
 
 fn single(text: &str, class: usize) -> Example {
     Example {
+        id: None,
         text: text.to_owned(),
         pair: None,
         target: Some(class.into()),
@@ -42,6 +43,7 @@ fn class(class: usize) -> Value {
 
 fn pair(text: &str, pair: &str, target: Value) -> Example {
     Example {
+        id: None,
         text: text.to_owned(),
         pair: Some(pair.to_owned()),
         target: Some(target),
@@ -61,8 +63,8 @@ fn names_and_aliases_whatever_the_case() {
     let message = Task::parse("colla").unwrap_err().to_string();
     assert_eq!(
         message,
-        "unknown task `colla`; known tasks: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, svamp, math, \
-         math10k, xsum, cnn_dailymail, scitldr; did you mean `cola`?"
+        "unknown task `colla`; known tasks: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, squad, squad2, svamp, \
+         math, math10k, xsum, cnn_dailymail, scitldr; did you mean `cola`?"
     );
     let message = Task::parse("imagenet").unwrap_err().to_string();
     assert!(message.ends_with("cnn_dailymail, scitldr"), "{message}");
@@ -171,6 +173,7 @@ fn every_official_layout() {
 #[test]
 fn test_files_without_labels() {
     let bare = |text: &str, pair: Option<&str>| Example {
+        id: None,
         text: text.to_owned(),
         pair: pair.map(str::to_owned),
         target: None,

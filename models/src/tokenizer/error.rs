@@ -62,6 +62,24 @@ pub enum TokenizerError {
         /// Number of special tokens.
         special: usize,
     },
+    /// A question that leaves no room for windows over the text.
+    #[error(
+        "the question {question:?} has {tokens} tokens and leaves room for {room} tokens of the text in rows of \
+         {max_len}, which is no more than the windows over the text overlap by {overlap}; give longer rows \
+         (--max-length), or windows that overlap by less (the objective's `stride`)"
+    )]
+    NoRoom {
+        /// The question, shortened.
+        question: String,
+        /// Its tokens.
+        tokens: usize,
+        /// Tokens of the text that fit beside it.
+        room: usize,
+        /// Tokens that windows share.
+        overlap: usize,
+        /// The longest row.
+        max_len: usize,
+    },
     /// A GGUF file cannot be used.
     #[error(transparent)]
     Gguf(#[from] GgufError),

@@ -13,16 +13,29 @@ impl Tokenizer {
         tokens: Vec<Tokens>,
         max_len: usize,
     ) -> Result<Encoding, TokenizerError> {
-        self.encoding(self.join(tokens, max_len)?)
+        let params = TruncationParams {
+            max_length: max_len,
+            strategy: TruncationStrategy::LongestFirst,
+            direction: self.truncation,
+            stride: 0,
+        };
+        self.encoding(self.join(tokens, params)?)
     }
 
-    /// The tokens of one or two texts, truncated and with the special tokens around them; and whether
-    /// any were cut.
+    /// How many special tokens are put around one text or two.
+    pub(super) fn special_tokens(&self, pair: bool) -> usize {
+        let processor = self.inner.get_post_processor();
+        processor.map_or(0, |processor| processor.added_tokens(pair))
+    }
+
+    /// The tokens of one or two texts, truncated with the special tokens around them; and whether any
+    /// were cut.
     pub(super) fn join(
         &self,
         mut tokens: Vec<Tokens>,
-        max_len: usize,
+        mut params: TruncationParams,
     ) -> Result<(Tokens, bool), TokenizerError> {
+        let max_len = params.max_length;
         for (segment, tokens) in tokens.iter_mut().enumerate() {
             tokens.set_type_ids(vec![segment as u32; tokens.len()]);
         }
@@ -30,18 +43,12 @@ impl Tokenizer {
         let text = tokens.next().unwrap_or_default();
         let pair = tokens.next();
 
-        let processor = self.inner.get_post_processor();
-        let special = processor.map_or(0, |p| p.added_tokens(pair.is_some()));
+        let special = self.special_tokens(pair.is_some());
         if max_len <= special {
             return Err(TokenizerError::TooShort { max_len, special });
         }
         let length = text.len() + pair.as_ref().map_or(0, Tokens::len);
-        let params = TruncationParams {
-            max_length: max_len - special,
-            strategy: TruncationStrategy::LongestFirst,
-            direction: self.truncation,
-            stride: 0,
-        };
+        params.max_length = max_len - special;
         let whole = limits::bounded(|| {
             let (text, pair) = truncate_encodings(text, pair, &params)?;
             self.inner.post_process(text, pair, true)

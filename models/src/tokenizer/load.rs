@@ -9,8 +9,8 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use tokenizers::{
-    AddedToken, Encoding as Tokens, ModelWrapper, PostProcessorWrapper, Token, Tokenizer as Inner,
-    TruncationDirection,
+    AddedToken, Encoding as Tokens, ModelWrapper, PaddingDirection, PostProcessorWrapper, Token,
+    Tokenizer as Inner, TruncationDirection,
 };
 
 use super::{
@@ -160,6 +160,7 @@ impl<'a> Loader<'a> {
         self.inner.set_encode_special_tokens(split);
         let pad_id = self.pad_id()?;
         let truncation = self.truncation()?;
+        let pads_left = self.pads_left()?;
         let cleanup = self.cleanup()?;
         let chat_template = self.chat_template()?;
         let segments = match (self.settings.input_names()?, self.class) {
@@ -174,6 +175,7 @@ impl<'a> Loader<'a> {
         Ok(Tokenizer {
             inner: self.inner,
             truncation,
+            pads_left,
             cleanup,
             segments,
             segment_limit: None,
@@ -311,6 +313,20 @@ impl<'a> Loader<'a> {
             None => {
                 let truncation = self.inner.get_truncation();
                 Ok(truncation.map(|t| t.direction).unwrap_or_default())
+            }
+        }
+    }
+
+    fn pads_left(&self) -> Result<bool, TokenizerError> {
+        const FIELD: &str = "padding_side";
+        match self.settings.text(FIELD)? {
+            Some("right") => Ok(false),
+            Some("left") => Ok(true),
+            Some(_) => Err(self.settings.refused(FIELD, "left or right")),
+            None => {
+                let padding = self.inner.get_padding();
+                Ok(padding
+                    .is_some_and(|padding| matches!(padding.direction, PaddingDirection::Left)))
             }
         }
     }

@@ -9,12 +9,12 @@ mod join;
 mod limits;
 mod load;
 mod markup;
-mod places;
 mod reconcile;
 mod sentencepiece;
 mod settings;
 mod template;
 pub mod train;
+mod windows;
 
 use std::{path::Path, sync::Arc};
 
@@ -23,7 +23,7 @@ use tokenizers::{Encoding as Tokens, TruncationDirection};
 
 pub use error::TokenizerError;
 pub use markup::Markup;
-pub use places::Places;
+pub use windows::Window;
 
 use crate::{chat::ChatTemplate, closed::Note};
 
@@ -38,6 +38,8 @@ const JSON: &str = "tokenizer.json";
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     truncation: TruncationDirection,
+    /// Whether the files say that rows are padded on the left.
+    pads_left: bool,
     /// Whether spaces before punctuation are left out of what is decoded.
     cleanup: bool,
     /// Whether the model is told the segments.

@@ -45,6 +45,13 @@ fn write(dir: &tempfile::TempDir, name: &str, value: Value) {
     std::fs::write(dir.path().join(name), value.to_string()).unwrap();
 }
 
+/// The tokenizer of [`dir`] with this `tokenizer_config.json`.
+pub(super) fn loaded_with(config: Value) -> Tokenizer {
+    let dir = dir();
+    write(&dir, "tokenizer_config.json", config);
+    load(&dir).unwrap()
+}
+
 pub(super) fn load(dir: &tempfile::TempDir) -> Result<Tokenizer, TokenizerError> {
     Tokenizer::from_dir(dir.path())
 }

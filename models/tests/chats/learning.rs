@@ -90,6 +90,7 @@ fn answers_end_where_they_end_also_at_the_first_place_and_where_a_row_is_cut() {
         let row = Encoded {
             encoding: found,
             target: None,
+            part: None,
         };
         assert!(!chat.has_targets(&row));
     }
@@ -193,6 +194,7 @@ fn an_end_that_also_pads_is_learned() {
         Encoded {
             encoding,
             target: None,
+            part: None,
         }
     });
     let plan = Plan {

@@ -3,6 +3,8 @@ use rayon::prelude::*;
 use super::CachedAttention;
 use crate::kernels::host::Region;
 
+/// Multiply-adds of a thread, at least.
+const SERIAL: usize = 1 << 16;
 /// Numbers that are added up beside each other.
 const LANES: usize = 16;
 
@@ -25,7 +27,12 @@ pub(super) fn forward(
     let (width, kv_width) = (kernel.width(), kernel.kv_width());
     let scale = op.scale.0 as f32;
     let heads = 0..batch * queries * op.heads;
-    heads.into_par_iter().for_each_init(Vec::new, |scores, at| {
+    let counted = counts
+        .iter()
+        .map(|&count| usize::try_from(count).unwrap_or(0));
+    let work = counted.max().unwrap_or(0).max(1) * depth;
+    let heads = heads.into_par_iter().with_min_len(SERIAL / work.max(1));
+    heads.for_each_init(Vec::new, |scores, at| {
         let (row, head) = (at / op.heads, at % op.heads);
         let count = usize::try_from(counts[row]).unwrap_or(0).min(longest);
         let places = &table[row / queries * longest..][..count];

@@ -10,7 +10,7 @@ use faer::{MatMut, MatRef};
 use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
 
-use super::thin;
+use super::{few, thin};
 use crate::kernels::host::Region;
 
 /// Multiply-adds below which a product is not worth another thread.
@@ -68,6 +68,10 @@ pub(in crate::kernels) fn run(
                 c.matrix_mut(i * m * stride, m, n, stride),
             )
         };
+        let is_few = batch == 1 && !op.trans_a && op.trans_b;
+        if is_few && few::product(c.as_mut(), accumulate, alpha, a, b) {
+            return;
+        }
         if threads && op.trans_a && thin::product(c.as_mut(), accumulate, alpha, a, b) {
             return;
         }

@@ -2,6 +2,7 @@
 
 pub(in crate::kernels) mod cpu;
 pub(in crate::kernels) mod cuda;
+mod few;
 mod thin;
 
 use ailora_graph::ir::ops::matmul::{Dims, MatMul};

@@ -44,7 +44,6 @@ fn bart(objective: &Arc<dyn Objective>) -> Pretrained {
 fn row(number: usize, len: usize, target: &[u32]) -> Encoded {
     let token = |i: usize| ((number * 31 + i * 17 + 7) % 90 + 3) as u32;
     Encoded {
-        part: None,
         encoding: Encoding {
             ids: (0..len).map(token).collect(),
             type_ids: vec![0; len],
@@ -52,6 +51,7 @@ fn row(number: usize, len: usize, target: &[u32]) -> Encoded {
             ..Encoding::default()
         },
         target: Some(json!("a text")),
+        part: None,
     }
 }
 

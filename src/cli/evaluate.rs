@@ -4,7 +4,7 @@ use std::{
 };
 
 use ailora::{
-    finetune::{Model, data, trained_length},
+    finetune::{data, trained_length},
     models::{
         batch::{BatchError, Buckets, Encoded, Order, evaluation},
         data::{Example, files},
@@ -48,8 +48,8 @@ pub struct Args {
     /// Number of rows in a batch.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = args::batch_size, allow_negative_numbers = true)]
     batch_size: usize,
-    /// Truncate sequences to N tokens [default: as in the adapter's training, else as the task says, else
-    /// 128, of question answering 384].
+    /// Truncate sequences to N tokens [default: as in the adapter's training, else as the task says,
+    /// else 128, of question answering 384].
     #[arg(long, value_name = "N", value_parser = args::tokens, allow_negative_numbers = true)]
     max_length: Option<usize>,
     /// Score the loss alone, and not what the model writes where the task has metrics of that.
@@ -125,7 +125,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     }
     let task = task.evaluated();
     let (data, splits) = splits(&task, &args.data)?;
-    let max_len = length(args.max_length, args.adapter.as_deref(), &task, &model);
+    let max_len = length(args.max_length, args.adapter.as_deref(), &task);
+    let max_len = model.max_len(max_len);
     let writes = !args.loss_only && !model.objective.text_metrics().is_empty();
     let how = match writes {
         false => None,
@@ -215,12 +216,10 @@ fn splits(task: &Task, paths: &[PathBuf]) -> Result<(PathBuf, Vec<Split>), Error
     }
 }
 
-/// The longest sequence that the model takes: as given, else as the adapter was trained, else as the task
-/// says.
-pub fn length(given: Option<usize>, adapter: Option<&Path>, task: &Task, model: &Model) -> usize {
+/// The longest sequence: as given, else as the adapter was trained, else as the task says.
+pub fn length(given: Option<usize>, adapter: Option<&Path>, task: &Task) -> usize {
     let trained = || trained_length(adapter?);
-    let wanted = given.or_else(trained);
-    model.max_len(wanted.unwrap_or(task.max_len()))
+    given.or_else(trained).unwrap_or(task.max_len())
 }
 
 fn buckets(rows: &[Encoded], max_len: usize) -> Result<Buckets, BatchError> {

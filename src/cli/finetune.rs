@@ -77,7 +77,8 @@ pub struct Args {
     /// Seed of initialisation, dropout and the order of rows [default: 0].
     #[arg(long, value_name = "N", value_parser = args::count::<u64>, allow_negative_numbers = true)]
     seed: Option<u64>,
-    /// Truncate sequences to N tokens [default: what the task says, or 128, of question answering 384].
+    /// Truncate sequences to N tokens [default: what the task says, else 128, of question answering
+    /// 384].
     #[arg(long, value_name = "N", value_parser = args::count::<usize>, allow_negative_numbers = true)]
     max_length: Option<usize>,
     /// Train on N of the rows, always the same ones [default: all].

@@ -51,7 +51,7 @@ enum Command {
     /// Trains a tokenizer and an encoder on text, by masked language modelling.
     Pretrain(Box<pretrain::Args>),
     /// Scores a model, with an adapter or without, on files or on a task's held-out rows.
-    Evaluate(evaluate::Args),
+    Evaluate(Box<evaluate::Args>),
     /// Writes what a model predicts for the rows of files: labels, numbers, or texts.
     Predict(Box<predict::Args>),
     /// Scores texts and answers that any system wrote: summaries, arithmetic, SQuAD.

@@ -43,8 +43,7 @@ pub struct Args {
     columns: ColumnArgs,
     /// Write the predictions to a file, or to standard output as `-`: one JSON object a row, with `index`,
     /// and `logits` in the order of the model's outputs and `label`, or the `text` that a language model
-    /// writes or that answers a question; and the `number` or `letter` that it answers, where a task is scored
-    /// by that.
+    /// writes or that answers a question, and the `number` or `letter` in it, where a task is scored by that.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Replace the output file if it exists.
@@ -83,7 +82,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let file = task.load(&files, labels, Malformed::Refused)?;
     args.model.say(&file.notes)?;
     let rows = file.examples;
-    let max_len = length(args.max_length, args.adapter.as_deref(), &task, &model);
+    let max_len = length(args.max_length, args.adapter.as_deref(), &task);
+    let max_len = model.max_len(max_len);
     let prompts = model.objective.prompts(&rows, &model.tokenizer, max_len)?;
     if let Some(prompts) = prompts {
         let lines = written_lines(args, model, &task, &rows, &prompts)?;

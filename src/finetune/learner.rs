@@ -148,11 +148,10 @@ impl Finetuning {
             .as_ref()
             .is_some_and(|understood| settings.dataset.streams(&understood.survey));
         // What is recorded says all of what was computed.
+        let mut settings = settings.clone();
         let wanted = settings.max_length.unwrap_or(task.max_len());
-        let settings = &Settings {
-            max_length: Some(wanted),
-            ..settings.clone()
-        };
+        settings.max_length = Some(wanted);
+        let settings = &settings;
         let max_len = model.max_len(wanted);
         let mut splits = match streams {
             true => Splits::default(),

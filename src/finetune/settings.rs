@@ -11,7 +11,7 @@ use ailora_runtime::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    limits::LENGTH,
+    limits,
     run::{Range, Recipe, SettingsError},
 };
 
@@ -48,8 +48,7 @@ pub struct Settings {
     pub optimizer: AdamWConfig,
     /// What fixes initialisation, dropout and the order of rows.
     pub seed: u64,
-    /// The longest sequence, in tokens; if absent what suits the task.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The longest sequence, in tokens; if absent the task's.
     pub max_length: Option<usize>,
     /// How many training rows are used; all if absent.
     pub rows: Option<usize>,
@@ -176,7 +175,11 @@ impl Settings {
         }
         self.recipe().check()?;
         SettingsError::unless([
-            Range::count("max_length", self.max_length.unwrap_or(LENGTH), 4..=LENGTH),
+            Range::count(
+                "max_length",
+                self.max_length.unwrap_or(limits::LENGTH),
+                4..=limits::LENGTH,
+            ),
             Range::at_least_1("rows", self.rows.map(|rows| rows as u64)),
         ])
     }

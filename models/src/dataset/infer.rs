@@ -278,6 +278,34 @@ impl Guess<'_> {
         }))
     }
 
+    /// Texts that are written about others. What these are for is asked for: a language model learns the
+    /// same columns as answers to prompts.
+    fn written(&self) -> Result<Inferred, DatasetError> {
+        let known = || {
+            let mut known = WRITTEN.iter();
+            known.find_map(|(text, target)| Some((self.named(text)?, self.named(target)?)))
+        };
+        let target = match (&self.dataset.label[..], known()) {
+            ([target], _) => target.clone(),
+            ([], Some((_, target))) => target.clone(),
+            _ => return Err(self.unclear("has the text to write", "label")),
+        };
+        let text = match (&self.dataset.text, known()) {
+            (None, Some((text, of))) if *of == target => place(text).into(),
+            _ => self.texts(std::slice::from_ref(&target))?.0,
+        };
+        let decision = format!("texts in `{target}` to write about {}", shown(&text));
+        let options = [
+            ("target", json!(target)),
+            (
+                "metrics",
+                json!(["rouge1", "rouge2", "rougeL", "rougeLsum"]),
+            ),
+        ];
+        let options = options.map(|(name, value)| (name.to_owned(), value));
+        Ok(self.language("seq2seq", Map::from_iter(options), text, decision))
+    }
+
     /// Questions that parts of a text answer. Without being asked for, only where the columns say where
     /// in the text the answers start.
     fn questions(&self, is_asked: bool) -> Result<Option<Inferred>, DatasetError> {
@@ -340,34 +368,6 @@ impl Guess<'_> {
         found.id = named(&["id"]);
         found.unused = OF_SQUAD.map(str::to_owned).to_vec();
         Ok(Some(found))
-    }
-
-    /// Texts that are written about others. What these are for is asked for: a language model learns the
-    /// same columns as answers to prompts.
-    fn written(&self) -> Result<Inferred, DatasetError> {
-        let known = || {
-            let mut known = WRITTEN.iter();
-            known.find_map(|(text, target)| Some((self.named(text)?, self.named(target)?)))
-        };
-        let target = match (&self.dataset.label[..], known()) {
-            ([target], _) => target.clone(),
-            ([], Some((_, target))) => target.clone(),
-            _ => return Err(self.unclear("has the text to write", "label")),
-        };
-        let text = match (&self.dataset.text, known()) {
-            (None, Some((text, of))) if *of == target => place(text).into(),
-            _ => self.texts(std::slice::from_ref(&target))?.0,
-        };
-        let decision = format!("texts in `{target}` to write about {}", shown(&text));
-        let options = [
-            ("target", json!(target)),
-            (
-                "metrics",
-                json!(["rouge1", "rouge2", "rougeL", "rougeLsum"]),
-            ),
-        ];
-        let options = options.map(|(name, value)| (name.to_owned(), value));
-        Ok(self.language("seq2seq", Map::from_iter(options), text, decision))
     }
 
     /// Whether no other column holds texts, lists or objects.

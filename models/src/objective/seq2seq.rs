@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use ailora_graph::ir::{Draw, ops::loss::IGNORED};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{BindError, Objective, written};
 use crate::{
@@ -188,9 +188,9 @@ impl Objective for Seq2Seq {
                 }
             }
             Encoded {
-                part: None,
                 encoding,
                 target: example.target.clone(),
+                part: None,
             }
         };
         Ok(encodings.zip(targets).zip(examples).map(row).collect())
@@ -256,10 +256,6 @@ impl Objective for Seq2Seq {
 
     fn text_metrics(&self) -> &[Metric] {
         &self.metrics
-    }
-
-    fn reference(&self, target: &Value) -> Value {
-        json!(target)
     }
 }
 

@@ -30,9 +30,8 @@ struct Description {
     evaluation_text: Option<Text>,
     pair: Option<Text>,
     #[serde(default)]
-    id: Option<String>,
-    #[serde(default)]
     joined: Vec<String>,
+    id: Option<String>,
     #[serde(default)]
     trim: bool,
     #[serde(default)]
@@ -146,8 +145,8 @@ impl Task {
                 text,
                 evaluation_text,
                 pair,
-                id,
                 joined,
+                id,
                 trim,
                 one_may_be_blank,
                 unused,
@@ -168,8 +167,8 @@ impl Task {
                 text,
                 evaluation_text,
                 pair,
-                id,
                 joined,
+                id,
                 trim,
                 one_may_be_blank,
                 unused,

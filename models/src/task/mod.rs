@@ -90,10 +90,10 @@ pub struct Task {
     pub evaluation_text: Option<Text>,
     /// What of it is the second text.
     pub pair: Option<Text>,
-    /// The column of the rows' names, if they have any.
-    pub id: Option<String>,
     /// Columns that hold lists of texts: these are read as one, with blanks between them.
     pub joined: Vec<String>,
+    /// The column of the rows' names, if they have any.
+    pub id: Option<String>,
     /// Whether the white space around what is put into the templates is left out.
     pub trim: bool,
     /// Whether one text of a pair may be blank.
@@ -224,7 +224,7 @@ impl Task {
         })
     }
 
-    /// The longest sequence, in tokens, unless it is said.
+    /// The longest sequence, in tokens, where nothing else says it.
     pub fn max_len(&self) -> usize {
         self.max_length.unwrap_or(self.objective.max_len())
     }

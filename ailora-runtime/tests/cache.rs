@@ -120,7 +120,7 @@ fn the_largest_come_in_order_and_sums_of_exponentials_do_not_overflow() {
         let mut data = normal("x", rows * width);
         data.iter_mut().step_by(7).for_each(|x| *x = 1.0);
         data[3] = f32::NEG_INFINITY;
-        data.iter_mut().for_each(|x| *x = 300.0 * *x);
+        data.iter_mut().for_each(|x| *x *= 300.0);
         let wide: Vec<f64> = data.iter().map(|&x| f64::from(x)).collect();
         let bindings = [("x".to_owned(), Tensor::new([rows, width], wide))];
         let expected = p.eval(&bindings.into(), DRAW).unwrap();

@@ -115,9 +115,9 @@ fn dots<S: Simd, const N: usize, const M: usize>(
             }
         }
     }
-    for at in whole..right.len() {
+    for (at, &x) in right.iter().enumerate().skip(whole) {
         for n in 0..N {
-            sums[n][0] = simd.mul_add_f32s(split[n].0[at], right[at], sums[n][0]);
+            sums[n][0] = simd.mul_add_f32s(split[n].0[at], x, sums[n][0]);
         }
     }
     std::array::from_fn(|n| {

@@ -25,7 +25,8 @@ pub fn element_types(program: &Program, matrices: DType) -> Result<Program, Prog
     })?;
     let outputs: Vec<_> = typed.outputs().clone().into_iter().collect();
     for (name, id) in outputs {
-        let stays = matches!(typed[id].op, Op::Put(_));
+        let node = &typed[id];
+        let stays = matches!(node.op, Op::Put(_)) && matches!(typed[node.args[0]].op, Op::State(_));
         if typed.ty(id).dtype.is_float() && !stays {
             let wide = typed.cast(id, DType::F32)?;
             typed.set_output(name, wide);

@@ -133,7 +133,7 @@ impl Pipeline {
     /// A program that is alone over its parameters.
     ///
     /// # Errors
-    /// None for a program that passed its own type checks.
+    /// As [`optimize_beside`](Self::optimize_beside).
     pub fn optimize(&self, program: &Program) -> Result<Optimized, ProgramError> {
         self.optimize_beside(program, &[], |_| true)
     }
@@ -142,13 +142,14 @@ impl Pipeline {
     /// which of the other parameters may be packed.
     ///
     /// # Errors
-    /// None for a program that passed its own type checks.
+    /// A state that is put into and read beside that.
     pub fn optimize_beside(
         &self,
         program: &Program,
         packs: &[Pack],
         is_free: impl Fn(&str) -> bool,
     ) -> Result<Optimized, ProgramError> {
+        program.check_states()?;
         let hoisted = hoist(&element_types(program, self.matrices)?)?;
         let mut fused = match &self.fusion {
             Fusion::Off | Fusion::Elementwise => Fused {

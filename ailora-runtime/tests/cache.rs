@@ -136,3 +136,47 @@ fn the_largest_come_in_order_and_sums_of_exponentials_do_not_overflow() {
         assert!(p.add(Top { count }, &[x]).is_err());
     }
 }
+
+/// A value that is no state is put into a copy; a state that is read beside what is put into it is refused.
+#[test]
+fn what_is_put_into_is_a_state_or_a_copy() {
+    let mut p = Program::new();
+    let x = p.input("x", Type::f32([2, 3, 2])).unwrap();
+    let twice = p.scale(x, 2.0).unwrap();
+    let new = p.input("new", Type::f32([1, 2, 2])).unwrap();
+    let ids = p.input("ids", Type::i32([1, 2])).unwrap();
+    let put = p.add(Put, &[twice, new, ids]).unwrap();
+    let both = p.sum(put, twice).unwrap();
+    p.set_output("both", both);
+    let mut engine = Engine::with_fusion(Params::new(), Fusion::Elementwise);
+    let id = engine.compile(&p).unwrap();
+    let (x, new, ids) = (normal("x", 12), normal("new", 4), [4, 1]);
+    let inputs = [
+        ("x", Value::F32(&x)),
+        ("new", Value::F32(&new)),
+        ("ids", Value::I32(&ids)),
+    ];
+    let outputs = engine.run(id, &inputs, DRAW).unwrap();
+    let mut expected: Vec<f32> = x.iter().map(|x| 4.0 * x).collect();
+    for (row, new) in ids.into_iter().zip(new.chunks(2)) {
+        for (at, new) in new.iter().enumerate() {
+            let at = 2 * row as usize + at;
+            expected[at] = 2.0 * x[at] + new;
+        }
+    }
+    let found = outputs.output("both").unwrap();
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+    }
+
+    let mut p = Program::new();
+    let state = p.state("s", Type::f32([2, 3, 2])).unwrap();
+    let new = p.input("new", Type::f32([1, 2, 2])).unwrap();
+    let ids = p.input("ids", Type::i32([1, 2])).unwrap();
+    let put = p.add(Put, &[state, new, ids]).unwrap();
+    let both = p.sum(put, state).unwrap();
+    p.set_output("both", both);
+    let mut engine = Engine::with_fusion(Params::new(), Fusion::Elementwise);
+    let error = engine.compile(&p).unwrap_err().to_string();
+    assert!(error.contains("state `s` is put into"), "{error}");
+}

@@ -297,6 +297,43 @@ fn logits_of_a_batch_are_those_of_each_alone() {
     }
 }
 
+/// More tokens than a cache has places for at first: those before it grew are still there.
+#[test]
+fn a_cache_grows_and_keeps_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        let from = fixtures().join("parity/llama_gqa_tied-0").join(file);
+        std::fs::copy(from, dir.path().join(file)).unwrap();
+    }
+    let path = dir.path().join("config.json");
+    let mut config: serde_json::Map<String, serde_json::Value> = json(&path);
+    config.insert("max_position_embeddings".into(), 1000.into());
+    std::fs::write(&path, serde_json::Value::from(config).to_string()).unwrap();
+    let logits = |chunks: &[usize]| {
+        let (mut generator, mut engine) = generator(dir.path(), Head::CausalLm);
+        let prompts = [vec![5, 6, 7], vec![8; 30]];
+        let mut last = Vec::new();
+        let mut tokens = (0..).map(|i: i32| (i * 37 + 11) % 90 + 3);
+        let mut prompts = prompts.to_vec();
+        for &count in chunks {
+            let options = greedy(700);
+            let (mut session, _) = generator.start(&mut engine, &prompts, &options).unwrap();
+            for _ in 0..count {
+                let token = tokens.next().unwrap();
+                session.step(&[0, 1], &[token, token + 1]).unwrap();
+                prompts[0].push(token);
+                prompts[1].push(token + 1);
+            }
+            last = session.logits().unwrap();
+        }
+        last.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>()
+    };
+    // Through all steps; and with the first tokens as prompts, which need fewer places.
+    let (whole, parts) = (logits(&[600]), logits(&[300, 300]));
+    let off = support::largest_difference(&whole, &parts);
+    assert!(off <= device::tolerance(1e-4), "{off}");
+}
+
 #[test]
 fn a_session_is_full_where_its_room_ends() {
     let (mut generator, mut engine) =

@@ -31,7 +31,9 @@ fn parts_are_whole_characters_and_together_the_text() {
             "Dear [Name], I hope",
         ),
         (
-            &[730, 727, 232, 143, 154, 231, 189, 175, 727, 243, 162, 156, 133, 727, 796],
+            &[
+                730, 727, 232, 143, 154, 231, 189, 175, 727, 243, 162, 156, 133, 727, 796,
+            ],
             "a 北京 🙂 é",
         ),
     ] {
@@ -54,12 +56,21 @@ fn parts_are_whole_characters_and_together_the_text() {
     assert!(rest.contains(char::REPLACEMENT_CHARACTER));
 
     let bytes = tokenizer("roberta");
-    for text in [" leading x", "Dear [Name], I hope", "🙂", "a 北京 🙂 é\n  e\u{301}"] {
+    for text in [
+        " leading x",
+        "Dear [Name], I hope",
+        "🙂",
+        "a 北京 🙂 é\n  e\u{301}",
+    ] {
         let ids = bytes.encode(text, None, 512).unwrap().ids;
         // Without the tokens around it.
         let ids: Vec<i32> = ids[1..ids.len() - 1].iter().map(|&id| id as i32).collect();
         let (parts, rest) = shown(&bytes, &ids);
-        assert!(parts.iter().all(|part| !part.contains(char::REPLACEMENT_CHARACTER)));
+        assert!(
+            parts
+                .iter()
+                .all(|part| !part.contains(char::REPLACEMENT_CHARACTER))
+        );
         assert_eq!(parts.concat() + &rest, text);
     }
     let ids = bytes.encode("🙂", None, 512).unwrap().ids;

@@ -37,6 +37,9 @@ pub enum ProgramError {
         /// The operation.
         op: String,
     },
+    /// A state that is put into and read beside that.
+    #[error("state `{0}` is put into, and read beside that; read the result of `put` instead")]
+    State(Name),
     /// One name given to leaves of different types.
     #[error("`{name}` is {first} in one place and {second} in another")]
     Redefined {
@@ -248,6 +251,32 @@ impl Program {
             id = self[id].args[0];
         }
         id
+    }
+
+    /// Checks that nothing reads a state which is put into: what is put takes the place of what was there.
+    ///
+    /// # Errors
+    /// The first that is read.
+    pub fn check_states(&self) -> Result<(), ProgramError> {
+        let mut put = HashMap::new();
+        let mut read = HashMap::new();
+        for node in self.live_nodes() {
+            let states = node.args.iter().enumerate();
+            for (i, &arg) in states {
+                if let Op::State(leaf) = &self[arg].op {
+                    let into = matches!(node.op, Op::Put(_)) && i == 0;
+                    let readers = if into { &mut put } else { &mut read };
+                    *readers.entry(&leaf.name).or_insert(0) += 1;
+                }
+            }
+        }
+        let wrong = |(name, puts): (&&Name, &usize)| {
+            (*puts > 1 || read.contains_key(*name)).then(|| (*name).clone())
+        };
+        match put.iter().filter_map(wrong).min() {
+            Some(name) => Err(ProgramError::State(name)),
+            None => Ok(()),
+        }
     }
 
     /// For each node, whether a result depends on it.

@@ -40,7 +40,7 @@ use crate::{
     weights::Weights,
 };
 use compile::Compiler;
-use device::Buffer;
+use device::{Buffer, Rectangle};
 use error::During;
 use execute::{Executable, Launch};
 use gemm::Products;
@@ -321,19 +321,23 @@ impl Resources {
         }
     }
 
-    /// Makes a plan's states large enough; what one held that was smaller is lost.
+    /// Makes a plan's states large enough; what they held stays.
     fn hold(&mut self, plan: &Plan) -> Result<(), CudaError> {
         for (name, ty) in &plan.states {
             let held = self.states.get(&**name);
             if held.is_some_and(|held| held.bytes() >= ty.bytes()) {
                 continue;
             }
-            // Freed before, or there would have to be room for both.
-            self.states.remove(&**name);
-            let buffer = self
+            let larger = self
                 .device
                 .allocate(ty.bytes(), &format!("state `{name}`"))?;
-            self.states.insert(name.to_string(), buffer);
+            if let Some(held) = held {
+                let all = Rectangle::row(held.at(0), larger.at(0), held.bytes());
+                // SAFETY: both are as large, and the copy is done before the smaller is freed.
+                unsafe { self.device.copy(&all)? };
+                self.device.synchronize()?;
+            }
+            self.states.insert(name.to_string(), larger);
             self.moves += 1;
         }
         Ok(())

@@ -16,7 +16,7 @@ pub struct Cache<'g> {
     read: usize,
 }
 
-/// Where keys and values lie: that many rows, of that many places.
+/// Where keys and values lie: that many rows, of that many places, in whatever order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Places {
     /// How many rows.

@@ -24,6 +24,8 @@ use crate::{
 const PROMPT: usize = 16;
 /// Places of a cache come in multiples of this.
 const PLACES: usize = 64;
+/// New tokens that a cache has places for at first; it grows to as many as are wanted.
+const AHEAD: usize = 256;
 /// A cache may have as many times the places that are needed, where there are programs for it.
 const SPARE: usize = 2;
 
@@ -177,9 +179,10 @@ impl Generator {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let len = longest.next_multiple_of(PROMPT).min(max);
         let given = if self.start.is_some() { 1 } else { len };
-        let needed = given + options.max_new_tokens.min(max);
-        if self.places < needed || self.places > SPARE * needed {
-            self.places = needed.next_multiple_of(PLACES);
+        let most = given + options.max_new_tokens.min(max);
+        let first = most.min(given + AHEAD);
+        if self.places < first || self.places > SPARE * most {
+            self.places = first.next_multiple_of(PLACES);
         }
         let places = Places {
             rows: rows * options.beams(),
@@ -195,6 +198,7 @@ impl Generator {
             choices: options.choices(vocabulary),
             vocabulary,
             places,
+            most: most.max(self.places),
             generator: self,
             engine,
         };
@@ -260,9 +264,11 @@ pub struct Session<'a> {
     generator: &'a mut Generator,
     engine: &'a mut Engine,
     places: Places,
+    /// The most places that each row may come to have.
+    most: usize,
     /// How many places of each row are taken.
     used: usize,
-    /// The places of each sequence's tokens, in order: those of a row lie one after the other.
+    /// The places of each sequence's tokens, in order.
     tables: Vec<Vec<i32>>,
     /// The position of each sequence's next token.
     next: Vec<i32>,
@@ -323,8 +329,8 @@ impl Session<'_> {
             step.positions.extend(0..prompt.len() as i32);
             step.mask.extend(vec![0.0; padding]);
             step.mask.extend(vec![1.0; prompt.len()]);
-            let first = self.place(row * beams, 0);
-            let own: Vec<i32> = (first..).take(prompt.len()).collect();
+            let columns = 0..prompt.len();
+            let own: Vec<i32> = columns.map(|at| self.place(row * beams, at)).collect();
             ids.extend(vec![IGNORED; padding]);
             ids.extend(&own);
             self.tables[row] = own;
@@ -344,9 +350,21 @@ impl Session<'_> {
         self.found()
     }
 
-    /// The number of a place, as tables have it.
+    /// The number of a place, as tables have it. The rows' places of one column lie side by side, so that
+    /// a cache which grows keeps them.
     fn place(&self, row: usize, column: usize) -> i32 {
-        (row * self.places.len + column) as i32
+        (column * self.places.rows + row) as i32
+    }
+
+    /// Gives every row more places.
+    fn grow(&mut self) -> Result<(), GenerateError> {
+        if self.places.len >= self.most {
+            return Err(GenerateError::Full(self.places));
+        }
+        let twice = 2 * self.places.len;
+        self.places.len = twice.min(self.most).next_multiple_of(PLACES);
+        self.generator.places = self.places.len;
+        Ok(())
     }
 
     fn execute(&mut self, shape: Shape, inputs: &Inputs) -> Result<(), GenerateError> {
@@ -409,8 +427,11 @@ impl Decode for Session<'_> {
 
     fn step(&mut self, parents: &[usize], tokens: &[i32]) -> Result<Next, GenerateError> {
         let rows = parents.len();
-        if self.used >= self.places.len || rows > self.places.rows {
+        if rows > self.places.rows {
             return Err(GenerateError::Full(self.places));
+        }
+        if self.used >= self.places.len {
+            self.grow()?;
         }
         fn taken<T: Clone>(all: &[T], parents: &[usize]) -> Vec<T> {
             parents.iter().map(|&parent| all[parent].clone()).collect()

@@ -29,6 +29,11 @@ impl Lowering<'_> {
         self.out.buffers[self.view(id).buffer].kind == Kind::Value
     }
 
+    /// Whether it lies in a state.
+    pub(super) fn is_state(&self, id: Id) -> bool {
+        matches!(self.out.buffers[self.view(id).buffer].kind, Kind::State(_))
+    }
+
     /// Whether nothing reads an operand's buffer later.
     fn dies(&self, operand: Id, time: usize) -> bool {
         let owner = self.program.source(operand);

@@ -79,7 +79,7 @@ pub(super) fn lower(program: &Program, schedule: &[Unit]) -> Lowered {
     }
     for (name, &id) in program.outputs() {
         // What is put into a state stays there.
-        if let Op::Put(_) = program[id].op {
+        if matches!(program[id].op, Op::Put(_)) && lowering.is_state(program[id].args[0]) {
             continue;
         }
         let view = lowering.dense(id);
@@ -342,10 +342,17 @@ impl Lowering<'_> {
         let reads = self.operands(&kernel, args);
         let is_in_place = kernel.operation().is_in_place();
         let is_put = matches!(kernel, Kernel::Put(_));
-        let to = match is_put || (is_in_place && self.replaces(args[0], id, time)) {
+        let stays = is_put && self.is_state(args[0]);
+        let to = match stays || (is_in_place && self.replaces(args[0], id, time)) {
             true => reads[0],
             false => self.place(id),
         };
+        if is_put && to != reads[0] {
+            // It leaves most of what is there as it is.
+            let shape = program.shape(id);
+            let moved = Copy::between(shape, reads[0].strides(shape), to.strides(shape));
+            self.step(Kernel::Copy(moved), vec![reads[0]], to);
+        }
         self.keep(id, to);
         self.step(kernel, reads, to);
     }

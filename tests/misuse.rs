@@ -149,6 +149,40 @@ const FLAGS: &[Misuse] = &[
         &["--learning-rate", "unexpected argument"],
     ),
     (
+        "+--text sentence",
+        1,
+        &["--text is for files of your own", "task cola", "--train"],
+    ),
+    ("+--pair other", 1, &["--pair is for files of your own"]),
+    ("+--label label", 1, &["--label is for files of your own"]),
+    ("+--format csv", 1, &["--format is for files of your own"]),
+    (
+        "+--valid cola/dev.tsv",
+        1,
+        &["--valid is for files of your own"],
+    ),
+    (
+        "+--test cola/dev.tsv",
+        1,
+        &["--test is for files of your own"],
+    ),
+    (
+        "+--hold-out 0.1",
+        1,
+        &["--hold-out is for files of your own"],
+    ),
+    ("+--stream", 1, &["--stream is for files of your own"]),
+    (
+        "+--learn all",
+        1,
+        &["--learn is for chats", "classification"],
+    ),
+    (
+        "+--chat-template chatml",
+        1,
+        &["--chat-template is for chats", "classification"],
+    ),
+    (
         "finetune --task cola --data cola",
         2,
         &["--output", "required"],

@@ -144,6 +144,31 @@ fn arithmetic_is_scored_by_a_rule_that_is_named() {
     );
 }
 
+#[test]
+fn tables_and_lists_of_one_answer_are_scored() {
+    let scene = scene(&[
+        ("found.csv", "index,text\n0,it is 5\n1,it is 6\n"),
+        ("found.tsv", "index\ttext\n0\tit is 5\n1\tit is 6\n"),
+        ("late.csv", "index,text\n1,it is 5\n0,it is 6\n"),
+        (
+            "multi.json",
+            r#"[{"lSolutions": [5.0]}, {"lSolutions": ["7"]}]"#,
+        ),
+    ]);
+    let data = "--data multi.json --column lSolutions";
+    for predictions in ["found.csv", "found.tsv"] {
+        let found = scores(
+            &scene,
+            &format!("arithmetic --predictions {predictions} {data}"),
+        );
+        assert_eq!((&found["right"], &found["rows"]), (&json!(1), &json!(2)));
+    }
+    scene.refused(
+        &format!("score arithmetic --predictions late.csv {data}"),
+        &["line 2, column `index`: expected 0", "found \"1\""],
+    );
+}
+
 /// A file of SQuAD with three questions, of which the last has no answer.
 fn squad() -> Value {
     json!({"version": "v2.0", "data": [{"title": "T", "paragraphs": [{"context": "a Dane in 1789", "qas": [
@@ -204,6 +229,10 @@ fn squad_is_scored_by_the_rules_of_its_version() {
         &format!("{args} --no-answer-scores scores.json --no-answer-threshold 0.5"),
     );
     assert_eq!(cut["NoAns_exact"], 100.0);
+    scene.write("more.json", r#"{"q1": 0, "q2": 0, "q3": 1, "q4": 0}"#);
+    let warned = scene.run(&format!("score {args} --no-answer-scores more.json"));
+    let expected = "for other questions: 1 of 4 scores of no answer (more.json)";
+    assert!(warned.stderr.contains(expected), "{}", warned.stderr);
 
     let mut old = squad();
     old["version"] = json!("1.1");
@@ -229,6 +258,15 @@ fn squad_is_scored_by_the_rules_of_its_version() {
 
 #[test]
 fn what_cannot_be_scored_is_refused_by_name() {
+    let mut unmarked = squad();
+    unmarked["version"] = json!("1.1");
+    for question in unmarked["data"][0]["paragraphs"][0]["qas"]
+        .as_array_mut()
+        .unwrap()
+    {
+        question.as_object_mut().unwrap().remove("is_impossible");
+    }
+    let named = "{\"id\": \"a\", \"text\": \"x\"}\n{\"id\": \"b\", \"text\": \"y\"}\n";
     let scene = scene(&[
         ("one.txt", "a\n"),
         ("two.txt", "a\nb\n"),
@@ -245,6 +283,16 @@ fn what_cannot_be_scored_is_refused_by_name() {
         ("part.json", r#"{"q1": "a"}"#),
         ("all.json", r#"{"q1": "a", "q2": "", "q3": ""}"#),
         ("scores.json", r#"{"q1": 0.5}"#),
+        ("v1.json", &unmarked.to_string()),
+        ("named.out", named),
+        ("named.jsonl", named),
+        (
+            "other.jsonl",
+            "{\"id\": \"a\", \"summary\": \"x\"}\n{\"id\": \"c\", \"summary\": \"y\"}\n",
+        ),
+        ("truth.jsonl", "{\"summary\": true}\n"),
+        ("comma.jsonl", "{\"answer\": \"1,5\"}\n"),
+        ("several.jsonl", "{\"answer\": [1, 2]}\n"),
     ]);
     let rouge = "score rouge --predictions";
     for (args, parts) in [
@@ -301,6 +349,50 @@ fn what_cannot_be_scored_is_refused_by_name() {
             "score squad --predictions all.json --data v2.json --no-answer-scores scores.json"
                 .into(),
             &["question `q2` has no score"],
+        ),
+        (
+            "score squad --predictions all.json --data v1.json".into(),
+            &["question `q3` has no answer", "\"version\": \"v2.0\""],
+        ),
+        (
+            format!("{rouge} named.out --data two.txt"),
+            &["named.out", "every line is a JSON object", ".jsonl"],
+        ),
+        (
+            format!("{rouge} two.txt --data named.out"),
+            &["named.out", "every line is a JSON object", ".jsonl"],
+        ),
+        (
+            format!("{rouge} one.txt --data truth.jsonl"),
+            &["column `summary`", "expected a text", "found \"true\""],
+        ),
+        (
+            format!("{rouge} named.jsonl --data other.jsonl"),
+            &[
+                "row 2",
+                "\"b\" in named.jsonl",
+                "\"c\" in other.jsonl",
+                "order",
+            ],
+        ),
+        (
+            format!("{rouge} other.jsonl --data two.txt"),
+            &[
+                "column `text`",
+                "expected a text, and in no other column (`id`, `summary`)",
+            ],
+        ),
+        (
+            format!("{rouge} two.txt --data named.jsonl"),
+            &["--column with another (`id`, `text`)"],
+        ),
+        (
+            "score arithmetic --predictions one.txt --data comma.jsonl".into(),
+            &["comma.jsonl, row 1", "expected a number", "\"1,5\""],
+        ),
+        (
+            "score arithmetic --predictions one.txt --data several.jsonl".into(),
+            &["several.jsonl, row 1", "expected one answer"],
         ),
         (
             "score squad --predictions all.json --data all.json".into(),

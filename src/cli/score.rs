@@ -17,14 +17,14 @@ use ailora::models::{
     },
 };
 use clap::Subcommand;
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 use serde_json::{Map, Value, json};
 
 use super::{
     Error, args,
     print::{out, say},
 };
-use rows::{expected, texts};
+use rows::{Read, expected, predicted};
 
 /// What is scored.
 #[derive(Debug, clap::Args)]
@@ -159,6 +159,17 @@ fn squad(args: &SquadArgs) -> Result<Map<String, Value>, Error> {
             args.predictions.display()
         );
     }
+    // Of each question there is a score, or it would be an error.
+    if let (Some(scores), Some(path)) = (&scores, &args.no_answer_scores)
+        && scores.len() > questions.len()
+    {
+        say!(
+            "warning: not counted, for other questions: {} of {} scores of no answer ({})",
+            scores.len() - questions.len(),
+            scores.len(),
+            path.display()
+        );
+    }
     let version = ("version".to_owned(), json!(found.version.name()));
     Ok(std::iter::once(version).chain(found.scores).collect())
 }
@@ -214,15 +225,17 @@ fn by_id<T>(
 }
 
 fn rouge(args: &RougeArgs) -> Result<Map<String, Value>, Error> {
-    let texts = texts(&args.files.predictions)?;
     let columns = ["references", "target", "summary", "highlights"];
-    let (references, columns) = expected(&args.files.data, args.column.as_deref(), &columns)?;
-    check_counts(&args.files, texts.len(), references.len())?;
+    let Pairs {
+        texts,
+        expected,
+        columns,
+    } = args.files.pairs(args.column.as_deref(), &columns)?;
     let rouge = Rouge {
         stem: !args.no_stemmer,
     };
     let kinds = KINDS.map(|(_, kind)| kind);
-    let scores = rouge.corpus(&kinds, &references, &texts);
+    let scores = rouge.corpus(&kinds, &expected, &texts);
     let mut found = Map::new();
     for ((name, _), score) in KINDS.iter().zip(scores) {
         found.insert((*name).to_owned(), serde_json::to_value(score)?);
@@ -234,12 +247,14 @@ fn rouge(args: &RougeArgs) -> Result<Map<String, Value>, Error> {
 }
 
 fn arithmetic(args: &ArithmeticArgs) -> Result<Value, Error> {
-    let texts = texts(&args.files.predictions)?;
     let columns = ["answer", "Answer", "correct"];
-    let (answers, columns) = expected(&args.files.data, args.column.as_deref(), &columns)?;
-    check_counts(&args.files, texts.len(), answers.len())?;
+    let Pairs {
+        texts,
+        expected,
+        columns,
+    } = args.files.pairs(args.column.as_deref(), &columns)?;
     let mut right = 0;
-    for (row, (text, answer)) in texts.iter().zip(&answers).enumerate() {
+    for (row, (text, answer)) in texts.iter().zip(&expected).enumerate() {
         let [answer] = &answer[..] else {
             return Err(wrong_answer(&args.files, row, "one answer", "a list"));
         };
@@ -266,14 +281,51 @@ fn wrong_answer(files: &Files, row: usize, expected: &str, found: &str) -> Error
     .into()
 }
 
-fn check_counts(files: &Files, texts: usize, expected: usize) -> Result<(), Error> {
-    let (predictions, data) = (files.predictions.display(), files.data.display());
-    match texts == expected {
-        _ if expected == 0 => Err(format!("{data} holds no rows to score against").into()),
-        true => Ok(()),
-        false => Err(format!(
-            "{predictions} has {texts} texts, and {data} has {expected} rows: they do not belong together"
-        )
-        .into()),
+/// Texts with what is expected of each.
+struct Pairs {
+    texts: Vec<String>,
+    expected: Vec<Vec<String>>,
+    /// The columns that say it.
+    columns: IndexSet<String>,
+}
+
+impl Files {
+    /// What the files hold, if it belongs together.
+    fn pairs(&self, column: Option<&str>, columns: &[&str]) -> Result<Pairs, Error> {
+        let written = predicted(&self.predictions)?;
+        let right = expected(&self.data, column, columns)?;
+        self.check(&written, &right)?;
+        Ok(Pairs {
+            texts: written.texts.into_iter().flatten().collect(),
+            expected: right.texts,
+            columns: right.columns,
+        })
+    }
+
+    fn check(&self, written: &Read, right: &Read) -> Result<(), Error> {
+        let (predictions, data) = (self.predictions.display(), self.data.display());
+        let (texts, rows) = (written.texts.len(), right.texts.len());
+        if rows == 0 {
+            return Err(format!("{data} holds no rows to score against").into());
+        }
+        if texts != rows {
+            return Err(format!(
+                "{predictions} has {texts} texts, and {data} has {rows} rows: they do not belong together"
+            )
+            .into());
+        }
+        for (row, ids) in written.ids.iter().zip(&right.ids).enumerate() {
+            if let (Some(one), Some(other)) = ids
+                && one != other
+            {
+                return Err(format!(
+                    "row {}: its `id` is {one:?} in {predictions} and {other:?} in {data}, and rows belong \
+                     together by their order; bring them into one, or leave out ids that name other things",
+                    row + 1
+                )
+                .into());
+            }
+        }
+        Ok(())
     }
 }

@@ -79,10 +79,11 @@ impl Settings {
         self.check()?;
         if !self.dataset.is_given() {
             let task = Task::parse(&self.task)?;
-            return self.run_on(&match self.dataset.objective {
-                Some(_) => self.dataset.changed(task)?,
-                None => task,
-            });
+            if let Some(setting) = self.dataset.of_files() {
+                let task = task.name;
+                return Err(SettingsError::OfFiles { setting, task }.into());
+            }
+            return self.run_on(&self.dataset.changed(task)?);
         }
         let understood = self.dataset.understand()?;
         let task = self.dataset.task(&understood, self.seed)?;

@@ -30,6 +30,17 @@ pub enum SettingsError {
         "--task {0} names a task that is built in, and --train data of your own; pass one of them"
     )]
     TwoTasks(String),
+    /// A setting of files of one's own, beside a task.
+    #[error(
+        "--{} is for files of your own, and task {task} says itself what its files are and what is in them; \
+         leave it out, or pass the files by --train in place of --task", setting.replace('_', "-")
+    )]
+    OfFiles {
+        /// The setting.
+        setting: &'static str,
+        /// The task.
+        task: String,
+    },
     /// Some of the rows of data that are not kept in memory.
     #[error(
         "--rows takes some of the rows in memory, and these are read again every epoch; leave --rows out, or \

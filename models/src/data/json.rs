@@ -4,7 +4,7 @@ use serde::{
     Deserialize, Deserializer as _,
     de::{Error as _, SeqAccess, Visitor},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{DataError, Format, Place, Record, Sink, Source, quote};
 use crate::closed::json::Unique;
@@ -54,6 +54,9 @@ impl Format for Json {
 /// The record that a value is, or what it is instead of an object.
 pub(super) fn record(path: &Path, place: Place, value: Value) -> Result<Record<'_>, String> {
     match value {
+        Value::Object(object) if is_of_squad(&object) => {
+            Err("a whole file of SQuAD, which --format squad reads".to_owned())
+        }
         Value::Object(object) => {
             let fields = object.into_iter();
             let fields = fields.map(|(name, value)| (Cow::Owned(name), value));
@@ -61,6 +64,12 @@ pub(super) fn record(path: &Path, place: Place, value: Value) -> Result<Record<'
         }
         other => Err(quote(&other.to_string())),
     }
+}
+
+/// Whether this is the one object that a file of SQuAD is.
+fn is_of_squad(object: &Map<String, Value>) -> bool {
+    let first = object.get("data").and_then(|articles| articles.get(0));
+    first.is_some_and(|article| article["paragraphs"].is_array())
 }
 
 /// Gives the elements of an array, as they are read, to a function that says whether to go on.

@@ -143,6 +143,10 @@ fn lines_of_json_have_values_of_any_kind_in_their_order() {
             "data: expected a JSON object on line 3: it is \"7\"",
         ),
         (
+            "{\"version\": \"1.1\", \"data\": [{\"title\": \"t\", \"paragraphs\": []}]}",
+            "data: expected a JSON object on line 1: it is a whole file of SQuAD, which --format squad reads",
+        ),
+        (
             "{\"a\": 1, \"a\": 2}",
             "data: expected a JSON object on line 1: `a` is there twice",
         ),

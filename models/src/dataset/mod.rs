@@ -194,6 +194,23 @@ impl Dataset {
         *self == Self::default()
     }
 
+    /// The first setting that is of files alone: which there are, and which of their columns is what. A
+    /// task that is built in says that itself.
+    pub fn of_files(&self) -> Option<&'static str> {
+        let settings = [
+            ("valid", !self.valid.is_empty()),
+            ("test", !self.test.is_empty()),
+            ("hold_out", self.hold_out.is_some()),
+            ("format", self.format.is_some()),
+            ("text", self.text.is_some()),
+            ("pair", self.pair.is_some()),
+            ("label", !self.label.is_empty()),
+            ("stream", self.stream.is_some()),
+        ];
+        let given = settings.into_iter().find(|(_, is_given)| *is_given);
+        given.map(|(setting, _)| setting)
+    }
+
     /// Whether any files to train on are given.
     pub fn is_given(&self) -> bool {
         !self.train.is_empty()

@@ -102,8 +102,16 @@ impl Answer {
         if let [letter @ b'A'..=b'E'] = last.as_bytes() {
             return Ok(Self::Letter(char::from(*letter)));
         }
+        // A comma that does not separate thousands may be a decimal one.
+        static PLAIN: LazyLock<Regex> = LazyLock::new(|| {
+            pattern(
+                r"^[-+]?\$?-?(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?|[0-9.]+(?:[eE][-+]?[0-9]+)?)$",
+            )
+        });
         let plain = last.replace([',', '$'], "");
-        let number = plain.parse().ok().filter(|number: &f64| number.is_finite());
+        let plain = PLAIN.is_match(last).then_some(plain);
+        let number = plain.and_then(|plain| plain.parse().ok());
+        let number = number.filter(|number: &f64| number.is_finite());
         number.map(Self::Number).ok_or_else(|| {
             "a number, a letter from A to E, or a solution that ends in `#### N`".to_owned()
         })
@@ -258,8 +266,41 @@ mod tests {
         );
         assert_eq!(Answer::parse("576.0"), Ok(Answer::Number(576.0)));
         assert_eq!(Answer::parse(" #### 1,000 "), Ok(Answer::Number(1000.0)));
+        for (written, number) in [
+            ("1,234,567.5", 1_234_567.5),
+            ("$18", 18.0),
+            ("-$5", -5.0),
+            ("$-5", -5.0),
+            ("+3", 3.0),
+            (".5", 0.5),
+            ("5.", 5.0),
+            ("2e-1", 0.2),
+        ] {
+            assert_eq!(
+                Answer::parse(written),
+                Ok(Answer::Number(number)),
+                "{written}"
+            );
+        }
         assert_eq!(Answer::parse("C"), Ok(Answer::Letter('C')));
-        for none in ["", "F", "nan", "inf", "1e999", "AB", "####", "1 2"] {
+        for none in [
+            "",
+            "F",
+            "nan",
+            "inf",
+            "1e999",
+            "AB",
+            "####",
+            "1 2",
+            "1,2",
+            "1.000,50",
+            "1,00,000",
+            "5$3",
+            "5$",
+            ",5",
+            "1.2.3",
+            "12,345,67",
+        ] {
             assert!(Answer::parse(none).is_err(), "{none}");
         }
     }

@@ -121,7 +121,10 @@ pub enum SquadError {
     #[error("question `{0}` is there twice")]
     Twice(String),
     /// A question of 1.1 has no answer.
-    #[error("question `{0}` has no answer, and those of SQuAD 1.1 have one each")]
+    #[error(
+        "question `{0}` has no answer, and those of SQuAD 1.1 have one each; a file where some have none says \
+         so by `\"version\": \"v2.0\"`, or by `is_impossible` of each question"
+    )]
     Unanswered(String),
     /// A question of 2.0 has no prediction.
     #[error(
@@ -136,7 +139,7 @@ pub enum SquadError {
         first: String,
     },
     /// A question has no score of no answer.
-    #[error("question `{0}` has no score of no answer")]
+    #[error("question `{0}` has no score of no answer; every question needs one, if any has")]
     NoScore(String),
     /// Scores of no answer for SQuAD 1.1.
     #[error(

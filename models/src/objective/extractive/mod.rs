@@ -121,6 +121,21 @@ fn items(value: Option<&Value>) -> &[Value] {
     }
 }
 
+/// Checks that a row which says whether its question can be answered has answers accordingly.
+fn agrees(record: &Record<'_>, answers: usize) -> Result<(), DataError> {
+    const COLUMN: &str = "is_impossible";
+    let said = record.written(COLUMN).unwrap_or_default();
+    let expected = match &*said.trim().to_ascii_lowercase() {
+        "" => return Ok(()),
+        "true" | "1" if answers == 0 => return Ok(()),
+        "false" | "0" if answers > 0 => return Ok(()),
+        "true" | "1" => format!("false, as the row has answers ({answers})"),
+        "false" | "0" => "true, as the row has no answer".to_owned(),
+        _ => "true or false".to_owned(),
+    };
+    Err(record.wrong(COLUMN, &expected))
+}
+
 impl Objective for Extractive {
     fn head(&self) -> Head {
         Head::QuestionAnswering
@@ -132,10 +147,12 @@ impl Objective for Extractive {
 
     fn target(&self, record: &Record<'_>) -> Result<Value, DataError> {
         let texts = items(record.get(&self.answers));
-        let is_text = |answer: &Value| answer.as_str().is_some_and(|text| !text.is_empty());
+        let is_text = |answer: &Value| answer.as_str().is_some_and(|text| !text.trim().is_empty());
         if !texts.iter().all(is_text) {
-            return Err(record.wrong(&self.answers, "a text or a list of texts"));
+            let expected = "a text or a list of texts, of which none is blank";
+            return Err(record.wrong(&self.answers, expected));
         }
+        agrees(record, texts.len())?;
         if texts.is_empty() {
             return match self.no_answer {
                 true => Ok(Value::Null),
@@ -145,13 +162,20 @@ impl Objective for Extractive {
                 )),
             };
         }
-        let start = match items(record.get(&self.starts)).first() {
+        let starts = items(record.get(&self.starts));
+        let start = match starts.first() {
             Some(Value::String(written)) => written.trim().parse().ok(),
             other => other.and_then(Value::as_u64),
         };
-        match start {
-            Some(start) => Ok(json!({"answers": texts, "start": start})),
-            None => Err(record.wrong(&self.starts, "the number of the answer's first character")),
+        let start: u64 = start.ok_or_else(|| {
+            record.wrong(&self.starts, "the number of the answer's first character")
+        })?;
+        match starts.len() == texts.len() {
+            true => Ok(json!({"answers": texts, "start": start})),
+            false => {
+                let expected = format!("as many starts as there are answers, {}", texts.len());
+                Err(record.wrong(&self.starts, &expected))
+            }
         }
     }
 

@@ -60,6 +60,21 @@ fn a_target_has_all_answers_and_where_the_first_starts() {
             json!([1, 1]),
             "column `answers`: expected a text or a list",
         ),
+        (
+            json!(["a", " "]),
+            json!([1, 1]),
+            "column `answers`: expected a text or a list of texts, of which none is blank",
+        ),
+        (
+            json!(["a", "b"]),
+            json!([1]),
+            "column `starts`: expected as many starts as there are answers, 2",
+        ),
+        (
+            json!("a"),
+            json!([1, 2]),
+            "column `starts`: expected as many starts as there are answers, 1",
+        ),
         (json!([]), json!([]), "set `no_answer: true`"),
         (json!(""), json!(""), "set `no_answer: true`"),
     ] {
@@ -69,6 +84,44 @@ fn a_target_has_all_answers_and_where_the_first_starts() {
     for none in [json!([]), Value::Null, json!("")] {
         assert_eq!(target(&nullable(), none, json!([])), Ok(Value::Null));
     }
+}
+
+#[test]
+fn whether_a_question_can_be_answered_agrees_with_its_answers() {
+    let target = |says: Value, answers: Value| {
+        let fields = [
+            ("answers", answers),
+            ("starts", json!([0])),
+            ("is_impossible", says),
+        ];
+        let fields = fields.map(|(name, value)| (name.into(), value)).to_vec();
+        let record = Record::new(Path::new("f"), Place::Line(1), fields);
+        nullable()
+            .target(&record)
+            .map_err(|error| error.to_string())
+    };
+    let (none, one) = (json!([]), json!(["a"]));
+    for says in [json!(true), json!("True"), json!(1)] {
+        assert_eq!(target(says.clone(), none.clone()), Ok(Value::Null));
+        let error = target(says, one.clone()).unwrap_err();
+        let expected = "column `is_impossible`: expected false, as the row has answers (1)";
+        assert!(error.contains(expected), "{error}");
+    }
+    for says in [json!(false), json!("False"), json!(0)] {
+        target(says.clone(), one.clone()).unwrap();
+        let error = target(says, none.clone()).unwrap_err();
+        let expected = "column `is_impossible`: expected true, as the row has no answer";
+        assert!(error.contains(expected), "{error}");
+    }
+    for answers in [none, one.clone()] {
+        target(Value::Null, answers.clone()).unwrap();
+        target(json!(""), answers).unwrap();
+    }
+    let error = target(json!("maybe"), one).unwrap_err();
+    assert!(
+        error.contains("expected true or false, found \"maybe\""),
+        "{error}"
+    );
 }
 
 /// Row 57 of the pitfalls: 32 characters are 43 bytes and 33 units of UTF-16.

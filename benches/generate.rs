@@ -66,6 +66,7 @@ fn main() -> Result<(), Error> {
             max_new_tokens: new,
             ends: Vec::new(),
             rules: Rules::default(),
+            numbers: Vec::new(),
         };
         let start = Instant::now();
         let found = generator.generate(&mut engine, &prompts, &options, |_, _| false, |_, _| {})?;

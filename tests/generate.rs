@@ -133,7 +133,11 @@ fn what_cannot_be_generated_is_refused() {
         ("--temperature 1 --top-p 1.5", "from 0 to 1"),
         ("--temperature 1 --min-p nan", "from 0 to 1"),
         ("--beams 2 --length-penalty inf", "a number"),
-        ("--repetition-penalty 0", "above 0"),
+        ("--repetition-penalty 0", "from 0.000001 to 1000000"),
+        ("--repetition-penalty 1e-300", "from 0.000001 to 1000000"),
+        ("--sample --min-p -0.1", "from 0 to 1"),
+        ("--sample --top-k -1", "a whole number, at least 0"),
+        ("--temperature -1", "above 0"),
         ("--beams 2 --sample", "--beams"),
         ("--stop=", "expected a text"),
     ] {
@@ -154,12 +158,65 @@ fn what_cannot_be_generated_is_refused() {
             "--temperature 1 --early-stopping",
             "--early-stopping is for a beam search",
         ),
+        (
+            "--min-new-tokens 5 --max-new-tokens 4",
+            "at least 5 new tokens (min_new_tokens) and at most 4",
+        ),
     ] {
         scene.refused(
             &format!("generate --model llama --prompt the {flags}"),
             &[expected],
         );
     }
+}
+
+/// A text that could not be written out is no success.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_an_error() {
+    let scene = scene();
+    for prompts in [
+        &["--prompt", "the"][..],
+        &["--prompt", "the", "--prompt", "cat"],
+    ] {
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let mut command = scene.command("generate --model llama --max-new-tokens 4");
+        let ran = command.args(prompts).stdout(full).output().unwrap();
+        let message = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(ran.status.code(), Some(1), "{message}");
+        assert!(
+            message.contains("cannot write to standard output"),
+            "{message}"
+        );
+    }
+}
+
+/// Draws depend on a prompt's number, and on nothing that is written beside it: the same prompt given often
+/// has as many texts.
+#[test]
+fn each_prompt_has_its_own_draws() {
+    let scene = scene();
+    let texts = |command: &str| -> Vec<Value> {
+        let lines = scene.ok(command);
+        let text = |line: &str| serde_json::from_str::<Value>(line).unwrap()["text"].clone();
+        lines.lines().map(text).collect()
+    };
+    let prompts = " --prompt the".repeat(20);
+    let generate = "generate --model llama --max-new-tokens 8 --sample";
+    let found = texts(&format!("{generate} {prompts}"));
+    let different: std::collections::HashSet<String> =
+        found.iter().map(ToString::to_string).collect();
+    assert_eq!((found.len(), different.len()), (20, 20), "{found:?}");
+
+    let row = |i: usize| {
+        let prompt = ["the", "the cat sat on", "cat"][i % 3];
+        serde_json::json!({"prompt": prompt, "completion": "cat"}).to_string() + "\n"
+    };
+    scene.write("prompts.jsonl", (0..10).map(row).collect::<String>());
+    let predict = "predict --model llama --data prompts.jsonl --max-new-tokens 8 --sample --seed 4 --output -";
+    let alone = texts(&format!("{predict} --batch-size 1"));
+    assert_eq!(alone, texts(&format!("{predict} --batch-size 7")));
+    assert_ne!(alone[0], alone[3]);
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn the_best_evaluation_may_be_that_of_the_best_texts() {
     }
     scene.refused(
         "finetune --model bart --task xsum --data data --max-length 16 --best-by rouge3 --output no",
-        &["rouge3"],
+        &["rouge3", "perplexity", "rouge1, rouge2, rougeL, rougeLsum"],
     );
 }
 
@@ -175,6 +175,64 @@ fn files_of_ones_own_are_summarised() {
         "finetune --model llama --train own.jsonl --objective seq2seq --output no",
         &["no head for sequence-to-sequence"],
     );
+}
+
+/// Without a task or an adapter every row of what is given is scored, none is held out of it.
+#[test]
+fn all_that_is_given_is_scored() {
+    let scene = Scene::new();
+    scene.model("bart", "bart_generate-0", &tokenizer(true));
+    scene.write("own/one.jsonl", documents(3));
+    scene.write("own/two.jsonl", documents(4));
+    scene.write("single.jsonl", documents(1));
+    let evaluate =
+        "evaluate --model bart --objective seq2seq --max-length 16 --max-new-tokens 4 --data";
+    let folder = scene.path("own");
+    for (data, rows) in [
+        ("own", 7),
+        (folder.to_str().unwrap(), 7),
+        ("own/one.jsonl --data own/two.jsonl", 7),
+        ("single.jsonl", 1),
+    ] {
+        let scores = printed(&scene.ok(&format!("{evaluate} {data}")));
+        assert_eq!(scores["data"]["rows"], rows, "{data}: {scores}");
+    }
+    scene.write("math/AddSub.json", problems(6));
+    scene.model("llama", "llama_gqa_tied-0", &tokenizer(false));
+    scene.refused(
+        "evaluate --model llama --task math --data math --data math/AddSub.json",
+        &["math is a folder", "give the folder alone"],
+    );
+    scene.refused(
+        "evaluate --model llama --data math/AddSub.json --objective causal --beams 2",
+        &["--beams is for texts", "leave it out"],
+    );
+    scene.refused(
+        "predict --model llama --task math --data math --by-id --output -",
+        &["--by-id", "answers to questions"],
+    );
+}
+
+/// What cannot be scored is said before anything is written or trained.
+#[test]
+fn an_answer_that_cannot_be_scored_is_named_first() {
+    let scene = Scene::new();
+    scene.model("llama", "llama_gqa_tied-0", &tokenizer(false));
+    let half = problems(3).replace("41.0", "1/2");
+    scene.write("math/AddSub.json", half);
+    let evaluate = "evaluate --model llama --task math --data math --max-new-tokens 4";
+    let words = [
+        "row 2 of AddSub",
+        "a number, or a letter from A to E",
+        "1/2",
+    ];
+    let ran = scene.run(evaluate);
+    assert_eq!(ran.code, Some(1));
+    for word in words {
+        assert!(ran.stderr.contains(word), "{}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("AddSub: loss"), "{}", ran.stderr);
+    scene.ok(&format!("{evaluate} --loss-only"));
 }
 
 /// Problems whose answers a tiny model can learn: a word with the number in it.

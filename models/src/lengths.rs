@@ -62,7 +62,7 @@ impl fmt::Display for Cut {
         if *unanswered > 0 {
             write!(
                 f,
-                "; {unanswered} have no answer within that length to learn, and are left out"
+                "; {unanswered} have no answer to learn, or none within that length, and are left out of the loss"
             )?;
         }
         if *targets > 0 {
@@ -110,7 +110,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("; 1 have no answer within that length"),
+            text.contains("; 1 have no answer to learn, or none within that length"),
             "{text}"
         );
         let none = Cut::of(&causal, &rows[..1], 6);

@@ -79,6 +79,7 @@ fn greedy(max_new_tokens: usize) -> Options {
         max_new_tokens,
         ends: Vec::new(),
         rules: Rules::default(),
+        numbers: Vec::new(),
     }
 }
 
@@ -106,6 +107,7 @@ fn tokens_equal_those_of_transformers() {
                     max_new_tokens: expected.max_new_tokens,
                     ends: vec![expected.end],
                     rules: Rules::default(),
+                    numbers: Vec::new(),
                 };
                 let found = generate(&mut generator, &expected.prompts, &options);
                 assert_eq!(found, run.tokens, "{name} {seed} {:?}", run.strategy());
@@ -136,6 +138,7 @@ fn samples_are_fixed_by_their_seed_and_narrow_to_the_likeliest() {
             max_new_tokens: 8,
             ends: Vec::new(),
             rules: Rules::default(),
+            numbers: Vec::new(),
         };
         generate(&mut generator, &prompts, &options)
     };
@@ -156,6 +159,7 @@ fn a_sequence_stops_where_it_is_told_to() {
         max_new_tokens: 60,
         ends: Vec::new(),
         rules: Rules::default(),
+        numbers: Vec::new(),
     };
     let whole = generate(&mut generator, &prompts, &options);
     let (generator, engine) = &mut generator;
@@ -247,6 +251,7 @@ fn a_batch_over_a_cache_is_each_prompt_computed_anew() {
                 rules,
                 ends: vec![11, 40],
                 max_new_tokens: 20,
+                numbers: Vec::new(),
             };
             let found = generate(&mut generator, &prompts, &options);
             for (prompt, found) in prompts.iter().zip(&found) {
@@ -419,6 +424,7 @@ fn the_real_smollm2_equals_transformers() {
             max_new_tokens: count,
             ends: Vec::new(),
             rules: Rules::default(),
+            numbers: Vec::new(),
         };
         let found = generate(&mut generator, std::slice::from_ref(&ids), &options);
         assert_eq!(found, [expected], "{name}");

@@ -96,6 +96,7 @@ fn tokens_equal_those_of_transformers() {
             max_new_tokens: settings.room(given[0].len(), positions, NEW).unwrap(),
             ends: settings.ends,
             rules: settings.rules,
+            numbers: Vec::new(),
         };
         let (never, ignored) = (|_: usize, _: &[i32]| false, |_, _| {});
         let prompts = std::slice::from_ref(&prompt);
@@ -194,6 +195,14 @@ fn what_is_not_done_is_refused_by_name() {
         ("top_p", json!(1.5), "a number from 0 to 1"),
         ("temperature", json!(-1), "a number that is not negative"),
         ("repetition_penalty", json!(0), "a number above 0"),
+        ("repetition_penalty", json!(1e-40), "from 0.000001"),
+        ("repetition_penalty", json!(1e300), "to 1000000"),
+        ("eos_token_id", json!([2, 99]), "each from 0 to 98"),
+        ("suppress_tokens", json!([-1]), "each from 0 to 98"),
+        ("begin_suppress_tokens", json!([99]), "each from 0 to 98"),
+        ("forced_eos_token_id", json!(99), "each from 0 to 98"),
+        ("bad_words_ids", json!([[3], [99]]), "each from 0 to 98"),
+        ("bad_words_ids", json!([[]]), "no list empty"),
         (
             "eos_token_id",
             json!("2"),

@@ -445,6 +445,12 @@ fn files_of_tests_are_found_where_they_are() {
     ];
     let expected = expected.map(|(name, file)| (name.to_owned(), file.to_owned()));
     assert_eq!(found, expected);
+    // Which of two is meant is not guessed.
+    write("GSM8K/test.json");
+    let error = task.held_out(dir.path()).unwrap_err().to_string();
+    for part in ["test set GSM8K", "gsm8k.json, GSM8K/test.json", "leave one"] {
+        assert!(error.contains(part), "{error}");
+    }
     assert_eq!(task.dev.len(), 0);
     assert!(!task.files().contains(Path::new("gsm8k.json")));
 }

@@ -382,7 +382,12 @@ impl ModelArgs {
                 .transpose()?
                 .flatten(),
         };
-        let dataset = columns.over(Dataset::of(data));
+        // What is given is what is scored: nothing is held out of it.
+        let given = Dataset {
+            hold_out: Some(0.0),
+            ..Dataset::of(data)
+        };
+        let dataset = columns.over(given);
         let task = match task {
             Some(task) => dataset.changed(task)?,
             // What an adapter was trained for is not guessed.

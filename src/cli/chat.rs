@@ -37,7 +37,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     conversation.place = "the conversation".to_owned();
     ask();
     for line in io::stdin().lock().lines() {
-        match line?.trim() {
+        let line = line.map_err(|error| format!("standard input: {error}"))?;
+        match line.trim() {
             "" => {}
             "/exit" => break,
             "/reset" => conversation.messages = args.chats.start().messages,
@@ -51,6 +52,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
                     Ok(answer) => {
                         out!("")?;
                         conversation.push("assistant", &answer);
+                        desk.behind(1);
                     }
                     // Whoever sits there can say it shorter, or begin again.
                     Err(error) if is_terminal => {

@@ -129,7 +129,12 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let max_len = model.max_len(max_len);
     let writes = !args.loss_only && !model.objective.text_metrics().is_empty();
     let how = match writes {
-        false => None,
+        // Without writing, which --loss-only asks for, or where there is nothing to score texts by.
+        false if args.loss_only => None,
+        false => {
+            args.texts.unused()?;
+            None
+        }
         true => {
             let settings = model.generation(Some(&task))?;
             args.model.strict.check(&model)?;
@@ -143,6 +148,10 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     for split in &splits {
         let file = task.load_split(&data, split, Malformed::Refused)?;
         args.model.say(&file.notes)?;
+        if writes {
+            let targets: Vec<_> = file.examples.iter().map(|row| row.target.clone()).collect();
+            written::check(objective, &split.name, &targets)?;
+        }
         let mut part = Part {
             name: split.name.clone(),
             rows: file.examples,
@@ -203,6 +212,15 @@ fn splits(task: &Task, paths: &[PathBuf]) -> Result<(PathBuf, Vec<Split>), Error
             Ok((folder, splits))
         }
         None => {
+            if let Some(folder) = paths.iter().find(|path| has_own && path.is_dir()) {
+                return Err(format!(
+                    "{} is a folder, of which task {} scores the rows that it holds out, and there is more \
+                     beside it; give the folder alone, or files",
+                    folder.display(),
+                    task.name
+                )
+                .into());
+            }
             let (files, notes) = files(paths)?;
             args::say(&notes);
             let name = "data".to_owned();

@@ -104,6 +104,7 @@ fn answer(args: &Args, desk: &mut Desk, conversations: &[Conversation]) -> Resul
     let prompts = asked(args, &mut desk.writer, conversations)?;
     for (conversations, prompts) in conversations.chunks(TOGETHER).zip(prompts.chunks(TOGETHER)) {
         let answers = desk.write(prompts)?;
+        desk.behind(prompts.len());
         for (conversation, answer) in conversations.iter().zip(&answers) {
             out!(
                 "{}",

@@ -84,13 +84,14 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let rows = file.examples;
     let max_len = length(args.max_length, args.adapter.as_deref(), &task);
     let max_len = model.max_len(max_len);
+    args.answers.check(&task, &rows)?;
     let prompts = model.objective.prompts(&rows, &model.tokenizer, max_len)?;
     if let Some(prompts) = prompts {
         let lines = written_lines(args, model, &task, &rows, &prompts)?;
         return wrote(args, &output, &lines, rows.len());
     }
-    args.answers.check(&task, &rows)?;
     check_is_of_rows(&task)?;
+    args.texts.unused()?;
     let (mut predictor, mut engine, model) = model.predictor(args.device.open()?);
     let encoded = model.encode_held_out(&rows, max_len)?;
     say_cut("data", &Cut::of(&*model.objective, &encoded, max_len));

@@ -16,17 +16,20 @@ use ailora_models::{
     data::Example,
     dataset::Understood,
     generate::{self, WriteOptions},
-    metrics::Metric,
     objective::{
         Predictor,
-        written::{Writing, Written},
+        written::{self, Writing, Written},
     },
     peft::Adapter,
     pretrained::{LoadReport, Pretrained},
     supervised::{Batching, Supervised, Train},
     task::{Splits, Task},
 };
-use ailora_runtime::{collective::Single, store::Params, train::Keep};
+use ailora_runtime::{
+    collective::Single,
+    store::Params,
+    train::{Headline, Keep},
+};
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
@@ -407,23 +410,28 @@ fn about(
             .objective
             .prompts(examples, &model.tokenizer, max_len)?;
         let ids = |ids: Vec<u32>| ids.into_iter().map(|id| id as i32).collect();
+        let targets: Vec<_> = examples.iter().map(|row| row.target.clone()).collect();
+        written::check(&*model.objective, name, &targets)?;
         let written = Written {
             prompts: prompts.unwrap_or_default().into_iter().map(ids).collect(),
-            targets: examples.iter().map(|row| row.target.clone()).collect(),
+            targets,
         };
         Ok((name.clone(), written))
     };
     splits.dev.iter().map(rows).collect()
 }
 
-/// Whether the best evaluation is judged by texts that the model writes.
+/// Whether the best evaluation is judged by texts that the model writes: by none of the other metrics.
 fn judged_by_texts(settings: &Settings, model: &Model) -> bool {
-    let named = |metric: &Metric| {
-        let headline = settings.headline.as_deref().unwrap_or_default();
-        let split = headline.strip_suffix(metric.name);
+    let Some(headline) = &settings.headline else {
+        return false;
+    };
+    let names = |metric: &Headline| {
+        let split = headline.strip_suffix(&metric.name);
         split.is_some_and(|split| split.is_empty() || split.ends_with('_'))
     };
-    model.objective.text_metrics().iter().any(named)
+    let objective = &model.objective;
+    !objective.text_metrics().is_empty() && !objective.headlines().iter().any(names)
 }
 
 /// The hashes of a model's files.

@@ -51,7 +51,7 @@ pub enum DatasetError {
     },
     /// Which column is what cannot be told.
     #[error("{}: which column {what} cannot be told from their names ({found}); say so with --{flag} COLUMN{}", path.display(), match *flag {
-        "label" => ", or pass --objective text if there is none",
+        "label" => ", or pass --objective: text if there is none, seq2seq or causal if it is a text to write",
         _ => "",
     })]
     Unclear {

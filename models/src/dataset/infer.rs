@@ -303,7 +303,10 @@ impl Guess<'_> {
             ),
         ];
         let options = options.map(|(name, value)| (name.to_owned(), value));
-        Ok(self.language("seq2seq", Map::from_iter(options), text, decision))
+        let mut found = self.language("seq2seq", Map::from_iter(options), text, decision);
+        // The rows of stories have one, and most published sets.
+        found.unused = vec!["id".to_owned()];
+        Ok(found)
     }
 
     /// Questions that parts of a text answer. Without being asked for, only where the columns say where

@@ -92,6 +92,14 @@ impl Text<'_> {
 }
 
 impl Rules {
+    /// What a repetition penalty should be: scores have 32 bits, and of others they become infinite or 0.
+    pub const PENALTY: &str = "a number from 0.000001 to 1000000";
+
+    /// Whether a number can be a repetition penalty.
+    pub fn is_penalty(number: f64) -> bool {
+        (1e-6..=1e6).contains(&number)
+    }
+
     /// Whether no score becomes larger but for tokens that are forced.
     pub(super) fn only_lower(&self) -> bool {
         self.repetition_penalty >= 1.0

@@ -84,6 +84,9 @@ pub struct Options {
     pub ends: Vec<i32>,
     /// What may be written next.
     pub rules: Rules,
+    /// What a row's draws depend on beside the seed: its number among all prompts, whichever are continued
+    /// with it [default: its number here].
+    pub numbers: Vec<usize>,
 }
 
 impl Options {
@@ -208,7 +211,8 @@ fn choose<D: Decode>(
         return Ok(best.first().map_or(0, |&(token, _)| token));
     };
     let step = written.len() as u64;
-    let uniform = Draw { seed, step }.key("sample").uniform(row as u64);
+    let number = options.numbers.get(row).copied().unwrap_or(row);
+    let uniform = Draw { seed, step }.key("sample").uniform(number as u64);
     if top_k > 0 {
         let best = candidates.best(row, text, top_k)?;
         return Ok(draw(strategy, &best, None, uniform).unwrap_or(0));

@@ -370,28 +370,30 @@ impl Settings {
         if fields.flag_or("force_bos_token_to_be_generated", false)? {
             forced_bos = forced_bos.or(bos);
         }
-        let positive = "repetition_penalty";
+        let penalty = "repetition_penalty";
+        let repetition_penalty = fields.positive(penalty)?;
+        if repetition_penalty.is_some_and(|penalty| !Rules::is_penalty(penalty)) {
+            return Err(wrong(fields, penalty, Rules::PENALTY));
+        }
         let base = self.rules;
         let rules = Rules {
-            repetition_penalty: fields
-                .positive(positive)?
-                .unwrap_or(base.repetition_penalty),
+            repetition_penalty: repetition_penalty.unwrap_or(base.repetition_penalty),
             no_repeat_ngram_size: length("no_repeat_ngram_size")?
                 .unwrap_or(base.no_repeat_ngram_size),
-            bad_words: sequences(fields, "bad_words_ids")?.unwrap_or(base.bad_words),
+            bad_words: sequences(fields, vocabulary)?.unwrap_or(base.bad_words),
             min_length: length("min_length")?.unwrap_or(base.min_length),
             min_new_tokens: length("min_new_tokens")?.unwrap_or(base.min_new_tokens),
             forced_bos,
-            forced_eos: ids(fields, "forced_eos_token_id")?.unwrap_or(base.forced_eos),
-            suppressed: ids(fields, "suppress_tokens")?.unwrap_or(base.suppressed),
-            suppressed_at_begin: ids(fields, "begin_suppress_tokens")?
+            forced_eos: ids(fields, "forced_eos_token_id", vocabulary)?.unwrap_or(base.forced_eos),
+            suppressed: ids(fields, "suppress_tokens", vocabulary)?.unwrap_or(base.suppressed),
+            suppressed_at_begin: ids(fields, "begin_suppress_tokens", vocabulary)?
                 .unwrap_or(base.suppressed_at_begin),
             renormalize: fields.flag_or("renormalize_logits", base.renormalize)?,
         };
         let beams = fields.whole("num_beams", 1..=MOST_BEAMS)?;
         let penalty = fields.number("length_penalty")?;
         Ok(Self {
-            ends: ids(fields, ENDS)?.unwrap_or(self.ends),
+            ends: ids(fields, ENDS, vocabulary)?.unwrap_or(self.ends),
             start: id("decoder_start_token_id")?.or(bos).or(self.start),
             max_new_tokens: fields
                 .whole("max_new_tokens", 1..=MOST_TOKENS)?
@@ -456,30 +458,51 @@ fn legacy(config: &Config) -> Map<String, Value> {
         .collect()
 }
 
-/// One token or several, if they are said.
-fn ids(fields: Fields<'_>, field: &'static str) -> Result<Option<Vec<i32>>, FieldError> {
+/// One of the vocabulary's tokens or several, if they are said.
+fn ids(
+    fields: Fields<'_>,
+    field: &'static str,
+    vocabulary: usize,
+) -> Result<Option<Vec<i32>>, FieldError> {
     let Some(value) = fields.value(field) else {
         return Ok(None);
     };
     let found = match value {
-        Value::Array(ids) => ids.iter().map(id).collect(),
-        one => id(one).map(|id| vec![id]),
+        Value::Array(ids) => ids.iter().map(|value| id(value, vocabulary)).collect(),
+        one => id(one, vocabulary).map(|id| vec![id]),
     };
-    let wrong = || wrong(fields, field, "the id of a token, or a list of ids");
+    let wrong = || {
+        let expected = format!(
+            "the id of a token, or a list of ids, each from 0 to {}",
+            vocabulary.saturating_sub(1)
+        );
+        wrong(fields, field, &expected)
+    };
     found.map(Some).ok_or_else(wrong)
 }
 
-fn sequences(fields: Fields<'_>, field: &'static str) -> Result<Option<Vec<Vec<i32>>>, FieldError> {
-    let list = |value: &Value| -> Option<Vec<i32>> { value.as_array()?.iter().map(id).collect() };
+fn sequences(fields: Fields<'_>, vocabulary: usize) -> Result<Option<Vec<Vec<i32>>>, FieldError> {
+    const FIELD: &str = "bad_words_ids";
+    let list = |value: &Value| -> Option<Vec<i32>> {
+        let ids = value.as_array().filter(|ids| !ids.is_empty())?;
+        ids.iter().map(|value| id(value, vocabulary)).collect()
+    };
     let lists =
         |value: &Value| -> Option<Vec<Vec<i32>>> { value.as_array()?.iter().map(list).collect() };
-    let wrong = || wrong(fields, field, "a list of lists of tokens' ids");
+    let wrong = || {
+        let expected = format!(
+            "a list of lists of tokens' ids, each from 0 to {} and no list empty",
+            vocabulary.saturating_sub(1)
+        );
+        wrong(fields, FIELD, &expected)
+    };
     let read = |value| lists(value).ok_or_else(wrong);
-    fields.value(field).map(read).transpose()
+    fields.value(FIELD).map(read).transpose()
 }
 
-fn id(value: &Value) -> Option<i32> {
-    i32::try_from(value.as_i64()?).ok()
+fn id(value: &Value, vocabulary: usize) -> Option<i32> {
+    let id = value.as_u64().filter(|&id| id < vocabulary as u64)?;
+    i32::try_from(id).ok()
 }
 
 fn wrong(fields: Fields<'_>, field: &'static str, expected: &str) -> FieldError {

@@ -58,6 +58,8 @@ pub struct WriteOptions {
     pub max_new_tokens: Option<usize>,
     /// Prompts that are written behind at a time.
     pub batch_size: usize,
+    /// The number of the first prompt, for draws: each depends on its prompt's number, and on no other prompt.
+    pub first: usize,
 }
 
 impl WriteOptions {
@@ -69,6 +71,7 @@ impl WriteOptions {
             rules: settings.rules_for(strategy),
             max_new_tokens: None,
             batch_size,
+            first: 0,
         }
     }
 }
@@ -214,7 +217,7 @@ impl Writer {
                 .iter()
                 .map(|&prompt| prompts[prompt].clone())
                 .collect();
-            let found = self.search(engine, &own, options, |_, _, _| {});
+            let found = self.search(engine, &own, batch, options, |_, _, _| {});
             let found = found.map_err(|error| numbered(error, batch))?;
             for (&prompt, tokens) in batch.iter().zip(found) {
                 written[prompt] = tokens;
@@ -236,9 +239,15 @@ impl Writer {
     ) -> Result<String, WriteError> {
         let mut stream = TextStream::default();
         let prompts = [prompt.to_vec()];
-        let found = self.search(engine, &prompts, options, |tokenizer, stops, token| {
-            watch(&stream.push(tokenizer, stops, token));
-        })?;
+        let found = self.search(
+            engine,
+            &prompts,
+            &[0],
+            options,
+            |tokenizer, stops, token| {
+                watch(&stream.push(tokenizer, stops, token));
+            },
+        )?;
         watch(&stream.finish(&self.tokenizer, &self.stops));
         Ok(self.read(&found.concat()))
     }
@@ -250,21 +259,24 @@ impl Writer {
         text
     }
 
-    /// The tokens behind each of a batch of prompts.
+    /// The tokens behind each of a batch of prompts, which have these numbers among all.
     fn search(
         &mut self,
         engine: &mut Engine,
         prompts: &[Vec<i32>],
+        numbers: &[usize],
         options: &WriteOptions,
         mut watch: impl FnMut(&Tokenizer, &Stops, i32),
     ) -> Result<Vec<Vec<i32>>, WriteError> {
         let given = self.generator.given(prompts);
         let longest = given.iter().map(Vec::len).max().unwrap_or(0);
+        let first = options.first;
         let options = Options {
             strategy: options.strategy,
             max_new_tokens: self.room(options.max_new_tokens, longest)?,
             rules: options.rules.clone(),
             ends: self.settings.ends.clone(),
+            numbers: numbers.iter().map(|number| first + number).collect(),
         };
         let Self {
             generator,

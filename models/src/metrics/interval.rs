@@ -13,7 +13,11 @@ pub fn wilson(share: f64, rows: usize) -> [f64; 2] {
     let weight = Z * Z / n;
     let centre = (share + weight / 2.0) / (1.0 + weight);
     let half = Z / (1.0 + weight) * ((share * (1.0 - share) + weight / 4.0) / n).sqrt();
-    [(centre - half).max(0.0), (centre + half).min(1.0)]
+    // Of no row and of all rows one end is known, and rounded otherwise.
+    [
+        if share == 0.0 { 0.0 } else { centre - half },
+        if share == 1.0 { 1.0 } else { centre + half },
+    ]
 }
 
 #[cfg(test)]
@@ -34,5 +38,12 @@ mod tests {
             assert!((found_high - high).abs() < 1e-12, "{found_high}");
         }
         assert_eq!(wilson(0.5, 0), [0.0, 1.0]);
+        for rows in 1..400 {
+            assert_eq!(
+                (wilson(0.0, rows)[0], wilson(1.0, rows)[1]),
+                (0.0, 1.0),
+                "{rows}"
+            );
+        }
     }
 }

@@ -1,6 +1,7 @@
 use std::fmt;
 
 use ailora_runtime::{engine::EngineError, passes::PassError, weights::Weights};
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::{
@@ -63,6 +64,21 @@ pub enum ObjectiveError {
     /// Texts cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// A row has nothing that what is written about it can be scored against.
+    #[error(
+        "row {row} of {split}: expected {expected} to score what is written against, found {found}; correct or \
+         remove the row, or score the loss alone"
+    )]
+    Reference {
+        /// The row, from 1.
+        row: usize,
+        /// The split.
+        split: String,
+        /// What the metric needs.
+        expected: &'static str,
+        /// What there is.
+        found: Value,
+    },
     /// Predictions cannot be scored.
     #[error(transparent)]
     Metric(#[from] MetricError),

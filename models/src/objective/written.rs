@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Objective, ObjectiveError};
 use crate::{
     generate::{WriteOptions, Writer},
-    metrics::{self, Metric, SHARES, TEXTS, texts},
+    metrics::{self, Metric, MetricError, SHARES, TEXTS, texts},
     score::arithmetic::{Answer, LLM_ADAPTERS},
 };
 
@@ -89,6 +89,34 @@ pub fn scores(
         &texts,
         &references,
     )?)
+}
+
+/// Checks that what is written about a split's rows can be scored against their targets, before anything is.
+///
+/// # Errors
+/// The first target that no metric can score against.
+pub fn check(
+    objective: &dyn Objective,
+    split: &str,
+    targets: &[Option<Value>],
+) -> Result<(), ObjectiveError> {
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let nothing = vec![String::new(); targets.len()];
+    match scores(objective, &nothing, targets) {
+        Err(ObjectiveError::Metric(MetricError::Value {
+            row,
+            expected,
+            found,
+        })) => Err(ObjectiveError::Reference {
+            row: row + 1,
+            split: split.to_owned(),
+            expected,
+            found,
+        }),
+        scored => scored.map(drop),
+    }
 }
 
 /// What a written text answers, by the rule `llm-adapters`, if that is what it is scored by: its name, `number`

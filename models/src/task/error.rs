@@ -50,6 +50,22 @@ pub enum TaskError {
         /// The files.
         files: String,
     },
+    /// A folder has several files of one test set.
+    #[error(
+        "{} has several files of the test set {split} of task {task}: {files}; leave one there, or give the file \
+         that is meant",
+        dir.display()
+    )]
+    SeveralTests {
+        /// The data folder.
+        dir: PathBuf,
+        /// The task's name.
+        task: String,
+        /// The test set's name.
+        split: String,
+        /// The files.
+        files: String,
+    },
     /// A file cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),

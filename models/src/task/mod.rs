@@ -14,7 +14,7 @@ pub use load::{File, Malformed, Splits, Taken};
 use std::{
     borrow::Cow,
     fs,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     sync::{Arc, LazyLock},
 };
 
@@ -260,18 +260,25 @@ impl Task {
     /// [`test`](Self::test) files that are there.
     ///
     /// # Errors
-    /// There are none.
+    /// There are none, or several files of one test set.
     pub fn held_out(&self, dir: &Path) -> Result<Vec<Split>, TaskError> {
-        let split = |test: &TestFile| {
-            let mut places = test.places.iter();
-            Some(Split {
-                name: test.name.clone(),
-                files: vec![places.find_map(|place| find(dir, place))?],
-                rows: Rows::All,
-            })
-        };
         let mut splits = self.dev.clone();
-        splits.extend(self.test.iter().filter_map(split));
+        for TestFile { name, places } in &self.test {
+            let files: Vec<PathBuf> = places.iter().flat_map(|place| find(dir, place)).collect();
+            if files.len() > 1 {
+                let files = files.iter().map(|file| file.display().to_string());
+                return Err(TaskError::SeveralTests {
+                    dir: dir.to_owned(),
+                    task: self.name.clone(),
+                    split: name.clone(),
+                    files: files.collect::<Vec<_>>().join(", "),
+                });
+            }
+            if !files.is_empty() {
+                let (name, rows) = (name.clone(), Rows::All);
+                splits.push(Split { name, files, rows });
+            }
+        }
         match splits.is_empty() {
             false => Ok(splits),
             true => {
@@ -335,23 +342,21 @@ impl Task {
     }
 }
 
-/// A file of a folder, whatever the case of its path's letters; relative to the folder.
-fn find(dir: &Path, place: &Path) -> Option<PathBuf> {
-    let mut found = PathBuf::new();
+/// The files of a folder at a path, whatever the case of its letters; relative to the folder.
+fn find(dir: &Path, place: &Path) -> Vec<PathBuf> {
+    let mut found = vec![PathBuf::new()];
     for part in place.components() {
-        let Component::Normal(part) = part else {
-            return None;
-        };
-        if !dir.join(&found).join(part).exists() {
-            let entries = fs::read_dir(dir.join(&found)).ok()?;
+        let below = |folder: &PathBuf| {
+            let entries = fs::read_dir(dir.join(folder)).into_iter().flatten();
             let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
-            // Of several that differ in their case, always the same one.
-            found.push(names.filter(|name| name.eq_ignore_ascii_case(part)).min()?);
-        } else {
-            found.push(part);
-        }
+            let names = names.filter(|name| name.eq_ignore_ascii_case(part.as_os_str()));
+            names.map(|name| folder.join(name)).collect::<Vec<_>>()
+        };
+        found = found.iter().flat_map(below).collect();
     }
-    dir.join(&found).is_file().then_some(found)
+    found.retain(|file| dir.join(file).is_file());
+    found.sort();
+    found
 }
 
 impl Rows {

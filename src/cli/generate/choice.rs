@@ -9,7 +9,7 @@ use crate::cli::{Error, print::say};
 pub struct Choice {
     /// Follow this many sequences in a beam search; 1 takes the likeliest token
     /// [default: what the model's generation_config.json says, or 1].
-    #[arg(long, value_name = "N", value_parser = beams, conflicts_with_all = ["sample", "temperature"])]
+    #[arg(long, value_name = "N", value_parser = beams, allow_negative_numbers = true, conflicts_with_all = ["sample", "temperature"])]
     beams: Option<usize>,
     /// Divide a sequence's log-probability by this power of its length, in a beam search.
     #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true)]
@@ -22,28 +22,28 @@ pub struct Choice {
     #[arg(long)]
     sample: bool,
     /// Draw tokens at random, at this temperature.
-    #[arg(long, value_name = "T", value_parser = above_0)]
+    #[arg(long, value_name = "T", value_parser = above_0, allow_negative_numbers = true)]
     temperature: Option<f64>,
     /// Draw among this many of the likeliest tokens; 0 for all.
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = whole, allow_negative_numbers = true)]
     top_k: Option<usize>,
     /// Draw among the likeliest tokens that make up this much of the probability.
-    #[arg(long, value_name = "P", value_parser = fraction)]
+    #[arg(long, value_name = "P", value_parser = fraction, allow_negative_numbers = true)]
     top_p: Option<f64>,
     /// Draw among the tokens that are at least this many times as likely as the likeliest.
-    #[arg(long, value_name = "P", value_parser = fraction)]
+    #[arg(long, value_name = "P", value_parser = fraction, allow_negative_numbers = true)]
     min_p: Option<f64>,
     /// Seed of the random draws [default: 0].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Make tokens that already occur less likely, by this factor.
-    #[arg(long, value_name = "X", value_parser = above_0)]
+    #[arg(long, value_name = "X", value_parser = penalty, allow_negative_numbers = true)]
     repetition_penalty: Option<f64>,
     /// Write no sequence of this many tokens twice; 0 for no limit.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
     no_repeat_ngram_size: Option<usize>,
     /// Write at least this many tokens.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
     min_new_tokens: Option<usize>,
 }
 
@@ -76,11 +76,48 @@ fn above_0(text: &str) -> Result<f64, String> {
     number(text, "a number above 0", |x| x > 0.0 && x.is_finite())
 }
 
+fn penalty(text: &str) -> Result<f64, String> {
+    number(text, Rules::PENALTY, Rules::is_penalty)
+}
+
+fn whole(text: &str) -> Result<usize, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number, at least 0".into())
+}
+
 fn fraction(text: &str) -> Result<f64, String> {
     number(text, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))
 }
 
+/// The first flag that is given.
+pub fn first(flags: &[(&'static str, bool)]) -> Option<&'static str> {
+    let given = flags.iter().find(|(_, given)| *given);
+    given.map(|(flag, _)| *flag)
+}
+
 impl Choice {
+    /// The first of the flags that is given.
+    pub fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--beams", self.beams.is_some()),
+            ("--length-penalty", self.length_penalty.is_some()),
+            ("--early-stopping", self.early_stopping),
+            ("--sample", self.sample),
+            ("--temperature", self.temperature.is_some()),
+            ("--top-k", self.top_k.is_some()),
+            ("--top-p", self.top_p.is_some()),
+            ("--min-p", self.min_p.is_some()),
+            ("--seed", self.seed.is_some()),
+            ("--repetition-penalty", self.repetition_penalty.is_some()),
+            (
+                "--no-repeat-ngram-size",
+                self.no_repeat_ngram_size.is_some(),
+            ),
+            ("--min-new-tokens", self.min_new_tokens.is_some()),
+        ];
+        first(&flags)
+    }
+
     /// How the next token is chosen.
     ///
     /// # Errors
@@ -98,16 +135,12 @@ impl Choice {
             ("--length-penalty", self.length_penalty.is_some()),
             ("--early-stopping", self.early_stopping),
         ];
-        let given = |flags: &[(&'static str, bool)]| {
-            let given = flags.iter().find(|(_, given)| *given);
-            given.map(|(flag, _)| *flag)
-        };
-        if let Some(flag) = given(&for_draws).filter(|_| !draws) {
+        if let Some(flag) = first(&for_draws).filter(|_| !draws) {
             let text =
                 format!("{flag} is for tokens that are drawn: add --sample or --temperature");
             return Err(text.into());
         }
-        if let Some(flag) = given(&for_beams).filter(|_| draws || beams == 1) {
+        if let Some(flag) = first(&for_beams).filter(|_| draws || beams == 1) {
             return Err(format!("{flag} is for a beam search: add --beams").into());
         }
         if draws {

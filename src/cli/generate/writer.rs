@@ -12,11 +12,11 @@ use ailora::{
 };
 use serde_json::{Map, Value};
 
-use super::choice::{Choice, positive};
+use super::choice::{Choice, first, positive};
 use crate::cli::{
     Error,
     args::{DeviceArgs, ForceArgs, StrictArgs, say_applied},
-    print,
+    print::{self, ClosedPipe},
 };
 
 /// Prompts that are written behind at a time, where no flag says it.
@@ -122,6 +122,11 @@ impl Desk {
         Ok(writer.write(engine, prompts, options)?)
     }
 
+    /// Goes on behind so many prompts, whose draws are not those of the next ones.
+    pub fn behind(&mut self, prompts: usize) {
+        self.options.first += prompts;
+    }
+
     /// How texts are written, to be recorded.
     pub fn described(&self) -> Map<String, Value> {
         self.writer.described(&self.options)
@@ -137,12 +142,20 @@ impl Desk {
             engine,
             options,
         } = self;
-        Ok(writer.stream(engine, prompt, options, &mut |part| {
-            if print::stdout(format_args!("{part}")).is_err() {
-                // Whoever read it is gone: what would come is for nobody.
-                std::process::exit(0);
+        let mut failed = None;
+        let text = writer.stream(engine, prompt, options, &mut |part| {
+            if failed.is_some() {
+                return;
             }
-        })?)
+            if let Err(error) = print::stdout(format_args!("{part}")) {
+                if error.is::<ClosedPipe>() {
+                    // Whoever read it is gone: what would come is for nobody.
+                    std::process::exit(0);
+                }
+                failed = Some(error);
+            }
+        })?;
+        failed.map_or(Ok(text), Err)
     }
 }
 
@@ -165,17 +178,48 @@ impl TextArgs {
         Ok(self.desk(writer, engine, options))
     }
 
+    /// Refuses flags of how to write where nothing is written.
+    ///
+    /// # Errors
+    /// One is given.
+    pub fn unused(&self) -> Result<(), Error> {
+        let others = [
+            ("--max-new-tokens", self.max_new_tokens.is_some()),
+            ("--stop", !self.stop.is_empty()),
+        ];
+        match self.choice.given().or(first(&others)) {
+            None => Ok(()),
+            Some(flag) => Err(format!(
+                "{flag} is for texts that a model writes, and none are written here; leave it out"
+            )
+            .into()),
+        }
+    }
+
     /// How texts are written, so many at a time, where flags do not say otherwise as `settings` do.
     ///
     /// # Errors
     /// Flags that contradict each other.
     pub fn options(&self, settings: &Settings, together: usize) -> Result<WriteOptions, Error> {
         let strategy = self.choice.strategy(settings)?;
+        let rules = self.choice.rules(settings, strategy);
+        let (fewest, most) = (
+            rules.min_new_tokens,
+            self.max_new_tokens.or(settings.max_new_tokens),
+        );
+        if let Some(most) = most.filter(|&most| most < fewest) {
+            return Err(format!(
+                "texts are to have at least {fewest} new tokens (min_new_tokens) and at most {most} \
+                 (max_new_tokens); give --min-new-tokens or --max-new-tokens"
+            )
+            .into());
+        }
         Ok(WriteOptions {
             strategy,
-            rules: self.choice.rules(settings, strategy),
+            rules,
             max_new_tokens: self.max_new_tokens,
             batch_size: together,
+            first: 0,
         })
     }
 

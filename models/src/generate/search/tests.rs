@@ -172,6 +172,7 @@ fn beams(beams: usize, length_penalty: f64) -> Options {
         max_new_tokens: 5,
         ends: vec![7],
         rules: Rules::default(),
+        numbers: Vec::new(),
     }
 }
 

@@ -160,6 +160,7 @@ fn questions_of_ones_own_are_understood() {
     // The long text takes several rows.
     let shown = scene.ok("data hub.jsonl --model bert --max-length 40");
     assert!(shown.contains("she saw⟦ him⟧"), "{shown}");
+    assert!(shown.contains(" to 40, half of them"), "{shown}");
 }
 
 /// Rows are counted as windows, and read again in each epoch.

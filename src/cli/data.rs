@@ -174,7 +174,12 @@ fn as_seen(
     max_length: Option<usize>,
 ) -> Result<(), Error> {
     let model = Model::open(name, task, 0, false)?;
-    let most = model.max_len(limits::LENGTH);
+    let max_len = model.max_len(max_length.unwrap_or(model.objective.max_len()));
+    // A text that is asked about has several rows, and how many is told by how long they may be.
+    let most = match model.objective.head() {
+        Head::QuestionAnswering => max_len,
+        _ => model.max_len(limits::LENGTH),
+    };
     let whole = model.encode(examples, most)?;
     let mut lengths: Vec<usize> = whole.iter().map(Encoded::tokens).collect();
     lengths.sort_unstable();
@@ -189,7 +194,6 @@ fn as_seen(
             at(95)
         )?;
     }
-    let max_len = model.max_len(max_length.unwrap_or(model.objective.max_len()));
     let rows = model.encode(examples, max_len)?;
     say_cut("data", &Cut::of(&*model.objective, &rows, max_len));
     for (number, row) in (1..).zip(rows.iter().take(SHOWN)) {

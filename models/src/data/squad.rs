@@ -350,7 +350,11 @@ impl<'de> Visitor<'de> for &mut Reader<'_, '_> {
             }
         }
         if !known.contains_key("data") {
-            return Err(A::Error::missing_field("data"));
+            let names: Vec<&str> = known.keys().map(String::as_str).collect();
+            let names = quote(&names.join(", "));
+            return Err(A::Error::custom(format!(
+                "there is no `data`, only {names} (rows of questions are no file of SQuAD)"
+            )));
         }
         let mut file = object(known.into(), &FILE).map_err(A::Error::custom)?;
         self.version = match file.remove("version") {

@@ -86,7 +86,10 @@ fn what_is_no_file_of_squad_is_refused_by_name() {
     let of = |article: &str| format!(r#"{{"data": [{article}]}}"#);
     for (text, expected) in [
         ("[]".into(), "an object with the field `data`"),
-        (r#"{"version": "1.1"}"#.into(), "missing field `data`"),
+        (
+            r#"{"version": "1.1"}"#.into(),
+            "there is no `data`, only \"version\" (rows of questions",
+        ),
         (r#"{"data": {}}"#.into(), "a list of articles"),
         (
             r#"{"data": [], "data": []}"#.into(),

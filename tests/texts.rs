@@ -203,6 +203,24 @@ fn all_that_is_given_is_scored() {
         "evaluate --model llama --task math --data math --data math/AddSub.json",
         &["math is a folder", "give the folder alone"],
     );
+    for what in ["--objective seq2seq", "--task xsum"] {
+        scene.refused(
+            &format!("evaluate --model bart {what} --pair summary --data single.jsonl"),
+            &["--pair is for pairs of texts", "leave it out"],
+        );
+    }
+    let ran = scene.run(
+        "evaluate --model bart --objective {\"seq2seq\":{\"target\":[\"none\",\"document\"]}} --data single.jsonl",
+    );
+    assert!(
+        ran.stderr.contains("texts in `document` to write"),
+        "{}",
+        ran.stderr
+    );
+    scene.refused(
+        "evaluate --model bart --objective {\"seq2seq\":{\"target\":\"none\"}} --data single.jsonl",
+        &["no column `none`", "document, summary"],
+    );
     scene.refused(
         "evaluate --model llama --data math/AddSub.json --objective causal --beams 2",
         &["--beams is for texts", "leave it out"],

@@ -252,6 +252,7 @@ fn campaign_of_generation_configurations() {
             max_new_tokens: settings.room(2, 64, 4).unwrap_or_default().min(20),
             ends: settings.ends,
             rules: settings.rules,
+            numbers: Vec::new(),
         };
         generator.generate(&mut engine, &given, &options, |_, _| false, |_, _| {})?;
         Ok(())

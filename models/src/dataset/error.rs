@@ -90,3 +90,14 @@ pub enum DatasetError {
         rows: usize,
     },
 }
+
+impl DatasetError {
+    /// That a second text is named where one is read.
+    pub(super) fn no_pair(objective: &str) -> Self {
+        Self::NoUse {
+            flag: "pair",
+            what: "pairs of texts, and for questions about texts",
+            objective: objective.to_owned(),
+        }
+    }
+}

@@ -73,6 +73,9 @@ pub fn infer(dataset: &Dataset, survey: &Survey) -> Result<Inferred, DatasetErro
         _ => guess.labelled()?,
     };
     dataset.set_options(&mut found.objective)?;
+    if dataset.pair.is_some() && found.pair.is_none() {
+        return Err(DatasetError::no_pair(&found.objective.name));
+    }
     Ok(found)
 }
 
@@ -285,9 +288,21 @@ impl Guess<'_> {
             let mut known = WRITTEN.iter();
             known.find_map(|(text, target)| Some((self.named(text)?, self.named(target)?)))
         };
-        let target = match (&self.dataset.label[..], known()) {
-            ([target], _) => target.clone(),
-            ([], Some((_, target))) => target.clone(),
+        // Of several columns that may have the target, the first that there is.
+        let asked = match &self.asked.options["target"] {
+            Value::Array(names) => names
+                .iter()
+                .find(|name| name.as_str().is_some_and(|n| self.has(n))),
+            name => Some(name),
+        };
+        let asked = asked.and_then(Value::as_str);
+        let target = match (&self.dataset.label[..], asked, known()) {
+            ([target], ..) => target.clone(),
+            ([], Some(target), _) => {
+                self.column("label", target)?;
+                target.to_owned()
+            }
+            ([], None, Some((_, target))) => target.clone(),
             _ => return Err(self.unclear("has the text to write", "label")),
         };
         let text = match (&self.dataset.text, known()) {

@@ -21,6 +21,7 @@ use crate::{
     choice::{Choice, options},
     closed::Note,
     data::{DataError, FORMATS, Source, Text, files},
+    head::Head,
     objective::settled_chat,
     task::{Malformed, Rows, Share, Split, Task, TaskError, described},
 };
@@ -147,6 +148,9 @@ impl Dataset {
             task.evaluation_text = None;
         }
         if let Some(pair) = &self.pair {
+            if matches!(task.head(), Head::CausalLm | Head::Seq2SeqLm { .. }) {
+                return Err(DatasetError::no_pair(&task.name));
+            }
             task.pair = Some(template(pair).map_err(wrong)?);
         }
         if let Some(format) = &self.format {

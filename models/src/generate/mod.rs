@@ -11,6 +11,7 @@
 mod beams;
 mod cache;
 mod candidates;
+mod fields;
 mod rules;
 mod search;
 mod session;
@@ -20,9 +21,10 @@ mod writer;
 
 pub(crate) use cache::kept;
 pub use cache::{Cache, Places, Step};
+pub use fields::TABLE;
 pub use rules::Rules;
 pub use search::{Decode, Next, Options, Strategy, search};
 pub use session::{GenerateError, Generator, Session};
-pub use settings::{MOST_BEAMS, Settings, SettingsError, TABLE};
+pub use settings::{MOST_BEAMS, Settings, SettingsError};
 pub use stream::{Stops, TextStream};
 pub use writer::{NEW_TOKENS, WriteError, WriteOptions, Writer};

@@ -348,6 +348,10 @@ fn a_session_is_full_where_its_room_ends() {
     let (mut session, _) = generator
         .start(&mut engine, &[vec![5, 6]], &greedy(40))
         .unwrap();
+    for (parents, tokens) in [(&[1][..], &[7][..]), (&[0], &[7, 7]), (&[], &[])] {
+        let error = session.step(parents, tokens).unwrap_err().to_string();
+        assert!(error.contains("of 1 with"), "{error}");
+    }
     let error = session.step(&[0, 0], &[7, 7]).unwrap_err();
     assert!(
         error.to_string().contains("of each of 1 sequences"),

@@ -11,6 +11,7 @@
 mod beams;
 mod cache;
 mod candidates;
+mod error;
 mod fields;
 mod rules;
 mod search;
@@ -21,10 +22,11 @@ mod writer;
 
 pub(crate) use cache::kept;
 pub use cache::{Cache, Places, Step};
+pub use error::GenerateError;
 pub use fields::TABLE;
 pub use rules::Rules;
 pub use search::{Decode, Next, Options, Strategy, search};
-pub use session::{GenerateError, Generator, Session};
+pub use session::{Generator, Session};
 pub use settings::{MOST_BEAMS, Settings, SettingsError};
 pub use stream::{Stops, TextStream};
 pub use writer::{NEW_TOKENS, WriteError, WriteOptions, Writer};

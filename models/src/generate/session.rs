@@ -7,13 +7,12 @@ use ailora_graph::{
     ir::{Draw, Program, ops::loss::IGNORED},
 };
 use ailora_runtime::{
-    engine::{Engine, EngineError, PlanId},
+    engine::{Engine, PlanId},
     passes::{PassError, Passes},
     run::Value,
 };
-use thiserror::Error;
 
-use super::{Decode, Next, Options, Places, cache::Step, search};
+use super::{Decode, GenerateError, Next, Options, Places, cache::Step, search};
 use crate::{
     batch::{Batch, Inputs, Targets},
     model::{Choices, LOG_SUM, LOGITS, Model, ModelError, TOP},
@@ -28,49 +27,6 @@ const PLACES: usize = 64;
 const AHEAD: usize = 256;
 /// A cache may have as many times the places that are needed, where there are programs for it.
 const SPARE: usize = 2;
-
-/// Tokens that cannot be generated.
-#[derive(Debug, Error)]
-pub enum GenerateError {
-    /// The model cannot be built, or is none that generates.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// The adapters do not fit the model.
-    #[error(transparent)]
-    Pass(#[from] PassError),
-    /// A program cannot be compiled or run.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// A logit is infinite or not a number.
-    #[error("a logit behind prompt {row} is {value}: {cause}")]
-    NotFinite {
-        /// The prompt, from 0.
-        row: usize,
-        /// The logit.
-        value: f32,
-        /// Where that may come from.
-        cause: NotFinite,
-    },
-    /// There is nothing to go on from.
-    #[error("prompt {0} is empty; expected at least one token")]
-    EmptyPrompt(usize),
-    /// A prompt that the model has no positions for.
-    #[error("prompt {prompt} has {len} tokens, but the model has positions for {max}; shorten it")]
-    LongPrompt {
-        /// Which one, counted from 0.
-        prompt: usize,
-        /// Its length.
-        len: usize,
-        /// The model's limit.
-        max: usize,
-    },
-    /// More tokens or sequences than the session was started for.
-    #[error(
-        "a session with room for {} tokens of each of {} sequences is full; start one with more",
-        .0.len, .0.rows
-    )]
-    Full(Places),
-}
 
 /// A language model with adapters, and its programs for shapes of steps as they come.
 #[derive(Debug)]
@@ -427,6 +383,15 @@ impl Decode for Session<'_> {
 
     fn step(&mut self, parents: &[usize], tokens: &[i32]) -> Result<Next, GenerateError> {
         let rows = parents.len();
+        let parent = parents.iter().copied().max().unwrap_or(0);
+        if parent >= self.tables.len() || rows != tokens.len() || rows == 0 {
+            return Err(GenerateError::Step {
+                parent,
+                rows: self.tables.len(),
+                tokens: tokens.len(),
+                parents: rows,
+            });
+        }
         if rows > self.places.rows {
             return Err(GenerateError::Full(self.places));
         }

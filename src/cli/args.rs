@@ -225,18 +225,8 @@ fn method(text: &str) -> Result<&'static dyn Method, Unknown> {
 
 /// What `--method` does.
 fn methods() -> String {
-    let all = |method: &&&dyn Method| method.trainable() == Trainable::All;
-    let (all, some): (Vec<_>, Vec<_>) = METHODS.iter().partition(all);
-    let names = |methods: Vec<&&dyn Method>| {
-        let names: Vec<&str> = methods.iter().map(|method| method.name()).collect();
-        names.join(", ")
-    };
-    format!(
-        "Start the annotated adapters as this method does: {}; or train all parameters: {} [default: \
-         ailora]",
-        names(some),
-        names(all)
-    )
+    let names: Vec<&str> = METHODS.iter().map(|method| method.name()).collect();
+    format!("What is adapted or trained, and how: {} [default: ailora]", names.join(", "))
 }
 
 fn trainable(text: &str) -> Result<Trainable, String> {

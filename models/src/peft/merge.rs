@@ -42,9 +42,18 @@ pub fn merge(
     };
     let merged = adapter.merged(&mut projected, weight, bias)?;
     let merged = merged.ok_or_else(|| not_mergeable(site, adapter))?;
+    let (sum, factors) = factors_apart(&program, merged.weight);
     if merged.bias == bias
-        && let Some(update) = Update::of(&program, weight, merged.weight)
+        && let Some(update) = Update::of(&program, weight, sum)
     {
+        let factors = match factors {
+            Some(factors) => {
+                let mut program = program.clone();
+                program.set_output(FACTORS, factors);
+                evaluated(&program, &[tensors, params])?.pop()
+            }
+            None => None,
+        };
         let tensor = |name: &str| {
             let tensor = tensors.get(name);
             tensor.ok_or_else(|| PeftError::Missing(name.to_owned()))
@@ -52,7 +61,11 @@ pub fn merge(
         let (a, b) = (tensor(update.a)?, tensor(update.b)?);
         if let Some(array) = params.get_mut(&site.weight) {
             let layout = site.layout;
-            Weight { array, layout }.add(update.scale, a, b);
+            let mut weight = Weight { array, layout };
+            weight.add(update.scale, a, b);
+            if let Some((_, factors)) = factors {
+                weight.scale(&factors.floats());
+            }
         }
         return Ok(());
     }
@@ -64,6 +77,19 @@ pub fn merge(
         params.insert(name, array);
     }
     Ok(())
+}
+
+/// What the factors of rows are called while they are computed.
+const FACTORS: &str = "factors";
+
+/// A merged weight as a matrix and factors of its rows, if it is their product.
+fn factors_apart(p: &Program, merged: Id) -> (Id, Option<Id>) {
+    match (&p[merged].op, &p[merged].args[..]) {
+        (Op::Binary(Binary::Mul), &[sum, factors]) if p.ty(factors).len() > 1 => {
+            (sum, Some(factors))
+        }
+        _ => (merged, None),
+    }
 }
 
 fn not_mergeable(site: &Site, adapter: &dyn Adapter) -> PeftError {

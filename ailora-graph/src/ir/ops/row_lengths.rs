@@ -54,18 +54,17 @@ impl Operation for RowLengths {
     fn eval(&self, args: &[&Tensor], ty: &Type, _: Draw) -> Tensor {
         let weight = args[0];
         let inner = weight.shape[1];
-        let entry = |i: usize, j: usize| -> f64 {
-            let pairs = self.scales.iter().zip(args[1..].chunks_exact(2));
-            let parts = pairs.map(|(scale, pair)| {
-                let ranks = 0..pair[1].shape[0];
-                let products = ranks.map(|k| pair[0].at(&[i, k]) * pair[1].at(&[k, j]));
-                scale.0 * products.sum::<f64>()
-            });
-            weight.at(&[i, j]) + parts.sum::<f64>()
-        };
         Tensor::from_fn(&ty.shape, |index| {
-            let squares = (0..inner).map(|j| entry(index[0], j).powi(2));
-            squares.sum::<f64>().sqrt()
+            let i = index[0];
+            let mut row = weight.data[i * inner..][..inner].to_vec();
+            for (scale, pair) in self.scales.iter().zip(args[1..].chunks_exact(2)) {
+                for k in 0..pair[1].shape[0] {
+                    let factor = scale.0 * pair[0].at(&[i, k]);
+                    let down = &pair[1].data[k * inner..][..inner];
+                    row.iter_mut().zip(down).for_each(|(x, a)| *x += factor * a);
+                }
+            }
+            row.iter().map(|x| x * x).sum::<f64>().sqrt()
         })
     }
 

@@ -35,6 +35,7 @@ methods! {
     super::milora::Milora,
     super::reailora::Reailora,
     super::rslora::Rslora,
+    super::dora::Dora,
     super::full::Full,
 }
 

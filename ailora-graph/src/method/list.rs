@@ -35,6 +35,8 @@ methods! {
     super::milora::Milora,
     super::reailora::Reailora,
     super::rslora::Rslora,
+    super::vera::Vera,
+    super::ia3::Ia3,
     super::full::Full,
 }
 
@@ -169,7 +171,7 @@ mod tests {
         );
         assert_eq!(
             text(strategy("zzz").unwrap_err()),
-            "unknown start `zzz`; expected one of principal, minor, random, frozen, full"
+            "unknown start `zzz`; expected one of principal, minor, random, vera, ia3, ia3_input, frozen, full"
         );
     }
 }

@@ -6,6 +6,7 @@
 
 mod ailora;
 mod full;
+mod ia3;
 mod list;
 mod lora;
 mod low_rank;
@@ -13,6 +14,7 @@ mod milora;
 mod pissa;
 mod reailora;
 mod rslora;
+mod vera;
 
 pub use crate::adapter::{
     Adapter, AdapterOption, AdapterParameter, End, Field, Merged, Operands, Peft, Projected,

@@ -14,6 +14,7 @@
 mod config;
 mod contents;
 mod declared;
+mod draws;
 mod error;
 mod fold;
 mod form;
@@ -30,6 +31,7 @@ mod targets;
 mod trained;
 
 pub use config::LORA;
+pub use draws::Draws;
 pub use error::PeftError;
 pub use load::Applied;
 pub use merge::merge;
@@ -66,6 +68,8 @@ pub struct Adapter {
     biases: Biases,
     /// Parameters that the base has not got.
     added: Vec<String>,
+    /// What is drawn from a seed.
+    draws: Draws,
     has_tokens: bool,
 }
 

@@ -36,6 +36,8 @@ methods! {
     super::reailora::Reailora,
     super::rslora::Rslora,
     super::dora::Dora,
+    super::vera::Vera,
+    super::ia3::Ia3,
     super::full::Full,
 }
 
@@ -170,7 +172,7 @@ mod tests {
         );
         assert_eq!(
             text(strategy("zzz").unwrap_err()),
-            "unknown start `zzz`; expected one of principal, minor, random, frozen, full"
+            "unknown start `zzz`; expected one of principal, minor, random, vera, ia3, ia3_input, frozen, full"
         );
     }
 }

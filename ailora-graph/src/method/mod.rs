@@ -7,6 +7,7 @@
 mod ailora;
 mod dora;
 mod full;
+mod ia3;
 mod list;
 mod lora;
 mod low_rank;
@@ -14,6 +15,7 @@ mod milora;
 mod pissa;
 mod reailora;
 mod rslora;
+mod vera;
 
 pub use crate::adapter::{
     Adapter, AdapterOption, AdapterParameter, End, Field, Merged, Operands, Peft, Projected,

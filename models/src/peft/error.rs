@@ -123,6 +123,16 @@ pub enum PeftError {
         /// The adapter.
         adapter: &'static str,
     },
+    /// A parameter that is to be left out as its seed gives it, and is another.
+    #[error(
+        "`{name}` is not what seed {seed} draws, so that it cannot be left out of the folder; save it too"
+    )]
+    NotDrawn {
+        /// The parameter.
+        name: String,
+        /// The seed.
+        seed: u64,
+    },
     /// An adapter whose expressions do not fit.
     #[error(transparent)]
     Program(#[from] ProgramError),

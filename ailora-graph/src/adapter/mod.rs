@@ -13,7 +13,7 @@ pub use error::AdapterError;
 pub use parameter::{AdapterParameter, End, Side, Start};
 pub use peft::{Field, Peft};
 pub(crate) use projected::as_rows;
-pub use projected::{Mode, Operands, Projected};
+pub use projected::{Mode, Operands, Place, Projected};
 pub use site::{Layout, Site};
 pub use spec::{AdapterSpec, Scaling, Strategy};
 pub use trainable::Trainable;
@@ -57,7 +57,13 @@ pub trait Adapter: fmt::Debug + Sync {
         p.frozen_product(operands)
     }
 
-    /// What the output becomes, `[..., out]`: the product with the bias, if there is one.
+    /// Where the output is changed.
+    fn place(&self) -> Place {
+        Place::Output
+    }
+
+    /// What the output becomes, `[..., out]`: the product with the bias, if there is one, and with what
+    /// comes before the adapter's [`place`](Self::place).
     ///
     /// # Errors
     /// An expression whose types do not fit.

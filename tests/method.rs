@@ -14,7 +14,7 @@ use ailora::{
     grad::gradients,
     ir::{Bindings, Draw, Id, Op, Program, ProgramError, Tensor, Type, ops::elementwise::Unary},
     method::{
-        Adapter as Method, AdapterParameter, METHODS, Operands, Projected, Start,
+        Adapter as Method, AdapterOption, AdapterParameter, METHODS, Operands, Projected, Start,
         constructors::random,
     },
     models::{
@@ -170,8 +170,8 @@ impl Method for Bottleneck {
         "bottleneck"
     }
 
-    fn has_rank(&self) -> bool {
-        true
+    fn options(&self) -> &'static [AdapterOption] {
+        &[AdapterOption::Rank]
     }
 
     fn parameters(&self, site: &Site, _: &[Site]) -> Vec<AdapterParameter> {

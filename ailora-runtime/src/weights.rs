@@ -76,6 +76,14 @@ impl Weights {
         Some(Array::new(part.shape, data.copied().collect()))
     }
 
+    /// A parameter's dimensions.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        match self.packed.get(name) {
+            Some(Packed { part, .. }) => Some(&part.shape),
+            None => self.arrays.get(name).map(Array::shape),
+        }
+    }
+
     /// Where a parameter lies, here or on a device.
     pub fn place<'a>(&'a self, name: &'a str) -> Option<Place<'a>> {
         let Some(Packed { pack, part, width }) = self.packed.get(name) else {

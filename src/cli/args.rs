@@ -152,9 +152,16 @@ impl DeviceArgs {
 pub struct AdapterArgs {
     #[arg(long, value_parser = method, help = methods())]
     method: Option<&'static dyn Method>,
-    /// Rank of the annotated adapters [default: 8].
+    /// Adapt these projections: roles (q, k, v, o, gate, up, down), names or patterns, separated by commas, or
+    /// all-linear [default: those that the method adapts].
+    #[arg(long, value_name = "TARGETS", value_parser = pattern, value_delimiter = ',')]
+    targets: Vec<String>,
+    /// Rank of the adapters [default: 8].
     #[arg(long, value_name = "N", value_parser = count::<usize>, allow_negative_numbers = true)]
     rank: Option<usize>,
+    /// Choose the largest rank with which the adapters train no more numbers than this, such as 0.79M.
+    #[arg(long, value_name = "N", value_parser = numbers, conflicts_with = "rank", allow_hyphen_values = true)]
+    budget: Option<usize>,
     /// Numerator of the adapters' scale [default: the rank].
     #[arg(long, value_name = "X", value_parser = number, allow_hyphen_values = true)]
     alpha: Option<f64>,
@@ -164,6 +171,15 @@ pub struct AdapterArgs {
     /// Scale of the adapters: classic (alpha/r) or rank_stabilized (alpha/sqrt r).
     #[arg(long, value_parser = scaling)]
     scaling: Option<Scaling>,
+    /// Learning rate of the factors B, as a multiple of A's [default: the method's].
+    #[arg(long, value_name = "X", value_parser = number, allow_hyphen_values = true)]
+    b_lr: Option<f64>,
+    /// Learning rate of the adapters of values, as a multiple of the base rate [default: the method's].
+    #[arg(long, value_name = "X", value_parser = number, allow_hyphen_values = true)]
+    v_lr: Option<f64>,
+    /// Train the lengths of the adapted weights' rows too, as DoRA does.
+    #[arg(long)]
+    dora: bool,
     /// Train these parameters beside the adapters: names or patterns, such as `*LayerNorm*` or `*.bias`,
     /// separated by commas; or `adapters`, or `all` instead of adapters [default: adapters].
     #[arg(long, value_name = "PATTERNS", value_parser = trainable)]
@@ -184,10 +200,19 @@ impl AdapterArgs {
             None => base,
         };
         config.method = self.method.or(config.method);
-        config.rank = self.rank.or(config.rank);
+        if !self.targets.is_empty() {
+            config.targets.clone_from(&self.targets);
+        }
+        // A flag for either replaces both of the file's.
+        if self.rank.or(self.budget).is_some() {
+            (config.rank, config.budget) = (self.rank, self.budget);
+        }
         config.alpha = self.alpha.or(config.alpha);
         config.dropout = self.dropout.or(config.dropout);
         config.scaling = self.scaling.or(config.scaling);
+        config.b_lr = self.b_lr.or(config.b_lr);
+        config.v_lr = self.v_lr.or(config.v_lr);
+        config.dora = self.dora.then_some(true).or(config.dora);
         config.trainable = self.trainable.clone().or(config.trainable);
         config.sites.extend(self.sites.iter().cloned());
         Ok(config)
@@ -227,6 +252,32 @@ fn trainable(text: &str) -> Result<Trainable, String> {
     }
 }
 
+fn pattern(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("expected a role, a name or a pattern, such as q or *_proj".into()),
+        text => Ok(text.to_owned()),
+    }
+}
+
+/// A number of numbers, such as 500000, 0.79M or 2B.
+fn numbers(text: &str) -> Result<usize, String> {
+    let units = [('K', 1e3), ('M', 1e6), ('B', 1e9), ('G', 1e9)];
+    let unit = units.iter().find_map(|(unit, times)| {
+        let number = text.strip_suffix([*unit, unit.to_ascii_lowercase()])?;
+        Some((number, *times))
+    });
+    let (number, times) = unit.unwrap_or((text, 1.0));
+    let number = number
+        .trim()
+        .parse::<f64>()
+        .ok()
+        .map(|x| (x * times).round());
+    match number.filter(|x| (1.0..=1e15).contains(x)) {
+        Some(number) => Ok(number as usize),
+        None => Err("expected how many numbers may train, such as 500000 or 0.79M".into()),
+    }
+}
+
 fn scaling(text: &str) -> Result<Scaling, String> {
     match text {
         "classic" => Ok(Scaling::Classic),
@@ -242,7 +293,7 @@ fn site(text: &str) -> Result<(String, SiteOverride), String> {
     let change: SiteOverride = yaml(change)?;
     if change == SiteOverride::default() {
         return Err(format!(
-            "nothing is changed at `{pattern}`; give `init`, `rank`, `lr`, `alpha`, `dropout` or `scaling`"
+            "nothing is changed at `{pattern}`; give `init`, `rank`, `lr`, `alpha`, `dropout`, `scaling`, `b_lr` or `dora`"
         ));
     }
     Ok((pattern.to_owned(), change))

@@ -54,12 +54,12 @@ pub enum AdapterError {
         /// Module path of the projection.
         site: String,
     },
-    /// An option of adapters with a rank given for a projection that has none.
+    /// An option that the adapter of a projection does not take.
     #[error(
-        "pattern `{pattern}`: `{option}` is for adapters with a rank, and {site} is {strategy}; \
-         give `init: {ranked}` beside it"
+        "pattern `{pattern}`: {site} is {strategy}, which takes no `{option}`; give `init: {takers}` \
+         beside it"
     )]
-    NoRank {
+    NoOption {
         /// The pattern.
         pattern: String,
         /// The option.
@@ -68,8 +68,37 @@ pub enum AdapterError {
         site: String,
         /// What the projection is instead.
         strategy: &'static str,
-        /// The adapters that have a rank.
-        ranked: String,
+        /// The adapters that take it.
+        takers: String,
+    },
+    /// An option for all adapters that none of them takes.
+    #[error(
+        "`{option}` is given, but no adapter here takes it; those that do are `{taken}`: leave it out, \
+         or choose another method"
+    )]
+    NotTaken {
+        /// The option.
+        option: &'static str,
+        /// The adapters that take it.
+        taken: String,
+    },
+    /// A rate of values where none are adapted.
+    #[error(
+        "`v_lr` is given, but no projection of values carries an adapter; leave it out, or give `targets: [v]`"
+    )]
+    NoValues,
+    /// Both a rank and what finds it.
+    #[error("both `rank` and `budget` are given, and the budget finds the rank; leave one out")]
+    RankAndBudget,
+    /// A budget that no rank keeps.
+    #[error(
+        "`budget` is {budget} numbers, but with rank 1 the adapters train {least}; give at least that, or fewer `targets`"
+    )]
+    Budget {
+        /// How many numbers may train.
+        budget: usize,
+        /// How many do with the least rank.
+        least: usize,
     },
     /// A pattern that names no parameter of the model.
     #[error("`trainable`: pattern `{pattern}` names no parameter of the model{hint}")]

@@ -1,19 +1,23 @@
 //! What an adapter is: what it does to one projection, what is said of it, and the projections.
 
 mod error;
+mod option;
 mod parameter;
 pub(crate) mod pattern;
 mod peft;
 mod projected;
+mod role;
 mod site;
 mod spec;
 mod trainable;
 
 pub use error::AdapterError;
+pub use option::AdapterOption;
 pub use parameter::{AdapterParameter, End, Side, Start};
 pub use peft::{Field, Peft};
 pub(crate) use projected::as_rows;
 pub use projected::{Mode, Operands, Place, Projected};
+pub use role::Role;
 pub use site::{Layout, Site};
 pub use spec::{AdapterSpec, Scaling, Strategy};
 pub use trainable::Trainable;
@@ -31,9 +35,14 @@ pub trait Adapter: fmt::Debug + Sync {
     /// The name in files, such as `principal`; unique among all adapters.
     fn name(&self) -> &'static str;
 
-    /// Whether it has a rank, which has to be given, and options that go with it.
+    /// What can be said of it beside where it is and its rate; anything else is refused.
+    fn options(&self) -> &'static [AdapterOption] {
+        &[]
+    }
+
+    /// Whether it has a rank, which has to be given.
     fn has_rank(&self) -> bool {
-        false
+        self.options().contains(&AdapterOption::Rank)
     }
 
     /// Checks what is said of a projection, beside what holds for all adapters.

@@ -1,4 +1,6 @@
-use super::{AdapterError, AdapterParameter, AdapterSpec, Strategy};
+use std::collections::HashMap;
+
+use super::{AdapterError, AdapterParameter, AdapterSpec, Strategy, pattern};
 
 /// How a projection's weight lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,23 @@ impl Site {
     /// Whether an adapter goes beside it.
     pub fn is_adapted(&self) -> bool {
         matches!(self.spec.strategy, Strategy::Adapted(_))
+    }
+
+    /// Whether a pattern names it: its role, its path, or the last segments of that.
+    pub fn is_named(&self, pattern: &str) -> bool {
+        let role = self.role();
+        role.is_some_and(|role| role.name() == pattern) || pattern::matches(pattern, &self.path)
+    }
+
+    /// How many numbers the adapters of a model's projections train.
+    pub fn adapters_trainable(sites: &[Self]) -> usize {
+        let adapted = sites.iter().filter(|site| site.is_adapted());
+        let parameters = adapted.flat_map(|site| site.parameters(sites));
+        let trained = parameters.filter(|parameter| parameter.trains);
+        let sizes: HashMap<String, usize> = trained
+            .map(|parameter| (parameter.name.clone(), parameter.count()))
+            .collect();
+        sizes.values().sum()
     }
 
     /// The parameters of its adapter, of a model with these projections.
@@ -105,6 +124,7 @@ impl Site {
             }
         };
         positive("lr", self.spec.lr)?;
+        positive("b_lr", self.spec.b_lr)?;
         if let Some(alpha) = self.spec.alpha {
             positive("alpha", alpha)?;
         }

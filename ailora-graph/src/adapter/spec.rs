@@ -62,6 +62,10 @@ pub struct AdapterSpec {
     pub dropout: f64,
     /// How `alpha` becomes the scale.
     pub scaling: Scaling,
+    /// Learning rate of the factor `B`, as a multiple of `A`'s (LoRA+).
+    pub b_lr: f64,
+    /// Whether the rows of the adapted weight have trained lengths, its magnitudes (DoRA).
+    pub dora: bool,
 }
 
 impl AdapterSpec {
@@ -73,6 +77,8 @@ impl AdapterSpec {
             alpha: None,
             dropout: 0.0,
             scaling: Scaling::Classic,
+            b_lr: 1.0,
+            dora: false,
         }
     }
 
@@ -118,6 +124,18 @@ impl AdapterSpec {
     /// Sets how `alpha` becomes the scale.
     pub const fn with_scaling(mut self, scaling: Scaling) -> Self {
         self.scaling = scaling;
+        self
+    }
+
+    /// Sets the learning rate of `B`, as a multiple of `A`'s.
+    pub const fn with_b_lr(mut self, b_lr: f64) -> Self {
+        self.b_lr = b_lr;
+        self
+    }
+
+    /// Sets whether there are trained magnitudes.
+    pub const fn with_dora(mut self, dora: bool) -> Self {
+        self.dora = dora;
         self
     }
 

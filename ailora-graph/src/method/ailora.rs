@@ -1,7 +1,7 @@
 //! AILoRA.
 
 use super::{Method, low_rank};
-use crate::adapter::{Adapter, AdapterSpec};
+use crate::adapter::{Adapter, AdapterSpec, Site};
 
 /// Asymmetric initialisation: principal queries, minor values, values at twice the rate, as the model
 /// is annotated.
@@ -25,8 +25,10 @@ impl Method for Ailora {
         &[&low_rank::PRINCIPAL, &low_rank::MINOR]
     }
 
-    fn spec(&self, annotated: AdapterSpec) -> AdapterSpec {
-        annotated
+    /// What is not annotated starts at random: the method says nothing of other roles than queries and
+    /// values.
+    fn spec(&self, site: &Site) -> AdapterSpec {
+        low_rank::annotated(site)
     }
 }
 

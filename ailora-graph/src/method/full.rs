@@ -1,7 +1,7 @@
 //! Full fine-tuning.
 
 use super::Method;
-use crate::adapter::{AdapterSpec, Trainable};
+use crate::adapter::{AdapterSpec, Site, Trainable};
 
 /// No adapter: every parameter of the model trains.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ impl Method for Full {
         "full fine-tuning"
     }
 
-    fn spec(&self, annotated: AdapterSpec) -> AdapterSpec {
-        annotated.with_lr(1.0)
+    fn spec(&self, _: &Site) -> AdapterSpec {
+        AdapterSpec::full()
     }
 
     fn trainable(&self) -> Trainable {

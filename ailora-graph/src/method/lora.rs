@@ -1,7 +1,7 @@
 //! LoRA.
 
 use super::{Method, low_rank};
-use crate::adapter::{Adapter, AdapterSpec};
+use crate::adapter::{Adapter, AdapterSpec, Site};
 
 /// Random `A`, zero `B`, one rate.
 #[derive(Debug)]
@@ -24,8 +24,8 @@ impl Method for Lora {
         &[&low_rank::RANDOM]
     }
 
-    fn spec(&self, annotated: AdapterSpec) -> AdapterSpec {
-        low_rank::started(annotated, &low_rank::RANDOM).with_lr(1.0)
+    fn spec(&self, site: &Site) -> AdapterSpec {
+        low_rank::started(site, &low_rank::RANDOM).with_lr(1.0)
     }
 }
 

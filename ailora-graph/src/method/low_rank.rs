@@ -5,8 +5,8 @@
 
 use crate::{
     adapter::{
-        Adapter, AdapterError, AdapterParameter, AdapterSpec, End, Field, Layout, Merged, Operands,
-        Peft, Projected, Published, Side, Site, Start, Strategy,
+        Adapter, AdapterError, AdapterOption, AdapterParameter, AdapterSpec, End, Field, Layout,
+        Merged, Operands, Peft, Projected, Published, Side, Site, Start, Strategy,
     },
     ir::{Id, ProgramError, ops::concat::Concat},
 };
@@ -36,6 +36,18 @@ pub const RANDOM: LowRank = LowRank {
     name: "random",
     part: None,
 };
+
+/// What can be said of a low-rank adapter.
+const OPTIONS: &[AdapterOption] = &[
+    AdapterOption::Rank,
+    AdapterOption::Alpha,
+    AdapterOption::Scaling,
+    AdapterOption::Dropout,
+    AdapterOption::BRate,
+];
+
+/// The rank of an adapter of which nothing is said.
+const RANK: usize = 8;
 
 /// What the factors are called below their projection.
 pub(crate) const FACTORS: [&str; 2] = ["lora_A", "lora_B"];
@@ -109,7 +121,10 @@ impl LowRank {
         };
         Factors {
             a: AdapterParameter::trained(site.lora_a(), a, start_a),
-            b: AdapterParameter::trained(site.lora_b(), b, start_b),
+            b: AdapterParameter {
+                rate: site.spec.b_lr,
+                ..AdapterParameter::trained(site.lora_b(), b, start_b)
+            },
         }
     }
 
@@ -169,8 +184,8 @@ impl Adapter for LowRank {
         self.name
     }
 
-    fn has_rank(&self) -> bool {
-        true
+    fn options(&self) -> &'static [AdapterOption] {
+        OPTIONS
     }
 
     /// The rank is at least 1, and at most the smaller side of the weight.
@@ -251,8 +266,17 @@ impl Adapter for LowRank {
     }
 }
 
-/// What is said of a low-rank adapter, with another start; anything else as it is.
-pub(super) fn started(spec: AdapterSpec, start: &'static LowRank) -> AdapterSpec {
+/// What a projection is annotated with, if that is an adapter, else one that starts at random.
+pub(super) fn annotated(site: &Site) -> AdapterSpec {
+    match site.spec.strategy {
+        Strategy::Adapted(_) => site.spec,
+        Strategy::Frozen | Strategy::Full => AdapterSpec::adapted(&RANDOM).with_rank(RANK),
+    }
+}
+
+/// What is said of a projection, as a low-rank adapter with this start. An adapter without a rank stays.
+pub(super) fn started(site: &Site, start: &'static LowRank) -> AdapterSpec {
+    let spec = annotated(site);
     match spec.rank() {
         Some(_) => AdapterSpec {
             strategy: Strategy::Adapted(start),
@@ -264,9 +288,10 @@ pub(super) fn started(spec: AdapterSpec, start: &'static LowRank) -> AdapterSpec
 
 /// What is said of a low-rank adapter, from the other end of the spectrum.
 pub(super) fn exchanged(spec: AdapterSpec) -> AdapterSpec {
-    match spec.strategy {
-        Strategy::Adapted(adapter) if adapter.name() == PRINCIPAL.name => started(spec, &MINOR),
-        Strategy::Adapted(adapter) if adapter.name() == MINOR.name => started(spec, &PRINCIPAL),
-        _ => spec,
-    }
+    let strategy = match spec.strategy {
+        Strategy::Adapted(adapter) if adapter.name() == PRINCIPAL.name => Strategy::Adapted(&MINOR),
+        Strategy::Adapted(adapter) if adapter.name() == MINOR.name => Strategy::Adapted(&PRINCIPAL),
+        other => other,
+    };
+    AdapterSpec { strategy, ..spec }
 }

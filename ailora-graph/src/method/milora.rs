@@ -1,7 +1,7 @@
 //! MiLoRA.
 
 use super::{Method, low_rank};
-use crate::adapter::AdapterSpec;
+use crate::adapter::{AdapterSpec, Site};
 
 /// Minor everywhere, one rate.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ impl Method for Milora {
         "Wang et al., MiLoRA: harnessing minor singular components, 2024"
     }
 
-    fn spec(&self, annotated: AdapterSpec) -> AdapterSpec {
-        low_rank::started(annotated, &low_rank::MINOR).with_lr(1.0)
+    fn spec(&self, site: &Site) -> AdapterSpec {
+        low_rank::started(site, &low_rank::MINOR).with_lr(1.0)
     }
 }
 

@@ -15,8 +15,8 @@ mod reailora;
 mod rslora;
 
 pub use crate::adapter::{
-    Adapter, AdapterParameter, End, Field, Merged, Operands, Peft, Projected, Published, Side,
-    Start,
+    Adapter, AdapterOption, AdapterParameter, End, Field, Merged, Operands, Peft, Projected,
+    Published, Side, Start,
 };
 pub use list::*;
 pub(crate) use low_rank::FACTORS;
@@ -25,7 +25,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::adapter::{AdapterSpec, Trainable};
+use crate::adapter::{AdapterSpec, Site, Trainable};
 
 /// A name in the literature for how a whole model is fine-tuned: what it makes of what the model's
 /// annotations say.
@@ -44,8 +44,14 @@ pub trait Method: fmt::Debug + Sync {
         &[]
     }
 
-    /// What a projection that is annotated with an adapter gets.
-    fn spec(&self, annotated: AdapterSpec) -> AdapterSpec;
+    /// Whether it adapts a projection where the targets are not chosen: those that are annotated with an
+    /// adapter. A projection that is annotated `full` never is.
+    fn adapts(&self, site: &Site) -> bool {
+        site.is_adapted()
+    }
+
+    /// What a projection that it adapts gets, annotated or not.
+    fn spec(&self, site: &Site) -> AdapterSpec;
 
     /// What trains.
     fn trainable(&self) -> Trainable {

@@ -1,7 +1,7 @@
 //! PiSSA.
 
 use super::{Method, low_rank};
-use crate::adapter::AdapterSpec;
+use crate::adapter::{AdapterSpec, Site};
 
 /// Principal everywhere, one rate.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ impl Method for Pissa {
         "Meng et al., PiSSA: principal singular values and singular vectors adaptation, 2024"
     }
 
-    fn spec(&self, annotated: AdapterSpec) -> AdapterSpec {
-        low_rank::started(annotated, &low_rank::PRINCIPAL).with_lr(1.0)
+    fn spec(&self, site: &Site) -> AdapterSpec {
+        low_rank::started(site, &low_rank::PRINCIPAL).with_lr(1.0)
     }
 }
 

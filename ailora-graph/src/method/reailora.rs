@@ -1,7 +1,7 @@
 //! AILoRA with the ends of the spectrum exchanged.
 
 use super::{Method, low_rank};
-use crate::adapter::AdapterSpec;
+use crate::adapter::{AdapterSpec, Site};
 
 /// AILoRA with principal and minor exchanged.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ impl Method for Reailora {
         "the ablation of AILoRA, 2025"
     }
 
-    fn spec(&self, annotated: AdapterSpec) -> AdapterSpec {
-        low_rank::exchanged(annotated)
+    fn spec(&self, site: &Site) -> AdapterSpec {
+        low_rank::exchanged(low_rank::annotated(site))
     }
 }
 

@@ -1,7 +1,7 @@
 //! rsLoRA.
 
 use super::{Lora, Method};
-use crate::adapter::{AdapterSpec, Scaling};
+use crate::adapter::{AdapterSpec, Scaling, Site};
 
 /// LoRA with the rank-stabilised scale.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ impl Method for Rslora {
         "Kalajdzievski, A rank stabilization scaling factor for fine-tuning with LoRA, 2023"
     }
 
-    fn spec(&self, annotated: AdapterSpec) -> AdapterSpec {
-        Lora.spec(annotated).with_scaling(Scaling::RankStabilized)
+    fn spec(&self, site: &Site) -> AdapterSpec {
+        Lora.spec(site).with_scaling(Scaling::RankStabilized)
     }
 }
 

@@ -68,13 +68,12 @@ extern "C" __global__ void clip_norm(const double* sums, u32 count, double most,
 extern "C" __global__ void adamw(const Parameter* parameters, const Part* parts,
                                  const float* gradients, float* values, float* first,
                                  float* second, const Outcome* outcome, double base, double beta1,
-                                 double beta2, double eps, double weight_decay, double correction1,
-                                 double correction2) {
+                                 double beta2, double eps, double correction1, double correction2) {
     if (!outcome->finite) return;
     const Part part = parts[blockIdx.x];
     const Parameter parameter = parameters[part.parameter];
     const double lr = base * parameter.lr;
-    const float rate = float(lr / correction1), keep = float(1.0 - lr * weight_decay);
+    const float rate = float(lr / correction1), keep = float(1.0 - lr * parameter.weight_decay);
     const float b1 = float(beta1), b2 = float(beta2), root = 1.0f / float(correction2);
     const u64 end = min(parameter.len, u64(part.first) + COUNT);
     for (u64 i = part.first + threadIdx.x; i < end; i += blockDim.x) {

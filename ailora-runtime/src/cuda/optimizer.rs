@@ -76,6 +76,7 @@ shared_structs! {
         stride: u32,
         /// Its multiple of the base rate.
         lr: f64,
+        weight_decay: f64,
         is_bf16: u64,
     }
 
@@ -166,6 +167,7 @@ impl Optimizer {
                 width: width.max(1) as u32,
                 stride: stride as u32,
                 lr,
+                weight_decay: adamw.weight_decay(name),
                 is_bf16: u64::from(array.dtype == DType::Bf16),
             });
             parts.extend((0..len).step_by(COUNT).map(|first| Part {
@@ -369,10 +371,7 @@ impl Stepper for Cuda {
         update: Update,
     ) -> Result<(), BackendError> {
         let AdamWConfig {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
+            beta1, beta2, eps, ..
         } = adamw.config();
         let device = &self.resources.device;
         let Training { optimizer, queued } = &mut self.training;
@@ -391,15 +390,7 @@ impl Stepper for Cuda {
         ];
         let correction1 = 1.0 - beta1.powi(update.step as i32);
         let correction2 = (1.0 - beta2.powi(update.step as i32)).sqrt();
-        let numbers = [
-            update.lr,
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-            correction1,
-            correction2,
-        ];
+        let numbers = [update.lr, beta1, beta2, eps, correction1, correction2];
         let mut step = vec![
             parameters,
             parts,

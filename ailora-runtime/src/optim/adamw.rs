@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use indexmap::IndexMap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -14,7 +16,8 @@ pub struct AdamWConfig {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// Decoupled weight decay.
+    /// Decoupled weight decay, of parameters with two axes or more: biases, norms and other vectors stay
+    /// as they are.
     pub weight_decay: f64,
 }
 
@@ -54,13 +57,17 @@ pub struct AdamW {
     groups: Vec<Group>,
     step: u64,
     moments: IndexMap<String, Moments>,
+    /// Parameters with one axis.
+    vectors: HashSet<String>,
 }
 
 impl AdamW {
     /// An optimiser for the parameters of `groups`, whose sizes `weights` knows.
     pub fn new(config: AdamWConfig, groups: Vec<Group>, weights: &Weights) -> Self {
-        let names = groups.iter().flat_map(|group| &group.parameters);
-        let moments = names
+        let names = || groups.iter().flat_map(|group| &group.parameters);
+        let is_vector = |name: &&String| weights.shape(name).is_some_and(|shape| shape.len() < 2);
+        let vectors = names().filter(is_vector).cloned().collect();
+        let moments = names()
             .filter_map(|name| {
                 let zeros = vec![0.0; weights.len(name)?];
                 let moments = Moments {
@@ -75,6 +82,7 @@ impl AdamW {
             groups,
             step: 0,
             moments,
+            vectors,
         }
     }
 
@@ -91,6 +99,14 @@ impl AdamW {
     /// The parameters, by how fast they learn.
     pub fn groups(&self) -> &[Group] {
         &self.groups
+    }
+
+    /// The weight decay of a parameter.
+    pub fn weight_decay(&self, name: &str) -> f64 {
+        match self.vectors.contains(name) {
+            true => 0.0,
+            false => self.config.weight_decay,
+        }
     }
 
     /// Counts an update that was [applied](Self::apply), or made elsewhere.
@@ -131,20 +147,17 @@ impl AdamW {
         factor: f64,
     ) {
         let AdamWConfig {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
+            beta1, beta2, eps, ..
         } = self.config;
         let correction1 = 1.0 - beta1.powi(step as i32);
         let correction2 = (1.0 - beta2.powi(step as i32)).sqrt();
         for group in &self.groups {
             let lr = lr * group.lr;
             let rate = (lr / correction1) as f32;
-            let keep = (1.0 - lr * weight_decay) as f32;
             let (b1, b2) = (beta1 as f32, beta2 as f32);
             let (eps, root, factor) = (eps as f32, 1.0 / correction2 as f32, factor as f32);
             for name in &group.parameters {
+                let keep = (1.0 - lr * self.weight_decay(name)) as f32;
                 let (Some(rows), Some(gradient), Some(moments)) = (
                     weights.rows_mut(name),
                     gradients.get(name),

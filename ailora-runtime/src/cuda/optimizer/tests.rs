@@ -6,6 +6,7 @@ use half::bf16;
 use super::*;
 use crate::{cuda::tests::emulate::Kernels, kernels::device::Source};
 
+const DECAYS: [f64; 2] = [0.02, 0.0];
 const RATES: [f64; 2] = [1.0, 2.0];
 /// Rows, width and stride of a parameter in float32, and of one in bfloat16.
 const PLACES: [(usize, usize, usize); 2] = [(1000, 9, 11), (30, 7, 7)];
@@ -105,6 +106,7 @@ impl State {
                     width: width as u32,
                     stride: stride as u32,
                     lr: RATES[i],
+                    weight_decay: DECAYS[i],
                     is_bf16: i as u64,
                 }
             })
@@ -130,13 +132,10 @@ impl State {
         let numbers = [count, clip.to_bits(), 2, u64::from(follows), outcome];
         self.launch(2, &[&[sums][..], &numbers].concat());
         let AdamWConfig {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
+            beta1, beta2, eps, ..
         } = config();
         let corrections = [1.0 - beta1.powi(step), (1.0 - beta2.powi(step)).sqrt()];
-        let numbers = [BASE, beta1, beta2, eps, weight_decay];
+        let numbers = [BASE, beta1, beta2, eps];
         let numbers = [&numbers[..], &corrections].concat();
         let numbers: Vec<u64> = numbers.into_iter().map(f64::to_bits).collect();
         let arrays = [gradients, values, moments[0], moments[1], outcome];
@@ -150,10 +149,7 @@ fn address<T>(of: &mut [T]) -> u64 {
 }
 
 fn config() -> AdamWConfig {
-    AdamWConfig {
-        weight_decay: 0.02,
-        ..AdamWConfig::default()
-    }
+    AdamWConfig::default()
 }
 
 /// AdamW in float64: the norm of the mean gradient, whose values and moments go one step on.
@@ -180,13 +176,11 @@ fn expected(
         1.0
     };
     let AdamWConfig {
-        beta1,
-        beta2,
-        eps,
-        weight_decay,
+        beta1, beta2, eps, ..
     } = config();
     for (i, x) in values.iter_mut().enumerate() {
-        let lr = BASE * RATES[usize::from(i >= len(0))];
+        let parameter = usize::from(i >= len(0));
+        let (lr, weight_decay) = (BASE * RATES[parameter], DECAYS[parameter]);
         let g = factor * mean(i);
         let [m, v] = moments;
         m[i] = beta1 * m[i] + (1.0 - beta1) * g;

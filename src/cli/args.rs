@@ -225,7 +225,10 @@ fn method(text: &str) -> Result<&'static dyn Method, Unknown> {
 /// What `--method` does.
 fn methods() -> String {
     let names: Vec<&str> = METHODS.iter().map(|method| method.name()).collect();
-    format!("What is adapted or trained, and how: {} [default: ailora]", names.join(", "))
+    format!(
+        "What is adapted or trained, and how: {} [default: ailora]",
+        names.join(", ")
+    )
 }
 
 fn trainable(text: &str) -> Result<Trainable, String> {

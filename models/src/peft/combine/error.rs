@@ -28,7 +28,9 @@ pub enum CombineError {
         kind: Combination,
     },
     /// A share is missing.
-    #[error("`{0}` prunes adapters; say which share of their values is left by a density from 0 to 1")]
+    #[error(
+        "`{0}` prunes adapters; say which share of their values is left by a density from 0 to 1"
+    )]
     NoDensity(Combination),
     /// A share outside its range.
     #[error("the density is {0}; expected a share from 0 to 1 of an adapter's values")]

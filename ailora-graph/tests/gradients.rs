@@ -522,7 +522,10 @@ fn lengths_of_rows_have_their_value_and_no_gradient() {
         ("a".to_owned(), tensor([1, 2], &[1.0, 1.0])),
     ]
     .into();
-    let found = gradients(&p, "loss").unwrap().eval(&bindings, DRAW).unwrap();
+    let found = gradients(&p, "loss")
+        .unwrap()
+        .eval(&bindings, DRAW)
+        .unwrap();
     // [1, 2] + 2 [1, 1] = [3, 4].
     assert_eq!(found["lengths"].data, [5.0, 0.0]);
     assert_eq!(found[&*gradient_name("b")].data, [5.0, 5.0]);

@@ -46,11 +46,7 @@ pub fn distribute(program: &Program) -> Result<Program, ProgramError> {
 }
 
 /// The lengths of rows of a residual and factors, as those of the weight and one pair of factors more.
-fn lengths_apart(
-    new: &mut Program,
-    lengths: &RowLengths,
-    args: &[Id],
-) -> Result<Id, ProgramError> {
+fn lengths_apart(new: &mut Program, lengths: &RowLengths, args: &[Id]) -> Result<Id, ProgramError> {
     let Some(own) = residual(new, args[0]) else {
         return new.add(lengths.clone(), args);
     };

@@ -562,7 +562,10 @@ fn lengths_of_the_rows_of_a_weight_with_adapters() {
             p.slice(rows, 1, at[1], at[1] + shape[1]).unwrap()
         };
         let w = part([0, 0], [out, inner]);
-        let (b, a) = (part([0, inner], [out, first]), part([out, 0], [first, inner]));
+        let (b, a) = (
+            part([0, inner], [out, first]),
+            part([out, 0], [first, inner]),
+        );
         let b2 = p.input("b", Type::f32([out, second])).unwrap();
         let a2 = p.trained("a", Type::f32([second, inner])).unwrap();
         let scales = vec![Real(2.0), Real(-0.5)];

@@ -390,7 +390,9 @@ impl Loading<'_> {
             .with_dora(magnitude.is_some());
         let own = [(site.lora_a(), a), (site.lora_b(), b)];
         let magnitude = magnitude.map(|magnitude| (site.lora_magnitudes(), magnitude));
-        self.adapter.tensors.extend(own.into_iter().chain(magnitude));
+        self.adapter
+            .tensors
+            .extend(own.into_iter().chain(magnitude));
         let site = Site { spec, ..site };
         self.adapter.sites.insert(site.path.clone(), site);
         Ok(())

@@ -24,6 +24,8 @@ pub enum Field {
     Alphas,
     /// Which biases of the base are trained: `none`, `lora_only` or `all`.
     Biases,
+    /// Whether there are magnitudes, at all projections or none.
+    Dora,
     /// Always this.
     Bool(bool),
     /// Always this.

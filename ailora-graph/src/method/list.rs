@@ -41,6 +41,7 @@ methods! {
     super::lora_plus::LoraPlus,
     super::vera::Vera,
     super::ia3::Ia3,
+    super::dora::Dora,
     super::full::Full,
 }
 

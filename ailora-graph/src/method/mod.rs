@@ -5,6 +5,7 @@
 //! which flags, help, errors, files, tables and annotations go by.
 
 mod ailora;
+mod dora;
 mod full;
 mod ia3;
 mod list;

@@ -120,6 +120,11 @@ impl Folder {
                 }
                 Field::Biases => (value == "none", "\"none\"".to_owned()),
                 Field::Ranks | Field::Alphas => (is_unset(value), "none by module".to_owned()),
+                Field::Dora => {
+                    let dora = value.as_bool();
+                    spec = dora.map_or(spec, |dora| spec.with_dora(dora));
+                    (dora.is_some(), "true or false".to_owned())
+                }
                 Field::Bool(only) => (*value == only, only.to_string()),
                 Field::Number(only) => (value.as_f64() == Some(only), only.to_string()),
                 Field::Text(only) => (*value == only, format!("\"{only}\"")),

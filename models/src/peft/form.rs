@@ -3,7 +3,7 @@
 use ailora_graph::{
     Strategy,
     adapter::{Layout, Site},
-    method::{self, Adapter, Peft, constructors::random},
+    method::{self, Adapter, Field, Peft, constructors::random},
 };
 
 use super::PeftError;
@@ -24,9 +24,11 @@ pub fn alone() -> Option<&'static Peft> {
 /// The one form of all adapters of a model; nothing if there is no adapter.
 ///
 /// # Errors
-/// PEFT has none, or several; a projection whose weight lies the other way round than PEFT's do.
+/// PEFT has none, or several; magnitudes at some projections and not at others; a projection whose weight
+/// lies the other way round than PEFT's do.
 pub fn common(sites: &[Site]) -> Result<Option<&'static Peft>, PeftError> {
     let mut form: Option<&'static Peft> = None;
+    let mut dora: Option<bool> = None;
     for site in sites.iter().filter(|site| site.is_adapted()) {
         if site.layout == Layout::InOut {
             return Err(PeftError::Layout(site.path.clone()));
@@ -41,6 +43,13 @@ pub fn common(sites: &[Site]) -> Result<Option<&'static Peft>, PeftError> {
                 site: site.path.clone(),
                 found: own.kind,
                 expected: first.kind,
+            });
+        }
+        let has = |field| own.fields.iter().any(|(_, own)| *own == field);
+        if has(Field::Dora) && *dora.get_or_insert(site.spec.dora) != site.spec.dora {
+            return Err(PeftError::MixedDora {
+                site: site.path.clone(),
+                found: if site.spec.dora { "" } else { "no " },
             });
         }
     }

@@ -11,6 +11,7 @@
 //! LoRA of a projection (factors of embeddings, magnitudes, biases, rows of single tokens) becomes
 //! new values of the parameters that it changes.
 
+mod combine;
 mod config;
 mod contents;
 mod declared;
@@ -30,6 +31,7 @@ mod start;
 mod targets;
 mod trained;
 
+pub use combine::{Combination, Combine, CombineError, Majority, Source};
 pub use config::LORA;
 pub use draws::Draws;
 pub use error::PeftError;

@@ -116,6 +116,7 @@ impl Adapter {
                 .map(|site| (site.path.clone(), json!(alpha(site))))
                 .collect(),
             Field::Biases => json!(self.biases.name()),
+            Field::Dora => json!(self.sites.values().any(|site| site.spec.dora)),
             Field::Bool(value) => json!(value),
             Field::Number(value) => json!(value),
             Field::Text(value) => json!(value),

@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::{
     adapter::{Adapter, Layout, Operands, Place, Projected, Site, Strategy, Trainable, as_rows},
+    grad::gradient_name,
     ir::{Id, Leaf, Op, Program, ProgramError, ops::matmul::MatMul},
 };
 use hook::{Hook, Readers};
@@ -111,6 +112,33 @@ pub fn adapt(
             None => Ok(value),
         }
     })
+}
+
+/// Gives each gradient among a step's outputs the form in which its adapter wants it
+/// ([`Adapter::gradient`]).
+///
+/// # Errors
+/// An expression whose types do not fit.
+pub fn shape_gradients(step: &mut Program, sites: &[Site]) -> Result<(), ProgramError> {
+    for site in sites {
+        let Strategy::Adapted(adapter) = site.spec.strategy else {
+            continue;
+        };
+        for parameter in site.parameters(sites).iter().filter(|own| own.trains) {
+            let name = gradient_name(&parameter.name);
+            let Some(&gradient) = step.outputs().get(&*name) else {
+                continue;
+            };
+            let mut projected = Projected {
+                program: step,
+                site,
+                sites,
+            };
+            let shaped = adapter.gradient(&mut projected, parameter, gradient)?;
+            step.set_output(name, shaped);
+        }
+    }
+    Ok(())
 }
 
 /// A site and its adapter.

@@ -85,6 +85,20 @@ pub trait Adapter: fmt::Debug + Sync {
         Ok(output)
     }
 
+    /// What the optimiser takes for the gradient of one of its trained parameters. It is linear in the
+    /// gradient, so that gradients may be summed before or after, and clipped after.
+    ///
+    /// # Errors
+    /// An expression whose types do not fit.
+    fn gradient(
+        &self,
+        _p: &mut Projected<'_>,
+        _parameter: &AdapterParameter,
+        gradient: Id,
+    ) -> Result<Id, ProgramError> {
+        Ok(gradient)
+    }
+
     /// The weight and the bias of a projection without adapter that computes the same, or nothing if
     /// there is none. `weight` lies as the [site's layout](Site::layout) says.
     ///

@@ -83,6 +83,20 @@ pub enum Start {
         /// Which factor.
         side: Side,
     },
+    /// Left singular vectors of the weight, `[out, k]`.
+    LeftVectors {
+        /// Which.
+        end: End,
+    },
+    /// A factor of the QR decomposition of the weight `[out, in]`: the first `k` columns of `Q`, or the
+    /// first `k` rows of `R`.
+    Qr {
+        /// Which factor.
+        side: Side,
+    },
+    /// `(A A^T + 1e-8 I)^-1 / s^2`, `[k, k]`, of the projection's [`lora_a`](super::Site::lora_a), which
+    /// is declared before it, and the adapter's scale `s`.
+    InverseGram,
     /// The length of each row of the weight, `[out]`.
     RowLengths,
 }

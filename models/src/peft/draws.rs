@@ -2,10 +2,7 @@
 
 use std::collections::HashSet;
 
-use ailora_graph::{
-    adapter::Site,
-    method::{AdapterParameter, Start},
-};
+use ailora_graph::method::{AdapterParameter, Start};
 use ailora_runtime::{init::drawn_as_pytorch, store::Array};
 
 use super::{Adapter, PeftError};

@@ -29,8 +29,8 @@ use crate::ir::{Id, ProgramError};
 /// What becomes of a projection `y = x W^T + b` whose weight and bias stay as they are.
 ///
 /// An adapter is a value without state of a run: what differs between projections is in their
-/// [`Site`]s, which carry rank, scale and rate. The result computes what the projection did, at the
-/// start of training.
+/// [`Site`]s, which carry rank, scale and rate. At the start of training the result computes what the
+/// projection did, or nearly: a bottleneck starts from small random numbers.
 pub trait Adapter: fmt::Debug + Sync {
     /// The name in files, such as `principal`; unique among all adapters.
     fn name(&self) -> &'static str;

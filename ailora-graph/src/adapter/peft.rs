@@ -28,6 +28,8 @@ pub enum Field {
     Bool(bool),
     /// Always this.
     Number(f64),
+    /// Always this.
+    Text(&'static str),
     /// An empty list.
     Empty,
 }

@@ -35,6 +35,9 @@ methods! {
     super::milora::Milora,
     super::reailora::Reailora,
     super::rslora::Rslora,
+    super::houlsby::Houlsby,
+    super::pfeiffer::Pfeiffer,
+    super::bitfit::Bitfit,
     super::full::Full,
 }
 
@@ -169,7 +172,7 @@ mod tests {
         );
         assert_eq!(
             text(strategy("zzz").unwrap_err()),
-            "unknown start `zzz`; expected one of principal, minor, random, frozen, full"
+            "unknown start `zzz`; expected one of principal, minor, random, houlsby, pfeiffer, frozen, full"
         );
     }
 }

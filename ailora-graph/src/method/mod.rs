@@ -5,18 +5,22 @@
 //! which flags, help, errors, files, tables and annotations go by.
 
 mod ailora;
+mod bitfit;
+mod bottleneck;
 mod full;
+mod houlsby;
 mod list;
 mod lora;
 mod low_rank;
 mod milora;
+mod pfeiffer;
 mod pissa;
 mod reailora;
 mod rslora;
 
 pub use crate::adapter::{
-    Adapter, AdapterOption, AdapterParameter, End, Field, Merged, Operands, Peft, Projected,
-    Published, Side, Start,
+    Adapter, AdapterOption, AdapterParameter, End, Field, Merged, Operands, Peft, Place,
+    Projected, Published, Side, Start,
 };
 pub use list::*;
 pub(crate) use low_rank::FACTORS;

@@ -108,6 +108,7 @@ impl Adapter {
             Field::Biases => json!(self.biases.name()),
             Field::Bool(value) => json!(value),
             Field::Number(value) => json!(value),
+            Field::Text(value) => json!(value),
             Field::Empty => json!([]),
         }
     }

@@ -1,5 +1,7 @@
 //! Initialises adapters: from singular triplets of the weights, at random, or by constants.
 
+use std::collections::HashSet;
+
 use ailora_graph::{
     adapter::{Layout, Site},
     ir::Draw,
@@ -10,6 +12,7 @@ use thiserror::Error;
 use crate::{
     spectrum::{Matrix, Options, Progress, Request, SpectrumError, Triplets, triplets_of},
     store::{Array, Params},
+    torch_random::TorchRandom,
 };
 
 /// An adapter that cannot be given its start.
@@ -59,9 +62,14 @@ pub fn initialise(
     progress: impl Fn(Progress<'_>) + Sync,
 ) -> Result<(), InitError> {
     let mut spectral: Vec<(&Site, Vec<Factor>)> = Vec::new();
+    let mut started: HashSet<String> = HashSet::new();
     for site in sites {
         let mut factors = Vec::new();
         for parameter in site.parameters(sites) {
+            // What several sites share is one parameter.
+            if !started.insert(parameter.name.clone()) {
+                continue;
+            }
             match alone(site, &parameter, params, seed)? {
                 Some(array) => _ = params.insert(parameter.name, array),
                 None => factors.extend(Factor::of(&parameter)),
@@ -100,6 +108,9 @@ fn alone(
         Start::Uniform { bound } => numbers
             .map(|i| (bound * (2.0 * key.uniform(i) - 1.0)) as f32)
             .collect(),
+        Start::AsPytorch { seed, skip, bound } => {
+            drawn_as_pytorch(seed, skip, bound, parameter.count())
+        }
         Start::Normal { deviation } => numbers
             .map(|i| (deviation * key.normal(i)) as f32)
             .collect(),
@@ -108,6 +119,13 @@ fn alone(
     };
     let shape = parameter.shape.clone();
     Ok(Some(Array::new(shape, data)))
+}
+
+/// What [`Start::AsPytorch`] says: `count` numbers of a generator after `skip` of them.
+pub fn drawn_as_pytorch(seed: u64, skip: usize, bound: f64, count: usize) -> Vec<f32> {
+    let mut random = TorchRandom::new(seed);
+    (0..skip).for_each(|_| _ = random.unit());
+    (0..count).map(|_| random.uniform(-bound, bound)).collect()
 }
 
 /// The length of each row of a site's weight as the papers write it, `[out]`.

@@ -12,10 +12,7 @@ use thiserror::Error;
 
 use crate::{
     adapter::{Adapter, Layout, Operands, Projected, Site, Strategy, Trainable, as_rows},
-    ir::{
-        Id, Leaf, Op, Program, ProgramError,
-        ops::matmul::MatMul,
-    },
+    ir::{Id, Leaf, Op, Program, ProgramError, ops::matmul::MatMul},
 };
 use hook::{Hook, Readers};
 

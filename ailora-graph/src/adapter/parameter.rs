@@ -61,6 +61,15 @@ pub enum Start {
         /// Half of the range.
         bound: f64,
     },
+    /// Drawn evenly from `[-bound, bound)` as PyTorch draws on a CPU, whatever the run's seed.
+    AsPytorch {
+        /// The generator's seed.
+        seed: u64,
+        /// How many numbers are drawn before.
+        skip: usize,
+        /// Half of the range.
+        bound: f64,
+    },
     /// Drawn from a normal distribution around 0.
     Normal {
         /// Its standard deviation.

@@ -35,6 +35,9 @@ methods! {
     super::milora::Milora,
     super::reailora::Reailora,
     super::rslora::Rslora,
+    super::dora::Dora,
+    super::vera::Vera,
+    super::ia3::Ia3,
     super::houlsby::Houlsby,
     super::pfeiffer::Pfeiffer,
     super::bitfit::Bitfit,
@@ -172,7 +175,8 @@ mod tests {
         );
         assert_eq!(
             text(strategy("zzz").unwrap_err()),
-            "unknown start `zzz`; expected one of principal, minor, random, houlsby, pfeiffer, frozen, full"
+            "unknown start `zzz`; expected one of principal, minor, random, vera, ia3, ia3_input, houlsby, \
+             pfeiffer, frozen, full"
         );
     }
 }

@@ -2,13 +2,19 @@
 //!
 //! `A0` and `B0` are the frozen start of `A` and `B`, such that `s B0 A0` is the part of `W` that the
 //! adapter starts from; a random start has none, as its `B` is zero.
+//!
+//! With trained magnitudes `m` (DoRA) the product is `k (x V^T)`, with `V = W - s B0 A0 + s B A` and for each
+//! output the factor `k = m / |V|` of its row of `V`. The lengths `|V|` are constants to the derivative.
 
 use crate::{
     adapter::{
         Adapter, AdapterError, AdapterOption, AdapterParameter, AdapterSpec, End, Field, Layout,
         Merged, Operands, Peft, Projected, Published, Side, Site, Start, Strategy,
     },
-    ir::{Id, ProgramError, ops::concat::Concat},
+    ir::{
+        Id, ProgramError, Real,
+        ops::{concat::Concat, elementwise::Binary, row_lengths::RowLengths},
+    },
 };
 
 /// A product of two thin matrices beside a weight.
@@ -44,6 +50,7 @@ const OPTIONS: &[AdapterOption] = &[
     AdapterOption::Scaling,
     AdapterOption::Dropout,
     AdapterOption::BRate,
+    AdapterOption::Dora,
 ];
 
 /// The rank of an adapter of which nothing is said.
@@ -61,7 +68,7 @@ static PEFT: Peft = Peft {
         ("lora_alpha", Field::Alpha),
         ("lora_dropout", Field::Number(0.0)),
         ("use_rslora", Field::Bool(false)),
-        ("use_dora", Field::Bool(false)),
+        ("use_dora", Field::Dora),
         ("fan_in_fan_out", Field::Bool(false)),
         ("bias", Field::Biases),
         ("init_lora_weights", Field::Bool(true)),
@@ -79,6 +86,11 @@ impl Site {
     /// Name of the up projection `B`, `[out, r]`, of a low-rank adapter.
     pub fn lora_b(&self) -> String {
         format!("{}.lora_B.weight", self.path)
+    }
+
+    /// Name of the magnitudes of a low-rank adapter, `[out]`.
+    pub fn lora_magnitudes(&self) -> String {
+        format!("{}.lora_magnitude_vector", self.path)
     }
 
     /// Name of the frozen start of `A`.
@@ -126,6 +138,37 @@ impl LowRank {
                 ..AdapterParameter::trained(site.lora_b(), b, start_b)
             },
         }
+    }
+
+    /// `m`, if there are magnitudes: the lengths of the published weight's rows.
+    fn magnitudes(site: &Site) -> Option<AdapterParameter> {
+        let lengths = || {
+            let name = site.lora_magnitudes();
+            AdapterParameter::trained(name, [site.out_features], Start::RowLengths)
+        };
+        site.spec.dora.then(lengths)
+    }
+
+    /// `k = m / |V|`, `[out]`, if there are magnitudes, with `V` the sum of `residual` and `s B A`, both
+    /// `[out, in]`. Where `|V|` is zero, `k` is one.
+    fn row_factors(
+        p: &mut Projected<'_>,
+        residual: Id,
+        trained: Factors<Id>,
+    ) -> Result<Option<Id>, ProgramError> {
+        let Some(magnitudes) = Self::magnitudes(p.site) else {
+            return Ok(None);
+        };
+        let magnitudes = p.parameter(&magnitudes)?;
+        let scales = vec![Real(Self::scale(p.site))];
+        let p = &mut *p.program;
+        let lengths = p.add(RowLengths { scales }, &[residual, trained.b, trained.a])?;
+        let [zero, one] = [0.0, 1.0].map(|number| p.constant(number));
+        let is_some = p.add(Binary::Less, &[zero, lengths])?;
+        let is_zero = p.difference(one, is_some)?;
+        let magnitudes = p.product(magnitudes, is_some)?;
+        let [above, below] = [magnitudes, lengths].map(|id| p.sum(id, is_zero));
+        p.add(Binary::Div, &[above?, below?]).map(Some)
     }
 
     /// `A0` and `B0`.
@@ -210,24 +253,43 @@ impl Adapter for LowRank {
 
     fn parameters(&self, site: &Site, _: &[Site]) -> Vec<AdapterParameter> {
         let Factors { a, b } = self.trained(site);
-        match self.start(site) {
+        let mut parameters = match self.start(site) {
             None => vec![a, b],
             Some(Factors { a: a0, b: b0 }) => vec![a0, a, b0, b],
-        }
+        };
+        parameters.extend(Self::magnitudes(site));
+        parameters
     }
 
+    /// With magnitudes and dropout, what is dropped from `x` goes through the frozen weight alone, as PEFT has
+    /// it: `k (d V^T) + (x - d) (W - s B0 A0)^T`, of the input `d` with dropout.
     fn product(&self, p: &mut Projected<'_>, operands: Operands) -> Result<Id, ProgramError> {
         let weight = self.residual(p, operands.weight, Layout::OutIn)?;
-        let frozen = p.frozen_product(Operands { weight, ..operands })?;
         let trained = self.trained(p.site).in_program(p)?;
+        let factors = Self::row_factors(p, weight, trained)?;
         let input = p.dropped(operands)?;
+        let scaled = match factors {
+            Some(_) => input,
+            None => operands.input,
+        };
+        let frozen = p.program.matmul(scaled, false, weight, true)?;
         let down = p.program.matmul(input, false, trained.a, true)?;
         let down = p.program.scale(down, Self::scale(p.site))?;
         let up = p.program.matmul(down, false, trained.b, true)?;
-        p.program.sum(frozen, up)
+        let sum = p.program.sum(frozen, up)?;
+        let Some(factors) = factors else {
+            return Ok(sum);
+        };
+        let product = p.program.product(sum, factors)?;
+        if input == operands.input {
+            return Ok(product);
+        }
+        let dropped = p.program.difference(operands.input, input)?;
+        let unscaled = p.program.matmul(dropped, false, weight, true)?;
+        p.program.sum(product, unscaled)
     }
 
-    /// `W - s B0 A0 + s B A`.
+    /// `V = W - s B0 A0 + s B A`, or `k V`.
     fn merged(
         &self,
         p: &mut Projected<'_>,
@@ -238,8 +300,22 @@ impl Adapter for LowRank {
         let residual = self.residual(p, weight, layout)?;
         let trained = self.trained(p.site).in_program(p)?;
         let part = trained.part(p, layout)?;
-        let weight = p.program.sum(residual, part)?;
-        Ok(Some(Merged { weight, bias }))
+        let mut merged = p.program.sum(residual, part)?;
+        let rows = match layout {
+            Layout::OutIn => weight,
+            Layout::InOut => p.program.transpose(weight)?,
+        };
+        let rows = self.residual(p, rows, Layout::OutIn)?;
+        if let Some(mut factors) = Self::row_factors(p, rows, trained)? {
+            if layout == Layout::OutIn {
+                factors = p.program.reshape(factors, &[p.site.out_features, 1])?;
+            }
+            merged = p.program.product(merged, factors)?;
+        }
+        Ok(Some(Merged {
+            weight: merged,
+            bias,
+        }))
     }
 
     /// Beside the published `W` the adapter of twice the rank with `A' = [A; A0]` and `B' = [B, -B0]`, so
@@ -255,9 +331,16 @@ impl Adapter for LowRank {
             rank *= 2;
         }
         let spec = AdapterSpec::adapted(&RANDOM).with_rank(rank);
+        let mut tensors = vec![(p.site.lora_a(), a), (p.site.lora_b(), b)];
+        if let Some(magnitudes) = Self::magnitudes(p.site) {
+            let own = p.parameter(&magnitudes)?;
+            tensors.push((magnitudes.name, own));
+        }
         Ok(Published {
-            spec: spec.with_alpha(Self::scale(p.site) * rank as f64),
-            tensors: vec![(p.site.lora_a(), a), (p.site.lora_b(), b)],
+            spec: spec
+                .with_alpha(Self::scale(p.site) * rank as f64)
+                .with_dora(p.site.spec.dora),
+            tensors,
         })
     }
 

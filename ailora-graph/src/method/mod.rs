@@ -7,8 +7,10 @@
 mod ailora;
 mod bitfit;
 mod bottleneck;
+mod dora;
 mod full;
 mod houlsby;
+mod ia3;
 mod list;
 mod lora;
 mod low_rank;
@@ -17,6 +19,7 @@ mod pfeiffer;
 mod pissa;
 mod reailora;
 mod rslora;
+mod vera;
 
 pub use crate::adapter::{
     Adapter, AdapterOption, AdapterParameter, End, Field, Merged, Operands, Peft, Place,

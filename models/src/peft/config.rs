@@ -55,7 +55,10 @@ const FIELDS: &[Field] = &[
         "lora_bias",
         "lora_B's bias, scaled, is added to the module's",
     ),
-    applied("use_dora", "the magnitudes are folded into the weight"),
+    applied(
+        "use_dora",
+        "the magnitudes of projections are trained on; those of embeddings are folded into the table",
+    ),
     applied(
         "init_lora_weights",
         "pissa and olora: their start is taken from the base, as PEFT does; pissa_niter_*, corda \

@@ -4,7 +4,7 @@ use ailora_graph::ir::{EvalError, ProgramError};
 use ailora_runtime::{spectrum::SpectrumError, store::StoreError};
 use thiserror::Error;
 
-use super::{CONFIG, WEIGHTS};
+use super::{CONFIG, CombineError, WEIGHTS};
 use crate::{
     closed::{Refused, json::JsonError},
     fields::FieldError,
@@ -27,6 +27,9 @@ pub enum PeftError {
     /// A field asks for something that is not done, or nobody knows it.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// Adapters that cannot be combined as it is asked.
+    #[error(transparent)]
+    Combine(#[from] CombineError),
     /// The folder has no such file.
     #[error("{folder}: no {file} there; an adapter folder holds {CONFIG} and {WEIGHTS}", folder = folder.display())]
     NoFile {
@@ -98,6 +101,17 @@ pub enum PeftError {
         /// That of projections before it.
         expected: &'static str,
     },
+    /// Magnitudes at some projections only, where PEFT has them at all or none.
+    #[error(
+        "{site} has {found}magnitudes (`dora`), unlike projections before it; PEFT's `use_dora` is for a \
+         whole folder: set `dora` for all projections or for none"
+    )]
+    MixedDora {
+        /// Module path of the projection.
+        site: String,
+        /// Nothing, or `no `.
+        found: &'static str,
+    },
     /// An adapter that comes to no weight.
     #[error(
         "{site}: the adapter `{adapter}` has no merged weight, so that it stays beside the model: use \
@@ -108,6 +122,16 @@ pub enum PeftError {
         site: String,
         /// The adapter.
         adapter: &'static str,
+    },
+    /// A parameter that is to be left out as its seed gives it, and is another.
+    #[error(
+        "`{name}` is not what seed {seed} draws, so that it cannot be left out of the folder; save it too"
+    )]
+    NotDrawn {
+        /// The parameter.
+        name: String,
+        /// The seed.
+        seed: u64,
     },
     /// An adapter whose expressions do not fit.
     #[error(transparent)]

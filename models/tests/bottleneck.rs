@@ -15,29 +15,48 @@ use ailora_graph::{
     method::{self, Method},
 };
 use ailora_models::{
-    batch::Inputs, config::Config, head::Head, model::Model, peft::Adapter, pretrained::Pretrained,
+    batch::{Batch, Inputs, Targets},
+    config::Config,
+    generate::{Decode, Generator, Options, Rules, Strategy},
+    head::Head,
+    model::Model,
+    peft::Adapter,
+    pretrained::Pretrained,
 };
 use ailora_runtime::{
     backend::Precision,
     init::initialise,
     optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
     passes::{Fusion, Passes},
-    spectrum::Options,
     store::{Array, Params},
     train::{MicroBatch, Trainer},
 };
 use serde_json::{Value, json};
-use support::{File, device, eval, fixtures, labels, largest_difference, relative_difference, run};
+use support::{
+    File, device, eval, fixtures, labels, largest_difference, one_row, relative_difference, run,
+};
 
 /// What is in `tests/fixtures/bottleneck`.
 const CASES: [(&str, &[&str]); 3] = [
     (
         "houlsby",
-        &["bert_cls", "roberta_cls", "deberta_v2_cls", "llama_mha", "bart"],
+        &[
+            "bert_cls",
+            "roberta_cls",
+            "deberta_v2_cls",
+            "llama_mha",
+            "bart",
+        ],
     ),
     (
         "pfeiffer",
-        &["bert_cls", "roberta_cls", "deberta_v2_cls", "llama_mha", "bart"],
+        &[
+            "bert_cls",
+            "roberta_cls",
+            "deberta_v2_cls",
+            "llama_mha",
+            "bart",
+        ],
     ),
     (
         "bitfit",
@@ -73,7 +92,7 @@ impl Scene {
         let parameters = base.model.parameters();
         let trainable = config.resolve_trainable(&sites, parameters).unwrap();
         let mut params = base.weights.clone();
-        initialise(&sites, &mut params, 1, &Options::default(), |_| {}).unwrap();
+        initialise(&sites, &mut params, 1, &Default::default(), |_| {}).unwrap();
         let io = fixtures().join(format!("parity/{model}-0/io.safetensors"));
         let batch = File::open(&io).batch(base.model.head());
         Self {
@@ -158,7 +177,10 @@ fn logits_gradients_and_twenty_steps_equal_torchs() {
             }
             let found = scene.logits();
             let difference = largest_difference(&found, &file.floats("logits"));
-            assert!(difference <= device::tolerance(1e-5), "{what}: {difference:e}");
+            assert!(
+                difference <= device::tolerance(1e-5),
+                "{what}: {difference:e}"
+            );
             gradients_equal(&what, &scene, &file);
             for fusion in [Fusion::Off, Fusion::At(Costs::default())] {
                 steps_equal(&what, &scene, &file, fusion);
@@ -366,7 +388,9 @@ fn folders_hold_what_was_trained() {
         } = &scene;
         Adapter::check(sites).unwrap();
         let adapter = Adapter::from_trained(&base.model, sites, params, trainable, &[]).unwrap();
-        adapter.save(folder.path(), model, base.model.head()).unwrap();
+        adapter
+            .save(folder.path(), model, base.model.head())
+            .unwrap();
         let config = std::fs::read(folder.path().join("adapter_config.json")).unwrap();
         let config: Value = serde_json::from_slice(&config).unwrap();
         let kind = match method {
@@ -393,7 +417,10 @@ fn folders_hold_what_was_trained() {
             }
             method => {
                 let error = outcome.unwrap_err().to_string();
-                assert!(error.contains(&format!("`{method}` has no merged weight")), "{error}");
+                assert!(
+                    error.contains(&format!("`{method}` has no merged weight")),
+                    "{error}"
+                );
                 is_refused_if_changed(folder.path(), &mut base, &config);
             }
         }
@@ -407,7 +434,11 @@ fn is_refused_if_changed(folder: &Path, base: &mut Pretrained, config: &Value) {
         ("non_linearity", json!("gelu"), "non_linearity"),
         ("width", json!(5), "expected [5, 32]"),
         ("width", json!(0), "width"),
-        ("width_pattern", json!({"nothing": 3}), "`nothing` has a rank"),
+        (
+            "width_pattern",
+            json!({"nothing": 3}),
+            "`nothing` has a rank",
+        ),
         ("width_pattern", json!({"x": 0.5}), "width_pattern"),
         ("scaling", json!(2.0), "scaling"),
         ("bias", json!("some"), "bias"),
@@ -420,6 +451,68 @@ fn is_refused_if_changed(folder: &Path, base: &mut Pretrained, config: &Value) {
         std::fs::write(path, changed.to_string()).unwrap();
         let error = Adapter::load(folder, base).unwrap_err().to_string();
         assert!(error.contains(says), "{field}: {error}");
+    }
+}
+
+/// Steps of generation, over a cache, as the model that reads all of a text at once.
+#[test]
+fn bottlenecks_generate_what_they_are_trained_to() {
+    const TOKENS: [i32; 3] = [17, 44, 9];
+    for method in ["houlsby", "pfeiffer"] {
+        for model in ["llama_mha", "bart"] {
+            let what = format!("{method} {model}");
+            let mut scene = Scene::of(method, model);
+            scene.disturb();
+            let prompt = [5, 6, 30, 31, 2];
+            let row = |ids: &[i32], targets: Targets| Batch {
+                targets,
+                ..one_row(ids)
+            };
+            // The first position whose logits are those behind the prompt.
+            let (batch, first) = match model {
+                "bart" => {
+                    let targets = Targets::texts([&TOKENS[..], &[2]].concat(), TOKENS.len() + 1);
+                    (row(&prompt, targets), 0)
+                }
+                _ => {
+                    let ids = [&prompt[..], &TOKENS].concat();
+                    (row(&ids, Targets::default()), prompt.len() - 1)
+                }
+            };
+            let own = &scene.base.model;
+            let program = own.program(batch.shape(), false, false).unwrap();
+            let program = scene.passes(Precision::F32).inference(&program).unwrap();
+            let mut outputs = run(&program, &scene.params, &own.inputs(&batch));
+            outputs.retain(|(name, _)| name == "logits");
+            let vocabulary = own.config().architecture.vocab_size();
+            let expected = outputs[0].1.chunks(vocabulary).skip(first);
+
+            let mut engine = device::engine(scene.params.clone(), Fusion::At(Costs::default()));
+            let mut generator = Generator::new(own.clone(), scene.sites.clone());
+            let prompts = [prompt.to_vec()];
+            let options = Options {
+                strategy: Strategy::Greedy,
+                rules: Rules::default(),
+                ends: Vec::new(),
+                max_new_tokens: 4,
+                numbers: Vec::new(),
+            };
+            let (mut session, _) = generator.start(&mut engine, &prompts, &options).unwrap();
+            let mut tokens = TOKENS.iter();
+            let mut compared = 0;
+            for expected in expected {
+                let found = session.logits().unwrap();
+                let found: Vec<f64> = found.iter().map(|&x| f64::from(x)).collect();
+                let largest = expected.iter().fold(1.0, |most: f64, x| most.max(x.abs()));
+                let off = largest_difference(&found, expected) / largest;
+                assert!(off <= device::tolerance(1e-5), "{what} {compared}: {off:e}");
+                compared += 1;
+                if let Some(&token) = tokens.next() {
+                    session.step(&[0], &[token]).unwrap();
+                }
+            }
+            assert_eq!(compared, TOKENS.len() + 1, "{what}");
+        }
     }
 }
 
@@ -438,7 +531,10 @@ fn a_model_without_biases_is_no_model_for_bitfit() {
     config.trainable = Some(Trainable::Parameters(vec!["*norm*".into()]));
     let error = config.resolve_trainable(&sites, base.model.parameters());
     let error = error.unwrap_err().to_string();
-    assert!(error.contains("method `bitfit` says what trains"), "{error}");
+    assert!(
+        error.contains("method `bitfit` says what trains"),
+        "{error}"
+    );
 }
 
 #[test]

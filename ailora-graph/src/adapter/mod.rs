@@ -1,5 +1,6 @@
 //! What an adapter is: what it does to one projection, what is said of it, and the projections.
 
+mod counts;
 mod error;
 mod option;
 mod parameter;
@@ -11,6 +12,7 @@ mod site;
 mod spec;
 mod trainable;
 
+pub use counts::Counts;
 pub use error::AdapterError;
 pub use option::AdapterOption;
 pub use parameter::{AdapterParameter, End, Side, Start};

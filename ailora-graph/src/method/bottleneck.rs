@@ -2,8 +2,8 @@
 
 use crate::{
     adapter::{
-        Adapter, AdapterError, AdapterOption, AdapterParameter, Field, Operands, Peft,
-        Place, Projected, Site, Start,
+        Adapter, AdapterError, AdapterOption, AdapterParameter, Field, Operands, Peft, Place,
+        Projected, Site, Start,
     },
     ir::{Id, ProgramError, ops::elementwise::Unary},
 };

@@ -22,8 +22,8 @@ mod rslora;
 mod vera;
 
 pub use crate::adapter::{
-    Adapter, AdapterOption, AdapterParameter, End, Field, Merged, Operands, Peft, Place,
-    Projected, Published, Side, Start,
+    Adapter, AdapterOption, AdapterParameter, End, Field, Merged, Operands, Peft, Place, Projected,
+    Published, Side, Start,
 };
 pub use list::*;
 pub(crate) use low_rank::FACTORS;

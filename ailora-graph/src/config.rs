@@ -210,7 +210,7 @@ impl AdaptConfig {
                 change.apply(pattern, rank, site)?;
             }
         }
-        sites.iter().try_for_each(Site::check)?;
+        Site::check_all(&sites)?;
         let by_sites = sites.iter().any(|site| site.spec.trains());
         if !by_sites && self.trains() == Trainable::Adapters {
             return Err(AdapterError::NothingTrains);

@@ -9,7 +9,7 @@ use ailora::{
     AdaptConfig, Scaling,
     adapter::{Site, Trainable},
     config::SiteOverride,
-    finetune::{AdapterFolder, Model},
+    finetune::Model,
     limits,
     method::{self, METHODS, Method, Unknown},
     models::{
@@ -17,7 +17,6 @@ use ailora::{
         dataset::Dataset,
         embedded,
         lengths::Cut,
-        peft::Origin,
         task::{TASKS, Task},
     },
     output::Existing,
@@ -30,7 +29,7 @@ use ailora::{
 use clap::Args;
 use serde::de::DeserializeOwned;
 
-use super::{Error, dataset::ColumnArgs, print};
+use super::{Error, dataset::ColumnArgs, print, sources::Given};
 
 /// What becomes of a run that the output folder holds.
 #[derive(Clone, Copy, Debug, Args)]
@@ -225,17 +224,10 @@ fn method(text: &str) -> Result<&'static dyn Method, Unknown> {
 
 /// What `--method` does.
 fn methods() -> String {
-    let all = |method: &&&dyn Method| method.trainable() == Trainable::All;
-    let (all, some): (Vec<_>, Vec<_>) = METHODS.iter().partition(all);
-    let names = |methods: Vec<&&dyn Method>| {
-        let names: Vec<&str> = methods.iter().map(|method| method.name()).collect();
-        names.join(", ")
-    };
+    let names: Vec<&str> = METHODS.iter().map(|method| method.name()).collect();
     format!(
-        "Start the annotated adapters as this method does: {}; or train all parameters: {} [default: \
-         ailora]",
-        names(some),
-        names(all)
+        "What is adapted or trained, and how: {} [default: ailora]",
+        names.join(", ")
     )
 }
 
@@ -326,9 +318,9 @@ pub fn say_cut(rows: &str, cut: &Cut) {
 }
 
 /// Says what became of an adapter's tensors.
-pub fn say_applied(folder: &Path, model: &Model) {
+pub fn say_applied(given: &Given, model: &Model) {
     if let Some(adapter) = &model.adapter {
-        print::say!("adapter {}: {}", folder.display(), adapter.report);
+        print::say!("adapter {given}: {}", adapter.report);
     }
 }
 
@@ -339,22 +331,6 @@ pub fn say(notes: &[Note]) {
     }
 }
 
-/// What is done with an adapter that records another base or task.
-#[derive(Clone, Copy, Debug, Args)]
-pub struct ForceArgs {
-    /// Use the adapter even if it was trained on another base or for another task.
-    #[arg(long, requires = "adapter")]
-    force_adapter: bool,
-}
-
-impl ForceArgs {
-    /// The folder of an adapter.
-    pub fn folder(self, path: &Path) -> AdapterFolder<'_> {
-        let force = self.force_adapter;
-        AdapterFolder { path, force }
-    }
-}
-
 /// What `--task` says, with what is said at its end.
 pub fn tasks(end: &str) -> String {
     let names: Vec<&str> = TASKS.iter().map(|task| &*task.name).collect();
@@ -362,25 +338,15 @@ pub fn tasks(end: &str) -> String {
     format!("Name of the task: {} or {last}{end}", others.join(", "))
 }
 
-/// The task that an adapter's folder records.
-fn recorded(folder: &Path) -> Result<Option<Task>, Error> {
-    let origin = Origin::read(folder)?;
-    Ok(match (origin.description, origin.task) {
-        (Some(description), _) => Some(Task::own(&description)?),
-        (None, Some(task)) => Some(Task::parse(&task)?),
-        (None, None) => None,
-    })
-}
-
-fn no_task(adapter: Option<AdapterFolder<'_>>) -> Error {
-    match adapter {
-        None => "--task is missing".into(),
-        Some(folder) => format!(
+fn no_task(adapter: Option<&Given>) -> Error {
+    match adapter.map(Given::folders).as_deref() {
+        Some([folder, ..]) => format!(
             "--task is missing, and {} does not record the adapter's; for data of your own pass --label or \
              --objective",
-            folder.path.display()
+            folder.display()
         )
         .into(),
+        _ => "--task is missing".into(),
     }
 }
 
@@ -422,16 +388,13 @@ impl ModelArgs {
     /// task is the one of --task, else the adapter's; without either it is what is understood of `data`.
     pub fn open_with(
         &self,
-        adapter: Option<AdapterFolder<'_>>,
+        adapter: Option<&Given>,
         columns: &ColumnArgs,
         data: &[PathBuf],
     ) -> Result<(Model, Task), Error> {
         let task = match &self.task {
             Some(task) => Some(Task::parse(task)?),
-            None => adapter
-                .map(|folder| recorded(folder.path))
-                .transpose()?
-                .flatten(),
+            None => adapter.map(Given::task).transpose()?.flatten(),
         };
         // What is given is what is scored: nothing is held out of it.
         let given = Dataset {
@@ -454,12 +417,12 @@ impl ModelArgs {
                 dataset.task(&understood, 0)?
             }
         };
-        let Some(folder) = adapter else {
+        let Some(given) = adapter else {
             return self.open_for(task, true);
         };
-        let model = Model::adapted(&self.model, &task, folder)?;
+        let model = Model::adapted(&self.model, &task, given.chosen())?;
         self.strict.check(&model)?;
-        say_applied(folder.path, &model);
+        say_applied(given, &model);
         Ok((model, task))
     }
 

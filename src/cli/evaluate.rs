@@ -1,10 +1,7 @@
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use ailora::{
-    finetune::{data, trained_length},
+    finetune::data,
     models::{
         batch::{BatchError, Buckets, Encoded, Order, evaluation},
         data::{Example, files},
@@ -20,10 +17,11 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Error,
-    args::{self, DeviceArgs, ForceArgs, ModelArgs, say_cut},
+    args::{self, DeviceArgs, ModelArgs, say_cut},
     dataset::ColumnArgs,
     generate::writer::TextArgs,
     print::{out, say},
+    sources::{Given, SourceArgs},
     table,
 };
 
@@ -34,11 +32,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Score the adapter in this folder; without one the model's own head is used.
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
     #[command(flatten)]
-    insist: ForceArgs,
+    source: SourceArgs,
     /// Score the rows of this file or folder of files, or those held out of the task's files in this folder;
     /// may be repeated [default: those of svamp are built in].
     #[arg(long, value_name = "PATH")]
@@ -117,15 +112,17 @@ fn average(metrics: &[Metric], parts: &[Part]) -> Option<(String, Map<String, Va
 
 /// Prints one JSON object: the metrics of each held-out split by name.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let adapter = args.adapter.as_deref();
-    let adapter = adapter.map(|path| args.insist.folder(path));
-    let (mut model, task) = args.model.open_with(adapter, &args.columns, &args.data)?;
+    let given = args.source.given()?;
+    let opened = args
+        .model
+        .open_with(given.as_ref(), &args.columns, &args.data);
+    let (mut model, task) = opened?;
     if let Some(other) = model.other_labels {
         return Err(other.into());
     }
     let task = task.evaluated();
     let (data, splits) = splits(&task, &args.data)?;
-    let max_len = length(args.max_length, args.adapter.as_deref(), &task);
+    let max_len = length(args.max_length, given.as_ref(), &task);
     let max_len = model.max_len(max_len);
     let writes = !args.loss_only && !model.objective.text_metrics().is_empty();
     let how = match writes {
@@ -235,8 +232,8 @@ fn splits(task: &Task, paths: &[PathBuf]) -> Result<(PathBuf, Vec<Split>), Error
 }
 
 /// The longest sequence: as given, else as the adapter was trained, else as the task says.
-pub fn length(given: Option<usize>, adapter: Option<&Path>, task: &Task) -> usize {
-    let trained = || trained_length(adapter?);
+pub fn length(given: Option<usize>, adapter: Option<&Given>, task: &Task) -> usize {
+    let trained = || adapter?.trained_length();
     given.or_else(trained).unwrap_or(task.max_len())
 }
 

@@ -4,7 +4,7 @@ use std::{
 };
 
 use ailora::{
-    finetune::{About, Model, trained_length, write_model},
+    finetune::{About, Model, write_model},
     models::{
         batch::Encoded, data::Example, objective::Predictor, peft::proof, pretrained::Pretrained,
         task::Task,
@@ -18,10 +18,11 @@ use ailora::{
 
 use super::{
     Error,
-    args::{self, DeviceArgs, ForceArgs, ModelArgs},
+    args::{self, DeviceArgs, ModelArgs},
     dataset::ColumnArgs,
     evaluate::logits,
     print::out,
+    sources::{Given, SourceArgs},
 };
 
 /// Sentences whose logits must survive what is written.
@@ -37,16 +38,14 @@ const TOLERANCE: f32 = 1e-4;
 
 /// What is exported.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("adapter", |adapter| adapter.required(true)))]
 pub struct ExportArgs {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Export the adapter in this folder.
-    #[arg(long, value_name = "DIR")]
-    adapter: PathBuf,
     #[command(flatten)]
-    insist: ForceArgs,
+    source: SourceArgs,
     /// Write to this folder.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -57,16 +56,14 @@ pub struct ExportArgs {
 
 /// What is merged.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("adapter", |adapter| adapter.required(true)))]
 pub struct MergeArgs {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Merge the adapter in this folder.
-    #[arg(long, value_name = "DIR")]
-    adapter: PathBuf,
     #[command(flatten)]
-    insist: ForceArgs,
+    source: SourceArgs,
     /// Write the merged model to this folder.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -75,13 +72,13 @@ pub struct MergeArgs {
     force: bool,
 }
 
-/// Writes an adapter folder anew, and compares the logits that its files make by the definition of
+/// Writes an adapter, or what several come to, as a folder of its own, and compares the logits that its files make by the definition of
 /// LoRA with the adapter's before saying done.
 pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
-    let adapter = args.insist.folder(&args.adapter);
+    let given = args.source.needed()?;
     let (mut model, task) = args
         .model
-        .open_with(Some(adapter), &ColumnArgs::default(), &[])?;
+        .open_with(Some(&given), &ColumnArgs::default(), &[])?;
     let Pretrained {
         dir,
         model: built,
@@ -92,7 +89,7 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
     let _folder = claim(
         &args.output,
         args.force,
-        &[dir.as_path(), args.adapter.as_path()],
+        &[vec![dir.as_path()], given.folders()].concat(),
         ADAPTER,
     )?;
     if let Some(adapter) = &mut model.adapter {
@@ -100,14 +97,17 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
         adapter.save(&args.output, &args.model.model, built.head())?;
     }
     let mut about = About::new(&args.model.model, &task, sha256);
-    about.max_length = trained_length(&args.adapter);
+    about.max_length = given.trained_length();
     about.write(&args.output)?;
     let read = match proof::applies(&args.output)? {
         true => frozen(&model, proof::weights(&args.output, weights)?)?,
         false => {
-            let written = args.insist.folder(&args.output);
+            let written = Given::Folder {
+                path: args.output.clone(),
+                force: true,
+            };
             args.model
-                .open_with(Some(written), &ColumnArgs::default(), &[])?
+                .open_with(Some(&written), &ColumnArgs::default(), &[])?
                 .0
         }
     };
@@ -121,26 +121,26 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
 /// Writes the merged model, loads it again, and compares its logits with the adapter's, or with
 /// those that its files make by the definition of LoRA, before saying done.
 pub fn merge(args: &MergeArgs) -> Result<ExitCode, Error> {
-    let adapter = args.insist.folder(&args.adapter);
+    let given = args.source.needed()?;
     let (model, task) = args
         .model
-        .open_with(Some(adapter), &ColumnArgs::default(), &[])?;
+        .open_with(Some(&given), &ColumnArgs::default(), &[])?;
     let mut params = model.pretrained.weights.clone();
     if let Some(adapter) = &model.adapter {
         adapter.merge_into(&mut params)?;
     }
     check_weights(&params)?;
-    let inputs = [&*model.pretrained.dir, &*args.adapter];
+    let inputs = [vec![&*model.pretrained.dir], given.folders()].concat();
     let _folder = claim(&args.output, args.force, &inputs, MODEL)?;
     write_model(&model, &task, &params, &args.output)?;
     drop(params);
     // Folders of others may be anything; ours are plain, and of LoRA there is a definition.
-    let model = match About::is_in(&args.adapter) && proof::applies(&args.adapter)? {
-        true => {
-            let weights = proof::weights(&args.adapter, &model.pretrained.weights)?;
+    let model = match &given {
+        Given::Folder { path, .. } if About::is_in(path) && proof::applies(path)? => {
+            let weights = proof::weights(path, &model.pretrained.weights)?;
             frozen(&model, weights)?
         }
-        false => model,
+        _ => model,
     };
     let before = probe(model.predictor(args.device.open()?))?;
     let after = probe(open_merged(args, &task)?.predictor(args.device.open()?))?;

@@ -95,7 +95,7 @@ fn asked(
     writer: &mut Writer,
     conversations: &[Conversation],
 ) -> Result<Vec<Vec<i32>>, Error> {
-    let bound = args.chats.bind(args.writer.adapter.as_deref(), writer)?;
+    let bound = args.chats.bind(&args.writer.source, writer)?;
     Ok(bound.prompts(conversations)?)
 }
 

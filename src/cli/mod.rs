@@ -17,6 +17,7 @@ pub(crate) mod print;
 mod progress;
 mod score;
 mod signals;
+mod sources;
 mod spectrum;
 mod table;
 

@@ -17,11 +17,12 @@ use serde_json::json;
 use super::{
     Error,
     answers::AnswerArgs,
-    args::{self, DeviceArgs, ForceArgs, ModelArgs, say_cut},
+    args::{self, DeviceArgs, ModelArgs, say_cut},
     dataset::ColumnArgs,
     evaluate::{length, logits, tokens},
     generate::writer::{How, TextArgs},
     print::say,
+    sources::{Given, SourceArgs},
 };
 
 /// What is predicted.
@@ -31,11 +32,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Predict with the adapter in this folder; without one the model's own head is used.
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
     #[command(flatten)]
-    insist: ForceArgs,
+    source: SourceArgs,
     /// Read the rows from this file or folder of files; labels may be absent; may be repeated.
     #[arg(long, value_name = "PATH", required = true)]
     data: Vec<PathBuf>,
@@ -64,13 +62,15 @@ pub struct Args {
 
 /// Predicts every row of a file, in file order.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let adapter = args.adapter.as_deref();
-    let adapter = adapter.map(|path| args.insist.folder(path));
-    let (model, task) = args.model.open_with(adapter, &args.columns, &args.data)?;
+    let given = args.source.given()?;
+    let opened = args
+        .model
+        .open_with(given.as_ref(), &args.columns, &args.data);
+    let (model, task) = opened?;
     let task = task.evaluated().into_owned();
     let mut inputs = vec![&*model.pretrained.dir];
     inputs.extend(args.data.iter().map(PathBuf::as_path));
-    inputs.extend(args.adapter.as_deref());
+    inputs.extend(given.iter().flat_map(Given::folders));
     let output = File::at(&args.output, args::existing(args.force), &inputs)?;
     let (files, notes) = files(&args.data)?;
     args.model.say(&notes)?;
@@ -82,7 +82,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let file = task.load(&files, labels, Malformed::Refused)?;
     args.model.say(&file.notes)?;
     let rows = file.examples;
-    let max_len = length(args.max_length, args.adapter.as_deref(), &task);
+    let max_len = length(args.max_length, given.as_ref(), &task);
     let max_len = model.max_len(max_len);
     args.answers.check(&task, &rows)?;
     let prompts = model.objective.prompts(&rows, &model.tokenizer, max_len)?;

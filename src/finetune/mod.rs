@@ -1,6 +1,7 @@
 //! Fine-tuning: a pretrained folder and a task's files become an adapter folder.
 
 mod about;
+mod chosen;
 mod folder;
 mod learner;
 mod model;
@@ -8,9 +9,10 @@ mod rows;
 mod settings;
 
 pub use about::About;
+pub use chosen::{AdapterFolder, Chosen, Several, Weighted};
 pub use folder::write_model;
 pub use learner::Finetuning;
-pub use model::{AdapterFolder, Model};
+pub use model::Model;
 pub use settings::Settings;
 
 use std::path::{Path, PathBuf};

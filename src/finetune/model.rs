@@ -5,20 +5,21 @@ use std::{path::Path, sync::Arc};
 use ailora_graph::adapter::Trainable;
 use ailora_models::{
     batch::Encoded,
-    closed::Unused,
+    closed::{Note, Unused},
     config::Config,
     data::Example,
     generate::{self, Generator, Writer},
     head::Head,
     hub,
     objective::{Causal, Objective, Predictor},
-    peft::{Adapter, Origin},
+    peft::{Adapter, Origin, PeftError, Source},
     pretrained::{Pretrained, PretrainedError},
     task::{OtherLabels, Task},
     tokenizer::{Tokenizer, TokenizerError},
 };
 use ailora_runtime::{backend::Backend, engine::Engine};
 
+use super::{AdapterFolder, Chosen};
 use crate::run::Error;
 
 /// A pretrained model for a task, with its tokenizer.
@@ -35,15 +36,6 @@ pub struct Model {
     pub other_labels: Option<OtherLabels>,
     /// An adapter, whose tensors are not among the weights yet.
     pub adapter: Option<Adapter>,
-}
-
-/// An adapter's folder.
-#[derive(Clone, Copy, Debug)]
-pub struct AdapterFolder<'a> {
-    /// The folder.
-    pub path: &'a Path,
-    /// Whether it is used for another base or another task than it was trained for.
-    pub force: bool,
 }
 
 impl Model {
@@ -68,11 +60,16 @@ impl Model {
     /// together must have the whole of the model.
     ///
     /// # Errors
-    /// As [`open`](Self::open); the folder holds no adapter for this base and this task.
-    pub fn adapted(name: &str, task: &Task, adapter: AdapterFolder<'_>) -> Result<Self, Error> {
+    /// As [`open`](Self::open); the folder holds no adapter for this base and this task; several adapters
+    /// that do not go together.
+    pub fn adapted<'a>(
+        name: &str,
+        task: &Task,
+        adapter: impl Into<Chosen<'a>>,
+    ) -> Result<Self, Error> {
         let mut model = Self::bare(&hub::resolve(name)?, &task.objective, task.head())?;
         model.bind(task)?;
-        model.adapt(name, Some(&task.name), adapter)?;
+        model.adapt(name, Some(&task.name), adapter.into())?;
         Ok(model)
     }
 
@@ -81,7 +78,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`adapted`](Self::adapted), and a model that has no such head.
-    pub fn generating(name: &str, adapter: Option<AdapterFolder<'_>>) -> Result<Self, Error> {
+    pub fn generating(name: &str, adapter: Option<Chosen<'_>>) -> Result<Self, Error> {
         let folder = hub::resolve(name)?;
         let config = Config::from_dir(&folder).map_err(PretrainedError::from)?;
         let head = match config.architecture.start_token() {
@@ -136,27 +133,36 @@ impl Model {
         }
     }
 
-    /// Reads an adapter for this model, which was asked for as `name`.
-    fn adapt(
-        &mut self,
-        name: &str,
-        task: Option<&str>,
-        AdapterFolder { path, force }: AdapterFolder<'_>,
-    ) -> Result<(), Error> {
+    /// Reads an adapter for this model, which was asked for as `name`, or makes one of several.
+    fn adapt(&mut self, name: &str, task: Option<&str>, chosen: Chosen<'_>) -> Result<(), Error> {
+        let (adapter, based) = match chosen {
+            Chosen::Folder(folder) => self.read_adapter(name, task, folder)?,
+            Chosen::Several(several) => {
+                let read = several.folders.iter().map(|folder| {
+                    let (path, force) = (folder.path.as_path(), several.force);
+                    self.read_adapter(name, task, AdapterFolder { path, force })
+                });
+                let read = read.collect::<Result<Vec<_>, Error>>()?;
+                let (adapters, based): (Vec<_>, Vec<_>) = read.into_iter().unzip();
+                let sources = several.folders.iter().zip(&adapters);
+                let sources: Vec<Source<'_>> = sources
+                    .map(|(folder, adapter)| Source {
+                        name: &folder.name,
+                        weight: folder.weight,
+                        adapter,
+                    })
+                    .collect();
+                let model = &self.pretrained.model;
+                let combined = Adapter::combine(&sources, &several.how, model);
+                let based = based.into_iter().collect::<Result<Vec<_>, _>>();
+                let based = based.map(|notes| notes.concat());
+                match combined {
+                    Ok(adapter) => (adapter, based),
+                    Err(error) => return Err(Error::on(error, based)),
+                }
+            }
+        };
         let base = &mut self.pretrained;
-        let origin = Origin::read(path)?;
-        let mut notes: Vec<_> = origin.note.iter().cloned().collect();
-        if !force {
-            origin.check_task(path, task, base.model.head())?;
-        }
-        let based = match force {
-            true => Ok(None),
-            false => origin.check_base(path, name, base),
-        };
-        let adapter = match Adapter::load(path, base) {
-            Ok(adapter) => adapter,
-            Err(error) => return Err(Error::on(error, based)),
-        };
         let parameters = base.model.parameters();
         let lacking = parameters.iter().filter(|parameter| {
             let own = adapter.tensors.contains_key(&parameter.name);
@@ -167,10 +173,34 @@ impl Model {
             base.weights.extend(adapter.tensors);
             return base.check_head().map_err(|error| Error::on(error, based));
         }
-        notes.extend(based?);
-        base.report.notes.extend(notes);
+        base.report.notes.extend(based?);
         self.adapter = Some(adapter);
         Ok(())
+    }
+
+    /// Reads the adapter of a folder, and what is to be said of it, unless it is for another base.
+    fn read_adapter(
+        &mut self,
+        name: &str,
+        task: Option<&str>,
+        AdapterFolder { path, force }: AdapterFolder<'_>,
+    ) -> Result<(Adapter, Result<Vec<Note>, PeftError>), Error> {
+        let base = &mut self.pretrained;
+        let origin = Origin::read(path)?;
+        if !force {
+            origin.check_task(path, task, base.model.head())?;
+        }
+        let based = match force {
+            true => Ok(None),
+            false => origin.check_base(path, name, base),
+        };
+        match Adapter::load(path, base) {
+            Ok(adapter) => {
+                let notes = based.map(|note| origin.note.into_iter().chain(note).collect());
+                Ok((adapter, notes))
+            }
+            Err(error) => Err(Error::on(error, based)),
+        }
     }
 
     /// Nothing of the folder's files may be unused.

@@ -16,7 +16,7 @@ pub use option::AdapterOption;
 pub use parameter::{AdapterParameter, End, Side, Start};
 pub use peft::{Field, Peft};
 pub(crate) use projected::as_rows;
-pub use projected::{Mode, Operands, Projected};
+pub use projected::{Mode, Operands, Place, Projected};
 pub use role::Role;
 pub use site::{Layout, Site};
 pub use spec::{AdapterSpec, Scaling, Strategy};
@@ -66,7 +66,13 @@ pub trait Adapter: fmt::Debug + Sync {
         p.frozen_product(operands)
     }
 
-    /// What the output becomes, `[..., out]`: the product with the bias, if there is one.
+    /// Where the output is changed.
+    fn place(&self) -> Place {
+        Place::Output
+    }
+
+    /// What the output becomes, `[..., out]`: the product with the bias, if there is one, and with what
+    /// comes before the adapter's [`place`](Self::place).
     ///
     /// # Errors
     /// An expression whose types do not fit.
@@ -77,6 +83,20 @@ pub trait Adapter: fmt::Debug + Sync {
         output: Id,
     ) -> Result<Id, ProgramError> {
         Ok(output)
+    }
+
+    /// What the optimiser takes for the gradient of one of its trained parameters. It is linear in the
+    /// gradient, so that gradients may be summed before or after, and clipped after.
+    ///
+    /// # Errors
+    /// An expression whose types do not fit.
+    fn gradient(
+        &self,
+        _p: &mut Projected<'_>,
+        _parameter: &AdapterParameter,
+        gradient: Id,
+    ) -> Result<Id, ProgramError> {
+        Ok(gradient)
     }
 
     /// The weight and the bias of a projection without adapter that computes the same, or nothing if

@@ -21,27 +21,67 @@ use crate::{
 #[derive(Debug)]
 pub struct LowRank {
     name: &'static str,
-    /// Which part of the weight it starts from; none if `A` is random and `B` zero.
-    part: Option<End>,
+    begin: Begin,
+}
+
+/// What `A` and `B` start from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Begin {
+    /// Kaiming-uniform `A`, zero `B`.
+    Random,
+    /// The same with `A` frozen, and the gradient of `B` as [`Adapter::gradient`] makes it (LoRA-FA).
+    RandomFrozen,
+    /// The part of the weight that these triplets span, half of each value in each factor.
+    Triplets(End),
+    /// The part of the weight that its first columns span: `B = Q_r` and `A = R_r` of `W = Q R` (OLoRA).
+    Qr,
+    /// Zero `A`, and frozen left singular vectors of the smallest singular values as `B` (MiCA).
+    MinorVectors,
 }
 
 /// From the largest singular triplets (AILoRA's choice for queries; PiSSA everywhere).
 pub const PRINCIPAL: LowRank = LowRank {
     name: "principal",
-    part: Some(End::Principal),
+    begin: Begin::Triplets(End::Principal),
 };
 
 /// From the smallest singular triplets (AILoRA's choice for values; MiLoRA everywhere).
 pub const MINOR: LowRank = LowRank {
     name: "minor",
-    part: Some(End::Minor),
+    begin: Begin::Triplets(End::Minor),
 };
 
 /// Kaiming-uniform `A`, zero `B` (LoRA).
 pub const RANDOM: LowRank = LowRank {
     name: "random",
-    part: None,
+    begin: Begin::Random,
 };
+
+/// From the QR decomposition of the weight (OLoRA).
+pub const OLORA: LowRank = LowRank {
+    name: "olora",
+    begin: Begin::Qr,
+};
+
+/// Frozen minor left singular vectors `B`, zero `A` (MiCA).
+pub const MICA: LowRank = LowRank {
+    name: "mica",
+    begin: Begin::MinorVectors,
+};
+
+/// Kaiming-uniform, frozen `A`, zero `B` (LoRA-FA).
+pub const RANDOM_FROZEN: LowRank = LowRank {
+    name: "random_frozen",
+    begin: Begin::RandomFrozen,
+};
+
+/// What can be said of an adapter one of whose factors trains.
+const OPTIONS_OF_ONE: &[AdapterOption] = &[
+    AdapterOption::Rank,
+    AdapterOption::Alpha,
+    AdapterOption::Scaling,
+    AdapterOption::Dropout,
+];
 
 /// What can be said of a low-rank adapter.
 const OPTIONS: &[AdapterOption] = &[
@@ -122,22 +162,39 @@ impl LowRank {
         [[rank, site.in_features], [site.out_features, rank]]
     }
 
+    /// `A` and `B`, of which at least one trains.
     fn trained(&self, site: &Site) -> Factors<AdapterParameter> {
         let [a, b] = Self::shapes(site);
-        let [start_a, start_b] = match self.part {
-            Some(end) => starts(end),
-            None => {
+        let [start_a, start_b] = match self.begin {
+            Begin::Random | Begin::RandomFrozen => {
                 let bound = 1.0 / (site.in_features as f64).sqrt();
                 [Start::Uniform { bound }, Start::Constant(0.0)]
             }
+            Begin::MinorVectors => {
+                let end = End::Minor;
+                [Start::Constant(0.0), Start::LeftVectors { end }]
+            }
+            Begin::Triplets(_) | Begin::Qr => self.part_starts(),
         };
         Factors {
-            a: AdapterParameter::trained(site.lora_a(), a, start_a),
+            a: AdapterParameter {
+                trains: self.begin != Begin::RandomFrozen,
+                ..AdapterParameter::trained(site.lora_a(), a, start_a)
+            },
             b: AdapterParameter {
                 rate: site.spec.b_lr,
+                trains: self.begin != Begin::MinorVectors,
                 ..AdapterParameter::trained(site.lora_b(), b, start_b)
             },
         }
+    }
+
+    /// Of `A` and `B` that are a part of the weight.
+    fn part_starts(&self) -> [Start; 2] {
+        [Side::Right, Side::Left].map(|side| match self.begin {
+            Begin::Triplets(end) => Start::Triplets { end, side },
+            _ => Start::Qr { side },
+        })
     }
 
     /// `m`, if there are magnitudes: the lengths of the published weight's rows.
@@ -173,12 +230,23 @@ impl LowRank {
 
     /// `A0` and `B0`.
     fn start(&self, site: &Site) -> Option<Factors<AdapterParameter>> {
+        if !matches!(self.begin, Begin::Triplets(_) | Begin::Qr) {
+            return None;
+        }
         let [a, b] = Self::shapes(site);
-        let [start_a, start_b] = starts(self.part?);
+        let [start_a, start_b] = self.part_starts();
         Some(Factors {
             a: AdapterParameter::frozen(site.lora_a0(), a, start_a),
             b: AdapterParameter::frozen(site.lora_b0(), b, start_b),
         })
+    }
+
+    /// What the gradient of `B` is multiplied by, if `A` is frozen.
+    fn inverse_gram(&self, site: &Site) -> Option<AdapterParameter> {
+        let rank = site.spec.rank().unwrap_or_default();
+        let name = format!("{}.lora_A.inverse_gram", site.path);
+        let declared = || AdapterParameter::frozen(name, [rank, rank], Start::InverseGram);
+        (self.begin == Begin::RandomFrozen).then(declared)
     }
 
     /// `W - s B0 A0`, in a layout.
@@ -195,11 +263,6 @@ impl LowRank {
         let part = start.part(p, layout)?;
         p.program.difference(weight, part)
     }
-}
-
-/// Of `A` and `B` from singular triplets.
-fn starts(end: End) -> [Start; 2] {
-    [Side::Right, Side::Left].map(|side| Start::Triplets { end, side })
 }
 
 impl Factors<AdapterParameter> {
@@ -228,7 +291,10 @@ impl Adapter for LowRank {
     }
 
     fn options(&self) -> &'static [AdapterOption] {
-        OPTIONS
+        match self.begin {
+            Begin::Random | Begin::Triplets(_) | Begin::Qr => OPTIONS,
+            Begin::RandomFrozen | Begin::MinorVectors => OPTIONS_OF_ONE,
+        }
     }
 
     /// The rank is at least 1, and at most the smaller side of the weight.
@@ -254,7 +320,10 @@ impl Adapter for LowRank {
     fn parameters(&self, site: &Site, _: &[Site]) -> Vec<AdapterParameter> {
         let Factors { a, b } = self.trained(site);
         let mut parameters = match self.start(site) {
-            None => vec![a, b],
+            None => {
+                let inverse = self.inverse_gram(site).into_iter();
+                [a].into_iter().chain(inverse).chain([b]).collect()
+            }
             Some(Factors { a: a0, b: b0 }) => vec![a0, a, b0, b],
         };
         parameters.extend(Self::magnitudes(site));
@@ -342,6 +411,23 @@ impl Adapter for LowRank {
                 .with_dora(p.site.spec.dora),
             tensors,
         })
+    }
+
+    /// With a frozen `A`, the step of `B` whose `s B A` is nearest to the step that the whole weight would
+    /// make: `dB (A A^T + 1e-8 I)^-1 / s^2` (LoRA-FA, equation 7).
+    fn gradient(
+        &self,
+        p: &mut Projected<'_>,
+        parameter: &AdapterParameter,
+        gradient: Id,
+    ) -> Result<Id, ProgramError> {
+        match self.inverse_gram(p.site) {
+            Some(inverse) if parameter.name == p.site.lora_b() => {
+                let inverse = p.parameter(&inverse)?;
+                p.program.matmul(gradient, false, inverse, false)
+            }
+            _ => Ok(gradient),
+        }
     }
 
     fn peft(&self) -> Option<&'static Peft> {

@@ -7,13 +7,19 @@
 mod ailora;
 mod dora;
 mod full;
+mod ia3;
 mod list;
 mod lora;
+mod lora_fa;
+mod lora_plus;
 mod low_rank;
+mod mica;
 mod milora;
+mod olora;
 mod pissa;
 mod reailora;
 mod rslora;
+mod vera;
 
 pub use crate::adapter::{
     Adapter, AdapterOption, AdapterParameter, End, Field, Merged, Operands, Peft, Projected,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ailora_graph::{
     AdapterSpec,
-    adapter::Site,
+    adapter::{AdapterParameter, Site},
     method::{Adapter as Kind, Field, Peft},
 };
 use ailora_runtime::store::Array;
@@ -12,8 +12,8 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use super::{
-    Adapter, Applied, CONFIG, PeftError, WEIGHTS, fold,
-    names::PREFIX,
+    Adapter, Applied, CONFIG, Draws, PeftError, WEIGHTS, fold,
+    names::{PREFIX, TUNER},
     patterns::{Modules, is_end},
 };
 use crate::{
@@ -127,7 +127,13 @@ impl Folder {
                 }
                 Field::Bool(only) => (*value == only, only.to_string()),
                 Field::Number(only) => (value.as_f64() == Some(only), only.to_string()),
+                Field::Text(only) => (*value == only, format!("\"{only}\"")),
+                Field::Began(_) => (value.is_number(), "a number".to_owned()),
                 Field::Empty => (is_unset(value), "an empty list".to_owned()),
+                Field::DrawSeed => (value.is_u64(), "a whole number of at least 0".to_owned()),
+                Field::DrawsSaved => (value.is_boolean(), "true or false".to_owned()),
+                // Read by `modules`.
+                Field::Among(_) => (true, String::new()),
             };
             if !fits {
                 return Err(self.wrong(name, &expected));
@@ -150,17 +156,62 @@ impl Folder {
         }
     }
 
-    /// Which modules have an adapter.
-    fn targets(&self) -> Result<Modules, PeftError> {
-        const FIELD: &str = "target_modules";
+    /// The modules that a field names.
+    fn modules(&self, field: &str) -> Result<Modules, PeftError> {
         let expected = "a list of modules' names, or a regular expression";
-        match self.json.get(FIELD) {
+        match self.json.get(field) {
             Some(Value::String(text)) => {
-                Modules::regex(text).map_err(|reason| self.error(format!("`{FIELD}`: {reason}")))
+                Modules::regex(text).map_err(|reason| self.error(format!("`{field}`: {reason}")))
             }
-            Some(Value::Array(_)) => Ok(Modules::Ends(self.texts(FIELD)?)),
-            _ => Err(self.wrong(FIELD, expected)),
+            Some(Value::Array(_)) => Ok(Modules::Ends(self.texts(field)?)),
+            _ => Err(self.wrong(field, expected)),
         }
+    }
+
+    /// Which of these adapters, of one `peft_type`, a module has: the modules that a field names are
+    /// told apart by that.
+    fn kind_of(
+        &self,
+        kinds: &[&'static dyn Kind],
+        path: &str,
+    ) -> Result<&'static dyn Kind, PeftError> {
+        for &kind in kinds {
+            let mut fits = true;
+            for &(name, field) in kind.peft().map_or(&[][..], |form| form.fields) {
+                let Field::Among(among) = field else { continue };
+                let named = match self.json.get(name) {
+                    None | Some(Value::Null) => false,
+                    // As PEFT has it here, an end is one within a name too.
+                    Some(_) => match self.modules(name)? {
+                        Modules::Ends(ends) => ends.iter().any(|end| path.ends_with(end.as_str())),
+                        regex => regex.matches(path),
+                    },
+                };
+                fits &= named == among;
+            }
+            if fits {
+                return Ok(kind);
+            }
+        }
+        Err(self.error(format!("no adapter is known for `{path}`")))
+    }
+
+    /// What the file says of what is drawn from a seed.
+    fn draws(&self, form: &Peft) -> Draws {
+        let mut draws = Draws::default();
+        for &(name, field) in form.fields {
+            let value = self.json.get(name);
+            match field {
+                Field::DrawSeed => {
+                    draws.seed = value.and_then(Value::as_u64).unwrap_or(draws.seed);
+                }
+                Field::DrawsSaved => {
+                    draws.saved = value.and_then(Value::as_bool).unwrap_or(draws.saved);
+                }
+                _ => {}
+            }
+        }
+        draws
     }
 }
 
@@ -174,25 +225,25 @@ fn is_unset(value: &Value) -> bool {
     }
 }
 
-/// Reads a folder for this base, whose adapter is of this kind.
+/// Reads a folder for this base, whose adapters are of these kinds, which have one `peft_type`.
 ///
 /// # Errors
 /// A field that is not as declared; tensors that do not fit the model, are missing, left over or not
 /// finite.
 pub fn load(
     folder: &Folder,
-    kind: &'static dyn Kind,
+    kinds: &[&'static dyn Kind],
     base: &Pretrained,
 ) -> Result<Adapter, PeftError> {
-    let form = kind.peft().filter(|form| folder.kind() == Some(form.kind));
-    let form = form.ok_or_else(|| {
-        let expected = kind
-            .peft()
-            .map_or("a kind that PEFT knows", |form| form.kind);
-        folder.wrong("peft_type", expected)
-    })?;
-    let spec = folder.spec(kind, form)?;
-    let targets = folder.targets()?;
+    let form = kinds.first().and_then(|kind| kind.peft());
+    let form = match form {
+        Some(form) if folder.kind() == Some(form.kind) => form,
+        form => {
+            let expected = form.map_or("a kind that PEFT knows", |form| form.kind);
+            return Err(folder.wrong("peft_type", expected));
+        }
+    };
+    let targets = folder.modules("target_modules")?;
     let targeted = |path: &str| match &targets {
         Modules::Ends(ends) => ends.iter().any(|end| end == path || is_end(path, end)),
         regex => regex.matches(path),
@@ -200,10 +251,17 @@ pub fn load(
     let sites = base.model.sites().into_iter();
     let sites: Vec<Site> = sites
         .filter(|site| targeted(&site.path))
-        .map(|site| Site { spec, ..site })
-        .collect();
+        .map(|site| {
+            let kind = folder.kind_of(kinds, &site.path)?;
+            let spec = folder.spec(kind, form)?;
+            Ok(Site { spec, ..site })
+        })
+        .collect::<Result<_, PeftError>>()?;
     let mut tensors = folder.tensors()?;
-    let mut adapter = Adapter::default();
+    let mut adapter = Adapter {
+        draws: folder.draws(form),
+        ..Adapter::default()
+    };
     adapter.report.tensors = tensors.len();
     folder.take_own(&sites, &mut tensors, &mut adapter)?;
     folder.take_whole(base, form, tensors, &mut adapter)?;
@@ -232,7 +290,8 @@ impl Folder {
                     found,
                 });
             }
-            let name = origin.strip_prefix(PREFIX).unwrap_or(&origin).to_owned();
+            let name = origin.strip_prefix(PREFIX).or(origin.strip_prefix(TUNER));
+            let name = name.unwrap_or(&origin).to_owned();
             tensors.insert(name, array);
         }
         Ok(tensors)
@@ -265,12 +324,11 @@ impl Folder {
             let checked = site.check();
             checked.map_err(|error| self.error(error.to_string()))?;
             for parameter in site.parameters(sites) {
-                let Some(array) = tensors.shift_remove(&parameter.name) else {
-                    if adapter.tensors.contains_key(&parameter.name) {
-                        continue;
-                    }
-                    return Err(self.missing(&parameter.name, "target_modules"));
-                };
+                // What several sites share is one parameter.
+                if adapter.tensors.contains_key(&parameter.name) {
+                    continue;
+                }
+                let array = self.take(&parameter, adapter.draws, tensors)?;
                 if array.shape() != parameter.shape {
                     let expected = format!("expected {:?}", parameter.shape);
                     return Err(self.misfit(&parameter.name, &array, expected));
@@ -280,6 +338,29 @@ impl Folder {
             adapter.sites.insert(site.path.clone(), site.clone());
         }
         Ok(())
+    }
+
+    /// Takes a parameter out of the tensors, or draws it where they leave it out.
+    fn take(
+        &self,
+        parameter: &AdapterParameter,
+        draws: Draws,
+        tensors: &mut IndexMap<String, Array>,
+    ) -> Result<Array, PeftError> {
+        let found = tensors.shift_remove(&parameter.name);
+        let drawn = match draws.saved {
+            true => None,
+            false => draws.again(parameter),
+        };
+        match (found, drawn) {
+            (Some(array), None) | (None, Some(array)) => Ok(array),
+            (Some(_), Some(_)) => Err(self.error(format!(
+                "tensor `{}` is there, but `save_projection` is false, by which PEFT draws it again: \
+                 set it to true, or remove the tensor",
+                parameter.name
+            ))),
+            (None, None) => Err(self.missing(&parameter.name, "target_modules")),
+        }
     }
 
     /// Takes the other tensors as parameters in place of the base's, among them all of the modules that

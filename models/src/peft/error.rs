@@ -4,7 +4,7 @@ use ailora_graph::ir::{EvalError, ProgramError};
 use ailora_runtime::{spectrum::SpectrumError, store::StoreError};
 use thiserror::Error;
 
-use super::{CONFIG, WEIGHTS};
+use super::{CONFIG, CombineError, WEIGHTS};
 use crate::{
     closed::{Refused, json::JsonError},
     fields::FieldError,
@@ -27,6 +27,9 @@ pub enum PeftError {
     /// A field asks for something that is not done, or nobody knows it.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// Adapters that cannot be combined as it is asked.
+    #[error(transparent)]
+    Combine(#[from] CombineError),
     /// The folder has no such file.
     #[error("{folder}: no {file} there; an adapter folder holds {CONFIG} and {WEIGHTS}", folder = folder.display())]
     NoFile {
@@ -119,6 +122,16 @@ pub enum PeftError {
         site: String,
         /// The adapter.
         adapter: &'static str,
+    },
+    /// A parameter that is to be left out as its seed gives it, and is another.
+    #[error(
+        "`{name}` is not what seed {seed} draws, so that it cannot be left out of the folder; save it too"
+    )]
+    NotDrawn {
+        /// The parameter.
+        name: String,
+        /// The seed.
+        seed: u64,
     },
     /// An adapter whose expressions do not fit.
     #[error(transparent)]

@@ -38,7 +38,7 @@ pub fn common(sites: &[Site]) -> Result<Option<&'static Peft>, PeftError> {
             adapter: site.spec.strategy.name(),
         })?;
         let first = form.get_or_insert(own);
-        if *first != own {
+        if !first.is_beside(own) {
             return Err(PeftError::Mixed {
                 site: site.path.clone(),
                 found: own.kind,
@@ -56,14 +56,20 @@ pub fn common(sites: &[Site]) -> Result<Option<&'static Peft>, PeftError> {
     Ok(form)
 }
 
-/// The adapter that PEFT calls `kind`, if that is no LoRA: one that the model is annotated with, or one
+/// The adapters that PEFT calls `kind`, if that is no LoRA: one that the model is annotated with, or those
 /// of the list of methods.
-pub fn adapter(kind: &str, sites: &[Site]) -> Option<&'static dyn Adapter> {
+pub fn adapters(kind: &str, sites: &[Site]) -> Vec<&'static dyn Adapter> {
+    if alone().is_some_and(|form| form.kind == kind) {
+        return Vec::new();
+    }
+    let is_kind = |adapter: &&dyn Adapter| adapter.peft().is_some_and(|form| form.kind == kind);
     let annotated = sites.iter().filter_map(|site| match site.spec.strategy {
         Strategy::Adapted(adapter) => Some(adapter),
         Strategy::Frozen | Strategy::Full => None,
     });
-    let mut known = annotated.chain(method::adapters());
-    let lora = alone().is_some_and(|form| form.kind == kind);
-    known.find(|adapter| !lora && adapter.peft().is_some_and(|form| form.kind == kind))
+    let listed = || method::adapters().filter(is_kind);
+    let own = annotated
+        .filter(is_kind)
+        .find(|own| !listed().any(|known| known == *own));
+    own.map_or_else(|| listed().collect(), |own| vec![own])
 }

@@ -76,7 +76,7 @@ impl Adapter {
         folder: &Path,
         base: &Pretrained,
     ) -> Result<Self, PeftError> {
-        declared::load(&Folder::open(folder)?, kind, base)
+        declared::load(&Folder::open(folder)?, &[kind], base)
     }
 
     /// Reads a folder, of ours or of PEFT's, for this base: of a LoRA adapter, or of one that the
@@ -91,8 +91,9 @@ impl Adapter {
     pub fn load(folder: &Path, base: &mut Pretrained) -> Result<Self, PeftError> {
         let opened = Folder::open(folder)?;
         let named = opened.kind().unwrap_or_default();
-        if let Some(kind) = form::adapter(named, &base.model.sites()) {
-            return declared::load(&opened, kind, base);
+        let kinds = form::adapters(named, &base.model.sites());
+        if !kinds.is_empty() {
+            return declared::load(&opened, &kinds, base);
         }
         let config = LoraConfig::read(folder)?;
         let mut contents = Contents::read(folder, &Names::of(&base.model))?;

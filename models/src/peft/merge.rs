@@ -2,12 +2,12 @@
 
 use ailora_graph::{
     AdapterSpec, Strategy,
-    adapter::Site,
+    adapter::{Layout, Site},
     ir::{
         Bindings, Draw, Id, Op, Program, Real, Tensor, Type,
         ops::{elementwise::Binary, matmul::MatMul},
     },
-    method::{Adapter, Projected},
+    method::{Adapter, Merged, Projected},
 };
 use ailora_runtime::store::{Array, Params};
 
@@ -27,25 +27,16 @@ pub fn merge(
     let Strategy::Adapted(adapter) = site.spec.strategy else {
         return Ok(());
     };
+    let shape = |name: &str| params.get(name).map(|array| array.shape().to_vec());
     let mut program = Program::new();
-    let mut frozen = |name: &String| {
-        let array = params.get(name);
-        let array = array.ok_or_else(|| PeftError::Missing(name.clone()))?;
-        Ok::<_, PeftError>(program.frozen(name, Type::f32(array.shape().to_vec()))?)
-    };
-    let weight = frozen(&site.weight)?;
-    let bias = site.bias.as_ref().map(frozen).transpose()?;
-    let mut projected = Projected {
-        program: &mut program,
-        site,
-        sites,
-    };
-    let merged = adapter.merged(&mut projected, weight, bias)?;
+    let (weight, bias, merged) = expressed(&mut program, site, sites, adapter, shape)?;
     let merged = merged.ok_or_else(|| not_mergeable(site, adapter))?;
     let (sum, factors) = factors_apart(&program, merged.weight);
-    if merged.bias == bias
-        && let Some(update) = Update::of(&program, weight, sum)
-    {
+    let plain = Merged {
+        weight: sum,
+        ..merged
+    };
+    if let Some(update) = Update::of(&program, weight, bias, &plain) {
         let factors = match factors {
             Some(factors) => {
                 let mut program = program.clone();
@@ -58,7 +49,7 @@ pub fn merge(
             let tensor = tensors.get(name);
             tensor.ok_or_else(|| PeftError::Missing(name.to_owned()))
         };
-        let (a, b) = (tensor(update.a)?, tensor(update.b)?);
+        let (a, b) = (tensor(&update.a)?, tensor(&update.b)?);
         if let Some(array) = params.get_mut(&site.weight) {
             let layout = site.layout;
             let mut weight = Weight { array, layout };
@@ -77,6 +68,50 @@ pub fn merge(
         params.insert(name, array);
     }
     Ok(())
+}
+
+/// The adapter of a site, if it comes to `W + scale B A`; nothing if it comes to something else.
+///
+/// # Errors
+/// An expression whose types do not fit.
+pub fn update(site: &Site, sites: &[Site]) -> Result<Option<Update>, PeftError> {
+    let Strategy::Adapted(adapter) = site.spec.strategy else {
+        return Ok(None);
+    };
+    let weight = match site.layout {
+        Layout::OutIn => vec![site.out_features, site.in_features],
+        Layout::InOut => vec![site.in_features, site.out_features],
+    };
+    let shape = |name: &str| match name == site.weight {
+        true => Some(weight.clone()),
+        false => Some(vec![site.out_features]),
+    };
+    let mut program = Program::new();
+    let (weight, bias, merged) = expressed(&mut program, site, sites, adapter, shape)?;
+    Ok(merged.and_then(|merged| Update::of(&program, weight, bias, &merged)))
+}
+
+/// Weight and bias of a site in a program, and what they come to with the adapter.
+fn expressed(
+    program: &mut Program,
+    site: &Site,
+    sites: &[Site],
+    adapter: &dyn Adapter,
+    shape: impl Fn(&str) -> Option<Vec<usize>>,
+) -> Result<(Id, Option<Id>, Option<Merged>), PeftError> {
+    let mut frozen = |name: &String| {
+        let shape = shape(name).ok_or_else(|| PeftError::Missing(name.clone()))?;
+        Ok::<_, PeftError>(program.frozen(name, Type::f32(shape))?)
+    };
+    let weight = frozen(&site.weight)?;
+    let bias = site.bias.as_ref().map(frozen).transpose()?;
+    let mut projected = Projected {
+        program,
+        site,
+        sites,
+    };
+    let merged = adapter.merged(&mut projected, weight, bias)?;
+    Ok((weight, bias, merged))
 }
 
 /// What the factors of rows are called while they are computed.
@@ -146,15 +181,22 @@ fn evaluated(program: &Program, params: &[&Params]) -> Result<Vec<(String, Array
 }
 
 /// `W + scale B A`, which is added in place and in parallel.
-struct Update<'a> {
-    scale: f64,
-    a: &'a str,
-    b: &'a str,
+pub struct Update {
+    /// What the product is multiplied by.
+    pub scale: f64,
+    /// The name of `A`, `[r, in]`.
+    pub a: String,
+    /// The name of `B`, `[out, r]`.
+    pub b: String,
 }
 
-impl<'a> Update<'a> {
-    /// Reads a merged weight as such a sum, if it is one.
-    fn of(p: &'a Program, weight: Id, merged: Id) -> Option<Self> {
+impl Update {
+    /// Reads what a weight and a bias come to as such a sum, if it is one.
+    fn of(p: &Program, weight: Id, bias: Option<Id>, merged: &Merged) -> Option<Self> {
+        if merged.bias != bias {
+            return None;
+        }
+        let merged = merged.weight;
         let (Op::Binary(Binary::Add), &[first, part]) = (&p[merged].op, &p[merged].args[..]) else {
             return None;
         };
@@ -183,7 +225,7 @@ impl<'a> Update<'a> {
             _ => return None,
         };
         let name = |id: Id| match &p[id].op {
-            Op::Trained(leaf) | Op::Frozen(leaf) => Some(&*leaf.name),
+            Op::Trained(leaf) | Op::Frozen(leaf) => Some(leaf.name.to_string()),
             _ => None,
         };
         let update = Self {

@@ -11,9 +11,11 @@
 //! LoRA of a projection (factors of embeddings, magnitudes, biases, rows of single tokens) becomes
 //! new values of the parameters that it changes.
 
+mod combine;
 mod config;
 mod contents;
 mod declared;
+mod draws;
 mod error;
 mod fold;
 mod form;
@@ -29,7 +31,9 @@ mod start;
 mod targets;
 mod trained;
 
+pub use combine::{Combination, Combine, CombineError, Majority, Source};
 pub use config::LORA;
+pub use draws::Draws;
 pub use error::PeftError;
 pub use load::Applied;
 pub use merge::merge;
@@ -66,6 +70,8 @@ pub struct Adapter {
     biases: Biases,
     /// Parameters that the base has not got.
     added: Vec<String>,
+    /// What is drawn from a seed.
+    draws: Draws,
     has_tokens: bool,
 }
 

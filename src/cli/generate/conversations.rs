@@ -9,7 +9,10 @@ use ailora::models::{
 };
 use serde_json::{Map, Value};
 
-use crate::cli::Error;
+use crate::cli::{
+    Error,
+    sources::{Given, SourceArgs},
+};
 
 /// How conversations are written.
 #[derive(Debug, clap::Args)]
@@ -33,13 +36,15 @@ impl ChatArgs {
         self.chat_template.is_some() || self.date.is_some() || self.system.is_some()
     }
 
-    /// The template, as the adapter's training had it unless flags say otherwise. The writer ends
-    /// answers as it does.
+    /// The template, as the training of the adapter had it, or of the first of several, unless flags say
+    /// otherwise. The writer ends answers as it does.
     ///
     /// # Errors
-    /// There is none.
-    pub fn bind(&self, adapter: Option<&Path>, writer: &mut Writer) -> Result<Bound, Error> {
-        let mut options = adapter.and_then(recorded).unwrap_or_default();
+    /// There is none, or the flags say no adapter.
+    pub fn bind(&self, source: &SourceArgs, writer: &mut Writer) -> Result<Bound, Error> {
+        let given = source.given()?;
+        let mut folders = given.iter().flat_map(Given::folders);
+        let mut options = folders.find_map(recorded).unwrap_or_default();
         if self.chat_template.is_some() {
             options.template.clone_from(&self.chat_template);
         }

@@ -1,7 +1,5 @@
 //! The flags of a model that writes: what `generate`, `chat` and `predict` share.
 
-use std::path::PathBuf;
-
 use ailora::{
     finetune::Model,
     models::{
@@ -15,8 +13,9 @@ use serde_json::{Map, Value};
 use super::choice::{Choice, first, positive};
 use crate::cli::{
     Error,
-    args::{DeviceArgs, ForceArgs, StrictArgs, say_applied},
+    args::{DeviceArgs, StrictArgs, say_applied},
     print::{self, ClosedPipe},
+    sources::{Given, SourceArgs},
 };
 
 /// Prompts that are written behind at a time, where no flag says it.
@@ -32,11 +31,8 @@ pub struct WriterArgs {
     device: DeviceArgs,
     #[command(flatten)]
     strict: StrictArgs,
-    /// Use the adapter in this folder.
-    #[arg(long, value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
     #[command(flatten)]
-    insist: ForceArgs,
+    pub source: SourceArgs,
     /// Merge the adapter into the weights, instead of computing it beside them.
     #[arg(long, requires = "adapter")]
     merged: bool,
@@ -71,11 +67,10 @@ impl WriterArgs {
     /// # Errors
     /// They do not fit together, or their files are not as they should be.
     pub fn open(&self, task: Option<&Task>) -> Result<Desk, Error> {
-        let adapter = self.adapter.as_deref();
-        let adapter = adapter.map(|path| self.insist.folder(path));
-        let model = Model::generating(&self.model, adapter)?;
-        if let Some(path) = &self.adapter {
-            say_applied(path, &model);
+        let given = self.source.given()?;
+        let model = Model::generating(&self.model, given.as_ref().map(Given::chosen))?;
+        if let Some(given) = &given {
+            say_applied(given, &model);
         }
         let how = How {
             task,

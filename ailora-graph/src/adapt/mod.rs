@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use thiserror::Error;
 
 use crate::{
-    adapter::{Adapter, Layout, Operands, Place, Projected, Site, Strategy, Trainable, as_rows},
+    adapter::{Adapter, Layout, Operands, Projected, Site, Strategy, Trainable, as_rows},
     grad::gradient_name,
     ir::{Id, Leaf, Op, Program, ProgramError, ops::matmul::MatMul},
 };

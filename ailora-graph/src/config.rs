@@ -130,7 +130,8 @@ impl AdaptConfig {
     /// What trains of a model whose projections are as [`resolve`](Self::resolve) makes them.
     ///
     /// # Errors
-    /// As [`Trainable::check`], or a `trainable` beside a method that says what trains.
+    /// As [`Trainable::check`]; a `trainable` beside a method that says what trains; a model without the
+    /// parameters that the method trains.
     pub fn resolve_trainable(
         &self,
         sites: &[Site],
@@ -144,8 +145,17 @@ impl AdaptConfig {
                 method: method.name(),
             });
         }
-        let names = parameters.iter().map(|parameter| parameter.name.as_str());
-        trainable.check(sites, names)?;
+        let names = || parameters.iter().map(|parameter| parameter.name.as_str());
+        if let (None, Some(method)) = (&self.trainable, self.method)
+            && let Trainable::Parameters(patterns) = &trainable
+            && !names().any(|name| trainable.names(name))
+        {
+            return Err(AdapterError::TrainsNone {
+                method: method.name(),
+                patterns: patterns.join("`, `"),
+            });
+        }
+        trainable.check(sites, names())?;
         Ok(trainable)
     }
 

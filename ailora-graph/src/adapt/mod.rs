@@ -78,7 +78,8 @@ pub enum AdaptError {
 /// the sites' strategies name; with [`Trainable::All`] every parameter trains, and nothing is
 /// replaced. `mode` says what the adapters' dropout does.
 ///
-/// At the start of training the result computes what `program` does, whatever the scale.
+/// At the start of training the result computes what `program` does, whatever the scale, or nearly: see
+/// [`Adapter`].
 ///
 /// # Errors
 /// An adapted projection that the program does not use, or uses as its adapter does not allow.

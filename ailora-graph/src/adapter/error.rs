@@ -145,6 +145,17 @@ pub enum AdapterError {
         /// The method.
         method: &'static str,
     },
+    /// The method trains parameters that the model has not got.
+    #[error(
+        "method `{method}` trains the parameters `{patterns}`, of which the model has none; choose another \
+         method"
+    )]
+    TrainsNone {
+        /// The method.
+        method: &'static str,
+        /// What it trains.
+        patterns: String,
+    },
     /// Nothing would train.
     #[error(
         "nothing would be trained: no projection of the model carries an adapter; \

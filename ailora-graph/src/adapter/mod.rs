@@ -1,5 +1,6 @@
 //! What an adapter is: what it does to one projection, what is said of it, and the projections.
 
+mod counts;
 mod error;
 mod option;
 mod parameter;
@@ -11,6 +12,7 @@ mod site;
 mod spec;
 mod trainable;
 
+pub use counts::Counts;
 pub use error::AdapterError;
 pub use option::AdapterOption;
 pub use parameter::{AdapterParameter, End, Side, Start};
@@ -29,8 +31,8 @@ use crate::ir::{Id, ProgramError};
 /// What becomes of a projection `y = x W^T + b` whose weight and bias stay as they are.
 ///
 /// An adapter is a value without state of a run: what differs between projections is in their
-/// [`Site`]s, which carry rank, scale and rate. The result computes what the projection did, at the
-/// start of training.
+/// [`Site`]s, which carry rank, scale and rate. At the start of training the result computes what the
+/// projection did, or nearly: a bottleneck starts from small random numbers.
 pub trait Adapter: fmt::Debug + Sync {
     /// The name in files, such as `principal`; unique among all adapters.
     fn name(&self) -> &'static str;

@@ -42,6 +42,9 @@ methods! {
     super::vera::Vera,
     super::ia3::Ia3,
     super::dora::Dora,
+    super::houlsby::Houlsby,
+    super::pfeiffer::Pfeiffer,
+    super::bitfit::Bitfit,
     super::full::Full,
 }
 
@@ -176,7 +179,8 @@ mod tests {
         );
         assert_eq!(
             text(strategy("zzz").unwrap_err()),
-            "unknown start `zzz`; expected one of principal, minor, random, olora, mica, random_frozen, vera, ia3, ia3_input, frozen, full"
+            "unknown start `zzz`; expected one of principal, minor, random, olora, mica, random_frozen, \
+             vera, ia3, ia3_input, houlsby, pfeiffer, frozen, full"
         );
     }
 }

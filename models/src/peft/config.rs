@@ -189,6 +189,12 @@ pub enum Biases {
 }
 
 impl Biases {
+    /// What the field `bias` says.
+    pub fn of(value: &Value) -> Option<Self> {
+        let all = [Self::None, Self::Adapted, Self::All];
+        all.into_iter().find(|biases| value == biases.name())
+    }
+
     /// The value of the field `bias`.
     pub fn name(self) -> &'static str {
         match self {
@@ -316,11 +322,12 @@ impl Fields {
             rank(value)
         })?;
         let alphas = self.dictionary("alpha_pattern", "numbers", Value::as_f64)?;
-        let biases = match self.text("bias")?.as_deref() {
-            None | Some("none") => Biases::None,
-            Some("lora_only") => Biases::Adapted,
-            Some("all") => Biases::All,
-            Some(_) => return Err(self.wrong("bias", "none, lora_only or all")),
+        let biases = match self.set("bias") {
+            None => Biases::None,
+            Some(value) => {
+                let biases = Biases::of(value);
+                biases.ok_or_else(|| self.wrong("bias", "none, lora_only or all"))?
+            }
         };
         let rank = match self.json.get("r") {
             None => 8,

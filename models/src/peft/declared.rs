@@ -12,7 +12,9 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use super::{
-    Adapter, Applied, CONFIG, Draws, PeftError, WEIGHTS, fold,
+    Adapter, Applied, CONFIG, Draws, PeftError, WEIGHTS,
+    config::Biases,
+    fold,
     names::{PREFIX, TUNER},
     patterns::{Modules, is_end},
 };
@@ -99,6 +101,12 @@ impl Folder {
         PeftError::Config { path, reason }
     }
 
+    /// The value of the field of a form that says this.
+    fn value(&self, form: &Peft, field: Field) -> Option<&Value> {
+        let own = form.fields.iter().find(|(_, other)| *other == field);
+        own.and_then(|(name, _)| self.json.get(*name))
+    }
+
     /// What is said of each projection with an adapter of this kind.
     fn spec(&self, kind: &'static dyn Kind, form: &Peft) -> Result<AdapterSpec, PeftError> {
         let mut spec = AdapterSpec::adapted(kind);
@@ -109,8 +117,7 @@ impl Folder {
             let positive = value.as_f64().filter(|x| *x > 0.0);
             let (fits, expected) = match field {
                 Field::Rank => {
-                    let rank = value.as_u64().and_then(|rank| usize::try_from(rank).ok());
-                    let rank = rank.filter(|rank| *rank > 0);
+                    let rank = rank(value);
                     spec = rank.map_or(spec, |rank| spec.with_rank(rank));
                     (rank.is_some(), "a whole number of at least 1".to_owned())
                 }
@@ -118,8 +125,15 @@ impl Folder {
                     spec = positive.map_or(spec, |alpha| spec.with_alpha(alpha));
                     (positive.is_some(), "a positive number".to_owned())
                 }
-                Field::Biases => (value == "none", "\"none\"".to_owned()),
-                Field::Ranks | Field::Alphas => (is_unset(value), "none by module".to_owned()),
+                Field::Biases => (
+                    Biases::of(value).is_some(),
+                    "\"none\", \"lora_only\" or \"all\"".to_owned(),
+                ),
+                Field::Ranks => (
+                    ranks(value).is_some(),
+                    "whole numbers of at least 1, by module".to_owned(),
+                ),
+                Field::Alphas => (is_unset(value), "none by module".to_owned()),
                 Field::Dora => {
                     let dora = value.as_bool();
                     spec = dora.map_or(spec, |dora| spec.with_dora(dora));
@@ -215,6 +229,19 @@ impl Folder {
     }
 }
 
+/// A rank.
+fn rank(value: &Value) -> Option<usize> {
+    let rank = value.as_u64().and_then(|rank| usize::try_from(rank).ok());
+    rank.filter(|rank| *rank > 0)
+}
+
+/// Ranks by module.
+fn ranks(value: &Value) -> Option<IndexMap<&str, usize>> {
+    let modules = value.as_object()?.iter();
+    let ranks = modules.map(|(module, value)| Some((module.as_str(), rank(value)?)));
+    ranks.collect()
+}
+
 /// Whether a field says nothing.
 fn is_unset(value: &Value) -> bool {
     match value {
@@ -243,6 +270,8 @@ pub fn load(
             return Err(folder.wrong("peft_type", expected));
         }
     };
+    let own = folder.value(form, Field::Ranks).and_then(ranks);
+    let own = own.unwrap_or_default();
     let targets = folder.modules("target_modules")?;
     let targeted = |path: &str| match &targets {
         Modules::Ends(ends) => ends.iter().any(|end| end == path || is_end(path, end)),
@@ -253,10 +282,16 @@ pub fn load(
         .filter(|site| targeted(&site.path))
         .map(|site| {
             let kind = folder.kind_of(kinds, &site.path)?;
-            let spec = folder.spec(kind, form)?;
+            let mut spec = folder.spec(kind, form)?;
+            spec.rank = own.get(site.path.as_str()).copied().or(spec.rank);
             Ok(Site { spec, ..site })
         })
         .collect::<Result<_, PeftError>>()?;
+    let adapted = |path: &&str| sites.iter().any(|site| site.path == *path);
+    if let Some(path) = own.keys().find(|path| !adapted(path)) {
+        let reason = format!("`{path}` has a rank, but no projection of that name has an adapter");
+        return Err(folder.error(reason));
+    }
     let mut tensors = folder.tensors()?;
     let mut adapter = Adapter {
         draws: folder.draws(form),
@@ -308,8 +343,8 @@ impl Folder {
 
     fn missing(&self, name: &str, field: &str) -> PeftError {
         self.error(format!(
-            "tensor `{PREFIX}{name}` is missing: `{field}` names its module; the adapter is not whole: \
-             save it again"
+            "tensor `{PREFIX}{name}` is missing, which `{field}` asks for; the adapter is not whole: save it \
+             again"
         ))
     }
 
@@ -390,6 +425,22 @@ impl Folder {
             }
             adapter.tensors.insert(parameter.name.clone(), array);
             adapter.report.replaced += 1;
+        }
+        let biases = self.value(form, Field::Biases).and_then(Biases::of);
+        let is_trained_bias = |name: &str| match biases.unwrap_or_default() {
+            Biases::None => false,
+            Biases::Adapted => {
+                let mut sites = adapter.sites.values();
+                sites.any(|site| site.bias.as_deref() == Some(name))
+            }
+            Biases::All => name.ends_with(".bias"),
+        };
+        let mut lacking = parameters.iter();
+        let lacking = lacking.find(|parameter| {
+            is_trained_bias(&parameter.name) && !adapter.tensors.contains_key(&parameter.name)
+        });
+        if let Some(parameter) = lacking {
+            return Err(self.missing(&parameter.name, "bias"));
         }
         let saved = self.texts("modules_to_save")?;
         let is_saved = |name: &str| {

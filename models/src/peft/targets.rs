@@ -79,3 +79,38 @@ impl<'a> Targets<'a> {
         index.is_some_and(|index| layers.contains(&index))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table `b.proj` is no linear layer, and `c.myproj` ends in `proj` at no dot.
+    #[test]
+    fn whole_names_are_meant_and_ends_are_at_dots() {
+        let folder = tempfile::tempdir().unwrap();
+        for (targets, expected) in [
+            ("\"all-linear\"", [true, false, true]),
+            ("[\"proj\"]", [true, true, false]),
+        ] {
+            let json = format!("{{\"peft_type\": \"LORA\", \"target_modules\": {targets}}}");
+            std::fs::write(folder.path().join("adapter_config.json"), json).unwrap();
+            let config = LoraConfig::read(folder.path()).unwrap();
+            let rule = Targets::new(&config).unwrap();
+            let modules = [("a.proj", true), ("b.proj", false), ("c.myproj", true)];
+            let found = modules.map(|(path, linear)| rule.has_factors(path, linear));
+            assert_eq!(found, expected.map(Some), "{targets}");
+        }
+    }
+
+    /// Each dictionary is looked up on its own: a broad key of ranks hides no key of alphas.
+    #[test]
+    fn ranks_and_alphas_are_looked_up_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let json = r#"{"peft_type": "LORA", "target_modules": ["foo"], "r": 4, "lora_alpha": 8,
+                       "rank_pattern": {"foo": 2}, "alpha_pattern": {"bar.foo": 32}}"#;
+        std::fs::write(folder.path().join("adapter_config.json"), json).unwrap();
+        let config = LoraConfig::read(folder.path()).unwrap();
+        let sizes = config.sizes(&["foo", "bar.foo"].map(str::to_owned));
+        assert_eq!(sizes.unwrap(), [(2, 4.0), (2, 16.0)]);
+    }
+}

@@ -237,8 +237,8 @@ impl LoraConfig {
             Some(_) => {
                 return Err(fields.wrong(
                     "peft_type",
-                    "LORA: of PEFT's methods only LoRA is read; merge the adapter with PEFT \
-                     (merge_and_unload), and give the merged model",
+                    "LORA, or a kind that a method here or the model's annotations have; merge the \
+                     adapter with PEFT (merge_and_unload), and give the merged model",
                 ));
             }
             None => return Err(fields.wrong("peft_type", "\"LORA\"")),

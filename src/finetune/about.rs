@@ -1,5 +1,6 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use ailora_graph::Trainable;
 use ailora_models::task::Task;
 use ailora_runtime::store;
 use serde::Serialize;
@@ -25,6 +26,12 @@ pub struct About {
     /// How each projection was trained.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sites: Vec<serde_json::Value>,
+    /// What trained beside the adapters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trainable: Option<Trainable>,
+    /// The adapter that training started from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
 }
 
 impl About {
@@ -42,6 +49,8 @@ impl About {
             seed: None,
             max_length: None,
             sites: Vec::new(),
+            trainable: None,
+            from: None,
         }
     }
 

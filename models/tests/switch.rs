@@ -8,7 +8,7 @@ mod support;
 
 use ailora_graph::{
     adapter::{Site, Trainable},
-    ir::Draw,
+    ir::{DType, Draw},
     method::constructors::random,
 };
 use ailora_models::{
@@ -176,4 +176,98 @@ fn what_comes_later_needs_room() {
     switch.remove(&mut run.engine, "c").unwrap();
     assert!(switch.switch(&mut run.engine, "c").is_err());
     assert!(Switch::new(base.model.sites(), &base.weights, &[]).is_err());
+}
+
+/// Adding an adapter to a bfloat16 weight and taking it off again leaves a residue in other tools, 4.7% after
+/// 1000 times in PEFT 0.21. Here nothing is ever taken off: the base is not written to, a merge makes other
+/// weights, and a second one starts from the base again.
+#[test]
+fn a_thousand_merges_and_switches_leave_the_base_as_it_is() {
+    let base = open(LLAMA);
+    let mut bytes = Params::new();
+    for (name, array) in &base.weights {
+        let halves: Vec<u8> = array
+            .floats()
+            .iter()
+            .flat_map(|x| x.to_bits().to_le_bytes()[2..].to_vec())
+            .collect();
+        let half = Array::from_bytes(DType::Bf16, array.shape(), halves);
+        bytes.insert(name.clone(), half);
+    }
+    let narrow = Pretrained {
+        weights: bytes.clone(),
+        ..base
+    };
+    let site = narrow.model.sites().remove(0);
+    let of = |cycle: usize| {
+        let mut adapter = Adapter::default();
+        let site = Site {
+            spec: random(4),
+            ..site.clone()
+        };
+        let numbers = |shape: [usize; 2], salt: usize| {
+            let number = |i: usize| ((i * 31 + salt * 17 + cycle * 7) % 41) as f32 * 0.02 - 0.4;
+            Array::new(shape, (0..shape[0] * shape[1]).map(number).collect())
+        };
+        adapter.tensors.insert(site.lora_a(), numbers([4, site.in_features], 1));
+        adapter.tensors.insert(site.lora_b(), numbers([site.out_features, 4], 2));
+        adapter.sites.insert(site.path.clone(), site);
+        adapter
+    };
+    let first = of(0);
+    let mut expected = narrow.weights.clone();
+    first.merge_into(&mut expected).unwrap();
+    for cycle in 0..1000 {
+        let mut merged = narrow.weights.clone();
+        of(cycle).merge_into(&mut merged).unwrap();
+    }
+    let mut again = narrow.weights.clone();
+    first.merge_into(&mut again).unwrap();
+    assert_eq!(again, expected);
+    assert_ne!(expected[&site.weight], bytes[&site.weight]);
+    assert_eq!(narrow.weights, bytes);
+
+    let adapters: Vec<Adapter> = (0..4).map(of).collect();
+    let names = ["a", "b", "c", "d"];
+    let pairs: Vec<_> = names.iter().copied().zip(&adapters).collect();
+    let mut switch = Switch::new(narrow.model.sites(), &narrow.weights, &pairs).unwrap();
+    let sites = switch.sites().to_vec();
+    let mut run = Run::new(LLAMA, &narrow, &sites, &Trainable::Adapters, switch.start());
+    let off = run.logits();
+    switch.switch(&mut run.engine, "a").unwrap();
+    let on = run.logits();
+    for cycle in 0..1000 {
+        switch.switch(&mut run.engine, names[cycle % 4]).unwrap();
+        switch.off(&mut run.engine).unwrap();
+    }
+    assert_eq!(run.logits(), off);
+    switch.switch(&mut run.engine, "a").unwrap();
+    assert_eq!(run.logits(), on);
+    assert_ne!(on, off);
+    assert_eq!(narrow.weights, bytes);
+}
+
+/// An adapter that is switched to, added, removed or off has the bits that it was given: a switch is no
+/// training, and what trains is what an optimiser was made of.
+#[test]
+fn what_is_switched_is_not_changed() {
+    let mut base = open(LLAMA);
+    let [a, b] = ["a", "b"]
+        .map(|name| Adapter::load(&fixtures().join("combine").join(name), &mut base).unwrap());
+    let before = [a.clone(), b.clone()];
+    let mut switch = Switch::new(base.model.sites(), &base.weights, &[("a", &a), ("b", &b)]).unwrap();
+    let sites = switch.sites().to_vec();
+    let trained = |sites: &[Site]| -> Vec<String> {
+        sites.iter().flat_map(Site::trained).collect()
+    };
+    let trains = trained(&sites);
+    let mut run = Run::new(LLAMA, &base, &sites, &Trainable::Adapters, switch.start());
+    for name in ["a", "b", "a"] {
+        switch.switch(&mut run.engine, name).unwrap();
+        switch.off(&mut run.engine).unwrap();
+    }
+    switch.remove(&mut run.engine, "a").unwrap();
+    assert_eq!(switch.names().collect::<Vec<_>>(), ["b"]);
+    assert_eq!(trained(switch.sites()), trains);
+    assert_eq!([a, b], before);
 }

@@ -1,9 +1,13 @@
 use std::path::{Path, PathBuf};
 
-use ailora_graph::Trainable;
+use ailora_graph::{
+    Trainable,
+    adapter::{Layout, Site},
+};
 use ailora_models::task::Task;
 use ailora_runtime::store;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::run::Error;
 
@@ -52,6 +56,25 @@ impl About {
             trainable: None,
             from: None,
         }
+    }
+
+    /// Says how each projection was trained that was.
+    pub fn describe(&mut self, sites: &[Site]) {
+        let trained = sites.iter().filter(|site| site.spec.trains());
+        let described = trained.map(|site| {
+            json!({
+                "path": site.path,
+                "strategy": site.spec.strategy,
+                "rank": site.spec.rank(),
+                "shape": [site.out_features, site.in_features],
+                "layout": if site.layout == Layout::OutIn { "out_in" } else { "in_out" },
+                "lr": site.spec.lr,
+                "scale": site.spec.scale(),
+                "dropout": site.spec.dropout,
+                "b_lr": site.spec.b_lr,
+            })
+        });
+        self.sites = described.collect();
     }
 
     /// Whether a folder has a record.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use ailora_graph::{
     AdaptConfig, AdapterSpec, Strategy, Trainable,
     adapter::{AdapterError, Site},
+    module::Parameter,
 };
 use ailora_models::{
     model::Model as Network,
@@ -101,7 +102,11 @@ impl Continued {
     ///
     /// # Errors
     /// It changes something else.
-    pub fn adapted(&self, config: &AdaptConfig) -> Result<Adapted, Error> {
+    pub fn adapted(
+        &self,
+        config: &AdaptConfig,
+        parameters: &[Parameter],
+    ) -> Result<Adapted, Error> {
         let trains = |trainable: &Trainable| *trainable == self.trainable;
         if let Some(other) = config.trainable.as_ref().filter(|other| !trains(other)) {
             let said = |trainable: &Trainable| serde_json::json!(trainable).to_string();
@@ -129,6 +134,8 @@ impl Continued {
             }
         }
         sites.iter().try_for_each(Site::check)?;
+        let names = parameters.iter().map(|parameter| parameter.name.as_str());
+        self.trainable.check(&sites, names)?;
         if !sites.iter().any(|site| site.spec.trains()) && self.trainable == Trainable::Adapters {
             return Err(AdapterError::NothingTrains.into());
         }

@@ -7,7 +7,7 @@ use std::{
 
 use ailora_graph::{
     AdaptConfig, Trainable,
-    adapter::{Layout, Site},
+    adapter::Site,
     ir::Draw,
     module::Parameter,
 };
@@ -21,7 +21,7 @@ use ailora_models::{
         written::{self, Writing, Written},
     },
     peft::Adapter,
-    pretrained::{LoadReport, Pretrained},
+    pretrained::LoadReport,
     supervised::{Batching, Supervised, Train},
     task::{Splits, Task},
 };
@@ -34,26 +34,13 @@ use indexmap::IndexMap;
 use serde_json::{Value, json};
 
 use super::{
-    About, Model, Settings, continued::Continued, data, rows::Rows, trained_length, write_model,
+    About, Model, Settings, continued::Continued, data, folder::hashes, rows::Rows, trained_length,
+    write_model,
 };
 use crate::{
     output::{ADAPTER, MODEL},
     run::{Adapted, Error, Identity, Learner, Recipe, Run, SettingsError, hash},
 };
-
-/// Files of a model's folder, beside its weights, that change what is trained.
-const MODEL_FILES: [&str; 10] = [
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "spm.model",
-    "tokenizer.model",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-];
 
 /// A pretrained model that learns a task from the task's rows.
 #[derive(Debug)]
@@ -264,27 +251,10 @@ impl Finetuning {
     ) -> Result<(), Error> {
         let Self { settings, task, .. } = self;
         adapter.save(folder, &settings.model, task.head())?;
-        let described: Vec<serde_json::Value> = sites
-            .iter()
-            .filter(|site| site.spec.trains())
-            .map(|site| {
-                json!({
-                    "path": site.path,
-                    "strategy": site.spec.strategy,
-                    "rank": site.spec.rank(),
-                    "shape": [site.out_features, site.in_features],
-                    "layout": if site.layout == Layout::OutIn { "out_in" } else { "in_out" },
-                    "lr": site.spec.lr,
-                    "scale": site.spec.scale(),
-                    "dropout": site.spec.dropout,
-                    "b_lr": site.spec.b_lr,
-                })
-            })
-            .collect();
         let mut about = About::new(&settings.model, task, &self.model.pretrained.sha256);
         about.seed = Some(settings.seed);
         about.max_length = settings.max_length;
-        about.sites = described;
+        about.describe(sites);
         about.trainable = Some(trainable.clone());
         about.from.clone_from(&settings.from);
         about.write(folder)
@@ -434,7 +404,7 @@ fn adapted(
 ) -> Result<Adapted, Error> {
     let model = &model.pretrained.model;
     match continued {
-        Some(continued) => continued.adapted(config),
+        Some(continued) => continued.adapted(config, model.parameters()),
         None => Ok(Adapted::new(config, model.sites(), model.parameters())?),
     }
 }
@@ -479,21 +449,6 @@ fn judged_by_texts(settings: &Settings, model: &Model) -> bool {
     };
     let objective = &model.objective;
     !objective.text_metrics().is_empty() && !objective.headlines().iter().any(names)
-}
-
-/// The hashes of a model's files.
-///
-/// # Errors
-/// A file cannot be read.
-fn hashes(model: &Pretrained) -> Result<IndexMap<String, String>, Error> {
-    let mut hashes = IndexMap::from([("weights".to_owned(), model.sha256.clone())]);
-    for name in MODEL_FILES {
-        let path = model.dir.join(name);
-        if path.is_file() {
-            hashes.insert(name.to_owned(), hash::file(&path)?);
-        }
-    }
-    Ok(hashes)
 }
 
 /// Some of the rows, always the same ones, in file order.

@@ -8,7 +8,7 @@ use cudarc::driver::{CudaFunction, sys::CUdeviceptr};
 
 use super::{Cuda, CudaError, Resources, device::Buffer};
 use crate::{
-    switch::Kept,
+    switch::{Kept, Value},
     weights::{Place, Weights},
 };
 
@@ -129,7 +129,8 @@ impl Resident {
         let bytes = kept.bytes();
         let values = device.allocate(bytes, "values of a switch")?;
         let mut at = 0;
-        for value in kept.values().values() {
+        let some = |value: &&Value| !value.data.is_empty();
+        for value in kept.values().values().filter(some) {
             device.upload(&value.data, &values, at)?;
             at += size_of_val(&*value.data);
         }
@@ -160,8 +161,10 @@ impl Resident {
         let bytes = |bytes| device.allocate(bytes, "places of a switch");
         self.placed = bytes(size_of_val(&*all))?;
         self.parts = bytes(size_of_val(&*parts))?;
-        device.upload(&all, &self.placed, 0)?;
-        device.upload(&parts, &self.parts, 0)?;
+        if !parts.is_empty() {
+            device.upload(&all, &self.placed, 0)?;
+            device.upload(&parts, &self.parts, 0)?;
+        }
         self.count = parts.len() as u32;
         self.known = resources.parameters.len();
         Ok(())

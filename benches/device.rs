@@ -1,17 +1,18 @@
 //! Training steps of models' shapes with random weights on a device:
 //! `cargo bench --bench device -- MODEL [--device D] [--precision P] [--batch N] [--length N]
-//! [--rank N] [--layers N] [--steps N] [--unfused]`, MODEL one of minilm-l6, roberta-large,
-//! llama2-7b: one JSON line, whose figures are those of `tests/python/peft_step.py`.
+//! [--rank N] [--layers N] [--steps N] [--unfused] [--method M,M]`, MODEL one of minilm-l6, roberta-large,
+//! llama2-7b: a JSON line for each method, whose figures are those of `tests/python/peft_step.py`. Steps of
+//! several methods take turns; `ratio` is the median of a method's step over the first one's in the same round.
 
 mod random;
 
 use std::{collections::BTreeMap, time::Instant};
 
 use ailora::{
-    AdaptConfig, Trainable,
+    AdaptConfig,
     adapter::Site,
-    ir::Draw,
-    method::Lora,
+    ir::{Draw, Program},
+    method::{self, Method},
     models::{
         batch::{Batch, Inputs, Shape, Targets},
         config::Config,
@@ -56,6 +57,9 @@ struct Args {
     layers: Option<usize>,
     #[arg(long, default_value_t = 20)]
     steps: usize,
+    /// Methods of fine-tuning.
+    #[arg(long, value_delimiter = ',', default_value = "lora", value_parser = method::find)]
+    method: Vec<&'static dyn Method>,
     /// Each operation by a kernel of its own.
     #[arg(long)]
     unfused: bool,
@@ -78,80 +82,144 @@ fn main() -> Result<(), Error> {
     let length = args.length.unwrap_or(length);
     let rank = args.rank.unwrap_or(rank);
     let model = model(&args.model, args.layers)?;
-    let mut params = random_parameters(&model);
-    let sites = AdaptConfig::method(&Lora, rank).resolve(model.sites())?;
-    initialise(&sites, &mut params, 0, &Options::default(), |_| {})?;
-    let backend = backend(args.device, args.precision)?;
-    let precision = backend.precision();
-
-    let start = Instant::now();
-    let program = model.program(Shape::new(batch, length), true, true)?;
-    let passes = Passes {
-        sites: &sites,
-        trainable: &Trainable::Adapters,
-        precision,
-    };
-    let program = passes.step(&program)?;
-    let fusion = match args.unfused {
-        true => Fusion::Off,
-        false => Fusion::At(backend.costs()),
-    };
-    let mut engine = Engine::on(backend, params, fusion).checkpointing(args.checkpoint);
-    let plan = engine.compile(&program)?;
-    engine.release_unread();
-    let compile_ms = milliseconds(start);
-    let predicted = engine.peak_bytes(sites.iter().map(|site| site.trainable()).sum());
-
-    let batch = tokens(batch, length, causal);
-    let inputs = model.inputs(&batch);
-    let mut trainer = trainer(engine, &sites);
-    let mut step = || -> Result<f64, Error> {
-        let start = Instant::now();
-        trainer.step(&[micro_batch(plan, &inputs, batch.rows)])?;
-        Ok(milliseconds(start))
-    };
-    let first_ms = step()?;
-    for _ in 0..WARM_UP {
-        step()?;
+    let tokens = tokens(batch, length, causal);
+    let inputs = model.inputs(&tokens);
+    let mut contenders = Vec::new();
+    for &method in &args.method {
+        contenders.push(Contender::new(&args, method, rank, &model, &tokens)?);
     }
-    let mut ms = (0..args.steps)
-        .map(|_| step())
-        .collect::<Result<Vec<_>, _>>()?;
-    ms.sort_by(f64::total_cmp);
-    let ms = ms[ms.len() / 2];
-    let micro_batch = micro_batch(plan, &inputs, batch.rows);
-    let ms_in_a_row = in_a_row(&mut trainer, micro_batch, args.steps)?;
-    let engine = trainer.engine()?;
-    let steps = &engine.plan(plan).steps;
-    let flops: u64 = steps.iter().map(|step| step.kernel.gemm_flops()).sum();
-    // What was allocated at a time is counted as `torch.cuda.max_memory_allocated` does; in use are the
-    // driver's own bytes, too.
-    let memory = engine.backend().memory()?;
-    let line = serde_json::json!({
-        "model": args.model, "batch": batch.rows, "length": length, "rank": rank,
-        "precision": precision, "unfused": args.unfused,
-        "checkpoint": args.checkpoint, "device": engine.backend().name(),
-        "ms": ms, "ms_in_a_row": ms_in_a_row, "samples_per_second": 1e3 * batch.rows as f64 / ms,
-        "tokens_per_second": 1e3 * (batch.rows * length) as f64 / ms,
-        "tflop": flops as f64 / 1e12, "tflop_per_second": flops as f64 / 1e9 / ms,
-        "kernels": steps.len(), "compile_ms": compile_ms, "first_step_ms": first_ms,
-        "arena_gib": engine.backend().arena_bytes() as f64 / (1_u64 << 30) as f64,
-        "peak_gib": memory.peak as f64 / (1_u64 << 30) as f64,
-        "predicted_gib": predicted as f64 / (1_u64 << 30) as f64,
-        "device_gib": memory.used as f64 / (1_u64 << 30) as f64,
-    });
-    println!("{line}");
-    if args.profile {
-        profile(engine, plan, &inputs.values(), args.steps)?;
+    for contender in &mut contenders {
+        contender.first_ms = contender.step(&inputs)?;
+    }
+    for round in 0..WARM_UP + args.steps {
+        for turn in 0..contenders.len() {
+            let next = (round + turn) % contenders.len();
+            let ms = contenders[next].step(&inputs)?;
+            contenders[next].ms.push(ms);
+        }
+    }
+    let first = contenders[0].ms.clone();
+    for contender in &mut contenders {
+        let ratios = contender
+            .ms
+            .iter()
+            .zip(&first)
+            .map(|(own, first)| own / first);
+        let ratio = median(ratios.skip(WARM_UP).collect());
+        let mut line = contender.line(&args, &inputs)?;
+        line["rank"] = rank.into();
+        line["ratio"] = ratio.into();
+        println!("{line}");
+        if args.profile {
+            let plan = contender.plan;
+            profile(
+                contender.trainer.engine()?,
+                plan,
+                &inputs.values(),
+                args.steps,
+            )?;
+        }
     }
     Ok(())
 }
 
-fn trainer(engine: Engine, sites: &[Site]) -> Trainer {
-    let trained = sites.iter().flat_map(|site| site.trained());
+/// A method's step on a device, and what its steps took.
+struct Contender {
+    method: &'static dyn Method,
+    trainer: Trainer,
+    plan: PlanId,
+    batch: [usize; 2],
+    compile_ms: f64,
+    predicted: usize,
+    first_ms: f64,
+    ms: Vec<f64>,
+}
+
+impl Contender {
+    fn new(
+        args: &Args,
+        method: &'static dyn Method,
+        rank: usize,
+        model: &Model,
+        batch: &Batch,
+    ) -> Result<Self, Error> {
+        let mut params = random_parameters(model);
+        let sites = AdaptConfig::method(method, rank).resolve(model.sites())?;
+        initialise(&sites, &mut params, 0, &Options::default(), |_| {})?;
+        let backend = backend(args.device, args.precision)?;
+        let start = Instant::now();
+        let program = model.program(Shape::new(batch.rows, batch.len), true, true)?;
+        let passes = Passes {
+            sites: &sites,
+            trainable: &method.trainable(),
+            precision: backend.precision(),
+        };
+        let program = passes.step(&program)?;
+        let fusion = match args.unfused {
+            true => Fusion::Off,
+            false => Fusion::At(backend.costs()),
+        };
+        let mut engine = Engine::on(backend, params, fusion).checkpointing(args.checkpoint);
+        let plan = engine.compile(&program)?;
+        engine.release_unread();
+        Ok(Self {
+            method,
+            plan,
+            batch: [batch.rows, batch.len],
+            compile_ms: milliseconds(start),
+            predicted: engine.peak_bytes(Site::adapters_trainable(&sites)),
+            trainer: trainer(engine, &program),
+            first_ms: f64::NAN,
+            ms: Vec::new(),
+        })
+    }
+
+    fn step(&mut self, inputs: &Inputs) -> Result<f64, Error> {
+        let micro_batch = micro_batch(self.plan, inputs, self.batch[0]);
+        let start = Instant::now();
+        self.trainer.step(&[micro_batch])?;
+        Ok(milliseconds(start))
+    }
+
+    fn line(&mut self, args: &Args, inputs: &Inputs) -> Result<serde_json::Value, Error> {
+        let [rows, length] = self.batch;
+        let ms = median(self.ms[WARM_UP..].to_vec());
+        let micro_batch = micro_batch(self.plan, inputs, rows);
+        let ms_in_a_row = in_a_row(&mut self.trainer, micro_batch, args.steps)?;
+        let engine = self.trainer.engine()?;
+        let steps = &engine.plan(self.plan).steps;
+        let flops: u64 = steps.iter().map(|step| step.kernel.gemm_flops()).sum();
+        let gib = |bytes: usize| bytes as f64 / (1_u64 << 30) as f64;
+        // What was allocated at a time is counted as `torch.cuda.max_memory_allocated` does; in use are the
+        // driver's own bytes, too. Both are of all methods.
+        let memory = engine.backend().memory()?;
+        Ok(serde_json::json!({
+            "model": args.model, "method": self.method.name(), "batch": rows, "length": length,
+            "precision": engine.backend().precision(), "unfused": args.unfused,
+            "checkpoint": args.checkpoint, "device": engine.backend().name(),
+            "ms": ms, "ms_in_a_row": ms_in_a_row, "samples_per_second": 1e3 * rows as f64 / ms,
+            "tokens_per_second": 1e3 * (rows * length) as f64 / ms,
+            "tflop": flops as f64 / 1e12, "tflop_per_second": flops as f64 / 1e9 / ms,
+            "kernels": steps.len(), "compile_ms": self.compile_ms, "first_step_ms": self.first_ms,
+            "arena_gib": gib(engine.backend().arena_bytes()),
+            "peak_gib": gib(memory.peak),
+            "predicted_gib": gib(self.predicted),
+            "device_gib": gib(memory.used),
+        }))
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The trainer of all parameters that a program trains.
+fn trainer(engine: Engine, program: &Program) -> Trainer {
+    let trained = program.trained_parameters();
     let group = Group {
         lr: 1.0,
-        parameters: trained.collect(),
+        parameters: trained.map(|leaf| leaf.name.to_string()).collect(),
     };
     let optimizer = AdamW::new(AdamWConfig::default(), vec![group], engine.weights());
     let schedule = Schedule {

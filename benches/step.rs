@@ -1,8 +1,9 @@
 //! A training step of MiniLM's shape (6 layers, 384 wide) with random weights, as
-//! `cargo bench --bench step -- BATCH LENGTH [STEPS] [LAYERS] [FORM ...]`: one JSON line for each form,
-//! of `unfused`, `elementwise` and `fused`. The forms and a plain sequence of faer products that does
-//! the first one's multiplications take turns, so that what else the machine does meets all alike;
-//! `speedup` is the median of the first one's step over the form's in the same round.
+//! `cargo bench --bench step -- BATCH LENGTH [STEPS] [LAYERS] [FORM ...] [METHOD ...]`: one JSON line for each
+//! form, of `unfused`, `elementwise` and `fused`, of each method, which is LoRA if none is named. They and a
+//! plain sequence of faer products that does the first one's multiplications take turns, so that what else the
+//! machine does meets all alike; `speedup` is the median of the first one's step over the other's in the same
+//! round.
 
 use std::{collections::HashMap, time::Instant};
 
@@ -11,7 +12,7 @@ use ailora::{
     adapter::{Site, Trainable},
     fuse::cost::Costs,
     ir::{Draw, Program},
-    method::Lora,
+    method::{self, Lora, Method},
     models::{batch::Shape, config::Config, head::Head, model::Model},
     runtime::{
         backend::Precision,
@@ -45,10 +46,6 @@ fn main() -> Result<(), Error> {
     let [steps, layers] = [number(2, 20), number(3, 6)];
 
     let model = Model::new(config(layers)?, Head::classification(2))?;
-    let mut params = random_parameters(&model);
-    let sites = AdaptConfig::method(&Lora, RANK).resolve(model.sites())?;
-    initialise(&sites, &mut params, 0, &Options::default(), |_| {})?;
-
     let key = Draw::default().key("ids");
     let draw = |n: usize, limit: f64| -> Vec<i32> {
         (0..n)
@@ -69,28 +66,40 @@ fn main() -> Result<(), Error> {
         ("labels", Value::I32(&labels)),
     ];
 
-    let program = || -> Result<Program, Error> {
+    let program = |sites: &[Site]| -> Result<Program, Error> {
         let program = model.program(Shape::new(batch, length), true, true)?;
         let passes = Passes {
-            sites: &sites,
+            sites,
             trainable: &Trainable::Adapters,
             precision: Precision::F32,
         };
         Ok(passes.step(&program)?)
     };
-    let forms = forms();
     let mut contenders = Vec::new();
-    for &(name, fusion) in &forms {
-        let start = Instant::now();
-        let engine = Engine::with_fusion(params.clone(), fusion);
-        contenders.push(Contender::new(name, engine, &program()?, &sites, start)?);
+    for method in methods() {
+        let sites = AdaptConfig::method(method, RANK).resolve(model.sites())?;
+        let mut params = random_parameters(&model);
+        initialise(&sites, &mut params, 0, &Options::default(), |_| {})?;
+        for (form, fusion) in forms() {
+            let start = Instant::now();
+            let engine = Engine::with_fusion(params.clone(), fusion);
+            let names = [method.name(), form];
+            contenders.push(Contender::new(
+                names,
+                engine,
+                &program(&sites)?,
+                &sites,
+                start,
+            )?);
+        }
     }
     let mut products = Products::of(contenders[0].plan()?);
     let mut products_ms = Vec::new();
     for round in 0..steps + WARM_UP {
         // Who comes after whom matters, so that changes too.
-        for turn in 0..forms.len() {
-            contenders[(round + turn) % forms.len()].step(&inputs, batch)?;
+        for turn in 0..contenders.len() {
+            let next = (round + turn) % contenders.len();
+            contenders[next].step(&inputs, batch)?;
         }
         let start = Instant::now();
         products.run();
@@ -124,6 +133,15 @@ fn forms() -> Vec<(&'static str, Fusion)> {
         forms.retain(is_wanted);
     }
     forms
+}
+
+/// The methods that the arguments name, or LoRA.
+fn methods() -> Vec<&'static dyn Method> {
+    let named = std::env::args()
+        .skip(1)
+        .filter_map(|arg| method::find(&arg).ok());
+    let named: Vec<_> = named.collect();
+    if named.is_empty() { vec![&Lora] } else { named }
 }
 
 fn config(layers: usize) -> Result<Config, Error> {
@@ -166,9 +184,9 @@ fn trainer(engine: Engine, sites: &[Site]) -> Trainer {
     Trainer::new(engine, optimizer, 3e-4, schedule, None, 0)
 }
 
-/// A form of the step, and what its steps took.
+/// A method's step in some form, and what its steps took.
 struct Contender {
-    name: &'static str,
+    names: [&'static str; 2],
     compile_ms: f64,
     trainer: Trainer,
     plan: PlanId,
@@ -176,9 +194,9 @@ struct Contender {
 }
 
 impl Contender {
-    /// A form that is compiled since `start`.
+    /// One that is compiled since `start`.
     fn new(
-        name: &'static str,
+        names: [&'static str; 2],
         mut engine: Engine,
         program: &Program,
         sites: &[Site],
@@ -186,7 +204,7 @@ impl Contender {
     ) -> Result<Self, Error> {
         let plan = engine.compile(program)?;
         Ok(Self {
-            name,
+            names,
             compile_ms: milliseconds(start),
             trainer: trainer(engine, sites),
             plan,
@@ -221,11 +239,12 @@ impl Contender {
         let kinds = self.kinds(inputs, steps)?;
         let kind = |name: &str| kinds.get(name).copied().unwrap_or(0.0);
         let ms = median(self.ms[WARM_UP..].to_vec());
+        let [method, form] = self.names;
         let plan = self.plan()?;
         let gemm_gflop = gemm_flops(plan) as f64 / 1e9;
         let arena_mib = plan.arena_bytes() as f64 / (1 << 20) as f64;
         Ok(serde_json::json!({
-            "form": self.name, "batch": batch, "rank": RANK, "ms": ms,
+            "method": method, "form": form, "batch": batch, "rank": RANK, "ms": ms,
             "samples_per_second": 1e3 * batch as f64 / ms,
             "gemm_gflop": gemm_gflop,
             "gemm_ms": kind("gemm"), "loop_ms": kind("loop"), "attention_ms": kind("attention"),

@@ -130,7 +130,8 @@ impl AdaptConfig {
     /// What trains of a model whose projections are as [`resolve`](Self::resolve) makes them.
     ///
     /// # Errors
-    /// As [`Trainable::check`], or a `trainable` beside a method that says what trains.
+    /// As [`Trainable::check`]; a `trainable` beside a method that says what trains; a model without the
+    /// parameters that the method trains.
     pub fn resolve_trainable(
         &self,
         sites: &[Site],
@@ -144,8 +145,17 @@ impl AdaptConfig {
                 method: method.name(),
             });
         }
-        let names = parameters.iter().map(|parameter| parameter.name.as_str());
-        trainable.check(sites, names)?;
+        let names = || parameters.iter().map(|parameter| parameter.name.as_str());
+        if let (None, Some(method)) = (&self.trainable, self.method)
+            && let Trainable::Parameters(patterns) = &trainable
+            && !names().any(|name| trainable.names(name))
+        {
+            return Err(AdapterError::TrainsNone {
+                method: method.name(),
+                patterns: patterns.join("`, `"),
+            });
+        }
+        trainable.check(sites, names())?;
         Ok(trainable)
     }
 
@@ -210,7 +220,7 @@ impl AdaptConfig {
                 change.apply(pattern, rank, site)?;
             }
         }
-        sites.iter().try_for_each(Site::check)?;
+        Site::check_all(&sites)?;
         let by_sites = sites.iter().any(|site| site.spec.trains());
         if !by_sites && self.trains() == Trainable::Adapters {
             return Err(AdapterError::NothingTrains);

@@ -20,6 +20,7 @@ use ailora_graph::{
             normalize::Normalize,
             reduce::Reduce,
             rotary::Rotary,
+            row_lengths::RowLengths,
             softmax::Softmax,
             take_along::TakeAlong,
             view::{Expand, Pad, Permute, Reshape, Slice},
@@ -497,4 +498,40 @@ fn only_the_first_token_goes_through_the_last_layer() {
     let starts = 2 * WIDTH;
     assert_eq!(rows(&program), 20 * tokens + firsts + starts);
     assert_eq!(rows(&pushed), 14 * tokens + 7 * firsts + starts);
+}
+
+/// The lengths are values of all their arguments, and constants to the derivative.
+#[test]
+fn lengths_of_rows_have_their_value_and_no_gradient() {
+    let mut p = Program::new();
+    let w = p.frozen("w", Type::f32([2, 2])).unwrap();
+    let b = p.trained("b", Type::f32([2, 1])).unwrap();
+    let a = p.trained("a", Type::f32([1, 2])).unwrap();
+    let scales = vec![Real(2.0)];
+    let lengths = p.add(RowLengths { scales }, &[w, b, a]).unwrap();
+    let sum = p.add(Reduce::sum(vec![0]), &[lengths]).unwrap();
+    let part = p.add(Reduce::sum(vec![0, 1]), &[b]).unwrap();
+    let [sum, part] = [sum, part].map(|id| p.reshape(id, &[]).unwrap());
+    let loss = p.product(sum, part).unwrap();
+    p.set_output("loss", loss);
+    p.set_output("lengths", lengths);
+    let tensor = |shape: [usize; 2], data: &[f64]| Tensor::new(shape, data);
+    let bindings: Bindings = [
+        ("w".to_owned(), tensor([2, 2], &[1.0, 2.0, 0.0, 0.0])),
+        ("b".to_owned(), tensor([2, 1], &[1.0, 0.0])),
+        ("a".to_owned(), tensor([1, 2], &[1.0, 1.0])),
+    ]
+    .into();
+    let found = gradients(&p, "loss")
+        .unwrap()
+        .eval(&bindings, DRAW)
+        .unwrap();
+    // [1, 2] + 2 [1, 1] = [3, 4].
+    assert_eq!(found["lengths"].data, [5.0, 0.0]);
+    assert_eq!(found[&*gradient_name("b")].data, [5.0, 5.0]);
+    assert!(!found.contains_key(&*gradient_name("a")));
+    for args in [&[w][..], &[w, b], &[w, a, b], &[lengths, b, a]] {
+        let scales = vec![Real(2.0)];
+        assert!(p.add(RowLengths { scales }, args).is_err());
+    }
 }

@@ -1,15 +1,22 @@
 //! Initialises adapters: from singular triplets of the weights, at random, or by constants.
 
+mod gram;
+mod qr;
+
+use std::{borrow::Cow, cell::OnceCell, collections::HashSet};
+
 use ailora_graph::{
     adapter::{Layout, Site},
     ir::Draw,
     method::{AdapterParameter, End, Side, Start},
 };
+pub use qr::Qr;
 use thiserror::Error;
 
 use crate::{
     spectrum::{Matrix, Options, Progress, Request, SpectrumError, Triplets, triplets_of},
     store::{Array, Params},
+    torch_random::TorchRandom,
 };
 
 /// An adapter that cannot be given its start.
@@ -37,6 +44,11 @@ pub enum InitError {
         /// The shape of a factor they make, and how many numbers it has.
         found: String,
     },
+    /// What a start depends on is declared after it.
+    #[error(
+        "the factor `{0}`, from which another parameter starts, is not there yet; declare it first"
+    )]
+    NoFactor(String),
     /// The weight has no singular value decomposition.
     #[error(transparent)]
     Spectrum(#[from] SpectrumError),
@@ -68,10 +80,16 @@ pub fn initialise(
     progress: impl Fn(Progress<'_>) + Sync,
 ) -> Result<(), InitError> {
     let mut spectral: Vec<(&Site, Vec<Factor>)> = Vec::new();
+    let mut started: HashSet<String> = HashSet::new();
     for site in sites {
         let mut factors = Vec::new();
+        let qr = OnceCell::new();
         for parameter in site.parameters(sites) {
-            match alone(site, &parameter, params, seed)? {
+            // What several sites share is one parameter.
+            if !started.insert(parameter.name.clone()) {
+                continue;
+            }
+            match alone(site, &parameter, params, seed, &qr)? {
                 Some(array) => _ = params.insert(parameter.name, array),
                 None => factors.extend(Factor::of(&parameter)),
             }
@@ -101,6 +119,7 @@ fn alone(
     parameter: &AdapterParameter,
     params: &Params,
     seed: u64,
+    qr: &OnceCell<Qr>,
 ) -> Result<Option<Array>, InitError> {
     let key = Draw { seed, step: 0 }.key(&parameter.name);
     let numbers = 0..parameter.count() as u64;
@@ -109,14 +128,57 @@ fn alone(
         Start::Uniform { bound } => numbers
             .map(|i| (bound * (2.0 * key.uniform(i) - 1.0)) as f32)
             .collect(),
+        Start::AsPytorch { seed, skip, bound } => {
+            drawn_as_pytorch(seed, skip, bound, parameter.count())
+        }
         Start::Normal { deviation } => numbers
             .map(|i| (deviation * key.normal(i)) as f32)
             .collect(),
         Start::RowLengths => row_lengths(site, params)?,
-        Start::Triplets { .. } => return Ok(None),
+        Start::Qr { side } => {
+            let found = match qr.get() {
+                Some(found) => found,
+                None => {
+                    let found = decomposed(site, params)?;
+                    qr.get_or_init(|| found)
+                }
+            };
+            match side {
+                Side::Left => found.q.clone(),
+                Side::Right => found.r.clone(),
+            }
+        }
+        Start::InverseGram => match params.get(&site.lora_a()) {
+            Some(a) => gram::inverse(&a.floats(), parameter.shape[0], scale(site)),
+            None => return Err(InitError::NoFactor(site.lora_a())),
+        },
+        Start::Triplets { .. } | Start::LeftVectors { .. } => return Ok(None),
     };
     let shape = parameter.shape.clone();
     Ok(Some(Array::new(shape, data)))
+}
+
+/// The scale of a site's adapter.
+fn scale(site: &Site) -> f64 {
+    site.spec.scale().unwrap_or(1.0)
+}
+
+/// The QR decomposition of a site's weight as the papers write it.
+fn decomposed(site: &Site, params: &Params) -> Result<Qr, InitError> {
+    let matrix = matrix(site, params)?;
+    let weight = match site.layout {
+        Layout::OutIn => matrix.data(),
+        Layout::InOut => Cow::Owned(transpose(&matrix.data(), site.in_features)),
+    };
+    let rank = site.spec.rank().unwrap_or_default().min(site.max_rank());
+    Ok(Qr::of(&weight, site.in_features, rank))
+}
+
+/// What [`Start::AsPytorch`] says: `count` numbers of a generator after `skip` of them.
+pub fn drawn_as_pytorch(seed: u64, skip: usize, bound: f64, count: usize) -> Vec<f32> {
+    let mut random = TorchRandom::new(seed);
+    (0..skip).for_each(|_| _ = random.unit());
+    (0..count).map(|_| random.uniform(-bound, bound)).collect()
 }
 
 /// The length of each row of a site's weight as the papers write it, `[out]`.
@@ -133,29 +195,39 @@ fn row_lengths(site: &Site, params: &Params) -> Result<Vec<f32>, InitError> {
     Ok(squares.into_iter().map(|sum| sum.sqrt() as f32).collect())
 }
 
-/// A parameter that starts as a factor of triplets.
+/// A parameter that starts as a part of triplets.
 struct Factor {
     name: String,
     shape: Vec<usize>,
     end: End,
-    side: Side,
+    part: Part,
     k: usize,
+}
+
+/// What of the triplets.
+enum Part {
+    /// With the square roots of the values.
+    Factor(Side),
+    /// The vectors alone, `[out, k]`.
+    LeftVectors,
 }
 
 impl Factor {
     fn of(parameter: &AdapterParameter) -> Option<Self> {
-        let Start::Triplets { end, side } = parameter.start else {
-            return None;
+        let (end, part) = match parameter.start {
+            Start::Triplets { end, side } => (end, Part::Factor(side)),
+            Start::LeftVectors { end } => (end, Part::LeftVectors),
+            _ => return None,
         };
-        let k = match side {
-            Side::Left => parameter.shape.last(),
-            Side::Right => parameter.shape.first(),
+        let k = match part {
+            Part::Factor(Side::Left) | Part::LeftVectors => parameter.shape.last(),
+            Part::Factor(Side::Right) => parameter.shape.first(),
         };
         Some(Self {
             name: parameter.name.clone(),
             shape: parameter.shape.clone(),
             end,
-            side,
+            part,
             k: k.copied().unwrap_or_default(),
         })
     }
@@ -188,17 +260,20 @@ fn place(
     if wanted.is_empty() {
         return Err(misfit(0, format!("{:?}", [k, site.in_features])));
     }
-    let scale = site.spec.scale().unwrap_or(1.0);
-    let (b, a) = factors(site, scale, triplets)?;
+    let (b, a) = factors(site, scale(site), triplets)?;
     for factor in wanted {
-        let (shape, data) = match factor.side {
-            Side::Left => ([site.out_features, k], &b),
-            Side::Right => ([k, site.in_features], &a),
+        let (shape, data) = match factor.part {
+            Part::Factor(Side::Left) => ([site.out_features, k], Cow::Borrowed(&b)),
+            Part::Factor(Side::Right) => ([k, site.in_features], Cow::Borrowed(&a)),
+            Part::LeftVectors => (
+                [site.out_features, k],
+                Cow::Owned(left_vectors(site, triplets)),
+            ),
         };
         if factor.shape != shape || data.len() != shape.iter().product::<usize>() {
             return Err(misfit(factor.k, format!("{:?}", (shape, data.len()))));
         }
-        let array = Array::new(factor.shape, data.clone());
+        let array = Array::new(factor.shape, data.into_owned());
         params.insert(factor.name, array);
     }
     Ok(())
@@ -241,6 +316,15 @@ fn factors(
             (transpose(&right, k), transpose(&left, site.in_features))
         }
     })
+}
+
+/// The left singular vectors of a site's weight as the papers write it, `[out, k]`.
+fn left_vectors(site: &Site, triplets: &Triplets) -> Vec<f32> {
+    let vectors = match site.layout {
+        Layout::OutIn => &triplets.u,
+        Layout::InOut => &triplets.v,
+    };
+    vectors.iter().map(|&x| x as f32).collect()
 }
 
 /// The transpose of a row-major matrix of `rows`.

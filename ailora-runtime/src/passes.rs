@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use ailora_graph::{
-    adapt::{AdaptError, Mode, adapt},
+    adapt::{AdaptError, Mode, adapt, shape_gradients},
     adapter::{Site, Trainable},
     checkpoint::checkpoint,
     element_types::element_types,
@@ -83,7 +83,9 @@ impl Passes<'_> {
     /// The adapters do not fit it, or it has no loss that can be differentiated.
     pub fn step(&self, program: &Program) -> Result<Program, PassError> {
         let adapted = push_down_slices(&self.adapted(program, Mode::Train)?)?;
-        Ok(grad::step(&adapted, LOSS)?)
+        let mut step = grad::step(&adapted, LOSS)?;
+        shape_gradients(&mut step, self.sites)?;
+        Ok(step)
     }
 
     /// The adapted program with all of its outputs, before anything is left out of it.

@@ -7,20 +7,25 @@ use std::{
 
 use ailora::{
     AdaptConfig, Scaling,
-    adapter::{Site, Trainable},
+    adapter::{Counts, Site, Trainable},
     config::SiteOverride,
     finetune::Model,
     limits,
     method::{self, METHODS, Method, Unknown},
     models::{
+        self,
         closed::{Note, Unused},
+        config::Config,
         dataset::Dataset,
         embedded,
         lengths::Cut,
+        objective::Predictor,
+        pretrained::{Pretrained, PretrainedError},
         task::{TASKS, Task},
+        weights::WeightsError,
     },
     output::Existing,
-    run::{Record, backend, read_settings, read_yaml, yaml},
+    run::{Error as RunError, Record, backend, read_settings, read_yaml, yaml},
     runtime::{
         backend::{Backend, Platform, Precision},
         device::Device,
@@ -224,17 +229,10 @@ fn method(text: &str) -> Result<&'static dyn Method, Unknown> {
 
 /// What `--method` does.
 fn methods() -> String {
-    let all = |method: &&&dyn Method| method.trainable() == Trainable::All;
-    let (all, some): (Vec<_>, Vec<_>) = METHODS.iter().partition(all);
-    let names = |methods: Vec<&&dyn Method>| {
-        let names: Vec<&str> = methods.iter().map(|method| method.name()).collect();
-        names.join(", ")
-    };
+    let names: Vec<&str> = METHODS.iter().map(|method| method.name()).collect();
     format!(
-        "Start the annotated adapters as this method does: {}; or train all parameters: {} [default: \
-         ailora]",
-        names(some),
-        names(all)
+        "What is adapted or trained, and how: {} [default: ailora]",
+        names.join(", ")
     )
 }
 
@@ -371,11 +369,6 @@ pub struct ModelArgs {
 
 impl ModelArgs {
     /// Loads the model; if `complete`, its files must hold a head for the task.
-    pub fn open(&self, complete: bool) -> Result<(Model, Task), Error> {
-        let task = self.task.as_deref().ok_or("--task is missing")?;
-        self.open_for(Task::parse(task)?, complete)
-    }
-
     fn open_for(&self, task: Task, complete: bool) -> Result<(Model, Task), Error> {
         let model = Model::open(&self.model, &task, 0, complete)?;
         self.strict.check(&model)?;
@@ -433,13 +426,46 @@ impl ModelArgs {
         Ok((model, task))
     }
 
-    /// The projections of the model with adapters.
-    pub fn adapted(&self, adapters: &AdapterArgs) -> Result<(Model, Vec<Site>, Trainable), Error> {
-        let (model, _) = self.open(false)?;
+    /// The model with adapters, where nothing is computed with it: its folder may lack the weights.
+    pub fn outlined(&self, adapters: &AdapterArgs) -> Result<Outline, Error> {
+        let task = Task::parse(self.task.as_deref().ok_or("--task is missing")?)?;
+        let (model, objective, pad_id, dir) = match Model::open(&self.model, &task, 0, false) {
+            Ok(model) => {
+                self.strict.check(&model)?;
+                let pad_id = model.tokenizer.pad_id();
+                let Pretrained {
+                    model: own, dir, ..
+                } = model.pretrained;
+                (own, model.objective, pad_id, dir)
+            }
+            Err(RunError::Pretrained(PretrainedError::Weights(WeightsError::None { dir }))) => {
+                let config = Config::from_dir(&dir)?;
+                self.say(&config.notes)?;
+                let model = models::model::Model::new(config, task.head())?;
+                (model, task.objective.clone(), 0, dir)
+            }
+            Err(error) => return Err(error.into()),
+        };
         let config = adapters.config(AdaptConfig::default())?;
-        let base = &model.pretrained.model;
-        let sites = config.resolve(base.sites())?;
-        let trainable = config.resolve_trainable(&sites, base.parameters())?;
-        Ok((model, sites, trainable))
+        let sites = config.resolve(model.sites())?;
+        let trainable = config.resolve_trainable(&sites, model.parameters())?;
+        Ok(Outline {
+            dir,
+            counts: Counts::new(&trainable, &model.sites(), &sites, model.parameters()),
+            predictor: Predictor::new(model, objective, sites.clone(), trainable, pad_id),
+            sites,
+        })
     }
+}
+
+/// A model with adapters, without its weights.
+pub struct Outline {
+    /// The model's folder.
+    pub dir: PathBuf,
+    /// Its projections.
+    pub sites: Vec<Site>,
+    /// How many numbers train.
+    pub counts: Counts,
+    /// Its programs.
+    pub predictor: Predictor,
 }

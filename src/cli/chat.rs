@@ -21,9 +21,7 @@ pub struct Args {
 /// Answers the lines of standard input, each with all that was said before.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let mut desk = args.writer.open(None)?;
-    let bound = args
-        .chats
-        .bind(&args.writer.source, &mut desk.writer)?;
+    let bound = args.chats.bind(&args.writer.source, &mut desk.writer)?;
     let is_terminal = io::stdin().is_terminal();
     let ask = || {
         if is_terminal {

@@ -1,7 +1,4 @@
-use std::{
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use ailora::{
     finetune::data,
@@ -116,7 +113,9 @@ fn average(metrics: &[Metric], parts: &[Part]) -> Option<(String, Map<String, Va
 /// Prints one JSON object: the metrics of each held-out split by name.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let given = args.source.given()?;
-    let opened = args.model.open_with(given.as_ref(), &args.columns, &args.data);
+    let opened = args
+        .model
+        .open_with(given.as_ref(), &args.columns, &args.data);
     let (mut model, task) = opened?;
     if let Some(other) = model.other_labels {
         return Err(other.into());

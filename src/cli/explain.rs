@@ -3,11 +3,7 @@ use std::{path::PathBuf, process::ExitCode};
 use ailora::{
     adapter::Site,
     explain::{Explained, explain},
-    models::{
-        batch::Shape,
-        cache,
-        objective::{Pass, Predictor},
-    },
+    models::{batch::Shape, cache, objective::Pass},
     output::File,
     runtime::{
         costs::cached,
@@ -59,14 +55,14 @@ pub struct Args {
 
 /// Prints what fusion does with the products around a projection.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let (model, sites, trainable) = args.model.adapted(&args.adapters)?;
+    let outline = args.model.outlined(&args.adapters)?;
     let place = |path: &Option<PathBuf>| {
-        let at = |path| File::at(path, args::existing(args.force), &[&model.pretrained.dir]);
+        let at = |path| File::at(path, args::existing(args.force), &[&outline.dir]);
         path.as_deref().map(at).transpose()
     };
     let (dot, svg) = (place(&args.dot)?, place(&args.svg)?);
     let text = print::Text::beside([&dot, &svg])?;
-    let site = find(&sites, args.site.as_deref())?.clone();
+    let site = find(&outline.sites, args.site.as_deref())?.clone();
     let platform = args.device.platform()?;
     let costs = if args.measure {
         let folder = cache::folder().ok_or(
@@ -77,16 +73,15 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
     } else {
         platform.costs()
     };
-    let pad = model.tokenizer.pad_id();
-    let objective = model.objective;
-    let predictor = Predictor::new(model.pretrained.model, objective, sites, trainable, pad);
     let shape = Shape::new(args.batch_size, args.length);
     let pass = if args.forward {
         Pass::Predict
     } else {
         Pass::Train
     };
-    let program = predictor.program(shape, pass, platform.precision())?;
+    let program = outline
+        .predictor
+        .program(shape, pass, platform.precision())?;
     let pipeline = Pipeline {
         matrices: platform.precision().matrices(),
         fusion: Fusion::At(costs),

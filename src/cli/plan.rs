@@ -1,10 +1,7 @@
 use std::{process::ExitCode, time::Instant};
 
 use ailora::{
-    models::{
-        batch::Shape,
-        objective::{Pass, Predictor},
-    },
+    models::{batch::Shape, objective::Pass},
     runtime::{
         backend::Footprint,
         passes::{Fusion, Pipeline},
@@ -47,19 +44,19 @@ pub struct Args {
 
 /// Prints what a step is made of.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
-    let (model, sites, trainable) = args.model.adapted(&args.adapters)?;
-    out!("{}", table::sites(&sites))?;
-    let pad = model.tokenizer.pad_id();
+    let outline = args.model.outlined(&args.adapters)?;
+    out!("{}", table::sites(&outline.sites))?;
+    out!("trained: {}", table::counts(&outline.counts))?;
     let platform = args.device.platform()?;
     let start = Instant::now();
-    let objective = model.objective;
-    let predictor = Predictor::new(model.pretrained.model, objective, sites, trainable, pad);
     let shape = Shape::new(args.batch_size, args.length);
     let pass = match args.inference {
         true => Pass::Predict,
         false => Pass::Train,
     };
-    let program = predictor.program(shape, pass, platform.precision())?;
+    let program = outline
+        .predictor
+        .program(shape, pass, platform.precision())?;
     let trained = program.trained_parameters();
     let trained: usize = trained.map(|leaf| leaf.ty.len()).sum();
     let pipeline = Pipeline {

@@ -63,7 +63,9 @@ pub struct Args {
 /// Predicts every row of a file, in file order.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let given = args.source.given()?;
-    let opened = args.model.open_with(given.as_ref(), &args.columns, &args.data);
+    let opened = args
+        .model
+        .open_with(given.as_ref(), &args.columns, &args.data);
     let (model, task) = opened?;
     let task = task.evaluated().into_owned();
     let mut inputs = vec![&*model.pretrained.dir];

@@ -196,7 +196,9 @@ impl SourceArgs {
             ("--combine-seed", self.combine_seed.is_some()),
             ("--head", self.head.is_some()),
         ];
-        flags.into_iter().find_map(|(flag, given)| given.then_some(flag))
+        flags
+            .into_iter()
+            .find_map(|(flag, given)| given.then_some(flag))
     }
 }
 
@@ -224,7 +226,8 @@ fn weighted(value: &Path) -> Result<Option<Weighted>, Error> {
         .rsplit_once(':')
         .ok_or_else(|| bad("it has no weight"))?;
     let number = weight.parse().ok().filter(|x: &f64| x.is_finite());
-    let number = number.ok_or_else(|| bad(&format!("the weight is `{weight}`, which is no number")))?;
+    let number =
+        number.ok_or_else(|| bad(&format!("the weight is `{weight}`, which is no number")))?;
     if folder.is_empty() {
         return Err(bad("it has no folder").into());
     }

@@ -1,6 +1,6 @@
 //! Tables and numbers for people.
 
-use ailora::adapter::Site;
+use ailora::adapter::{Counts, Site};
 use comfy_table::{Table, presets};
 
 /// A table with a header line.
@@ -81,6 +81,26 @@ pub fn count(n: usize) -> String {
         .filter_map(|group| std::str::from_utf8(group).ok())
         .collect();
     groups.join(" ")
+}
+
+/// How many numbers train, of what, and how many in all.
+pub fn counts(counts: &Counts) -> String {
+    let shown = |n: usize| format!("{:.2} M", n as f64 / 1e6);
+    let parts = [
+        (counts.adapters, "adapters"),
+        (counts.head, "the head"),
+        (counts.model, "the model's own parameters"),
+    ];
+    let parts = parts.iter().filter(|(n, _)| *n > 0);
+    let parts = parts.map(|&(n, of)| format!("{} of {of} ({})", count(n), shown(n)));
+    let parts: Vec<String> = parts.collect();
+    let total = counts.total();
+    format!(
+        "{} = {} ({})",
+        parts.join(" + "),
+        count(total),
+        shown(total)
+    )
 }
 
 /// A size in binary units.

@@ -10,9 +10,9 @@ mod rows;
 mod settings;
 
 pub use about::About;
+pub use chosen::{AdapterFolder, Chosen, Several, Weighted};
 pub use folder::write_model;
 pub use learner::Finetuning;
-pub use chosen::{AdapterFolder, Chosen, Several, Weighted};
 pub use model::Model;
 pub use settings::Settings;
 

@@ -2,10 +2,11 @@
 
 use crate::ir::{
     Id, Op, Program, ProgramError, Real,
-    ops::{elementwise::Binary, matmul::MatMul},
+    ops::{elementwise::Binary, matmul::MatMul, row_lengths::RowLengths},
 };
 
-/// Replaces `x (W - s B0 A0)^T` by `x W^T + s (x A0^T) (-B0)^T`, so that `W` stays as it is.
+/// Replaces `x (W - s B0 A0)^T` by `x W^T + s (x A0^T) (-B0)^T`, so that `W` stays as it is; the lengths of
+/// the rows of `W - s B0 A0 + s B A` are those of `W` with both pairs of factors.
 ///
 /// In float32 the residual is formed once and costs nothing more. In lower precisions, or over a
 /// quantised `W`, it would round away most of what a minor adapter starts from; there, this is the
@@ -16,6 +17,9 @@ use crate::ir::{
 /// None for a program that passed its own type checks.
 pub fn distribute(program: &Program) -> Result<Program, ProgramError> {
     program.rewrite(|new, _, node, args| {
+        if let Op::RowLengths(lengths) = &node.op {
+            return lengths_apart(new, lengths, args);
+        }
         let residual = match &node.op {
             Op::MatMul(MatMul {
                 trans_a: false,
@@ -39,6 +43,17 @@ pub fn distribute(program: &Program) -> Result<Program, ProgramError> {
         let part = new.matmul(down, false, minus, true)?;
         new.sum(whole, part)
     })
+}
+
+/// The lengths of rows of a residual and factors, as those of the weight and one pair of factors more.
+fn lengths_apart(new: &mut Program, lengths: &RowLengths, args: &[Id]) -> Result<Id, ProgramError> {
+    let Some(own) = residual(new, args[0]) else {
+        return new.add(lengths.clone(), args);
+    };
+    let mut scales = lengths.scales.clone();
+    scales.push(Real(-own.scale));
+    let args = [&[own.weight], &args[1..], &[own.b0, own.a0]].concat();
+    new.add(RowLengths { scales }, &args)
 }
 
 /// `weight - scale · b0 · a0`

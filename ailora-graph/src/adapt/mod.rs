@@ -1,6 +1,7 @@
 //! Rewrites a pretrained program: each projection as its adapter says.
 
 mod distribute;
+mod hook;
 
 pub use crate::adapter::Mode;
 pub use distribute::distribute;
@@ -11,11 +12,10 @@ use thiserror::Error;
 
 use crate::{
     adapter::{Adapter, Layout, Operands, Projected, Site, Strategy, Trainable, as_rows},
-    ir::{
-        Id, Leaf, Op, Program, ProgramError,
-        ops::{elementwise::Binary, matmul::MatMul},
-    },
+    grad::gradient_name,
+    ir::{Id, Leaf, Op, Program, ProgramError, ops::matmul::MatMul},
 };
+use hook::{Hook, Readers};
 
 /// Adapters that a program cannot take.
 #[derive(Debug, Error)]
@@ -44,6 +44,17 @@ pub enum AdaptError {
         /// The bias.
         bias: String,
     },
+    /// An adapter of a block's output, where no residual is added to the projection's.
+    #[error(
+        "{site}: `{adapter}` goes between a block's output and its residual, but nothing is added to the \
+         output of this projection alone; choose the last projection of a block, or another adapter"
+    )]
+    NoResidual {
+        /// Module path of the projection.
+        site: String,
+        /// The adapter.
+        adapter: &'static str,
+    },
     /// A weight that is used otherwise too, and an adapter that comes to no weight.
     #[error(
         "{site}: its weight `{weight}` is used by more than the projection, so that it would have to \
@@ -67,7 +78,8 @@ pub enum AdaptError {
 /// the sites' strategies name; with [`Trainable::All`] every parameter trains, and nothing is
 /// replaced. `mode` says what the adapters' dropout does.
 ///
-/// At the start of training the result computes what `program` does, whatever the scale.
+/// At the start of training the result computes what `program` does, whatever the scale, or nearly: see
+/// [`Adapter`].
 ///
 /// # Errors
 /// An adapted projection that the program does not use, or uses as its adapter does not allow.
@@ -89,13 +101,45 @@ pub fn adapt(
             });
         }
     }
-    let mut adapting = Adapting::new(program, sites, trainable, mode);
-    program.rewrite(|new, id, node, args| match &node.op {
-        Op::MatMul(product) => adapting.product(new, id, *product, args),
-        Op::Binary(Binary::Add) => adapting.sum(new, id, args),
-        Op::Frozen(leaf) => adapting.weight(new, id, leaf),
-        op => Ok(new.add(op.clone(), args)?),
+    let mut adapting = Adapting::new(program, sites, trainable, mode)?;
+    program.rewrite(|new, id, node, args| {
+        let value = match &node.op {
+            Op::MatMul(product) => adapting.product(new, id, *product, args)?,
+            Op::Frozen(leaf) => adapting.weight(new, id, leaf)?,
+            op => new.add(op.clone(), args)?,
+        };
+        match adapting.hooks.get(&id) {
+            Some(&hook) => adapting.output(new, hook, value, args),
+            None => Ok(value),
+        }
     })
+}
+
+/// Gives each gradient among a step's outputs the form in which its adapter wants it
+/// ([`Adapter::gradient`]).
+///
+/// # Errors
+/// An expression whose types do not fit.
+pub fn shape_gradients(step: &mut Program, sites: &[Site]) -> Result<(), ProgramError> {
+    for site in sites {
+        let Strategy::Adapted(adapter) = site.spec.strategy else {
+            continue;
+        };
+        for parameter in site.parameters(sites).iter().filter(|own| own.trains) {
+            let name = gradient_name(&parameter.name);
+            let Some(&gradient) = step.outputs().get(&*name) else {
+                continue;
+            };
+            let mut projected = Projected {
+                program: step,
+                site,
+                sites,
+            };
+            let shaped = adapter.gradient(&mut projected, parameter, gradient)?;
+            step.set_output(name, shaped);
+        }
+    }
+    Ok(())
 }
 
 /// A site and its adapter.
@@ -113,11 +157,8 @@ struct Adapting<'a> {
     frozen: HashMap<&'a str, &'a Site>,
     /// Parameters of projections that train themselves.
     full: Vec<&'a str>,
-    /// Where the bias is added to the product of an adapted projection that nothing else reads: the
-    /// product and the bias, by sum.
-    sums: HashMap<Id, [Id; 2]>,
-    /// Those products.
-    summed: HashSet<Id>,
+    /// Where adapters change outputs.
+    hooks: HashMap<Id, Hook>,
     /// The adapted weights that more than products with them read.
     shared: HashSet<Id>,
     /// What the new products read, by product.
@@ -125,7 +166,12 @@ struct Adapting<'a> {
 }
 
 impl<'a> Adapting<'a> {
-    fn new(program: &'a Program, sites: &'a [Site], trainable: &'a Trainable, mode: Mode) -> Self {
+    fn new(
+        program: &'a Program,
+        sites: &'a [Site],
+        trainable: &'a Trainable,
+        mode: Mode,
+    ) -> Result<Self, AdaptError> {
         let mut adapting = Self {
             program,
             sites,
@@ -134,8 +180,7 @@ impl<'a> Adapting<'a> {
             adapted: HashMap::new(),
             frozen: HashMap::new(),
             full: Vec::new(),
-            sums: HashMap::new(),
-            summed: HashSet::new(),
+            hooks: HashMap::new(),
             shared: HashSet::new(),
             operands: HashMap::new(),
         };
@@ -158,8 +203,9 @@ impl<'a> Adapting<'a> {
         if adapting.adapted.is_empty() {
             adapting.frozen.clear();
         }
-        adapting.find_readers();
-        adapting
+        adapting.find_shared();
+        adapting.find_hooks()?;
+        Ok(adapting)
     }
 
     /// The adapter of a product with a projection's weight.
@@ -177,41 +223,33 @@ impl<'a> Adapting<'a> {
         }
     }
 
-    /// Finds where the biases of adapted projections are added, and what else reads their weights.
-    fn find_readers(&mut self) {
+    /// Finds what reads adapted weights beside their products.
+    fn find_shared(&mut self) {
         let program = self.program;
-        let mut readers: HashMap<Id, usize> = HashMap::new();
         for id in program.ids() {
             let product = self.adapter_of(id).is_some();
-            for (i, &arg) in program[id].args.iter().enumerate() {
-                *readers.entry(arg).or_default() += 1;
-                if !(product && i == 1) {
-                    self.shared.insert(arg);
-                }
-            }
+            let args = program[id].args.iter().enumerate();
+            let others = args.filter(|(i, _)| !(product && *i == 1));
+            self.shared.extend(others.map(|(_, &arg)| arg));
         }
-        for &id in program.outputs().values() {
-            *readers.entry(id).or_default() += 1;
-            self.shared.insert(id);
-        }
-        for id in program.ids() {
-            let (Op::Binary(Binary::Add), &[a, b]) = (&program[id].op, &program[id].args[..])
-            else {
+        self.shared.extend(program.outputs().values());
+    }
+
+    /// Finds where adapters change outputs.
+    fn find_hooks(&mut self) -> Result<(), AdaptError> {
+        let readers = Readers::new(self.program);
+        for product in self.program.ids() {
+            let Some((site, adapter)) = self.adapter_of(product) else {
                 continue;
             };
-            for (product, bias) in [(a, b), (b, a)] {
-                let Some((site, _)) = self.adapter_of(product) else {
-                    continue;
-                };
-                let leaf = &program[program.source(bias)].op;
-                let own =
-                    matches!(leaf, Op::Frozen(leaf) if site.bias.as_deref() == Some(&*leaf.name));
-                if own && readers.get(&product) == Some(&1) {
-                    self.sums.insert(id, [product, bias]);
-                    self.summed.insert(product);
-                }
-            }
+            let hook = readers.hook(product, site.bias.as_deref(), adapter.place());
+            let (at, hook) = hook.ok_or_else(|| AdaptError::NoResidual {
+                site: site.path.clone(),
+                adapter: adapter.name(),
+            })?;
+            self.hooks.insert(at, hook);
         }
+        Ok(())
     }
 
     /// What a parameter becomes.
@@ -270,41 +308,67 @@ impl<'a> Adapting<'a> {
             input: args[0],
             weight: as_rows(new, product, weight)?,
             bias: None,
+            block: None,
             mode: self.mode,
         };
         self.operands.insert(id, operands);
-        let mut projected = self.projected(new, site);
-        let y = adapter.product(&mut projected, operands)?;
-        if self.summed.contains(&id) {
-            return Ok(y);
-        }
-        let output = adapter.output(&mut projected, operands, y)?;
-        match &site.bias {
-            Some(bias) if output != y => Err(AdaptError::BeforeBias {
-                site: site.path.clone(),
-                adapter: adapter.name(),
-                bias: bias.clone(),
-            }),
-            _ => Ok(output),
-        }
+        Ok(adapter.product(&mut self.projected(new, site), operands)?)
     }
 
-    /// What a sum becomes, such as that of a product and its bias.
-    fn sum(&self, new: &mut Program, id: Id, args: &[Id]) -> Result<Id, AdaptError> {
-        let sum = new.add(Binary::Add, args)?;
-        let Some([product, bias]) = self.sums.get(&id) else {
-            return Ok(sum);
+    /// What becomes of `value` where the output of a product is changed; `args` are its arguments.
+    fn output(
+        &self,
+        new: &mut Program,
+        hook: Hook,
+        value: Id,
+        args: &[Id],
+    ) -> Result<Id, AdaptError> {
+        let adapted = self.adapter_of(hook.product);
+        let Some(((site, adapter), &operands)) = adapted.zip(self.operands.get(&hook.product))
+        else {
+            return Ok(value);
         };
-        let adapted = self.adapter_of(*product).zip(self.operands.get(product));
-        let Some(((site, adapter), &operands)) = adapted else {
-            return Ok(sum);
-        };
-        let bias = self.program[id].args.iter().position(|arg| arg == bias);
-        let operands = Operands {
-            bias: bias.map(|bias| args[bias]),
+        let bias = hook.bias.map(|bias| self.copied(new, bias, None));
+        let mut operands = Operands {
+            bias: bias.transpose()?,
             ..operands
         };
-        Ok(adapter.output(&mut self.projected(new, site), operands, sum)?)
+        let Some(residual) = hook.residual else {
+            let output = adapter.output(&mut self.projected(new, site), operands, value)?;
+            return match &site.bias {
+                Some(bias) if hook.bias.is_none() && output != value => {
+                    Err(AdaptError::BeforeBias {
+                        site: site.path.clone(),
+                        adapter: adapter.name(),
+                        bias: bias.clone(),
+                    })
+                }
+                _ => Ok(output),
+            };
+        };
+        operands.block = Some(match residual.norm {
+            Some(norm) => self.copied(new, norm, Some(value))?,
+            None => value,
+        });
+        let output = args[residual.output];
+        let output = adapter.output(&mut self.projected(new, site), operands, output)?;
+        Ok(new.sum(output, args[1 - residual.output])?)
+    }
+
+    /// A copy of a value that is computed of parameters alone, and of `input` in the place of its first
+    /// normalised value, if there is one.
+    fn copied(&self, new: &mut Program, id: Id, input: Option<Id>) -> Result<Id, AdaptError> {
+        let node = &self.program[id];
+        let args = match (&node.op, input) {
+            (Op::Frozen(leaf), _) => return self.weight(new, id, leaf),
+            (Op::Normalize(_), Some(input)) => vec![input],
+            _ => {
+                let args = node.args.iter();
+                let args = args.map(|&arg| self.copied(new, arg, input));
+                args.collect::<Result<_, _>>()?
+            }
+        };
+        Ok(new.add(node.op.clone(), &args)?)
     }
 }
 

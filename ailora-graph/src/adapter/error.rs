@@ -26,6 +26,23 @@ pub enum AdapterError {
         /// The smaller of the two.
         max: usize,
     },
+    /// A parameter that projections share would have several shapes.
+    #[error(
+        "{site} and {other} share `{parameter}`, which would be {found:?} for the one and {expected:?} for \
+         the other; give both the same rank"
+    )]
+    Shared {
+        /// Module path of the projection.
+        site: String,
+        /// That of one before it.
+        other: String,
+        /// The parameter.
+        parameter: String,
+        /// Its shape at the projection.
+        found: Vec<usize>,
+        /// That at the other one.
+        expected: Vec<usize>,
+    },
     /// A number outside its range.
     #[error("{site}: {what} is {found}, expected {expected}")]
     OutOfRange {
@@ -127,6 +144,17 @@ pub enum AdapterError {
     TrainsOther {
         /// The method.
         method: &'static str,
+    },
+    /// The method trains parameters that the model has not got.
+    #[error(
+        "method `{method}` trains the parameters `{patterns}`, of which the model has none; choose another \
+         method"
+    )]
+    TrainsNone {
+        /// The method.
+        method: &'static str,
+        /// What it trains.
+        patterns: String,
     },
     /// Nothing would train.
     #[error(

@@ -1,5 +1,6 @@
 //! What an adapter is: what it does to one projection, what is said of it, and the projections.
 
+mod counts;
 mod error;
 mod option;
 mod parameter;
@@ -11,12 +12,13 @@ mod site;
 mod spec;
 mod trainable;
 
+pub use counts::Counts;
 pub use error::AdapterError;
 pub use option::AdapterOption;
 pub use parameter::{AdapterParameter, End, Side, Start};
 pub use peft::{Field, Peft};
 pub(crate) use projected::as_rows;
-pub use projected::{Mode, Operands, Projected};
+pub use projected::{Mode, Operands, Place, Projected};
 pub use role::Role;
 pub use site::{Layout, Site};
 pub use spec::{AdapterSpec, Scaling, Strategy};
@@ -29,8 +31,8 @@ use crate::ir::{Id, ProgramError};
 /// What becomes of a projection `y = x W^T + b` whose weight and bias stay as they are.
 ///
 /// An adapter is a value without state of a run: what differs between projections is in their
-/// [`Site`]s, which carry rank, scale and rate. The result computes what the projection did, at the
-/// start of training.
+/// [`Site`]s, which carry rank, scale and rate. At the start of training the result computes what the
+/// projection did, or nearly: a bottleneck starts from small random numbers.
 pub trait Adapter: fmt::Debug + Sync {
     /// The name in files, such as `principal`; unique among all adapters.
     fn name(&self) -> &'static str;
@@ -66,7 +68,13 @@ pub trait Adapter: fmt::Debug + Sync {
         p.frozen_product(operands)
     }
 
-    /// What the output becomes, `[..., out]`: the product with the bias, if there is one.
+    /// Where the output is changed.
+    fn place(&self) -> Place {
+        Place::Output
+    }
+
+    /// What the output becomes, `[..., out]`: the product with the bias, if there is one, and with what
+    /// comes before the adapter's [`place`](Self::place).
     ///
     /// # Errors
     /// An expression whose types do not fit.
@@ -77,6 +85,20 @@ pub trait Adapter: fmt::Debug + Sync {
         output: Id,
     ) -> Result<Id, ProgramError> {
         Ok(output)
+    }
+
+    /// What the optimiser takes for the gradient of one of its trained parameters. It is linear in the
+    /// gradient, so that gradients may be summed before or after, and clipped after.
+    ///
+    /// # Errors
+    /// An expression whose types do not fit.
+    fn gradient(
+        &self,
+        _p: &mut Projected<'_>,
+        _parameter: &AdapterParameter,
+        gradient: Id,
+    ) -> Result<Id, ProgramError> {
+        Ok(gradient)
     }
 
     /// The weight and the bias of a projection without adapter that computes the same, or nothing if

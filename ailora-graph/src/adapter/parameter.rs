@@ -61,6 +61,15 @@ pub enum Start {
         /// Half of the range.
         bound: f64,
     },
+    /// Drawn evenly from `[-bound, bound)` as PyTorch draws on a CPU, whatever the run's seed.
+    AsPytorch {
+        /// The generator's seed.
+        seed: u64,
+        /// How many numbers are drawn before.
+        skip: usize,
+        /// Half of the range.
+        bound: f64,
+    },
     /// Drawn from a normal distribution around 0.
     Normal {
         /// Its standard deviation.
@@ -74,6 +83,20 @@ pub enum Start {
         /// Which factor.
         side: Side,
     },
+    /// Left singular vectors of the weight, `[out, k]`.
+    LeftVectors {
+        /// Which.
+        end: End,
+    },
+    /// A factor of the QR decomposition of the weight `[out, in]`: the first `k` columns of `Q`, or the
+    /// first `k` rows of `R`.
+    Qr {
+        /// Which factor.
+        side: Side,
+    },
+    /// `(A A^T + 1e-8 I)^-1 / s^2`, `[k, k]`, of the projection's [`lora_a`](super::Site::lora_a), which
+    /// is declared before it, and the adapter's scale `s`.
+    InverseGram,
     /// The length of each row of the weight, `[out]`.
     RowLengths,
 }

@@ -26,6 +26,18 @@ pub enum Mode {
     Infer,
 }
 
+/// Where an adapter changes the output of a projection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// Behind the bias.
+    #[default]
+    Output,
+    /// Behind the dropout that follows, if one does.
+    Sublayer,
+    /// There, where a block's residual is added, which has to follow.
+    Residual,
+}
+
 /// What a projection reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Operands {
@@ -35,6 +47,9 @@ pub struct Operands {
     pub weight: Id,
     /// `b`, `[out]`; nothing before it is added.
     pub bias: Option<Id>,
+    /// What the block gives without the adapter, `[..., out]`, at [`Place::Residual`]: the sum of the output
+    /// and the residual, through the norm behind it in a block that ends with one. Nothing elsewhere.
+    pub block: Option<Id>,
     /// What the program is for.
     pub mode: Mode,
 }

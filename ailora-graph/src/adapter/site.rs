@@ -58,6 +58,32 @@ impl Site {
         sizes.values().sum()
     }
 
+    /// Checks all projections of a model, and that what they share is one parameter.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check); a parameter of several shapes.
+    pub fn check_all(sites: &[Self]) -> Result<(), AdapterError> {
+        sites.iter().try_for_each(Self::check)?;
+        let mut known: HashMap<String, (&Self, Vec<usize>)> = HashMap::new();
+        for site in sites {
+            for AdapterParameter { name, shape, .. } in site.parameters(sites) {
+                match known.get(&name) {
+                    Some((other, expected)) if *expected != shape => {
+                        return Err(AdapterError::Shared {
+                            site: site.path.clone(),
+                            other: other.path.clone(),
+                            parameter: name,
+                            found: shape,
+                            expected: expected.clone(),
+                        });
+                    }
+                    _ => _ = known.insert(name, (site, shape)),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The parameters of its adapter, of a model with these projections.
     pub fn parameters(&self, sites: &[Self]) -> Vec<AdapterParameter> {
         match self.spec.strategy {

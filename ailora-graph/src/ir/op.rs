@@ -96,6 +96,8 @@ operations! {
     MatMul(matmul),
     /// Adapters added to the weights that they lie beside.
     Merge(merge),
+    /// Lengths of the rows of a weight with adapters.
+    RowLengths(row_lengths),
     /// Sum or maximum along axes.
     Reduce(reduce),
     /// The same elements under other dimensions.

@@ -35,6 +35,16 @@ methods! {
     super::milora::Milora,
     super::reailora::Reailora,
     super::rslora::Rslora,
+    super::olora::Olora,
+    super::mica::Mica,
+    super::lora_fa::LoraFa,
+    super::lora_plus::LoraPlus,
+    super::vera::Vera,
+    super::ia3::Ia3,
+    super::dora::Dora,
+    super::houlsby::Houlsby,
+    super::pfeiffer::Pfeiffer,
+    super::bitfit::Bitfit,
     super::full::Full,
 }
 
@@ -169,7 +179,8 @@ mod tests {
         );
         assert_eq!(
             text(strategy("zzz").unwrap_err()),
-            "unknown start `zzz`; expected one of principal, minor, random, frozen, full"
+            "unknown start `zzz`; expected one of principal, minor, random, olora, mica, random_frozen, \
+             vera, ia3, ia3_input, houlsby, pfeiffer, frozen, full"
         );
     }
 }

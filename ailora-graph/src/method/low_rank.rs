@@ -2,40 +2,86 @@
 //!
 //! `A0` and `B0` are the frozen start of `A` and `B`, such that `s B0 A0` is the part of `W` that the
 //! adapter starts from; a random start has none, as its `B` is zero.
+//!
+//! With trained magnitudes `m` (DoRA) the product is `k (x V^T)`, with `V = W - s B0 A0 + s B A` and for each
+//! output the factor `k = m / |V|` of its row of `V`. The lengths `|V|` are constants to the derivative.
 
 use crate::{
     adapter::{
         Adapter, AdapterError, AdapterOption, AdapterParameter, AdapterSpec, End, Field, Layout,
         Merged, Operands, Peft, Projected, Published, Side, Site, Start, Strategy,
     },
-    ir::{Id, ProgramError, ops::concat::Concat},
+    ir::{
+        Id, ProgramError, Real,
+        ops::{concat::Concat, elementwise::Binary, row_lengths::RowLengths},
+    },
 };
 
 /// A product of two thin matrices beside a weight.
 #[derive(Debug)]
 pub struct LowRank {
     name: &'static str,
-    /// Which part of the weight it starts from; none if `A` is random and `B` zero.
-    part: Option<End>,
+    begin: Begin,
+}
+
+/// What `A` and `B` start from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Begin {
+    /// Kaiming-uniform `A`, zero `B`.
+    Random,
+    /// The same with `A` frozen, and the gradient of `B` as [`Adapter::gradient`] makes it (LoRA-FA).
+    RandomFrozen,
+    /// The part of the weight that these triplets span, half of each value in each factor.
+    Triplets(End),
+    /// The part of the weight that its first columns span: `B = Q_r` and `A = R_r` of `W = Q R` (OLoRA).
+    Qr,
+    /// Zero `A`, and frozen left singular vectors of the smallest singular values as `B` (MiCA).
+    MinorVectors,
 }
 
 /// From the largest singular triplets (AILoRA's choice for queries; PiSSA everywhere).
 pub const PRINCIPAL: LowRank = LowRank {
     name: "principal",
-    part: Some(End::Principal),
+    begin: Begin::Triplets(End::Principal),
 };
 
 /// From the smallest singular triplets (AILoRA's choice for values; MiLoRA everywhere).
 pub const MINOR: LowRank = LowRank {
     name: "minor",
-    part: Some(End::Minor),
+    begin: Begin::Triplets(End::Minor),
 };
 
 /// Kaiming-uniform `A`, zero `B` (LoRA).
 pub const RANDOM: LowRank = LowRank {
     name: "random",
-    part: None,
+    begin: Begin::Random,
 };
+
+/// From the QR decomposition of the weight (OLoRA).
+pub const OLORA: LowRank = LowRank {
+    name: "olora",
+    begin: Begin::Qr,
+};
+
+/// Frozen minor left singular vectors `B`, zero `A` (MiCA).
+pub const MICA: LowRank = LowRank {
+    name: "mica",
+    begin: Begin::MinorVectors,
+};
+
+/// Kaiming-uniform, frozen `A`, zero `B` (LoRA-FA).
+pub const RANDOM_FROZEN: LowRank = LowRank {
+    name: "random_frozen",
+    begin: Begin::RandomFrozen,
+};
+
+/// What can be said of an adapter one of whose factors trains.
+const OPTIONS_OF_ONE: &[AdapterOption] = &[
+    AdapterOption::Rank,
+    AdapterOption::Alpha,
+    AdapterOption::Scaling,
+    AdapterOption::Dropout,
+];
 
 /// What can be said of a low-rank adapter.
 const OPTIONS: &[AdapterOption] = &[
@@ -44,6 +90,7 @@ const OPTIONS: &[AdapterOption] = &[
     AdapterOption::Scaling,
     AdapterOption::Dropout,
     AdapterOption::BRate,
+    AdapterOption::Dora,
 ];
 
 /// The rank of an adapter of which nothing is said.
@@ -61,7 +108,7 @@ static PEFT: Peft = Peft {
         ("lora_alpha", Field::Alpha),
         ("lora_dropout", Field::Number(0.0)),
         ("use_rslora", Field::Bool(false)),
-        ("use_dora", Field::Bool(false)),
+        ("use_dora", Field::Dora),
         ("fan_in_fan_out", Field::Bool(false)),
         ("bias", Field::Biases),
         ("init_lora_weights", Field::Bool(true)),
@@ -79,6 +126,11 @@ impl Site {
     /// Name of the up projection `B`, `[out, r]`, of a low-rank adapter.
     pub fn lora_b(&self) -> String {
         format!("{}.lora_B.weight", self.path)
+    }
+
+    /// Name of the magnitudes of a low-rank adapter, `[out]`.
+    pub fn lora_magnitudes(&self) -> String {
+        format!("{}.lora_magnitude_vector", self.path)
     }
 
     /// Name of the frozen start of `A`.
@@ -110,32 +162,91 @@ impl LowRank {
         [[rank, site.in_features], [site.out_features, rank]]
     }
 
+    /// `A` and `B`, of which at least one trains.
     fn trained(&self, site: &Site) -> Factors<AdapterParameter> {
         let [a, b] = Self::shapes(site);
-        let [start_a, start_b] = match self.part {
-            Some(end) => starts(end),
-            None => {
+        let [start_a, start_b] = match self.begin {
+            Begin::Random | Begin::RandomFrozen => {
                 let bound = 1.0 / (site.in_features as f64).sqrt();
                 [Start::Uniform { bound }, Start::Constant(0.0)]
             }
+            Begin::MinorVectors => {
+                let end = End::Minor;
+                [Start::Constant(0.0), Start::LeftVectors { end }]
+            }
+            Begin::Triplets(_) | Begin::Qr => self.part_starts(),
         };
         Factors {
-            a: AdapterParameter::trained(site.lora_a(), a, start_a),
+            a: AdapterParameter {
+                trains: self.begin != Begin::RandomFrozen,
+                ..AdapterParameter::trained(site.lora_a(), a, start_a)
+            },
             b: AdapterParameter {
                 rate: site.spec.b_lr,
+                trains: self.begin != Begin::MinorVectors,
                 ..AdapterParameter::trained(site.lora_b(), b, start_b)
             },
         }
     }
 
+    /// Of `A` and `B` that are a part of the weight.
+    fn part_starts(&self) -> [Start; 2] {
+        [Side::Right, Side::Left].map(|side| match self.begin {
+            Begin::Triplets(end) => Start::Triplets { end, side },
+            _ => Start::Qr { side },
+        })
+    }
+
+    /// `m`, if there are magnitudes: the lengths of the published weight's rows.
+    fn magnitudes(site: &Site) -> Option<AdapterParameter> {
+        let lengths = || {
+            let name = site.lora_magnitudes();
+            AdapterParameter::trained(name, [site.out_features], Start::RowLengths)
+        };
+        site.spec.dora.then(lengths)
+    }
+
+    /// `k = m / |V|`, `[out]`, if there are magnitudes, with `V` the sum of `residual` and `s B A`, both
+    /// `[out, in]`. Where `|V|` is zero, `k` is one.
+    fn row_factors(
+        p: &mut Projected<'_>,
+        residual: Id,
+        trained: Factors<Id>,
+    ) -> Result<Option<Id>, ProgramError> {
+        let Some(magnitudes) = Self::magnitudes(p.site) else {
+            return Ok(None);
+        };
+        let magnitudes = p.parameter(&magnitudes)?;
+        let scales = vec![Real(Self::scale(p.site))];
+        let p = &mut *p.program;
+        let lengths = p.add(RowLengths { scales }, &[residual, trained.b, trained.a])?;
+        let [zero, one] = [0.0, 1.0].map(|number| p.constant(number));
+        let is_some = p.add(Binary::Less, &[zero, lengths])?;
+        let is_zero = p.difference(one, is_some)?;
+        let magnitudes = p.product(magnitudes, is_some)?;
+        let [above, below] = [magnitudes, lengths].map(|id| p.sum(id, is_zero));
+        p.add(Binary::Div, &[above?, below?]).map(Some)
+    }
+
     /// `A0` and `B0`.
     fn start(&self, site: &Site) -> Option<Factors<AdapterParameter>> {
+        if !matches!(self.begin, Begin::Triplets(_) | Begin::Qr) {
+            return None;
+        }
         let [a, b] = Self::shapes(site);
-        let [start_a, start_b] = starts(self.part?);
+        let [start_a, start_b] = self.part_starts();
         Some(Factors {
             a: AdapterParameter::frozen(site.lora_a0(), a, start_a),
             b: AdapterParameter::frozen(site.lora_b0(), b, start_b),
         })
+    }
+
+    /// What the gradient of `B` is multiplied by, if `A` is frozen.
+    fn inverse_gram(&self, site: &Site) -> Option<AdapterParameter> {
+        let rank = site.spec.rank().unwrap_or_default();
+        let name = format!("{}.lora_A.inverse_gram", site.path);
+        let declared = || AdapterParameter::frozen(name, [rank, rank], Start::InverseGram);
+        (self.begin == Begin::RandomFrozen).then(declared)
     }
 
     /// `W - s B0 A0`, in a layout.
@@ -152,11 +263,6 @@ impl LowRank {
         let part = start.part(p, layout)?;
         p.program.difference(weight, part)
     }
-}
-
-/// Of `A` and `B` from singular triplets.
-fn starts(end: End) -> [Start; 2] {
-    [Side::Right, Side::Left].map(|side| Start::Triplets { end, side })
 }
 
 impl Factors<AdapterParameter> {
@@ -185,7 +291,10 @@ impl Adapter for LowRank {
     }
 
     fn options(&self) -> &'static [AdapterOption] {
-        OPTIONS
+        match self.begin {
+            Begin::Random | Begin::Triplets(_) | Begin::Qr => OPTIONS,
+            Begin::RandomFrozen | Begin::MinorVectors => OPTIONS_OF_ONE,
+        }
     }
 
     /// The rank is at least 1, and at most the smaller side of the weight.
@@ -210,24 +319,46 @@ impl Adapter for LowRank {
 
     fn parameters(&self, site: &Site, _: &[Site]) -> Vec<AdapterParameter> {
         let Factors { a, b } = self.trained(site);
-        match self.start(site) {
-            None => vec![a, b],
+        let mut parameters = match self.start(site) {
+            None => {
+                let inverse = self.inverse_gram(site).into_iter();
+                [a].into_iter().chain(inverse).chain([b]).collect()
+            }
             Some(Factors { a: a0, b: b0 }) => vec![a0, a, b0, b],
-        }
+        };
+        parameters.extend(Self::magnitudes(site));
+        parameters
     }
 
+    /// With magnitudes and dropout, what is dropped from `x` goes through the frozen weight alone, as PEFT has
+    /// it: `k (d V^T) + (x - d) (W - s B0 A0)^T`, of the input `d` with dropout.
     fn product(&self, p: &mut Projected<'_>, operands: Operands) -> Result<Id, ProgramError> {
         let weight = self.residual(p, operands.weight, Layout::OutIn)?;
-        let frozen = p.frozen_product(Operands { weight, ..operands })?;
         let trained = self.trained(p.site).in_program(p)?;
+        let factors = Self::row_factors(p, weight, trained)?;
         let input = p.dropped(operands)?;
+        let scaled = match factors {
+            Some(_) => input,
+            None => operands.input,
+        };
+        let frozen = p.program.matmul(scaled, false, weight, true)?;
         let down = p.program.matmul(input, false, trained.a, true)?;
         let down = p.program.scale(down, Self::scale(p.site))?;
         let up = p.program.matmul(down, false, trained.b, true)?;
-        p.program.sum(frozen, up)
+        let sum = p.program.sum(frozen, up)?;
+        let Some(factors) = factors else {
+            return Ok(sum);
+        };
+        let product = p.program.product(sum, factors)?;
+        if input == operands.input {
+            return Ok(product);
+        }
+        let dropped = p.program.difference(operands.input, input)?;
+        let unscaled = p.program.matmul(dropped, false, weight, true)?;
+        p.program.sum(product, unscaled)
     }
 
-    /// `W - s B0 A0 + s B A`.
+    /// `V = W - s B0 A0 + s B A`, or `k V`.
     fn merged(
         &self,
         p: &mut Projected<'_>,
@@ -238,8 +369,22 @@ impl Adapter for LowRank {
         let residual = self.residual(p, weight, layout)?;
         let trained = self.trained(p.site).in_program(p)?;
         let part = trained.part(p, layout)?;
-        let weight = p.program.sum(residual, part)?;
-        Ok(Some(Merged { weight, bias }))
+        let mut merged = p.program.sum(residual, part)?;
+        let rows = match layout {
+            Layout::OutIn => weight,
+            Layout::InOut => p.program.transpose(weight)?,
+        };
+        let rows = self.residual(p, rows, Layout::OutIn)?;
+        if let Some(mut factors) = Self::row_factors(p, rows, trained)? {
+            if layout == Layout::OutIn {
+                factors = p.program.reshape(factors, &[p.site.out_features, 1])?;
+            }
+            merged = p.program.product(merged, factors)?;
+        }
+        Ok(Some(Merged {
+            weight: merged,
+            bias,
+        }))
     }
 
     /// Beside the published `W` the adapter of twice the rank with `A' = [A; A0]` and `B' = [B, -B0]`, so
@@ -255,10 +400,34 @@ impl Adapter for LowRank {
             rank *= 2;
         }
         let spec = AdapterSpec::adapted(&RANDOM).with_rank(rank);
+        let mut tensors = vec![(p.site.lora_a(), a), (p.site.lora_b(), b)];
+        if let Some(magnitudes) = Self::magnitudes(p.site) {
+            let own = p.parameter(&magnitudes)?;
+            tensors.push((magnitudes.name, own));
+        }
         Ok(Published {
-            spec: spec.with_alpha(Self::scale(p.site) * rank as f64),
-            tensors: vec![(p.site.lora_a(), a), (p.site.lora_b(), b)],
+            spec: spec
+                .with_alpha(Self::scale(p.site) * rank as f64)
+                .with_dora(p.site.spec.dora),
+            tensors,
         })
+    }
+
+    /// With a frozen `A`, the step of `B` whose `s B A` is nearest to the step that the whole weight would
+    /// make: `dB (A A^T + 1e-8 I)^-1 / s^2` (LoRA-FA, equation 7).
+    fn gradient(
+        &self,
+        p: &mut Projected<'_>,
+        parameter: &AdapterParameter,
+        gradient: Id,
+    ) -> Result<Id, ProgramError> {
+        match self.inverse_gram(p.site) {
+            Some(inverse) if parameter.name == p.site.lora_b() => {
+                let inverse = p.parameter(&inverse)?;
+                p.program.matmul(gradient, false, inverse, false)
+            }
+            _ => Ok(gradient),
+        }
     }
 
     fn peft(&self) -> Option<&'static Peft> {

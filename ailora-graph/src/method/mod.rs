@@ -5,17 +5,28 @@
 //! which flags, help, errors, files, tables and annotations go by.
 
 mod ailora;
+mod bitfit;
+mod bottleneck;
+mod dora;
 mod full;
+mod houlsby;
+mod ia3;
 mod list;
 mod lora;
+mod lora_fa;
+mod lora_plus;
 mod low_rank;
+mod mica;
 mod milora;
+mod olora;
+mod pfeiffer;
 mod pissa;
 mod reailora;
 mod rslora;
+mod vera;
 
 pub use crate::adapter::{
-    Adapter, AdapterOption, AdapterParameter, End, Field, Merged, Operands, Peft, Projected,
+    Adapter, AdapterOption, AdapterParameter, End, Field, Merged, Operands, Peft, Place, Projected,
     Published, Side, Start,
 };
 pub use list::*;

@@ -18,6 +18,7 @@ pub mod outer;
 pub mod put;
 pub mod reduce;
 pub mod rotary;
+pub mod row_lengths;
 pub mod scatter_add;
 pub mod take_along;
 pub mod top;
@@ -152,6 +153,7 @@ kernels! {
     put::Put,
     reduce::Reduce,
     rotary::Rotary,
+    row_lengths::RowLengths,
     scatter_add::ScatterAdd,
     take_along::TakeAlong,
     take_along::TakeAlongGrad,

@@ -13,6 +13,7 @@ use ailora_graph::{
     Trainable,
     adapt::{Mode, adapt},
     checkpoint::checkpoint,
+    element_types::element_types,
     grad::gradients,
     hoist::hoist,
     ir::{
@@ -24,6 +25,7 @@ use ailora_graph::{
             merge::{Merge, Update},
             normalize::{Normalize, NormalizeGrad},
             reduce::Reduce,
+            row_lengths::RowLengths,
             softmax::{Softmax, SoftmaxGrad},
             take_along::{TakeAlong, TakeAlongGrad},
             view::{Pad, Permute, Slice},
@@ -545,6 +547,41 @@ fn packs_are_merged_block_by_block() {
         });
         bindings.insert("pack".into(), pack);
         check(&program, bindings, 1e-6);
+    }
+}
+
+/// In float32 and in bfloat16, of what lies in a pack; a row of zeros has no length.
+#[test]
+fn lengths_of_the_rows_of_a_weight_with_adapters() {
+    for ([out, inner], [first, second]) in [([3, 5], [1, 2]), ([37, 70], [8, 3])] {
+        let mut p = Program::new();
+        let shape = [out + first, inner + first];
+        let pack = p.frozen("pack", Type::f32(shape)).unwrap();
+        let mut part = |at: [usize; 2], shape: [usize; 2]| {
+            let rows = p.slice(pack, 0, at[0], at[0] + shape[0]).unwrap();
+            p.slice(rows, 1, at[1], at[1] + shape[1]).unwrap()
+        };
+        let w = part([0, 0], [out, inner]);
+        let (b, a) = (
+            part([0, inner], [out, first]),
+            part([out, 0], [first, inner]),
+        );
+        let b2 = p.input("b", Type::f32([out, second])).unwrap();
+        let a2 = p.trained("a", Type::f32([second, inner])).unwrap();
+        let scales = vec![Real(2.0), Real(-0.5)];
+        let lengths = p.add(RowLengths { scales }, &[w, b, a, b2, a2]).unwrap();
+        p.set_output("lengths", lengths);
+        let mut bindings = Bindings::new();
+        bind(&p, &mut bindings);
+        for name in ["pack", "b"] {
+            let of = bindings.get_mut(name).unwrap();
+            let width = of.shape[1];
+            of.data[width..2 * width].fill(0.0);
+        }
+        let expected = p.eval(&bindings, DRAW).unwrap();
+        assert_eq!(expected["lengths"].data[1], 0.0);
+        check(&p, bindings.clone(), 1e-6);
+        check(&element_types(&p, DType::Bf16).unwrap(), bindings, 1e-6);
     }
 }
 

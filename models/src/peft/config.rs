@@ -55,7 +55,10 @@ const FIELDS: &[Field] = &[
         "lora_bias",
         "lora_B's bias, scaled, is added to the module's",
     ),
-    applied("use_dora", "the magnitudes are folded into the weight"),
+    applied(
+        "use_dora",
+        "the magnitudes of projections are trained on; those of embeddings are folded into the table",
+    ),
     applied(
         "init_lora_weights",
         "pissa and olora: their start is taken from the base, as PEFT does; pissa_niter_*, corda \
@@ -188,6 +191,12 @@ pub enum Biases {
 }
 
 impl Biases {
+    /// What the field `bias` says.
+    pub fn of(value: &Value) -> Option<Self> {
+        let all = [Self::None, Self::Adapted, Self::All];
+        all.into_iter().find(|biases| value == biases.name())
+    }
+
     /// The value of the field `bias`.
     pub fn name(self) -> &'static str {
         match self {
@@ -315,11 +324,12 @@ impl Fields {
             rank(value)
         })?;
         let alphas = self.dictionary("alpha_pattern", "numbers", Value::as_f64)?;
-        let biases = match self.text("bias")?.as_deref() {
-            None | Some("none") => Biases::None,
-            Some("lora_only") => Biases::Adapted,
-            Some("all") => Biases::All,
-            Some(_) => return Err(self.wrong("bias", "none, lora_only or all")),
+        let biases = match self.set("bias") {
+            None => Biases::None,
+            Some(value) => {
+                let biases = Biases::of(value);
+                biases.ok_or_else(|| self.wrong("bias", "none, lora_only or all"))?
+            }
         };
         let rank = match self.json.get("r") {
             None => 8,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ailora_graph::{
     AdapterSpec,
-    adapter::Site,
+    adapter::{AdapterParameter, Site},
     method::{Adapter as Kind, Field, Peft},
 };
 use ailora_runtime::store::Array;
@@ -12,8 +12,10 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use super::{
-    Adapter, Applied, CONFIG, PeftError, WEIGHTS, fold,
-    names::PREFIX,
+    Adapter, Applied, CONFIG, Draws, PeftError, WEIGHTS,
+    config::Biases,
+    fold,
+    names::{PREFIX, TUNER},
     patterns::{Modules, is_end},
 };
 use crate::{
@@ -99,6 +101,12 @@ impl Folder {
         PeftError::Config { path, reason }
     }
 
+    /// The value of the field of a form that says this.
+    fn value(&self, form: &Peft, field: Field) -> Option<&Value> {
+        let own = form.fields.iter().find(|(_, other)| *other == field);
+        own.and_then(|(name, _)| self.json.get(*name))
+    }
+
     /// What is said of each projection with an adapter of this kind.
     fn spec(&self, kind: &'static dyn Kind, form: &Peft) -> Result<AdapterSpec, PeftError> {
         let mut spec = AdapterSpec::adapted(kind);
@@ -109,8 +117,7 @@ impl Folder {
             let positive = value.as_f64().filter(|x| *x > 0.0);
             let (fits, expected) = match field {
                 Field::Rank => {
-                    let rank = value.as_u64().and_then(|rank| usize::try_from(rank).ok());
-                    let rank = rank.filter(|rank| *rank > 0);
+                    let rank = rank(value);
                     spec = rank.map_or(spec, |rank| spec.with_rank(rank));
                     (rank.is_some(), "a whole number of at least 1".to_owned())
                 }
@@ -118,11 +125,29 @@ impl Folder {
                     spec = positive.map_or(spec, |alpha| spec.with_alpha(alpha));
                     (positive.is_some(), "a positive number".to_owned())
                 }
-                Field::Biases => (value == "none", "\"none\"".to_owned()),
-                Field::Ranks | Field::Alphas => (is_unset(value), "none by module".to_owned()),
+                Field::Biases => (
+                    Biases::of(value).is_some(),
+                    "\"none\", \"lora_only\" or \"all\"".to_owned(),
+                ),
+                Field::Ranks => (
+                    ranks(value).is_some(),
+                    "whole numbers of at least 1, by module".to_owned(),
+                ),
+                Field::Alphas => (is_unset(value), "none by module".to_owned()),
+                Field::Dora => {
+                    let dora = value.as_bool();
+                    spec = dora.map_or(spec, |dora| spec.with_dora(dora));
+                    (dora.is_some(), "true or false".to_owned())
+                }
                 Field::Bool(only) => (*value == only, only.to_string()),
                 Field::Number(only) => (value.as_f64() == Some(only), only.to_string()),
+                Field::Text(only) => (*value == only, format!("\"{only}\"")),
+                Field::Began(_) => (value.is_number(), "a number".to_owned()),
                 Field::Empty => (is_unset(value), "an empty list".to_owned()),
+                Field::DrawSeed => (value.is_u64(), "a whole number of at least 0".to_owned()),
+                Field::DrawsSaved => (value.is_boolean(), "true or false".to_owned()),
+                // Read by `modules`.
+                Field::Among(_) => (true, String::new()),
             };
             if !fits {
                 return Err(self.wrong(name, &expected));
@@ -145,18 +170,76 @@ impl Folder {
         }
     }
 
-    /// Which modules have an adapter.
-    fn targets(&self) -> Result<Modules, PeftError> {
-        const FIELD: &str = "target_modules";
+    /// The modules that a field names.
+    fn modules(&self, field: &str) -> Result<Modules, PeftError> {
         let expected = "a list of modules' names, or a regular expression";
-        match self.json.get(FIELD) {
+        match self.json.get(field) {
             Some(Value::String(text)) => {
-                Modules::regex(text).map_err(|reason| self.error(format!("`{FIELD}`: {reason}")))
+                Modules::regex(text).map_err(|reason| self.error(format!("`{field}`: {reason}")))
             }
-            Some(Value::Array(_)) => Ok(Modules::Ends(self.texts(FIELD)?)),
-            _ => Err(self.wrong(FIELD, expected)),
+            Some(Value::Array(_)) => Ok(Modules::Ends(self.texts(field)?)),
+            _ => Err(self.wrong(field, expected)),
         }
     }
+
+    /// Which of these adapters, of one `peft_type`, a module has: the modules that a field names are
+    /// told apart by that.
+    fn kind_of(
+        &self,
+        kinds: &[&'static dyn Kind],
+        path: &str,
+    ) -> Result<&'static dyn Kind, PeftError> {
+        for &kind in kinds {
+            let mut fits = true;
+            for &(name, field) in kind.peft().map_or(&[][..], |form| form.fields) {
+                let Field::Among(among) = field else { continue };
+                let named = match self.json.get(name) {
+                    None | Some(Value::Null) => false,
+                    // As PEFT has it here, an end is one within a name too.
+                    Some(_) => match self.modules(name)? {
+                        Modules::Ends(ends) => ends.iter().any(|end| path.ends_with(end.as_str())),
+                        regex => regex.matches(path),
+                    },
+                };
+                fits &= named == among;
+            }
+            if fits {
+                return Ok(kind);
+            }
+        }
+        Err(self.error(format!("no adapter is known for `{path}`")))
+    }
+
+    /// What the file says of what is drawn from a seed.
+    fn draws(&self, form: &Peft) -> Draws {
+        let mut draws = Draws::default();
+        for &(name, field) in form.fields {
+            let value = self.json.get(name);
+            match field {
+                Field::DrawSeed => {
+                    draws.seed = value.and_then(Value::as_u64).unwrap_or(draws.seed);
+                }
+                Field::DrawsSaved => {
+                    draws.saved = value.and_then(Value::as_bool).unwrap_or(draws.saved);
+                }
+                _ => {}
+            }
+        }
+        draws
+    }
+}
+
+/// A rank.
+fn rank(value: &Value) -> Option<usize> {
+    let rank = value.as_u64().and_then(|rank| usize::try_from(rank).ok());
+    rank.filter(|rank| *rank > 0)
+}
+
+/// Ranks by module.
+fn ranks(value: &Value) -> Option<IndexMap<&str, usize>> {
+    let modules = value.as_object()?.iter();
+    let ranks = modules.map(|(module, value)| Some((module.as_str(), rank(value)?)));
+    ranks.collect()
 }
 
 /// Whether a field says nothing.
@@ -169,25 +252,27 @@ fn is_unset(value: &Value) -> bool {
     }
 }
 
-/// Reads a folder for this base, whose adapter is of this kind.
+/// Reads a folder for this base, whose adapters are of these kinds, which have one `peft_type`.
 ///
 /// # Errors
 /// A field that is not as declared; tensors that do not fit the model, are missing, left over or not
 /// finite.
 pub fn load(
     folder: &Folder,
-    kind: &'static dyn Kind,
+    kinds: &[&'static dyn Kind],
     base: &Pretrained,
 ) -> Result<Adapter, PeftError> {
-    let form = kind.peft().filter(|form| folder.kind() == Some(form.kind));
-    let form = form.ok_or_else(|| {
-        let expected = kind
-            .peft()
-            .map_or("a kind that PEFT knows", |form| form.kind);
-        folder.wrong("peft_type", expected)
-    })?;
-    let spec = folder.spec(kind, form)?;
-    let targets = folder.targets()?;
+    let form = kinds.first().and_then(|kind| kind.peft());
+    let form = match form {
+        Some(form) if folder.kind() == Some(form.kind) => form,
+        form => {
+            let expected = form.map_or("a kind that PEFT knows", |form| form.kind);
+            return Err(folder.wrong("peft_type", expected));
+        }
+    };
+    let own = folder.value(form, Field::Ranks).and_then(ranks);
+    let own = own.unwrap_or_default();
+    let targets = folder.modules("target_modules")?;
     let targeted = |path: &str| match &targets {
         Modules::Ends(ends) => ends.iter().any(|end| end == path || is_end(path, end)),
         regex => regex.matches(path),
@@ -195,10 +280,23 @@ pub fn load(
     let sites = base.model.sites().into_iter();
     let sites: Vec<Site> = sites
         .filter(|site| targeted(&site.path))
-        .map(|site| Site { spec, ..site })
-        .collect();
+        .map(|site| {
+            let kind = folder.kind_of(kinds, &site.path)?;
+            let mut spec = folder.spec(kind, form)?;
+            spec.rank = own.get(site.path.as_str()).copied().or(spec.rank);
+            Ok(Site { spec, ..site })
+        })
+        .collect::<Result<_, PeftError>>()?;
+    let adapted = |path: &&str| sites.iter().any(|site| site.path == *path);
+    if let Some(path) = own.keys().find(|path| !adapted(path)) {
+        let reason = format!("`{path}` has a rank, but no projection of that name has an adapter");
+        return Err(folder.error(reason));
+    }
     let mut tensors = folder.tensors()?;
-    let mut adapter = Adapter::default();
+    let mut adapter = Adapter {
+        draws: folder.draws(form),
+        ..Adapter::default()
+    };
     adapter.report.tensors = tensors.len();
     folder.take_own(&sites, &mut tensors, &mut adapter)?;
     folder.take_whole(base, form, tensors, &mut adapter)?;
@@ -227,7 +325,8 @@ impl Folder {
                     found,
                 });
             }
-            let name = origin.strip_prefix(PREFIX).unwrap_or(&origin).to_owned();
+            let name = origin.strip_prefix(PREFIX).or(origin.strip_prefix(TUNER));
+            let name = name.unwrap_or(&origin).to_owned();
             tensors.insert(name, array);
         }
         Ok(tensors)
@@ -244,8 +343,8 @@ impl Folder {
 
     fn missing(&self, name: &str, field: &str) -> PeftError {
         self.error(format!(
-            "tensor `{PREFIX}{name}` is missing: `{field}` names its module; the adapter is not whole: \
-             save it again"
+            "tensor `{PREFIX}{name}` is missing, which `{field}` asks for; the adapter is not whole: save it \
+             again"
         ))
     }
 
@@ -260,12 +359,11 @@ impl Folder {
             let checked = site.check();
             checked.map_err(|error| self.error(error.to_string()))?;
             for parameter in site.parameters(sites) {
-                let Some(array) = tensors.shift_remove(&parameter.name) else {
-                    if adapter.tensors.contains_key(&parameter.name) {
-                        continue;
-                    }
-                    return Err(self.missing(&parameter.name, "target_modules"));
-                };
+                // What several sites share is one parameter.
+                if adapter.tensors.contains_key(&parameter.name) {
+                    continue;
+                }
+                let array = self.take(&parameter, adapter.draws, tensors)?;
                 if array.shape() != parameter.shape {
                     let expected = format!("expected {:?}", parameter.shape);
                     return Err(self.misfit(&parameter.name, &array, expected));
@@ -275,6 +373,29 @@ impl Folder {
             adapter.sites.insert(site.path.clone(), site.clone());
         }
         Ok(())
+    }
+
+    /// Takes a parameter out of the tensors, or draws it where they leave it out.
+    fn take(
+        &self,
+        parameter: &AdapterParameter,
+        draws: Draws,
+        tensors: &mut IndexMap<String, Array>,
+    ) -> Result<Array, PeftError> {
+        let found = tensors.shift_remove(&parameter.name);
+        let drawn = match draws.saved {
+            true => None,
+            false => draws.again(parameter),
+        };
+        match (found, drawn) {
+            (Some(array), None) | (None, Some(array)) => Ok(array),
+            (Some(_), Some(_)) => Err(self.error(format!(
+                "tensor `{}` is there, but `save_projection` is false, by which PEFT draws it again: \
+                 set it to true, or remove the tensor",
+                parameter.name
+            ))),
+            (None, None) => Err(self.missing(&parameter.name, "target_modules")),
+        }
     }
 
     /// Takes the other tensors as parameters in place of the base's, among them all of the modules that
@@ -304,6 +425,22 @@ impl Folder {
             }
             adapter.tensors.insert(parameter.name.clone(), array);
             adapter.report.replaced += 1;
+        }
+        let biases = self.value(form, Field::Biases).and_then(Biases::of);
+        let is_trained_bias = |name: &str| match biases.unwrap_or_default() {
+            Biases::None => false,
+            Biases::Adapted => {
+                let mut sites = adapter.sites.values();
+                sites.any(|site| site.bias.as_deref() == Some(name))
+            }
+            Biases::All => name.ends_with(".bias"),
+        };
+        let mut lacking = parameters.iter();
+        let lacking = lacking.find(|parameter| {
+            is_trained_bias(&parameter.name) && !adapter.tensors.contains_key(&parameter.name)
+        });
+        if let Some(parameter) = lacking {
+            return Err(self.missing(&parameter.name, "bias"));
         }
         let saved = self.texts("modules_to_save")?;
         let is_saved = |name: &str| {

@@ -101,6 +101,17 @@ pub enum PeftError {
         /// That of projections before it.
         expected: &'static str,
     },
+    /// Magnitudes at some projections only, where PEFT has them at all or none.
+    #[error(
+        "{site} has {found}magnitudes (`dora`), unlike projections before it; PEFT's `use_dora` is for a \
+         whole folder: set `dora` for all projections or for none"
+    )]
+    MixedDora {
+        /// Module path of the projection.
+        site: String,
+        /// Nothing, or `no `.
+        found: &'static str,
+    },
     /// An adapter that comes to no weight.
     #[error(
         "{site}: the adapter `{adapter}` has no merged weight, so that it stays beside the model: use \
@@ -111,6 +122,16 @@ pub enum PeftError {
         site: String,
         /// The adapter.
         adapter: &'static str,
+    },
+    /// A parameter that is to be left out as its seed gives it, and is another.
+    #[error(
+        "`{name}` is not what seed {seed} draws, so that it cannot be left out of the folder; save it too"
+    )]
+    NotDrawn {
+        /// The parameter.
+        name: String,
+        /// The seed.
+        seed: u64,
     },
     /// An adapter whose expressions do not fit.
     #[error(transparent)]

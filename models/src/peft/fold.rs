@@ -38,16 +38,10 @@ impl Weight<'_> {
     /// Scales what belongs to each output to the length that `magnitudes` gives, as DoRA does. An
     /// output of zeros stays as it is.
     pub fn rescale(&mut self, magnitudes: &[f32]) {
-        let outputs = magnitudes.len().max(1);
-        let data = self.array.floats_mut();
-        let columns = data.len() / outputs;
+        let outputs = magnitudes.len();
         let mut squares = vec![0.0_f64; outputs];
-        let layout = self.layout;
-        let output = |i: usize| match layout {
-            Layout::OutIn => i / columns.max(1),
-            Layout::InOut => i % outputs,
-        };
-        for (i, &x) in data.iter().enumerate() {
+        let output = self.output(outputs);
+        for (i, &x) in self.array.floats().iter().enumerate() {
             squares[output(i)] += f64::from(x) * f64::from(x);
         }
         let factors: Vec<f64> = squares
@@ -58,8 +52,29 @@ impl Weight<'_> {
                 length => f64::from(magnitude) / length,
             })
             .collect();
-        for (i, x) in data.iter_mut().enumerate() {
+        self.multiply(&factors);
+    }
+
+    /// Multiplies what belongs to each output by its factor.
+    pub fn scale(&mut self, factors: &[f32]) {
+        let factors: Vec<f64> = factors.iter().copied().map(f64::from).collect();
+        self.multiply(&factors);
+    }
+
+    fn multiply(&mut self, factors: &[f64]) {
+        let output = self.output(factors.len());
+        for (i, x) in self.array.floats_mut().iter_mut().enumerate() {
             *x = (f64::from(*x) * factors[output(i)]) as f32;
+        }
+    }
+
+    /// Which of so many outputs an element belongs to.
+    fn output(&self, outputs: usize) -> impl Fn(usize) -> usize + use<> {
+        let columns = (self.array.len() / outputs.max(1)).max(1);
+        let layout = self.layout;
+        move |i| match layout {
+            Layout::OutIn => i / columns,
+            Layout::InOut => i % outputs.max(1),
         }
     }
 }

@@ -76,7 +76,7 @@ impl Adapter {
         folder: &Path,
         base: &Pretrained,
     ) -> Result<Self, PeftError> {
-        declared::load(&Folder::open(folder)?, kind, base)
+        declared::load(&Folder::open(folder)?, &[kind], base)
     }
 
     /// Reads a folder, of ours or of PEFT's, for this base: of a LoRA adapter, or of one that the
@@ -91,8 +91,9 @@ impl Adapter {
     pub fn load(folder: &Path, base: &mut Pretrained) -> Result<Self, PeftError> {
         let opened = Folder::open(folder)?;
         let named = opened.kind().unwrap_or_default();
-        if let Some(kind) = form::adapter(named, &base.model.sites()) {
-            return declared::load(&opened, kind, base);
+        let kinds = form::adapters(named, &base.model.sites());
+        if !kinds.is_empty() {
+            return declared::load(&opened, &kinds, base);
         }
         let config = LoraConfig::read(folder)?;
         let mut contents = Contents::read(folder, &Names::of(&base.model))?;
@@ -366,7 +367,7 @@ impl Loading<'_> {
         Ok(())
     }
 
-    /// Puts a projection's factors beside its weight, or into it.
+    /// Puts a projection's factors beside its weight.
     fn place(&mut self, linear: Linear) -> Result<(), PeftError> {
         let Linear {
             site,
@@ -388,23 +389,18 @@ impl Loading<'_> {
             }
             self.fold(name.clone(), sum)?;
         }
-        let Some(magnitude) = magnitude else {
-            let factors = [(site.lora_a(), a), (site.lora_b(), b)];
-            self.adapter.tensors.extend(factors);
-            let spec = random(rank).with_alpha(scale * rank as f64);
-            let spec = spec.with_dropout(self.config.dropout);
-            let site = Site { spec, ..site };
-            self.adapter.sites.insert(site.path.clone(), site);
-            return Ok(());
-        };
-        let mut array = self.value(&site.weight)?.clone();
-        let mut weight = Weight {
-            array: &mut array,
-            layout: site.layout,
-        };
-        weight.add(scale, &a, &b);
-        weight.rescale(&magnitude.floats());
-        self.fold(site.weight, array)
+        let spec = random(rank)
+            .with_alpha(scale * rank as f64)
+            .with_dora(magnitude.is_some())
+            .with_dropout(self.config.dropout);
+        let own = [(site.lora_a(), a), (site.lora_b(), b)];
+        let magnitude = magnitude.map(|magnitude| (site.lora_magnitudes(), magnitude));
+        self.adapter
+            .tensors
+            .extend(own.into_iter().chain(magnitude));
+        let site = Site { spec, ..site };
+        self.adapter.sites.insert(site.path.clone(), site);
+        Ok(())
     }
 
     /// Puts factors of a table of embeddings into it.

@@ -31,7 +31,20 @@ pub fn merge(
     let mut program = Program::new();
     let (weight, bias, merged) = expressed(&mut program, site, sites, adapter, shape)?;
     let merged = merged.ok_or_else(|| not_mergeable(site, adapter))?;
-    if let Some(update) = Update::of(&program, weight, bias, &merged) {
+    let (sum, factors) = factors_apart(&program, merged.weight);
+    let plain = Merged {
+        weight: sum,
+        ..merged
+    };
+    if let Some(update) = Update::of(&program, weight, bias, &plain) {
+        let factors = match factors {
+            Some(factors) => {
+                let mut program = program.clone();
+                program.set_output(FACTORS, factors);
+                evaluated(&program, &[tensors, params])?.pop()
+            }
+            None => None,
+        };
         let tensor = |name: &str| {
             let tensor = tensors.get(name);
             tensor.ok_or_else(|| PeftError::Missing(name.to_owned()))
@@ -39,7 +52,11 @@ pub fn merge(
         let (a, b) = (tensor(&update.a)?, tensor(&update.b)?);
         if let Some(array) = params.get_mut(&site.weight) {
             let layout = site.layout;
-            Weight { array, layout }.add(update.scale, a, b);
+            let mut weight = Weight { array, layout };
+            weight.add(update.scale, a, b);
+            if let Some((_, factors)) = factors {
+                weight.scale(&factors.floats());
+            }
         }
         return Ok(());
     }
@@ -95,6 +112,19 @@ fn expressed(
     };
     let merged = adapter.merged(&mut projected, weight, bias)?;
     Ok((weight, bias, merged))
+}
+
+/// What the factors of rows are called while they are computed.
+const FACTORS: &str = "factors";
+
+/// A merged weight as a matrix and factors of its rows, if it is their product.
+fn factors_apart(p: &Program, merged: Id) -> (Id, Option<Id>) {
+    match (&p[merged].op, &p[merged].args[..]) {
+        (Op::Binary(Binary::Mul), &[sum, factors]) if p.ty(factors).len() > 1 => {
+            (sum, Some(factors))
+        }
+        _ => (merged, None),
+    }
 }
 
 fn not_mergeable(site: &Site, adapter: &dyn Adapter) -> PeftError {

@@ -15,6 +15,7 @@ mod combine;
 mod config;
 mod contents;
 mod declared;
+mod draws;
 mod error;
 mod fold;
 mod form;
@@ -33,6 +34,7 @@ mod trained;
 
 pub use combine::{Combination, Combine, CombineError, Majority, Source};
 pub use config::LORA;
+pub use draws::Draws;
 pub use error::PeftError;
 pub use load::Applied;
 pub use merge::merge;
@@ -76,6 +78,8 @@ pub struct Adapter {
     biases: Biases,
     /// Parameters that the base has not got.
     added: Vec<String>,
+    /// What is drawn from a seed.
+    draws: Draws,
     has_tokens: bool,
 }
 

@@ -7,6 +7,9 @@
 /// What PEFT puts before every module path.
 pub const PREFIX: &str = "base_model.model.";
 
+/// What it puts before the name of what all modules share.
+pub const TUNER: &str = "base_model.";
+
 /// What DDP, `torch.compile` and FSDP put before the path of what they wrap.
 const WRAPPERS: [&str; 4] = [
     "module",

@@ -19,8 +19,8 @@ pub fn applies(folder: &Path) -> Result<bool, String> {
     Ok(config["peft_type"] == "LORA")
 }
 
-/// The weights `W + s B A` of a base with the plain LoRA of a folder, in float64 and rounded once,
-/// and the folder's other tensors in place of the base's. `base` has the names of PEFT's modules.
+/// The weights `W + s B A` of a base with the LoRA of a folder, with `use_dora` each row of the length that
+/// its magnitude gives, in float64 and rounded once; and the folder's other tensors in place of the base's. `base` has the names of PEFT's modules.
 ///
 /// # Errors
 /// The text says what of the files is not as it is in a folder that
@@ -46,11 +46,21 @@ pub fn weights(folder: &Path, base: &Params) -> Result<Params, String> {
             let &[out, inputs] = weight.shape() else {
                 return Err(format!("{module} is no matrix"));
             };
-            let sum = product(&floats(&file, &b)?, &numbers, [out, inputs])?;
-            for (w, x) in weight.floats_mut().iter_mut().zip(sum) {
-                *w = (f64::from(*w) + scale * x) as f32;
+            let mut sum = product(&floats(&file, &b)?, &numbers, [out, inputs])?;
+            for (sum, w) in sum.iter_mut().zip(weight.floats().iter()) {
+                *sum = f64::from(*w) + scale * *sum;
             }
-        } else if !name.ends_with(".lora_B.weight") {
+            if config["use_dora"] == true {
+                let magnitudes = full.replace(".lora_A.weight", ".lora_magnitude_vector");
+                lengthen(&mut sum, &floats(&file, &magnitudes)?)?;
+            }
+            for (w, x) in weight.floats_mut().iter_mut().zip(sum) {
+                *w = x as f32;
+            }
+        } else if ![".lora_B.weight", ".lora_magnitude_vector"]
+            .iter()
+            .any(|end| name.ends_with(end))
+        {
             let tensor = file.tensor(full).map_err(|error| error.to_string())?;
             let shape = tensor.shape().to_vec();
             let data = numbers.iter().map(|&x| x as f32).collect();
@@ -69,6 +79,21 @@ fn scale(config: &Value, module: &str) -> Result<f64, String> {
         own.as_f64().ok_or_else(|| format!("{field} is {own}"))
     };
     Ok(of("alpha_pattern", "lora_alpha")? / of("rank_pattern", "r")?)
+}
+
+/// Gives each row of a matrix a length; a row of zeros has none.
+fn lengthen(matrix: &mut [f64], lengths: &[f64]) -> Result<(), String> {
+    let columns = matrix.len() / lengths.len().max(1);
+    if columns * lengths.len() != matrix.len() {
+        return Err("magnitudes of another number of rows".into());
+    }
+    for (row, length) in matrix.chunks_exact_mut(columns.max(1)).zip(lengths) {
+        let own = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+        if own > 0.0 {
+            row.iter_mut().for_each(|x| *x *= length / own);
+        }
+    }
+    Ok(())
 }
 
 /// `B A` of `B` `[out, r]` and `A` `[r, in]`.

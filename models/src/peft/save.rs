@@ -6,7 +6,10 @@ use ailora_graph::{adapter::Site, method::Field};
 use ailora_runtime::store::{self, Array, Params};
 use serde_json::{Map, Value, json};
 
-use super::{Adapter, CONFIG, PeftError, WEIGHTS, form, names::PREFIX};
+use super::{
+    Adapter, CONFIG, PeftError, WEIGHTS, form,
+    names::{PREFIX, TUNER},
+};
 use crate::head::Head;
 
 /// What PEFT wants of an adapter without factors in place of modules' names.
@@ -38,9 +41,16 @@ impl Adapter {
             }
             _ => name.to_owned(),
         };
-        let prefixed =
-            |(name, array): (&String, &Array)| (format!("{PREFIX}{}", inside(name)), array.clone());
-        let mut tensors: Params = self.tensors.iter().map(prefixed).collect();
+        let [shared, left_out] = self.shared_and_left_out();
+        let prefixed = |(name, array): (&String, &Array)| {
+            let prefix = if shared.contains(name) { TUNER } else { PREFIX };
+            (format!("{prefix}{}", inside(name)), array.clone())
+        };
+        let kept = self
+            .tensors
+            .iter()
+            .filter(|(name, _)| !left_out.contains(*name));
+        let mut tensors: Params = kept.map(prefixed).collect();
         for (alias, name) in &self.shared {
             if let Some(array) = self.tensors.get(name) {
                 tensors.insert(format!("{PREFIX}{alias}"), array.clone());
@@ -69,7 +79,7 @@ impl Adapter {
         let (last, first): (Vec<_>, Vec<_>) =
             fields.iter().partition(|(_, field)| by_module(field));
         for &(name, field) in first {
-            set(name, self.field(field));
+            set(name, self.field(name, field));
         }
         set("inference_mode", json!(true));
         set(
@@ -81,13 +91,13 @@ impl Adapter {
         );
         set("modules_to_save", json!(self.modules));
         for &(name, field) in last {
-            set(name, self.field(field));
+            set(name, self.field(name, field));
         }
         Ok(config)
     }
 
     /// The value of a field of the adapter's own.
-    fn field(&self, field: Field) -> Value {
+    fn field(&self, name: &str, field: Field) -> Value {
         let rank = |site: &Site| site.spec.rank().unwrap_or(1);
         let alpha = |site: &Site| site.spec.alpha.unwrap_or(rank(site) as f64);
         let size = |site: &Site| (rank(site), alpha(site));
@@ -106,9 +116,22 @@ impl Adapter {
                 .map(|site| (site.path.clone(), json!(alpha(site))))
                 .collect(),
             Field::Biases => json!(self.biases.name()),
+            Field::Dora => json!(self.sites.values().any(|site| site.spec.dora)),
             Field::Bool(value) => json!(value),
             Field::Number(value) => json!(value),
+            Field::Text(value) => json!(value),
+            Field::Began(value) => json!(value),
             Field::Empty => json!([]),
+            Field::Among(_) => {
+                let is_among = |site: &&Site| {
+                    let form = form::of(site.spec.strategy);
+                    form.is_some_and(|form| form.fields.contains(&(name, Field::Among(true))))
+                };
+                let among = self.sites.values().filter(is_among);
+                among.map(|site| site.path.as_str()).collect()
+            }
+            Field::DrawSeed => json!(self.draws.seed),
+            Field::DrawsSaved => json!(self.draws.saved),
         }
     }
 }

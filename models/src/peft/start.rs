@@ -5,6 +5,7 @@
 
 use ailora_graph::adapter::Site;
 use ailora_runtime::{
+    init::Qr,
     spectrum::{End, Matrix, Options, Request, triplets_of},
     store::Array,
 };
@@ -61,8 +62,8 @@ fn pissa(begun: &[Begun<'_>]) -> Result<Vec<(Array, Array)>, PeftError> {
     factors.collect()
 }
 
-/// `Q_r` and `R_r` of `W = Q R`: an orthonormal basis of the first columns, and `Q_r^T W`. Both
-/// change sign together, so that their product does not depend on how they are found.
+/// `Q_r` and `R_r` of `W = Q R`. Both change sign together, so that their product does not depend on how
+/// they are found.
 fn olora(config: &LoraConfig, begun: &Begun<'_>) -> Result<(Array, Array), PeftError> {
     let &Begun {
         site, weight, rank, ..
@@ -77,48 +78,15 @@ fn olora(config: &LoraConfig, begun: &Begun<'_>) -> Result<(Array, Array), PeftE
     if rank > rows.min(columns) {
         return Err(impossible("the rank is larger than a side"));
     }
-    let weight = weight.floats();
-    let mut basis: Vec<Vec<f64>> = Vec::with_capacity(rank);
-    for k in 0..rank {
-        let column = weight.iter().skip(k).step_by(columns);
-        let mut column: Vec<f64> = column.copied().map(f64::from).collect();
-        let length = norm(&column);
-        // Twice, so that rounding leaves nothing.
-        for vector in basis.iter().chain(&basis) {
-            let part = dot(&column, vector);
-            let pairs = column.iter_mut().zip(vector);
-            pairs.for_each(|(x, v)| *x -= part * v);
-        }
-        let left = norm(&column);
-        if left.is_nan() || left <= 1e-6 * length {
-            return Err(impossible("the first columns depend on each other"));
-        }
-        column.iter_mut().for_each(|x| *x /= left);
-        basis.push(column);
+    let qr = Qr::of(&weight.floats(), columns, rank);
+    if qr.independence.is_nan() || qr.independence <= 1e-6 {
+        return Err(impossible("the first columns depend on each other"));
     }
-    let mut a = Vec::with_capacity(rank * columns);
-    for vector in &basis {
-        let mut row = vec![0.0_f64; columns];
-        for (&v, w) in vector.iter().zip(weight.chunks_exact(columns)) {
-            let pairs = row.iter_mut().zip(w);
-            pairs.for_each(|(sum, &w)| *sum += v * f64::from(w));
-        }
-        a.extend(row.into_iter().map(|x| x as f32));
-    }
-    let b = (0..rows).flat_map(|row| basis.iter().map(move |vector| vector[row] as f32));
-    let b = array([rows, rank], b.collect());
-    Ok((array([rank, columns], a), b))
+    let a = array([rank, columns], qr.r);
+    Ok((a, array([rows, rank], qr.q)))
 }
 
 fn array(shape: [usize; 2], data: Vec<f32>) -> Array {
     let shape = shape.to_vec();
     Array::new(shape, data)
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-fn norm(a: &[f64]) -> f64 {
-    dot(a, a).sqrt()
 }

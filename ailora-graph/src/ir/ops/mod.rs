@@ -13,6 +13,7 @@ pub mod merge;
 pub mod normalize;
 pub mod reduce;
 pub mod rotary;
+pub mod row_lengths;
 pub mod softmax;
 pub mod take_along;
 pub mod top;

@@ -20,6 +20,7 @@ use ailora_graph::ir::{
         normalize::{Normalize, NormalizeGrad},
         reduce::Reduce,
         rotary::Rotary,
+        row_lengths::RowLengths,
         softmax::{Softmax, SoftmaxGrad},
         take_along::{TakeAlong, TakeAlongGrad},
         view::{Pad, Permute, Slice},
@@ -583,6 +584,53 @@ fn merged_packs() {
         };
         let merged = p.add(merge, &[pack]).unwrap();
         p.set_output("merged", merged);
+        agree(&p);
+    }
+}
+
+/// Of weights and factors that lie apart and of ones in a pack, which begin at whole vectors or not.
+#[test]
+fn lengths_of_rows() {
+    for ([out, inner], ranks, gap) in [
+        ([1, 1], vec![1], 0),
+        ([5, 7], vec![], 1),
+        ([9, 40], vec![3, 2], 1),
+        ([33, 100], vec![4, 8], 0),
+        ([70, 136], vec![8], 4),
+        ([600, 24], vec![5], 3),
+        ([3, 4100], vec![16, 16], 8),
+    ] {
+        let total: usize = ranks.iter().sum();
+        let shape = [out + total + gap, inner + total + gap];
+        let mut p = Program::new();
+        let pack = p.input("pack", Type::f32(shape)).unwrap();
+        let mut part = |at: [usize; 2], shape: [usize; 2]| {
+            let rows = p.slice(pack, 0, at[0], at[0] + shape[0]).unwrap();
+            p.slice(rows, 1, at[1], at[1] + shape[1]).unwrap()
+        };
+        let mut packed = vec![part([0, 0], [out, inner])];
+        let mut start = 0;
+        for &rank in &ranks {
+            let up = part([0, inner + gap + start], [out, rank]);
+            let down = part([out + start, 0], [rank, inner]);
+            packed.extend([up, down]);
+            start += rank;
+        }
+        let scales = [Real(1.5), Real(-0.25)];
+        let lengths = RowLengths {
+            scales: scales[..ranks.len()].to_vec(),
+        };
+        let mut apart = vec![p.input("w", Type::f32([out, inner])).unwrap()];
+        for (i, &rank) in ranks.iter().enumerate() {
+            for (name, shape) in [("b", [out, rank]), ("a", [rank, inner])] {
+                let factor = p.input(&format!("{name}{i}"), Type::f32(shape)).unwrap();
+                apart.push(factor);
+            }
+        }
+        for (name, args) in [("packed", packed), ("apart", apart)] {
+            let y = p.add(lengths.clone(), &args).unwrap();
+            p.set_output(name, y);
+        }
         agree(&p);
     }
 }

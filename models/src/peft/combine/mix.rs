@@ -20,10 +20,7 @@ impl Mix {
         let pruning = how.kind.pruning().filter(|_| density < 1.0);
         Self {
             pruning: pruning.map(|pruning| (pruning, density)),
-            majority: how
-                .kind
-                .elects()
-                .then(|| how.majority.unwrap_or_default()),
+            majority: how.kind.elects().then(|| how.majority.unwrap_or_default()),
             random: TorchRandom::new(how.seed.unwrap_or_default()),
         }
     }
@@ -131,7 +128,10 @@ mod tests {
     /// PEFT 0.21 gives NaN of both DARE kinds: zero times a mask of zeros, divided by zero.
     #[test]
     fn nothing_is_left_at_density_zero() {
-        for kind in Combination::ALL.into_iter().filter(|k| k.pruning().is_some()) {
+        for kind in Combination::ALL
+            .into_iter()
+            .filter(|k| k.pruning().is_some())
+        {
             let tensors = vec![vec![4.0, -1.0], vec![-1.0, 3.0]];
             let found = mix(kind, 0.0, 3).of(tensors, &[1.0, 0.5]);
             assert_eq!(found, [0.0, 0.0], "{kind}");

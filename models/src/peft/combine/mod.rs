@@ -125,7 +125,9 @@ fn check(sources: &[Source<'_>]) -> Result<(), CombineError> {
 fn whole(sources: &[Source<'_>], how: &Combine) -> Result<Params, CombineError> {
     let held = |source: &Source<'_>| -> Params {
         let whole = source.adapter.trained_in_full();
-        whole.map(|(name, array)| (name.clone(), array.clone())).collect()
+        whole
+            .map(|(name, array)| (name.clone(), array.clone()))
+            .collect()
     };
     if let Some(head) = &how.head {
         let found = sources.iter().find(|source| source.name == head);
@@ -208,6 +210,7 @@ fn factors<'a>(source: &Source<'a>, path: &str) -> Result<Option<Factors<'a>>, P
         name: source.name.to_owned(),
         site: path.to_owned(),
         strategy: site.spec.strategy.name(),
+        magnitudes: if site.spec.dora { " with magnitudes" } else { "" },
     })?;
     let tensor = |name: String| {
         let tensor = adapter.tensors.get(&name);
@@ -295,7 +298,10 @@ fn changes(
         };
         let weights: Vec<f64> = here.iter().map(|factors| factors.weight).collect();
         let sum = mix.of(here.iter().map(change).collect(), &weights);
-        mixed.push(Array::new(shape, sum.into_iter().map(|x| x as f32).collect()));
+        mixed.push(Array::new(
+            shape,
+            sum.into_iter().map(|x| x as f32).collect(),
+        ));
     }
     let requests = at_sites.iter().zip(&mixed).map(|((site, _), sum)| {
         Ok(Request {

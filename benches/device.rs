@@ -4,6 +4,8 @@
 //! llama2-7b: a JSON line for each method, whose figures are those of `tests/python/peft_step.py`. Steps of
 //! several methods take turns; `ratio` is the median of a method's step over the first one's in the same round.
 
+mod random;
+
 use std::{collections::BTreeMap, time::Instant};
 
 use ailora::{
@@ -27,12 +29,11 @@ use ailora::{
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
         passes::{Fusion, Passes},
         spectrum::Options,
-        store::{Array, Params},
+        store::Params,
         train::{MicroBatch, Trainer},
     },
 };
 use clap::Parser;
-use rayon::prelude::*;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -370,15 +371,7 @@ fn random_parameters(model: &Model) -> Params {
     let parameters = model.parameters().iter();
     parameters
         .map(|parameter| {
-            let key = Draw::default().key(&parameter.name);
-            let mut array = Array::zeros(parameter.shape.clone());
-            array
-                .floats_mut()
-                .par_iter_mut()
-                .enumerate()
-                .for_each(|(i, x)| {
-                    *x = 0.07 * (key.bits(i as u32) as f32 / u32::MAX as f32 - 0.5);
-                });
+            let array = random::array(&parameter.name, &parameter.shape);
             (parameter.name.clone(), array)
         })
         .collect()

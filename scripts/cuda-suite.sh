@@ -27,7 +27,7 @@ for line in sys.stdin:
 {
     built test --release --no-run --workspace --lib --test accumulate --test backend --test fused --test ranks --test steps \
         --test parity --test fusion --test generate --test peft
-    built bench --no-run --workspace --bench device
+    built bench --no-run --workspace --bench device --bench switch
     # A test has its name.
     built bench --no-run --workspace --bench fusion | sed 's/^fusion /fusion-bench /'
     built build --release --workspace --bin ailora --example svd_time

@@ -110,9 +110,9 @@ const FLAGS: &[Misuse] = &[
         &["--threads", "'many'", "expected a whole number"],
     ),
     (
-        "+--method dora2",
+        "+--method zzz2",
         2,
-        &["--method", "'dora2'", "expected one of", "ailora"],
+        &["--method", "'zzz2'", "expected one of", "ailora"],
     ),
     (
         "+--schedule square",

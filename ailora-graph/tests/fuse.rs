@@ -173,6 +173,9 @@ fn projections_take_the_form_of_few_products() {
         assert_eq!(form(576, &[adapted(1536), adapted(1536)], layout), [2, 6]);
         let with_bias = qv.map(|p| Projection { bias: true, ..p });
         assert_eq!(form(384, &with_bias, layout), [2, 6]);
+        // What multiplies the rows of a sum is outside of it.
+        let with_dora = qv.map(|p| Projection { dora: true, ..p });
+        assert_eq!(form(384, &with_dora, layout), [2, 6]);
         // Another scale: the thin products stay apart, the wide ones do not.
         let scaled = [
             adapted(384),
@@ -197,18 +200,22 @@ fn any_projection() -> impl Strategy<Value = Projection> {
         any::<bool>(),
         rates,
         any::<bool>(),
+        any::<bool>(),
     )
-        .prop_map(|(out, rank, alpha, own_scale, dropout, bias)| Projection {
-            out,
-            rank: rank.map(|rank| rank.min(out)),
-            alpha: if own_scale {
-                alpha
-            } else {
-                rank.unwrap_or(1) as f64 * 1.5
+        .prop_map(
+            |(out, rank, alpha, own_scale, dropout, bias, dora)| Projection {
+                out,
+                rank: rank.map(|rank| rank.min(out)),
+                alpha: if own_scale {
+                    alpha
+                } else {
+                    rank.unwrap_or(1) as f64 * 1.5
+                },
+                dropout,
+                bias,
+                dora,
             },
-            dropout,
-            bias,
-        })
+        )
 }
 
 /// The value of every class of an e-graph, and that all of its members have it.
@@ -547,8 +554,14 @@ fn a_region_is_solved_once_for_all_layers() {
 
 #[test]
 fn a_residual_that_is_not_formed_costs_no_product_more() {
-    let config = r#"{"sites": {"query": {"init": "principal", "rank": 2, "alpha": 3.0},
-        "value": {"init": "minor", "rank": 2, "alpha": 3.0}}}"#;
+    let config = r#"{"sites": {"query": {"init": "principal", "rank": 2, "alpha": 3.0, "dora": DORA},
+        "value": {"init": "minor", "rank": 2, "alpha": 3.0, "dora": DORA}}}"#;
+    for dora in ["false", "true"] {
+        costs_no_product_more(&config.replace("DORA", dora));
+    }
+}
+
+fn costs_no_product_more(config: &str) {
     let (program, sites) = encoder(2, 0.0, config);
     let adapted = adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap();
     let step = |adapted: &Program| hoist(&gradients(adapted, "loss").unwrap()).unwrap();

@@ -11,8 +11,8 @@ use ailora_graph::{
     nn::{Cx, Linear, Tensor as Value},
 };
 use dfdx::prelude::{
-    AsArray, Axes2, Axis, Backward, Cpu, Gradients, OwnedTape, PermuteTo, Rank2,
-    Tensor as DfdxTensor, TensorFromVec, Trace, TryMatMul, WithEmptyTape,
+    AsArray, Axes2, Axis, Backward, BroadcastTo, Cpu, Gradients, OwnedTape, PermuteTo, Rank1,
+    Rank2, SumTo, Tensor as DfdxTensor, TensorFromVec, Trace, TryMatMul, WithEmptyTape,
     cross_entropy_with_logits_loss,
 };
 use support::{bind, normal};
@@ -132,11 +132,13 @@ fn transposed<const R: usize, const C: usize>(device: &Cpu, value: &Tensor) -> M
     matrix(device, &transposed.data)
 }
 
-/// A projection in dfdx: `x (W - s B0 A0)^T + s (x A^T) B^T`, with the transposes as parameters.
+/// A projection in dfdx: `x (W - s B0 A0)^T + s (x A^T) B^T`, with the transposes as parameters; with magnitudes
+/// times these by the lengths of the columns of what `x` is multiplied by, which are constants.
 struct Adapted<const I: usize, const O: usize, const R: usize> {
     residual: Matrix<I, O>,
     a: Matrix<I, R>,
     b: Matrix<R, O>,
+    magnitudes: Option<DfdxTensor<Rank1<O>, f64, Cpu>>,
     scale: f64,
 }
 
@@ -153,10 +155,13 @@ impl<const I: usize, const O: usize, const R: usize> Adapted<I, O, R> {
             }
             _ => weight,
         };
+        let magnitudes = bindings.get(&site.lora_magnitudes());
+        let vector = |x: &Tensor| device.tensor_from_vec(x.data.clone(), Default::default());
         Self {
             residual,
             a,
             b,
+            magnitudes: magnitudes.map(vector),
             scale,
         }
     }
@@ -167,23 +172,35 @@ impl<const I: usize, const O: usize, const R: usize> Adapted<I, O, R> {
             .matmul(self.a.clone())
             .matmul(self.b.clone())
             * self.scale;
-        x.with_empty_tape().matmul(self.residual.clone()) + low
+        let sum = x.with_empty_tape().matmul(self.residual.clone()) + low;
+        let Some(magnitudes) = &self.magnitudes else {
+            return sum;
+        };
+        let whole = self.residual.clone() + self.a.clone().matmul(self.b.clone()) * self.scale;
+        let lengths = whole.square().sum::<Rank1<O>, Axis<0>>().sqrt();
+        let magnitudes = magnitudes.leaky_trace();
+        sum * magnitudes.broadcast::<Rank2<S, O>, Axis<0>>()
+            / lengths.broadcast::<Rank2<S, O>, Axis<0>>()
     }
 
-    /// Gradients towards `A` and `B`.
-    fn gradients(&self, gradients: &Gradients<f64, Cpu>) -> [Tensor; 2] {
+    /// Gradients towards `A`, `B` and the magnitudes of a site.
+    fn gradients(&self, site: &Site, gradients: &Gradients<f64, Cpu>) -> Vec<(String, Tensor)> {
         let transposed = |data: Vec<f64>, rows: usize, columns: usize| {
             let value = Tensor::new([columns, rows], data);
             Tensor::from_fn(&[rows, columns], |i| value.at(&[i[1], i[0]]))
         };
-        [
-            transposed(gradients.get(&self.a).as_vec(), R, I),
-            transposed(gradients.get(&self.b).as_vec(), O, R),
-        ]
+        let a = transposed(gradients.get(&self.a).as_vec(), R, I);
+        let b = transposed(gradients.get(&self.b).as_vec(), O, R);
+        let mut all = vec![(site.lora_a(), a), (site.lora_b(), b)];
+        if let Some(magnitudes) = &self.magnitudes {
+            let own = Tensor::new([O], gradients.get(magnitudes).as_vec());
+            all.push((site.lora_magnitudes(), own));
+        }
+        all
     }
 }
 
-/// dfdx's loss, and its gradients towards `A` and `B` of q, v and up.
+/// dfdx's loss, and its gradients towards what trains of q, v and up.
 fn oracle(sites: &[Site], bindings: &Bindings) -> (f64, Vec<(String, Tensor)>) {
     let device = Cpu::default();
     let site = |path: &str| sites.iter().find(|site| site.path == path).unwrap();
@@ -213,22 +230,23 @@ fn oracle(sites: &[Site], bindings: &Bindings) -> (f64, Vec<(String, Tensor)>) {
     let loss = cross_entropy_with_logits_loss(x.matmul(classifier), labels);
     let value = loss.array();
     let found = loss.backward();
-    let mut all = Vec::new();
-    for (path, [a, b]) in [
-        ("q", q.gradients(&found)),
-        ("v", v.gradients(&found)),
-        ("up", up.gradients(&found)),
-    ] {
-        all.push((site(path).lora_a(), a));
-        all.push((site(path).lora_b(), b));
-    }
-    (value, all)
+    let all = [
+        q.gradients(site("q"), &found),
+        v.gradients(site("v"), &found),
+        up.gradients(site("up"), &found),
+    ];
+    (value, all.concat())
 }
 
 #[test]
 fn loss_and_gradients_are_those_of_dfdx() {
     let config = r#"{"sites": {"q": {"alpha": 3.0}, "v": {"alpha": 1.2, "lr": 2.0},
-        "up": {"alpha": 5.0, "scaling": "rank_stabilized"}}}"#;
+        "up": {"alpha": 5.0, "scaling": "rank_stabilized"}}"#;
+    are_those_of_dfdx(&format!("{config}}}"), 6);
+    are_those_of_dfdx(&format!(r#"{config}, "dora": true}}"#), 9);
+}
+
+fn are_those_of_dfdx(config: &str, parameters: usize) {
     let (program, sites) = block(config);
     let backward = gradients(&program, "loss").unwrap();
     let site = |path: &str| sites.iter().find(|site| site.path == path).unwrap();
@@ -250,7 +268,7 @@ fn loss_and_gradients_are_those_of_dfdx() {
         .trained_parameters()
         .map(|leaf| leaf.name.to_string())
         .collect();
-    assert_eq!(trained.len(), 6);
+    assert_eq!(trained.len(), parameters);
     for moved in [false, true] {
         if moved {
             for name in &trained {

@@ -2,7 +2,10 @@
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::{Error, Expr, ExprPath, Ident, Result, punctuated::Punctuated, spanned::Spanned, token};
+use syn::{
+    Error, Expr, ExprLit, ExprPath, Ident, Lit, Result, punctuated::Punctuated, spanned::Spanned,
+    token,
+};
 
 use crate::{number::Number, suggest};
 
@@ -98,6 +101,17 @@ pub fn scaling(value: &Expr) -> Result<Ident> {
         }
     };
     Ok(Ident::new(variant, name.span()))
+}
+
+/// Reads `true` or `false`.
+pub fn flag(value: &Expr) -> Result<bool> {
+    match value {
+        Expr::Lit(ExprLit {
+            lit: Lit::Bool(flag),
+            ..
+        }) => Ok(flag.value),
+        _ => Err(Error::new_spanned(value, "expected `true` or `false`")),
+    }
 }
 
 fn ident(expr: &Expr) -> Option<&Ident> {

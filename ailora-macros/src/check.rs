@@ -26,6 +26,7 @@ pub struct Adapters {
     dropout: Option<Number>,
     /// `scaling`, as a variant of `Scaling`.
     scaling: Option<Ident>,
+    dora: Option<bool>,
     /// Options with what they need of the fields that they are for, which the compiler checks.
     needs: Vec<Need>,
 }
@@ -94,11 +95,13 @@ impl Adapters {
             alpha,
             dropout,
             scaling,
+            dora,
             ..
         } = self;
-        if alpha.is_none() && dropout.is_none() && scaling.is_none() {
+        if alpha.is_none() && dropout.is_none() && scaling.is_none() && dora.is_none() {
             return None;
         }
+        let dora = dora.unwrap_or_default();
         let alpha = match alpha {
             Some(alpha) => quote!(::core::option::Option::Some(#alpha)),
             None => quote!(::core::option::Option::None),
@@ -111,7 +114,7 @@ impl Adapters {
             Some(scaling) => quote!(#scaling),
             None => quote!(Classic),
         };
-        Some(quote!(.with_shared(#alpha, #dropout, #krate::Scaling::#scaling)))
+        Some(quote!(.with_shared(#alpha, #dropout, #krate::Scaling::#scaling, #dora)))
     }
 
     /// The conditions on what constructors return, whatever the fields' types are.
@@ -168,6 +171,10 @@ impl Adapters {
             }
             Key::Scaling => {
                 self.scaling = Some(adapter::scaling(&value)?);
+                self.any(&key)?;
+            }
+            Key::Dora => {
+                self.dora = Some(adapter::flag(&value)?);
                 self.any(&key)?;
             }
         }

@@ -21,6 +21,8 @@ pub enum Key {
     Dropout,
     /// Scaling of all low-rank fields.
     Scaling,
+    /// Trained magnitudes of all low-rank fields.
+    Dora,
 }
 
 impl Key {
@@ -43,6 +45,7 @@ impl Key {
             "alpha" if field.is_empty() => Ok(Self::Alpha),
             "dropout" if field.is_empty() => Ok(Self::Dropout),
             "scaling" if field.is_empty() => Ok(Self::Scaling),
+            "dora" if field.is_empty() => Ok(Self::Dora),
             "lr" if field.is_empty() => {
                 let field = fields.first().unwrap_or(&"q");
                 error(format!(
@@ -51,7 +54,7 @@ impl Key {
             }
             "lr" if fields.contains(&field) => Ok(Self::Lr(field.to_owned())),
             "alpha" if fields.contains(&field) => Ok(Self::OwnAlpha(field.to_owned())),
-            "dropout" | "scaling" if fields.contains(&field) => error(format!(
+            "dropout" | "scaling" | "dora" if fields.contains(&field) => error(format!(
                 "`{option}` is for all low-rank fields: write `{option} = ...`"
             )),
             "lr" | "alpha" => {
@@ -68,7 +71,7 @@ impl Key {
 
 /// What should stand instead of `name`, which is neither a field nor an option.
 fn hint(name: &str, fields: &[&str]) -> String {
-    let shared = ["alpha", "dropout", "scaling"];
+    let shared = ["alpha", "dropout", "scaling", "dora"];
     let own: Vec<_> = fields
         .iter()
         .flat_map(|field| [format!("{field}_lr"), format!("{field}_alpha")])

@@ -59,6 +59,7 @@ use proc_macro::TokenStream;
 /// | `alpha = x`                             | all low-rank fields| the same, where no `NAME_alpha` is |
 /// | `dropout = p`                           | all low-rank fields| dropout on the adapter's input     |
 /// | `scaling = classic \| rank_stabilized`  | all low-rank fields| scale `alpha / r` or `alpha / √r`  |
+/// | `dora = true`                           | all low-rank fields| trained magnitudes                 |
 ///
 /// Ranks and numbers are const expressions: literals, constants, const generics. A key that is both
 /// an option and a field's name is the field.

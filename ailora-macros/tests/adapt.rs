@@ -52,7 +52,8 @@ const RATE: f64 = 0.5;
     v_lr = RATE * 4.0,
     alpha = D as f64,
     dropout = 0.1,
-    scaling = rank_stabilized
+    scaling = rank_stabilized,
+    dora = true
 )]
 struct Attention<const D: usize, const INNER: usize> {
     #[module(name = "self.query")]
@@ -80,7 +81,10 @@ impl<const D: usize, const INNER: usize> Attention<D, INNER> {
 
 /// Parameters and sites of an `Attention<8, 6>` under a prefix.
 fn attention(prefix: &str) -> Shown {
-    let low_rank = |spec: AdapterSpec| spec.with_dropout(0.1).with_scaling(Scaling::RankStabilized);
+    let low_rank = |spec: AdapterSpec| {
+        let spec = spec.with_dropout(0.1).with_dora(true);
+        spec.with_scaling(Scaling::RankStabilized)
+    };
     let parameters = [
         ("self.query", [8, 6]),
         ("k", [8, 6]),

@@ -99,6 +99,7 @@ fn few_products_without_copies_over_weights_that_are_there_once() {
         ..p
     };
     let with_bias = |p: Projection| Projection { bias: true, ..p };
+    let with_dora = |p: Projection| Projection { dora: true, ..p };
     for layout in [Layout::OutIn, Layout::InOut] {
         for (projections, forward, training) in [
             (vec![adapted, frozen, adapted], [7, 2], [18, 7]),
@@ -112,6 +113,11 @@ fn few_products_without_copies_over_weights_that_are_there_once() {
             ),
             (
                 vec![with_bias(adapted), with_bias(frozen), with_bias(adapted)],
+                [7, 2],
+                [18, 7],
+            ),
+            (
+                vec![with_dora(adapted), frozen, with_dora(adapted)],
                 [7, 2],
                 [18, 7],
             ),

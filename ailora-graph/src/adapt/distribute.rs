@@ -51,8 +51,9 @@ fn lengths_apart(new: &mut Program, lengths: &RowLengths, args: &[Id]) -> Result
         return new.add(lengths.clone(), args);
     };
     let mut scales = lengths.scales.clone();
-    scales.push(Real(-own.scale));
-    let args = [&[own.weight], &args[1..], &[own.b0, own.a0]].concat();
+    scales.push(Real(own.scale));
+    let minus = new.scale(own.b0, -1.0)?;
+    let args = [&[own.weight], &args[1..], &[minus, own.a0]].concat();
     new.add(RowLengths { scales }, &args)
 }
 

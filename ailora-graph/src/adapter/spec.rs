@@ -140,13 +140,20 @@ impl AdapterSpec {
     }
 
     /// Sets options of an adapter that has a rank, but for `alpha` where it has its own.
-    pub const fn with_shared(mut self, alpha: Option<f64>, dropout: f64, scaling: Scaling) -> Self {
+    pub const fn with_shared(
+        mut self,
+        alpha: Option<f64>,
+        dropout: f64,
+        scaling: Scaling,
+        dora: bool,
+    ) -> Self {
         if self.rank.is_some() {
             if self.alpha.is_none() {
                 self.alpha = alpha;
             }
             self.dropout = dropout;
             self.scaling = scaling;
+            self.dora |= dora;
         }
         self
     }

@@ -197,26 +197,20 @@ impl LowRank {
         })
     }
 
-    /// `m`, if there are magnitudes: the lengths of the published weight's rows.
-    fn magnitudes(site: &Site) -> Option<AdapterParameter> {
-        let lengths = || {
-            let name = site.lora_magnitudes();
-            AdapterParameter::trained(name, [site.out_features], Start::RowLengths)
-        };
-        site.spec.dora.then(lengths)
+    /// `m`: the lengths of the published weight's rows at the start.
+    fn magnitudes(site: &Site) -> AdapterParameter {
+        let name = site.lora_magnitudes();
+        AdapterParameter::trained(name, [site.out_features], Start::RowLengths)
     }
 
-    /// `k = m / |V|`, `[out]`, if there are magnitudes, with `V` the sum of `residual` and `s B A`, both
-    /// `[out, in]`. Where `|V|` is zero, `k` is one.
+    /// `k = m / |V|`, `[out]`, with `V` the sum of `residual` and `s B A`, both `[out, in]`. Where `|V|` is
+    /// zero, `k` is one.
     fn row_factors(
         p: &mut Projected<'_>,
         residual: Id,
         trained: Factors<Id>,
-    ) -> Result<Option<Id>, ProgramError> {
-        let Some(magnitudes) = Self::magnitudes(p.site) else {
-            return Ok(None);
-        };
-        let magnitudes = p.parameter(&magnitudes)?;
+    ) -> Result<Id, ProgramError> {
+        let magnitudes = p.parameter(&Self::magnitudes(p.site))?;
         let scales = vec![Real(Self::scale(p.site))];
         let p = &mut *p.program;
         let lengths = p.add(RowLengths { scales }, &[residual, trained.b, trained.a])?;
@@ -225,7 +219,7 @@ impl LowRank {
         let is_zero = p.difference(one, is_some)?;
         let magnitudes = p.product(magnitudes, is_some)?;
         let [above, below] = [magnitudes, lengths].map(|id| p.sum(id, is_zero));
-        p.add(Binary::Div, &[above?, below?]).map(Some)
+        p.add(Binary::Div, &[above?, below?])
     }
 
     /// `A0` and `B0`.
@@ -326,7 +320,7 @@ impl Adapter for LowRank {
             }
             Some(Factors { a: a0, b: b0 }) => vec![a0, a, b0, b],
         };
-        parameters.extend(Self::magnitudes(site));
+        parameters.extend(site.spec.dora.then(|| Self::magnitudes(site)));
         parameters
     }
 
@@ -335,20 +329,20 @@ impl Adapter for LowRank {
     fn product(&self, p: &mut Projected<'_>, operands: Operands) -> Result<Id, ProgramError> {
         let weight = self.residual(p, operands.weight, Layout::OutIn)?;
         let trained = self.trained(p.site).in_program(p)?;
-        let factors = Self::row_factors(p, weight, trained)?;
         let input = p.dropped(operands)?;
-        let scaled = match factors {
-            Some(_) => input,
-            None => operands.input,
+        let whole = match p.site.spec.dora {
+            true => input,
+            false => operands.input,
         };
-        let frozen = p.program.matmul(scaled, false, weight, true)?;
+        let frozen = p.program.matmul(whole, false, weight, true)?;
         let down = p.program.matmul(input, false, trained.a, true)?;
         let down = p.program.scale(down, Self::scale(p.site))?;
         let up = p.program.matmul(down, false, trained.b, true)?;
         let sum = p.program.sum(frozen, up)?;
-        let Some(factors) = factors else {
+        if !p.site.spec.dora {
             return Ok(sum);
-        };
+        }
+        let factors = Self::row_factors(p, weight, trained)?;
         let product = p.program.product(sum, factors)?;
         if input == operands.input {
             return Ok(product);
@@ -369,22 +363,23 @@ impl Adapter for LowRank {
         let residual = self.residual(p, weight, layout)?;
         let trained = self.trained(p.site).in_program(p)?;
         let part = trained.part(p, layout)?;
-        let mut merged = p.program.sum(residual, part)?;
-        let rows = match layout {
-            Layout::OutIn => weight,
-            Layout::InOut => p.program.transpose(weight)?,
-        };
-        let rows = self.residual(p, rows, Layout::OutIn)?;
-        if let Some(mut factors) = Self::row_factors(p, rows, trained)? {
-            if layout == Layout::OutIn {
-                factors = p.program.reshape(factors, &[p.site.out_features, 1])?;
+        let sum = p.program.sum(residual, part)?;
+        let weight = match (p.site.spec.dora, layout) {
+            (false, _) => sum,
+            (true, Layout::OutIn) => {
+                let factors = Self::row_factors(p, residual, trained)?;
+                let column = [p.site.out_features, 1];
+                let column = p.program.reshape(factors, &column)?;
+                p.program.product(sum, column)?
             }
-            merged = p.program.product(merged, factors)?;
-        }
-        Ok(Some(Merged {
-            weight: merged,
-            bias,
-        }))
+            (true, Layout::InOut) => {
+                let rows = p.program.transpose(weight)?;
+                let rows = self.residual(p, rows, Layout::OutIn)?;
+                let factors = Self::row_factors(p, rows, trained)?;
+                p.program.product(sum, factors)?
+            }
+        };
+        Ok(Some(Merged { weight, bias }))
     }
 
     /// Beside the published `W` the adapter of twice the rank with `A' = [A; A0]` and `B' = [B, -B0]`, so
@@ -401,7 +396,8 @@ impl Adapter for LowRank {
         }
         let spec = AdapterSpec::adapted(&RANDOM).with_rank(rank);
         let mut tensors = vec![(p.site.lora_a(), a), (p.site.lora_b(), b)];
-        if let Some(magnitudes) = Self::magnitudes(p.site) {
+        if p.site.spec.dora {
+            let magnitudes = Self::magnitudes(p.site);
             let own = p.parameter(&magnitudes)?;
             tensors.push((magnitudes.name, own));
         }

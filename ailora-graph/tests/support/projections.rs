@@ -24,6 +24,8 @@ pub struct Projection {
     pub dropout: f64,
     /// Whether a bias is added.
     pub bias: bool,
+    /// Whether its adapter has magnitudes.
+    pub dora: bool,
 }
 
 impl Projection {
@@ -35,6 +37,7 @@ impl Projection {
             alpha: 1.0,
             dropout: 0.0,
             bias: false,
+            dora: false,
         }
     }
 
@@ -101,6 +104,7 @@ pub fn program(
                 alpha: Some(projection.alpha),
                 scaling: Scaling::Classic,
                 dropout: projection.dropout,
+                dora: projection.dora,
                 ..base
             },
         });

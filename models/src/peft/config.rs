@@ -37,7 +37,7 @@ const FIELDS: &[Field] = &[
     ),
     applied(
         "lora_dropout",
-        "checked; nothing is dropped where nothing trains",
+        "what is dropped where the adapter trains on",
     ),
     applied(
         "target_modules",
@@ -141,6 +141,8 @@ pub struct LoraConfig {
     rank: usize,
     alpha: f64,
     stabilised: bool,
+    /// What its input is dropped with while it trains.
+    pub dropout: f64,
     ranks: IndexMap<String, usize>,
     alphas: IndexMap<String, f64>,
     /// The modules with factors; nothing if PEFT chose them.
@@ -340,6 +342,7 @@ impl Fields {
             rank,
             alpha: self.number("lora_alpha", Some(8.0))?,
             stabilised: self.flag("use_rslora")?,
+            dropout,
             ranks,
             alphas,
             targets,

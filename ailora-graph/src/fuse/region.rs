@@ -201,7 +201,9 @@ fn shared(program: &Program, live: &[bool]) -> HashSet<Id> {
             own.insert(rows_of(program, left));
         }
     }
-    let many = lefts.into_iter().filter(|(_, lefts)| lefts.len() > OF_A_BLOCK);
+    let many = lefts
+        .into_iter()
+        .filter(|(_, lefts)| lefts.len() > OF_A_BLOCK);
     many.map(|((parameter, _), _)| parameter).collect()
 }
 

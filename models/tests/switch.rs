@@ -73,7 +73,10 @@ impl Run {
 
     fn logits(&mut self) -> Vec<f64> {
         let draw = Draw::default();
-        let outputs = self.engine.run(self.plan, &self.inputs.values(), draw).unwrap();
+        let outputs = self
+            .engine
+            .run(self.plan, &self.inputs.values(), draw)
+            .unwrap();
         let logits = outputs.get("logits").unwrap();
         logits.iter().map(|&x| f64::from(x)).collect()
     }
@@ -105,7 +108,10 @@ fn check(model: (&str, Head), base: &Pretrained, adapters: &[(&str, &Adapter)]) 
             let most = expected.iter().fold(1.0, |most: f64, x| most.max(x.abs()));
             let difference = largest_difference(&found, &expected) / most;
             assert!(difference <= 1e-5, "{name}: {difference:e}");
-            assert!(largest_difference(&found, &off) > 1e-2, "{name} changes nothing");
+            assert!(
+                largest_difference(&found, &off) > 1e-2,
+                "{name} changes nothing"
+            );
             match round {
                 0 => before.push(found),
                 _ => assert_eq!(found, before[i], "{name}: other bits"),
@@ -158,21 +164,35 @@ fn what_comes_later_needs_room() {
     let expected = alone(LLAMA, &base, &c);
     assert!(largest_difference(&run.logits(), &expected) <= 1e-4);
     let error = switch.add("b", &b).unwrap_err().to_string();
-    assert!(error.contains("o_proj") && error.contains("no room"), "{error}");
+    assert!(
+        error.contains("o_proj") && error.contains("no room"),
+        "{error}"
+    );
     let mut wide = Adapter::default();
     let (path, site) = a.sites.first().unwrap();
     let site = Site {
         spec: random(5),
         ..site.clone()
     };
-    wide.tensors.insert(site.lora_a(), Array::zeros([5, site.in_features]));
-    wide.tensors.insert(site.lora_b(), Array::zeros([site.out_features, 5]));
+    wide.tensors
+        .insert(site.lora_a(), Array::zeros([5, site.in_features]));
+    wide.tensors
+        .insert(site.lora_b(), Array::zeros([site.out_features, 5]));
     wide.sites.insert(path.clone(), site);
     let error = switch.add("wide", &wide).unwrap_err().to_string();
-    assert!(error.contains("rank 5") && error.contains("no room"), "{error}");
+    assert!(
+        error.contains("rank 5") && error.contains("no room"),
+        "{error}"
+    );
     let error = switch.switch(&mut run.engine, "d").unwrap_err().to_string();
     assert!(error.contains("`d`") && error.contains("a, c"), "{error}");
-    assert!(switch.add("c", &c).unwrap_err().to_string().contains("already"));
+    assert!(
+        switch
+            .add("c", &c)
+            .unwrap_err()
+            .to_string()
+            .contains("already")
+    );
     switch.remove(&mut run.engine, "c").unwrap();
     assert!(switch.switch(&mut run.engine, "c").is_err());
     assert!(Switch::new(base.model.sites(), &base.weights, &[]).is_err());
@@ -209,8 +229,12 @@ fn a_thousand_merges_and_switches_leave_the_base_as_it_is() {
             let number = |i: usize| ((i * 31 + salt * 17 + cycle * 7) % 41) as f32 * 0.02 - 0.4;
             Array::new(shape, (0..shape[0] * shape[1]).map(number).collect())
         };
-        adapter.tensors.insert(site.lora_a(), numbers([4, site.in_features], 1));
-        adapter.tensors.insert(site.lora_b(), numbers([site.out_features, 4], 2));
+        adapter
+            .tensors
+            .insert(site.lora_a(), numbers([4, site.in_features], 1));
+        adapter
+            .tensors
+            .insert(site.lora_b(), numbers([site.out_features, 4], 2));
         adapter.sites.insert(site.path.clone(), site);
         adapter
     };
@@ -255,11 +279,11 @@ fn what_is_switched_is_not_changed() {
     let [a, b] = ["a", "b"]
         .map(|name| Adapter::load(&fixtures().join("combine").join(name), &mut base).unwrap());
     let before = [a.clone(), b.clone()];
-    let mut switch = Switch::new(base.model.sites(), &base.weights, &[("a", &a), ("b", &b)]).unwrap();
+    let mut switch =
+        Switch::new(base.model.sites(), &base.weights, &[("a", &a), ("b", &b)]).unwrap();
     let sites = switch.sites().to_vec();
-    let trained = |sites: &[Site]| -> Vec<String> {
-        sites.iter().flat_map(Site::trained).collect()
-    };
+    let trained =
+        |sites: &[Site]| -> Vec<String> { sites.iter().flat_map(Site::trained).collect() };
     let trains = trained(&sites);
     let mut run = Run::new(LLAMA, &base, &sites, &Trainable::Adapters, switch.start());
     for name in ["a", "b", "a"] {

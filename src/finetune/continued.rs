@@ -45,12 +45,7 @@ impl Continued {
     ///
     /// # Errors
     /// The folder holds no adapter for this base, or one with a part that cannot be trained here.
-    pub fn open(
-        folder: &Path,
-        model: &mut Model,
-        name: &str,
-        task: &str,
-    ) -> Result<Self, Error> {
+    pub fn open(folder: &Path, model: &mut Model, name: &str, task: &str) -> Result<Self, Error> {
         let base = &mut model.pretrained;
         let origin = Origin::read(folder)?;
         let based = origin.check_base(folder, name, base)?;
@@ -72,7 +67,9 @@ impl Continued {
                 "note: the adapter was trained for {before}, and goes on with {task}"
             ));
         }
-        base.report.notes.extend(origin.note.into_iter().chain(based));
+        base.report
+            .notes
+            .extend(origin.note.into_iter().chain(based));
         let record = Record::of(folder);
         let (sites, trainable) = match &record.sites {
             Some(recorded) => (
@@ -208,7 +205,11 @@ impl Record {
 
 /// The projections with the adapter's, at the rates and the dropout that were recorded; those that trained
 /// whole do so again.
-fn as_recorded(adapter: &Adapter, model: &Network, recorded: &IndexMap<String, Value>) -> Vec<Site> {
+fn as_recorded(
+    adapter: &Adapter,
+    model: &Network,
+    recorded: &IndexMap<String, Value>,
+) -> Vec<Site> {
     let mut sites = adapter.apply_to(model.sites());
     for site in &mut sites {
         let Some(recorded) = recorded.get(&site.path) else {

@@ -124,6 +124,26 @@ fn it_starts_from_the_trained_values_in_one_rank() {
     }
 }
 
+/// What trains of an adapter is a part of what it is: LoRA-FA's `A` stays, DoRA's magnitudes train.
+#[test]
+fn other_methods_train_on_as_they_are() {
+    let scene = Scene::new();
+    for method in ["lora-fa", "dora", "vera", "ia3", "bitfit"] {
+        let flags = format!("--epochs 1 --method {method}");
+        scene.finetune(method, &flags);
+        let on = format!("{method}-on");
+        on_from(&scene, method, &on, STILL);
+        let expected = trained(&scene, method);
+        assert!(!expected.is_empty());
+        assert_eq!(expected, trained(&scene, &on), "{method}");
+        let [before, after] = [method, &on].map(|run| tensors(&scene, run));
+        assert!(before.keys().eq(after.keys()), "{method}");
+        for (name, array) in &before {
+            assert_eq!(array.floats(), after[name].floats(), "{method}: {name}");
+        }
+    }
+}
+
 #[test]
 fn what_contradicts_the_adapter_is_refused() {
     let scene = Scene::new();

@@ -151,6 +151,37 @@ fn heads_and_what_else_is_held_whole_are_switched_too() {
     check(BERT, &base, &pairs);
 }
 
+/// Adapters that are no products are switched where all are of one shape; off is their start.
+#[test]
+fn other_kinds_are_switched_among_their_like() {
+    let base = open(LLAMA);
+    let queries = || {
+        let sites = base.model.sites().into_iter();
+        sites.filter(|site| site.path.ends_with("q_proj"))
+    };
+    let dora = |rank: usize, salt: usize| {
+        let mut adapter = Adapter::default();
+        for site in queries() {
+            let spec = random(rank).with_alpha(3.0).with_dora(true);
+            let site = Site { spec, ..site };
+            for parameter in site.parameters(std::slice::from_ref(&site)) {
+                let number = |i: usize| ((i * 31 + salt * 17) % 41) as f32 * 0.02 + 0.1;
+                let data = (0..parameter.count()).map(number).collect();
+                adapter.tensors.insert(parameter.name, Array::new(parameter.shape, data));
+            }
+            adapter.sites.insert(site.path.clone(), site);
+        }
+        adapter
+    };
+    let [a, b, wide] = [dora(2, 1), dora(2, 2), dora(3, 1)];
+    check(LLAMA, &base, &[("a", &a), ("b", &b)]);
+    let unlike = Switch::new(base.model.sites(), &base.weights, &[("a", &a), ("wide", &wide)]);
+    let error = unlike.unwrap_err().to_string();
+    for part in ["q_proj", "`wide`", "of rank 3", "`a`", "of rank 2", "one kind and shape"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
 #[test]
 fn what_comes_later_needs_room() {
     let mut base = open(LLAMA);

@@ -1,10 +1,14 @@
 //! An adapter that is trained on.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use ailora_graph::{
     AdaptConfig, AdapterSpec, Strategy, Trainable,
     adapter::{AdapterError, Site},
+    method,
     module::Parameter,
 };
 use ailora_models::{
@@ -218,6 +222,9 @@ fn as_recorded(
         if !site.is_adapted() && recorded["strategy"] == Strategy::Full.name() {
             site.spec = AdapterSpec::full();
         }
+        if let Some(strategy) = trained_as(site, recorded) {
+            site.spec.strategy = strategy;
+        }
         let number = |field: &str, plain: f64| recorded[field].as_f64().unwrap_or(plain);
         let spec = &mut site.spec;
         spec.lr = number("lr", spec.lr);
@@ -228,6 +235,28 @@ fn as_recorded(
         }
     }
     sites
+}
+
+/// The adapter that was trained at a site, where it is saved as it trained: one of the same parameters, of which
+/// others may train, as of LoRA-FA.
+fn trained_as(site: &Site, recorded: &Value) -> Option<Strategy> {
+    let named = method::adapters().find(|own| recorded["strategy"] == own.name());
+    let strategy = Strategy::Adapted(named.filter(|_| site.is_adapted())?);
+    let spec = AdapterSpec {
+        strategy,
+        ..site.spec
+    };
+    let trained = Site {
+        spec,
+        ..site.clone()
+    };
+    let parameters = |site: &Site| -> BTreeMap<String, Vec<usize>> {
+        let own = site.parameters(std::slice::from_ref(site)).into_iter();
+        own.map(|parameter| (parameter.name, parameter.shape)).collect()
+    };
+    let same = recorded["rank"].as_u64() == site.spec.rank().map(|rank| rank as u64)
+        && parameters(&trained) == parameters(site);
+    same.then_some(strategy)
 }
 
 /// The projections with the adapter's, and what trains beside them: what PEFT would train of what the

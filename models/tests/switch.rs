@@ -167,7 +167,9 @@ fn other_kinds_are_switched_among_their_like() {
             for parameter in site.parameters(std::slice::from_ref(&site)) {
                 let number = |i: usize| ((i * 31 + salt * 17) % 41) as f32 * 0.02 + 0.1;
                 let data = (0..parameter.count()).map(number).collect();
-                adapter.tensors.insert(parameter.name, Array::new(parameter.shape, data));
+                adapter
+                    .tensors
+                    .insert(parameter.name, Array::new(parameter.shape, data));
             }
             adapter.sites.insert(site.path.clone(), site);
         }
@@ -175,9 +177,20 @@ fn other_kinds_are_switched_among_their_like() {
     };
     let [a, b, wide] = [dora(2, 1), dora(2, 2), dora(3, 1)];
     check(LLAMA, &base, &[("a", &a), ("b", &b)]);
-    let unlike = Switch::new(base.model.sites(), &base.weights, &[("a", &a), ("wide", &wide)]);
+    let unlike = Switch::new(
+        base.model.sites(),
+        &base.weights,
+        &[("a", &a), ("wide", &wide)],
+    );
     let error = unlike.unwrap_err().to_string();
-    for part in ["q_proj", "`wide`", "of rank 3", "`a`", "of rank 2", "one kind and shape"] {
+    for part in [
+        "q_proj",
+        "`wide`",
+        "of rank 3",
+        "`a`",
+        "of rank 2",
+        "one kind and shape",
+    ] {
         assert!(error.contains(part), "{error}");
     }
 }

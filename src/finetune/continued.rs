@@ -252,7 +252,8 @@ fn trained_as(site: &Site, recorded: &Value) -> Option<Strategy> {
     };
     let parameters = |site: &Site| -> BTreeMap<String, Vec<usize>> {
         let own = site.parameters(std::slice::from_ref(site)).into_iter();
-        own.map(|parameter| (parameter.name, parameter.shape)).collect()
+        own.map(|parameter| (parameter.name, parameter.shape))
+            .collect()
     };
     let same = recorded["rank"].as_u64() == site.spec.rank().map(|rank| rank as u64)
         && parameters(&trained) == parameters(site);

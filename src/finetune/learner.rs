@@ -255,6 +255,7 @@ impl Finetuning {
                     "lr": site.spec.lr,
                     "scale": site.spec.scale(),
                     "dropout": site.spec.dropout,
+                    "dora": site.spec.dora,
                 })
             })
             .collect();

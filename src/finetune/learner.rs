@@ -246,26 +246,6 @@ impl Finetuning {
     ) -> Result<(), Error> {
         let Self { settings, task, .. } = self;
         adapter.save(folder, &settings.model, task.head())?;
-<<<<<<< HEAD
-=======
-        let described: Vec<serde_json::Value> = sites
-            .iter()
-            .filter(|site| site.spec.trains())
-            .map(|site| {
-                json!({
-                    "path": site.path,
-                    "strategy": site.spec.strategy,
-                    "rank": site.spec.rank(),
-                    "shape": [site.out_features, site.in_features],
-                    "layout": if site.layout == Layout::OutIn { "out_in" } else { "in_out" },
-                    "lr": site.spec.lr,
-                    "scale": site.spec.scale(),
-                    "dropout": site.spec.dropout,
-                    "dora": site.spec.dora,
-                })
-            })
-            .collect();
->>>>>>> dora
         let mut about = About::new(&settings.model, task, &self.model.pretrained.sha256);
         about.seed = Some(settings.seed);
         about.max_length = settings.max_length;

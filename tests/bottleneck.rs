@@ -165,7 +165,7 @@ fn bitfit_trains_goes_on_is_evaluated_and_merged() {
     let llama = scene.path("llama");
     language_model(&llama);
     scene.refused(
-        "plan --model llama --task alpaca --method bitfit",
+        "plan --model llama --task math10k --method bitfit",
         &[
             "method `bitfit` trains the parameters `*.bias`",
             "the model has none",

@@ -50,7 +50,12 @@ fn what_trains_is_what_trained_and_the_base_stays() {
     let scene = Scene::new();
     let flags = "--epochs 1 --method lora --dropout 0.1 --b-lr 2 --trainable *LayerNorm*";
     scene.finetune("first", flags);
-    on_from(&scene, "first", "second", "--lr 5e-3 --warmup 0 --epochs 1 --max-steps 1 --keep last");
+    on_from(
+        &scene,
+        "first",
+        "second",
+        "--lr 5e-3 --warmup 0 --epochs 1 --max-steps 1 --keep last",
+    );
     assert!(!trained(&scene, "first").is_empty());
     assert_eq!(trained(&scene, "first"), trained(&scene, "second"));
     let about = ["first", "second"].map(|run| scene.json(&format!("{run}/ailora.json")));
@@ -84,7 +89,12 @@ fn what_trains_is_what_trained_and_the_base_stays() {
     }
 
     // A run that goes on is the same run, and another start makes another.
-    on_from(&scene, "first", "parts", "--lr 5e-3 --epochs 1 --max-steps 2");
+    on_from(
+        &scene,
+        "first",
+        "parts",
+        "--lr 5e-3 --epochs 1 --max-steps 2",
+    );
     scene.ok("finetune --output parts --resume --max-steps 4");
     scene.finetune("other", &format!("{flags} --seed 1"));
     scene.refused(
@@ -97,14 +107,30 @@ fn what_trains_is_what_trained_and_the_base_stays() {
 #[test]
 fn frozen_factors_stay_frozen() {
     let scene = Scene::new();
-    for (method, factor) in [("lora-fa", "lora_B"), ("mica", "lora_A"), ("vera", "vera_lambda"), ("ia3", "ia3_l")] {
+    for (method, factor) in [
+        ("lora-fa", "lora_B"),
+        ("mica", "lora_A"),
+        ("vera", "vera_lambda"),
+        ("ia3", "ia3_l"),
+    ] {
         let [first, second] = ["first", "second"].map(|run| format!("{run}-{method}"));
-        scene.finetune(&first, &format!("--epochs 1 --max-steps 1 --keep last --rank 2 --method {method}"));
-        on_from(&scene, &first, &second, "--lr 5e-3 --warmup 0 --epochs 1 --max-steps 1 --keep last");
+        scene.finetune(
+            &first,
+            &format!("--epochs 1 --max-steps 1 --keep last --rank 2 --method {method}"),
+        );
+        on_from(
+            &scene,
+            &first,
+            &second,
+            "--lr 5e-3 --warmup 0 --epochs 1 --max-steps 1 --keep last",
+        );
         let names = trained(&scene, &second);
         assert_eq!(names, trained(&scene, &first), "{method}");
         let adapters = names.iter().filter(|name| !name.starts_with("classifier"));
-        assert!(adapters.clone().count() > 0 && adapters.into_iter().all(|name| name.contains(factor)), "{names:?}");
+        assert!(
+            adapters.clone().count() > 0 && adapters.into_iter().all(|name| name.contains(factor)),
+            "{names:?}"
+        );
         let [before, after] = [&first, &second].map(|run| tensors(&scene, run));
         for (name, array) in &after {
             let moves = name.contains(factor) || name.contains("classifier");
@@ -135,13 +161,37 @@ fn it_starts_from_the_trained_values_in_one_rank() {
     }
 }
 
+/// What trains of an adapter is a part of what it is: LoRA-FA's `A` stays, DoRA's magnitudes train.
+#[test]
+fn other_methods_train_on_as_they_are() {
+    let scene = Scene::new();
+    for method in ["lora-fa", "dora", "vera", "ia3", "bitfit"] {
+        let flags = format!("--epochs 1 --method {method}");
+        scene.finetune(method, &flags);
+        let on = format!("{method}-on");
+        on_from(&scene, method, &on, STILL);
+        let expected = trained(&scene, method);
+        assert!(!expected.is_empty());
+        assert_eq!(expected, trained(&scene, &on), "{method}");
+        let [before, after] = [method, &on].map(|run| tensors(&scene, run));
+        assert!(before.keys().eq(after.keys()), "{method}");
+        for (name, array) in &before {
+            assert_eq!(array.floats(), after[name].floats(), "{method}: {name}");
+        }
+    }
+}
+
 #[test]
 fn what_contradicts_the_adapter_is_refused() {
     let scene = Scene::new();
     scene.finetune("first", "--epochs 1 --method lora --alpha 8");
-    let finetune = "finetune --model bert --task cola --data cola --from first --output on --epochs 1";
+    let finetune =
+        "finetune --model bert --task cola --data cola --from first --output on --epochs 1";
     for (flags, parts) in [
-        ("--rank 3", ["random of rank 4 and scale 2", "random of rank 3"]),
+        (
+            "--rank 3",
+            ["random of rank 4 and scale 2", "random of rank 3"],
+        ),
         ("--alpha 4", ["scale 2", "scale 1"]),
         ("--method pissa", ["is random", "principal"]),
         ("--targets q", ["value is random", "frozen"]),
@@ -149,16 +199,24 @@ fn what_contradicts_the_adapter_is_refused() {
         ("--trainable *.bias", ["\"adapters\"", "*.bias"]),
     ] {
         let flags = format!("{finetune} {flags}");
-        scene.refused(&flags, &[&parts[..], &["--from first", "leave those out"]].concat());
+        scene.refused(
+            &flags,
+            &[&parts[..], &["--from first", "leave those out"]].concat(),
+        );
     }
     assert!(!scene.path("on").exists());
     // What it is, may be said again; and rates and dropout are no part of it.
-    scene.ok(&format!("{finetune} --alpha 8 --method lora --dropout 0.2 --adapt v={{\"lr\":3}}"));
+    scene.ok(&format!(
+        "{finetune} --alpha 8 --method lora --dropout 0.2 --adapt v={{\"lr\":3}}"
+    ));
     let sites = scene.json("on/ailora.json")["sites"].clone();
     let value = sites.as_array().unwrap().iter();
     let mut value = value.filter(|site| site["path"].as_str().unwrap().ends_with("value"));
     let value = value.next().unwrap();
-    assert_eq!((&value["lr"], &value["dropout"]), (&json!(3.0), &json!(0.2)));
+    assert_eq!(
+        (&value["lr"], &value["dropout"]),
+        (&json!(3.0), &json!(0.2))
+    );
     scene.write("none/x", "");
     scene.refused(
         "finetune --model bert --task cola --data cola --from none --output on2",
@@ -169,7 +227,15 @@ fn what_contradicts_the_adapter_is_refused() {
 #[test]
 fn adapters_of_peft_train_on_with_what_they_hold_whole() {
     let scene = Scene::new();
-    for name in ["patterns", "norms", "biases", "adapted_biases", "pissa", "olora", "grown"] {
+    for name in [
+        "patterns",
+        "norms",
+        "biases",
+        "adapted_biases",
+        "pissa",
+        "olora",
+        "grown",
+    ] {
         peft(&scene, name);
         let on = format!("{name}-on");
         on_from(&scene, name, &on, STILL);
@@ -191,7 +257,11 @@ fn adapters_of_peft_train_on_with_what_they_hold_whole() {
         assert!(has("query.lora_A") && has("classifier.weight"), "{name}");
         assert_eq!(has("LayerNorm.weight"), name == "norms", "{name}");
         assert_eq!(has("query.bias"), name.contains("biases"), "{name}");
-        assert_eq!(has("LayerNorm.bias"), name == "norms" || name == "biases", "{name}");
+        assert_eq!(
+            has("LayerNorm.bias"),
+            name == "norms" || name == "biases",
+            "{name}"
+        );
         assert!(!has("query.weight") && !has("word_embeddings"), "{name}");
     }
     for name in ["embedding", "dora", "tokens", "lora_bias"] {

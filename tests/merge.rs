@@ -301,7 +301,12 @@ fn a_merged_table_and_output_are_tied_only_if_they_are_one() {
     store::save(&path, &both, HashMap::new()).unwrap();
     adapter(&scene, &weights, "model.layers.0.self_attn.q_proj");
 
-    for (name, tied) in [("table", false), ("output", false), ("both", false), ("adapter", true)] {
+    for (name, tied) in [
+        ("table", false),
+        ("output", false),
+        ("both", false),
+        ("adapter", true),
+    ] {
         let mut base = Pretrained::open(&scene.path("llama"), Head::CausalLm).unwrap();
         let own = Adapter::load(&scene.path(name), &mut base).unwrap();
         let live = logits(&base, &own);
@@ -311,7 +316,11 @@ fn a_merged_table_and_output_are_tied_only_if_they_are_one() {
         let config = scene.json("merged/config.json");
         assert_eq!(config["tie_word_embeddings"], tied, "{name}");
         let merged = Pretrained::open(&scene.path("merged"), Head::CausalLm).unwrap();
-        assert_eq!(merged.weights.contains_key("lm_head.weight"), !tied, "{name}");
+        assert_eq!(
+            merged.weights.contains_key("lm_head.weight"),
+            !tied,
+            "{name}"
+        );
         let again = logits(&merged, &Adapter::default());
         assert_eq!(live.len(), again.len());
         for (x, y) in live.iter().zip(&again) {

@@ -79,7 +79,10 @@ fn a_run_goes_on_is_loaded_and_merged() {
 mod odd {
     #![allow(non_snake_case, reason = "the names are what is tested")]
 
-    use ailora::{prelude::*, run::{Batch, BuildError, Built}};
+    use ailora::{
+        prelude::*,
+        run::{Batch, BuildError, Built},
+    };
 
     #[adapt(lora_A = random(2), weight = random(2))]
     struct Odd {
@@ -130,9 +133,16 @@ fn projections_may_be_called_like_parts_of_adapters() {
     let folder = tempfile::tempdir().unwrap();
     let mut run = Run::new(own());
     (run.recipe.epochs, run.recipe.batch_size, run.recipe.lr) = (3, 4, 0.1);
-    let report = run.fit(folder.path(), Existing::Refuse, |_| Control::Continue).unwrap();
+    let report = run
+        .fit(folder.path(), Existing::Refuse, |_| Control::Continue)
+        .unwrap();
     let names: Vec<String> = trained(folder.path()).keys().cloned().collect();
-    for name in ["lora_A.lora_A", "lora_A.lora_B", "weight.lora_A", "weight.lora_B"] {
+    for name in [
+        "lora_A.lora_A",
+        "lora_A.lora_B",
+        "weight.lora_A",
+        "weight.lora_B",
+    ] {
         assert!(names.contains(&format!("{name}.weight")), "{names:?}");
     }
     assert_eq!(names.len(), 4, "{names:?}");

@@ -9,14 +9,18 @@ fn logits(scene: &Scene, adapter: &str) -> Vec<f64> {
     let predict = "predict --model bert --data cola/dev.tsv --output p.jsonl --force";
     scene.ok(&format!("{predict} {adapter}"));
     let rows = scene.lines("p.jsonl");
-    let logits = rows.iter().flat_map(|row| row["logits"].as_array().unwrap().clone());
+    let logits = rows
+        .iter()
+        .flat_map(|row| row["logits"].as_array().unwrap().clone());
     logits.map(|x| x.as_f64().unwrap()).collect()
 }
 
 /// Trains an adapter of a rank.
 fn finetune(scene: &Scene, output: &str, flags: &str) {
     let cola = "--task cola --data cola --batch-size 8 --lr 5e-3 --epochs 1";
-    scene.ok(&format!("finetune --model bert {cola} --output {output} {flags}"));
+    scene.ok(&format!(
+        "finetune --model bert {cola} --output {output} {flags}"
+    ));
 }
 
 fn assert_near(a: &[f64], b: &[f64]) {
@@ -57,7 +61,10 @@ fn several_adapters_are_one() {
     });
     scene.ok(&format!("evaluate --model bert --data cola {cat}"));
     // An adapter of weight 1 is itself, and one of weight 0 is nothing.
-    let alone = logits(&scene, "--adapter a=one:1 --adapter b=two:0 --combine cat --head a");
+    let alone = logits(
+        &scene,
+        "--adapter a=one:1 --adapter b=two:0 --combine cat --head a",
+    );
     assert_near(&alone, &one);
     assert_near(&logits(&scene, "--adapter a=one:1"), &one);
     let dare = |seed: u64| {
@@ -75,20 +82,45 @@ fn what_cannot_be_combined_is_said() {
     finetune(&scene, "a=b:1", "--method lora --seed 1 --rank 2");
     let predict = "predict --model bert --data cola/dev.tsv --output p.jsonl --force";
     let flags = [
-        ("--adapter a=one:half", vec!["a=one:half", "`half`, which is no number"]),
-        ("--adapter a=one", vec!["a=one", "no weight", "NAME=DIR:WEIGHT"]),
-        ("--adapter one --adapter one", vec!["--adapter one", "a=one:0.5"]),
-        ("--adapter one --combine cat", vec!["--combine", "NAME=DIR:WEIGHT"]),
-        ("--adapter a=one:1 --density 0.5", vec!["`linear` has no use for a density"]),
-        ("--adapter a=one:1 --combine ties", vec!["`ties` prunes", "density"]),
+        (
+            "--adapter a=one:half",
+            vec!["a=one:half", "`half`, which is no number"],
+        ),
+        (
+            "--adapter a=one",
+            vec!["a=one", "no weight", "NAME=DIR:WEIGHT"],
+        ),
+        (
+            "--adapter one --adapter one",
+            vec!["--adapter one", "a=one:0.5"],
+        ),
+        (
+            "--adapter one --combine cat",
+            vec!["--combine", "NAME=DIR:WEIGHT"],
+        ),
+        (
+            "--adapter a=one:1 --density 0.5",
+            vec!["`linear` has no use for a density"],
+        ),
+        (
+            "--adapter a=one:1 --combine ties",
+            vec!["`ties` prunes", "density"],
+        ),
         ("--adapter a=one:1 --adapter a=one:1", vec!["called `a`"]),
-        ("--adapter a=one:1 --adapter b=a=b:1:1 --head a", vec!["rank 4", "rank 2", "`cat` or `svd`"]),
+        (
+            "--adapter a=one:1 --adapter b=a=b:1:1 --head a",
+            vec!["rank 4", "rank 2", "`cat` or `svd`"],
+        ),
         ("--adapter a=none:1", vec!["none", "adapter_config.json"]),
     ];
     for (flags, parts) in flags {
         scene.refused(&format!("{predict} {flags}"), &parts);
     }
-    scene.fails(2, &format!("{predict} --adapter a=one:1 --combine tie"), &["did you mean `ties`?"]);
+    scene.fails(
+        2,
+        &format!("{predict} --adapter a=one:1 --combine tie"),
+        &["did you mean `ties`?"],
+    );
     scene.fails(2, "export --model bert --output x", &["--adapter"]);
     // A folder that is there is meant, whatever its name.
     scene.ok(&format!("{predict} --adapter a=b:1"));
@@ -109,20 +141,42 @@ fn adapters_are_listed_with_what_they_are() {
     let scene = Scene::new();
     scene.finetune("runs/one", "--epochs 1 --adapt q={\"rank\":2}");
     scene.ok("export --model bert --adapter runs/one --output exported");
-    scene.write("runs/broken/adapter_config.json", "{\"peft_type\": \"LORA\", \"r\": -1}");
-    scene.write("runs/empty/adapter_config.json", "{\"peft_type\": \"LORA\"}");
+    scene.write(
+        "runs/broken/adapter_config.json",
+        "{\"peft_type\": \"LORA\", \"r\": -1}",
+    );
+    scene.write(
+        "runs/empty/adapter_config.json",
+        "{\"peft_type\": \"LORA\"}",
+    );
     let shown = scene.ok("adapters .");
-    for part in ["runs/one", "ailora", "4,8", "q,v", "bert", "cola", "matthews", "exported", "lora"] {
+    for part in [
+        "runs/one", "ailora", "4,8", "q,v", "bert", "cola", "matthews", "exported", "lora",
+    ] {
         assert!(shown.contains(part), "no {part} in\n{shown}");
     }
-    for part in ["runs/broken: not read: ", "`r` is -1", "runs/empty: not read: ", "adapter_model"] {
+    for part in [
+        "runs/broken: not read: ",
+        "`r` is -1",
+        "runs/empty: not read: ",
+        "adapter_model",
+    ] {
         assert!(shown.contains(part), "no {part} in\n{shown}");
     }
     let shown = scene.ok("adapters . --json");
-    let rows: Vec<Value> = shown.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let rows: Vec<Value> = shown
+        .lines()
+        .map(|row| serde_json::from_str(row).unwrap())
+        .collect();
     assert_eq!(rows.len(), 4);
-    let one = rows.iter().find(|row| row["folder"] == "./runs/one").unwrap();
-    assert_eq!((&one["method"], &one["task"]), (&"ailora".into(), &"cola".into()));
+    let one = rows
+        .iter()
+        .find(|row| row["folder"] == "./runs/one")
+        .unwrap();
+    assert_eq!(
+        (&one["method"], &one["task"]),
+        (&"ailora".into(), &"cola".into())
+    );
     assert_eq!(one["targets"], serde_json::json!(["q", "v"]));
     let metrics = scene.json("runs/one/metrics.json");
     assert_eq!(one["metrics"], metrics["last"]["metrics"]);

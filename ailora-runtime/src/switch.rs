@@ -113,7 +113,12 @@ mod tests {
     #[test]
     fn a_value_is_a_corner_and_zeros_are_around_it() {
         let params: Params = [("a", vec![3, 2]), ("v", vec![3]), ("other", vec![2])]
-            .map(|(name, shape)| (name.to_owned(), Array::new(shape.clone(), vec![9.0; shape.iter().product()])))
+            .map(|(name, shape)| {
+                (
+                    name.to_owned(),
+                    Array::new(shape.clone(), vec![9.0; shape.iter().product()]),
+                )
+            })
             .into();
         let mut weights = Weights::new(params);
         let array = |shape: &[usize], data: &[f32]| Array::new(shape, data.to_vec());

@@ -321,3 +321,21 @@ fn what_is_held_whole_is_the_same_or_chosen() {
     b.tensors.insert(norm.into(), values(2.0));
     assert_eq!(of(&a, &b, None).unwrap().tensors[norm], values(2.0));
 }
+
+#[test]
+fn only_products_beside_a_weight_are_combined() {
+    let folder = fixtures().join("adapters/dora");
+    let head = Head::classification(2);
+    let mut base = Pretrained::open(&fixtures().join("parity/bert_cls-0"), head).unwrap();
+    let dora = Adapter::load(&folder, &mut base).unwrap();
+    let source = Source {
+        name: "a",
+        adapter: &dora,
+        weight: 1.0,
+    };
+    let error = Adapter::combine(&[source], &how(Combination::Cat), &base.model);
+    let error = error.unwrap_err().to_string();
+    for part in ["adapter `a`", "with magnitudes", "query", "merge it"] {
+        assert!(error.contains(part), "{error}");
+    }
+}

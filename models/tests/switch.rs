@@ -73,7 +73,10 @@ impl Run {
 
     fn logits(&mut self) -> Vec<f64> {
         let draw = Draw::default();
-        let outputs = self.engine.run(self.plan, &self.inputs.values(), draw).unwrap();
+        let outputs = self
+            .engine
+            .run(self.plan, &self.inputs.values(), draw)
+            .unwrap();
         let logits = outputs.get("logits").unwrap();
         logits.iter().map(|&x| f64::from(x)).collect()
     }
@@ -105,7 +108,10 @@ fn check(model: (&str, Head), base: &Pretrained, adapters: &[(&str, &Adapter)]) 
             let most = expected.iter().fold(1.0, |most: f64, x| most.max(x.abs()));
             let difference = largest_difference(&found, &expected) / most;
             assert!(difference <= 1e-5, "{name}: {difference:e}");
-            assert!(largest_difference(&found, &off) > 1e-2, "{name} changes nothing");
+            assert!(
+                largest_difference(&found, &off) > 1e-2,
+                "{name} changes nothing"
+            );
             match round {
                 0 => before.push(found),
                 _ => assert_eq!(found, before[i], "{name}: other bits"),
@@ -145,6 +151,50 @@ fn heads_and_what_else_is_held_whole_are_switched_too() {
     check(BERT, &base, &pairs);
 }
 
+/// Adapters that are no products are switched where all are of one shape; off is their start.
+#[test]
+fn other_kinds_are_switched_among_their_like() {
+    let base = open(LLAMA);
+    let queries = || {
+        let sites = base.model.sites().into_iter();
+        sites.filter(|site| site.path.ends_with("q_proj"))
+    };
+    let dora = |rank: usize, salt: usize| {
+        let mut adapter = Adapter::default();
+        for site in queries() {
+            let spec = random(rank).with_alpha(3.0).with_dora(true);
+            let site = Site { spec, ..site };
+            for parameter in site.parameters(std::slice::from_ref(&site)) {
+                let number = |i: usize| ((i * 31 + salt * 17) % 41) as f32 * 0.02 + 0.1;
+                let data = (0..parameter.count()).map(number).collect();
+                adapter
+                    .tensors
+                    .insert(parameter.name, Array::new(parameter.shape, data));
+            }
+            adapter.sites.insert(site.path.clone(), site);
+        }
+        adapter
+    };
+    let [a, b, wide] = [dora(2, 1), dora(2, 2), dora(3, 1)];
+    check(LLAMA, &base, &[("a", &a), ("b", &b)]);
+    let unlike = Switch::new(
+        base.model.sites(),
+        &base.weights,
+        &[("a", &a), ("wide", &wide)],
+    );
+    let error = unlike.unwrap_err().to_string();
+    for part in [
+        "q_proj",
+        "`wide`",
+        "of rank 3",
+        "`a`",
+        "of rank 2",
+        "one kind and shape",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
 #[test]
 fn what_comes_later_needs_room() {
     let mut base = open(LLAMA);
@@ -158,21 +208,35 @@ fn what_comes_later_needs_room() {
     let expected = alone(LLAMA, &base, &c);
     assert!(largest_difference(&run.logits(), &expected) <= 1e-4);
     let error = switch.add("b", &b).unwrap_err().to_string();
-    assert!(error.contains("o_proj") && error.contains("no room"), "{error}");
+    assert!(
+        error.contains("o_proj") && error.contains("no room"),
+        "{error}"
+    );
     let mut wide = Adapter::default();
     let (path, site) = a.sites.first().unwrap();
     let site = Site {
         spec: random(5),
         ..site.clone()
     };
-    wide.tensors.insert(site.lora_a(), Array::zeros([5, site.in_features]));
-    wide.tensors.insert(site.lora_b(), Array::zeros([site.out_features, 5]));
+    wide.tensors
+        .insert(site.lora_a(), Array::zeros([5, site.in_features]));
+    wide.tensors
+        .insert(site.lora_b(), Array::zeros([site.out_features, 5]));
     wide.sites.insert(path.clone(), site);
     let error = switch.add("wide", &wide).unwrap_err().to_string();
-    assert!(error.contains("rank 5") && error.contains("no room"), "{error}");
+    assert!(
+        error.contains("rank 5") && error.contains("no room"),
+        "{error}"
+    );
     let error = switch.switch(&mut run.engine, "d").unwrap_err().to_string();
     assert!(error.contains("`d`") && error.contains("a, c"), "{error}");
-    assert!(switch.add("c", &c).unwrap_err().to_string().contains("already"));
+    assert!(
+        switch
+            .add("c", &c)
+            .unwrap_err()
+            .to_string()
+            .contains("already")
+    );
     switch.remove(&mut run.engine, "c").unwrap();
     assert!(switch.switch(&mut run.engine, "c").is_err());
     assert!(Switch::new(base.model.sites(), &base.weights, &[]).is_err());
@@ -209,8 +273,12 @@ fn a_thousand_merges_and_switches_leave_the_base_as_it_is() {
             let number = |i: usize| ((i * 31 + salt * 17 + cycle * 7) % 41) as f32 * 0.02 - 0.4;
             Array::new(shape, (0..shape[0] * shape[1]).map(number).collect())
         };
-        adapter.tensors.insert(site.lora_a(), numbers([4, site.in_features], 1));
-        adapter.tensors.insert(site.lora_b(), numbers([site.out_features, 4], 2));
+        adapter
+            .tensors
+            .insert(site.lora_a(), numbers([4, site.in_features], 1));
+        adapter
+            .tensors
+            .insert(site.lora_b(), numbers([site.out_features, 4], 2));
         adapter.sites.insert(site.path.clone(), site);
         adapter
     };
@@ -255,11 +323,11 @@ fn what_is_switched_is_not_changed() {
     let [a, b] = ["a", "b"]
         .map(|name| Adapter::load(&fixtures().join("combine").join(name), &mut base).unwrap());
     let before = [a.clone(), b.clone()];
-    let mut switch = Switch::new(base.model.sites(), &base.weights, &[("a", &a), ("b", &b)]).unwrap();
+    let mut switch =
+        Switch::new(base.model.sites(), &base.weights, &[("a", &a), ("b", &b)]).unwrap();
     let sites = switch.sites().to_vec();
-    let trained = |sites: &[Site]| -> Vec<String> {
-        sites.iter().flat_map(Site::trained).collect()
-    };
+    let trained =
+        |sites: &[Site]| -> Vec<String> { sites.iter().flat_map(Site::trained).collect() };
     let trains = trained(&sites);
     let mut run = Run::new(LLAMA, &base, &sites, &Trainable::Adapters, switch.start());
     for name in ["a", "b", "a"] {

@@ -86,10 +86,15 @@ pub fn run(args: &Args) -> Result<ExitCode, Error> {
         return Ok(ExitCode::SUCCESS);
     }
     if found.is_empty() {
-        out!("no adapter below {}: no folder there has an {CONFIG}", args.folder.display())?;
+        out!(
+            "no adapter below {}: no folder there has an {CONFIG}",
+            args.folder.display()
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
-    let header = ["adapter", "method", "rank", "targets", "base", "task", "numbers", "size", "score"];
+    let header = [
+        "adapter", "method", "rank", "targets", "base", "task", "numbers", "size", "score",
+    ];
     let mut shown = table::table(&header);
     for adapter in &found {
         if let State::Known(about) = &adapter.state {
@@ -153,14 +158,21 @@ impl About {
         let numbers = match file.extension().is_some_and(|end| end == "safetensors") {
             true => {
                 let tensors = Safetensors::open(file)?;
-                let sizes = tensors.tensors().values().map(|info| info.shape.iter().product::<usize>());
+                let sizes = tensors
+                    .tensors()
+                    .values()
+                    .map(|info| info.shape.iter().product::<usize>());
                 Some(sizes.sum())
             }
             false => None,
         };
-        let of_run = run.as_ref().and_then(|run| run["settings"]["adapters"]["method"].as_str());
+        let of_run = run
+            .as_ref()
+            .and_then(|run| run["settings"]["adapters"]["method"].as_str());
         let metrics = metrics.unwrap_or_default();
-        let last = metrics.get("last").and_then(|last| last["metrics"].as_object());
+        let last = metrics
+            .get("last")
+            .and_then(|last| last["metrics"].as_object());
         Ok(Self {
             method: of_run.map_or_else(|| kind(&config), str::to_owned),
             ranks: ranks(&config),
@@ -170,7 +182,10 @@ impl About {
             bytes: fs::metadata(file)?.len(),
             numbers,
             metrics: last.cloned().unwrap_or_default(),
-            headline: metrics.get("headline").and_then(Value::as_str).map(str::to_owned),
+            headline: metrics
+                .get("headline")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
         })
     }
 
@@ -216,7 +231,10 @@ fn ranks(config: &Map<String, Value>) -> Vec<u64> {
     let own = config.get("r").and_then(Value::as_u64);
     let pattern = config.get("rank_pattern").and_then(Value::as_object);
     let others = pattern.into_iter().flat_map(|pattern| pattern.values());
-    let mut ranks: Vec<u64> = own.into_iter().chain(others.filter_map(Value::as_u64)).collect();
+    let mut ranks: Vec<u64> = own
+        .into_iter()
+        .chain(others.filter_map(Value::as_u64))
+        .collect();
     ranks.sort_unstable();
     ranks.dedup();
     ranks

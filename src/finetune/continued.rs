@@ -1,6 +1,9 @@
 //! An adapter that is trained on.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use ailora_graph::{
     AdaptConfig, AdapterSpec, Strategy, Trainable,
@@ -46,12 +49,7 @@ impl Continued {
     ///
     /// # Errors
     /// The folder holds no adapter for this base, or one with a part that cannot be trained here.
-    pub fn open(
-        folder: &Path,
-        model: &mut Model,
-        name: &str,
-        task: &str,
-    ) -> Result<Self, Error> {
+    pub fn open(folder: &Path, model: &mut Model, name: &str, task: &str) -> Result<Self, Error> {
         let base = &mut model.pretrained;
         let origin = Origin::read(folder)?;
         let based = origin.check_base(folder, name, base)?;
@@ -73,7 +71,9 @@ impl Continued {
                 "note: the adapter was trained for {before}, and goes on with {task}"
             ));
         }
-        base.report.notes.extend(origin.note.into_iter().chain(based));
+        base.report
+            .notes
+            .extend(origin.note.into_iter().chain(based));
         let record = Record::of(folder);
         let (sites, trainable) = match &record.sites {
             Some(recorded) => (
@@ -209,7 +209,11 @@ impl Record {
 
 /// The projections with the adapter's, at the rates and the dropout that were recorded; those that trained
 /// whole do so again. Of an adapter whose parameters are in the folder as it has them, the same train.
-fn as_recorded(adapter: &Adapter, model: &Network, recorded: &IndexMap<String, Value>) -> Vec<Site> {
+fn as_recorded(
+    adapter: &Adapter,
+    model: &Network,
+    recorded: &IndexMap<String, Value>,
+) -> Vec<Site> {
     let mut sites = adapter.apply_to(model.sites());
     for site in &mut sites {
         let Some(recorded) = recorded.get(&site.path) else {
@@ -217,6 +221,9 @@ fn as_recorded(adapter: &Adapter, model: &Network, recorded: &IndexMap<String, V
         };
         if !site.is_adapted() && recorded["strategy"] == Strategy::Full.name() {
             site.spec = AdapterSpec::full();
+        }
+        if let Some(strategy) = trained_as(site, recorded) {
+            site.spec.strategy = strategy;
         }
         let number = |field: &str, plain: f64| recorded[field].as_f64().unwrap_or(plain);
         let spec = &mut site.spec;
@@ -236,6 +243,29 @@ fn as_recorded(adapter: &Adapter, model: &Network, recorded: &IndexMap<String, V
         }
     }
     sites
+}
+
+/// The adapter that was trained at a site, where it is saved as it trained: one of the same parameters, of which
+/// others may train, as of LoRA-FA.
+fn trained_as(site: &Site, recorded: &Value) -> Option<Strategy> {
+    let named = method::adapters().find(|own| recorded["strategy"] == own.name());
+    let strategy = Strategy::Adapted(named.filter(|_| site.is_adapted())?);
+    let spec = AdapterSpec {
+        strategy,
+        ..site.spec
+    };
+    let trained = Site {
+        spec,
+        ..site.clone()
+    };
+    let parameters = |site: &Site| -> BTreeMap<String, Vec<usize>> {
+        let own = site.parameters(std::slice::from_ref(site)).into_iter();
+        own.map(|parameter| (parameter.name, parameter.shape))
+            .collect()
+    };
+    let same = recorded["rank"].as_u64() == site.spec.rank().map(|rank| rank as u64)
+        && parameters(&trained) == parameters(site);
+    same.then_some(strategy)
 }
 
 /// The projections with the adapter's, and what trains beside them: what PEFT would train of what the

@@ -5,12 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ailora_graph::{
-    AdaptConfig, Trainable,
-    adapter::Site,
-    ir::Draw,
-    module::Parameter,
-};
+use ailora_graph::{AdaptConfig, Trainable, adapter::Site, ir::Draw, module::Parameter};
 use ailora_models::{
     batch::Encoded,
     data::Example,

@@ -243,9 +243,17 @@ mod tests {
         };
         let mut pack = vec![-1.0_f32; 4 * 7];
         let mut narrow = vec![bf16::from_f32(-1.0); rows * stride];
-        let mut values: Vec<f32> = (0..2 * 5 + rows * across).map(|i| i as f32 * 0.5 + 0.1).collect();
+        let mut values: Vec<f32> = (0..2 * 5 + rows * across)
+            .map(|i| i as f32 * 0.5 + 0.1)
+            .collect();
         let mut all = [
-            placed(place("pack", 4, 5, 7), pack.as_mut_ptr() as u64, 5, ([2, 5], 0), DType::F32),
+            placed(
+                place("pack", 4, 5, 7),
+                pack.as_mut_ptr() as u64,
+                5,
+                ([2, 5], 0),
+                DType::F32,
+            ),
             placed(
                 place("b", rows, across, stride),
                 narrow.as_mut_ptr() as u64,

@@ -5,11 +5,7 @@
 //! one of them to where the programs read: on a device one launch. Which adapter trains is no matter of a
 //! switch: a run trains what it is given.
 
-use ailora_graph::{
-    AdapterSpec, Trainable,
-    adapter::Site,
-    method::constructors::random,
-};
+use ailora_graph::{AdapterSpec, Trainable, adapter::Site, method::constructors::random};
 use ailora_runtime::{
     engine::{Engine, EngineError},
     init::{InitError, initialise},
@@ -29,7 +25,9 @@ pub enum SwitchError {
     #[error("no adapter is given to switch to")]
     Nothing,
     /// Two of one name.
-    #[error("there is an adapter called `{0}` already; give each a name of its own, or remove it first")]
+    #[error(
+        "there is an adapter called `{0}` already; give each a name of its own, or remove it first"
+    )]
     Repeated(String),
     /// A name that none has.
     #[error("no adapter is called `{name}`; there are {known}")]
@@ -68,7 +66,9 @@ pub enum SwitchError {
         what: String,
     },
     /// A parameter that the base has not got, and not every adapter has.
-    #[error("neither the base nor adapter `{name}` has a value for `{parameter}`, which others hold whole")]
+    #[error(
+        "neither the base nor adapter `{name}` has a value for `{parameter}`, which others hold whole"
+    )]
     NoValue {
         /// The adapter.
         name: String,
@@ -126,13 +126,18 @@ impl Switch {
             }
         }
         for site in &mut sites {
-            let own = adapters.iter().filter_map(|(_, adapter)| adapter.sites.get(&site.path));
+            let own = adapters
+                .iter()
+                .filter_map(|(_, adapter)| adapter.sites.get(&site.path));
             site.spec = match products {
                 true => match own.filter_map(|own| own.spec.rank()).max() {
                     Some(rank) => random(rank).with_alpha(rank as f64),
                     None => AdapterSpec::frozen(),
                 },
-                false => like.sites.get(&site.path).map_or(AdapterSpec::frozen(), |own| own.spec),
+                false => like
+                    .sites
+                    .get(&site.path)
+                    .map_or(AdapterSpec::frozen(), |own| own.spec),
             };
         }
         let mut switch = Self {
@@ -145,7 +150,9 @@ impl Switch {
             current: None,
         };
         for (name, (_, value)) in &switch.whole {
-            let held = adapters.iter().find_map(|(_, adapter)| adapter.tensors.get(name));
+            let held = adapters
+                .iter()
+                .find_map(|(_, adapter)| adapter.tensors.get(name));
             if let (None, Some(held)) = (value, held) {
                 switch.start.insert(name.clone(), held.clone());
             }
@@ -288,7 +295,9 @@ impl Switch {
         }
         let mut whole = adapter.trained_in_full();
         let fits = |name: &str, array: &Array| {
-            self.whole.get(name).is_some_and(|(shape, _)| shape == array.shape())
+            self.whole
+                .get(name)
+                .is_some_and(|(shape, _)| shape == array.shape())
         };
         match whole.find(|(name, array)| !fits(name, array)) {
             Some((parameter, _)) => Err(no_room(format!("`{parameter}` held whole"))),
@@ -345,9 +354,8 @@ impl Switch {
             Some((parameter.name, parameter.shape, array))
         });
         let whole = self.whole.iter();
-        let whole = whole.filter_map(|(name, (shape, base))| {
-            Some((name.clone(), shape.clone(), base.clone()?))
-        });
+        let whole = whole
+            .filter_map(|(name, (shape, base))| Some((name.clone(), shape.clone(), base.clone()?)));
         Kept::new(own.chain(whole))
     }
 }
@@ -361,7 +369,9 @@ fn starts(sites: &[Site], products: bool, base: &Params) -> Result<Params, Switc
     }
     let adapted = sites.iter().filter(|site| site.is_adapted());
     let weights = adapted.filter_map(|site| base.get_key_value(&site.weight));
-    let mut params: Params = weights.map(|(name, array)| (name.clone(), array.clone())).collect();
+    let mut params: Params = weights
+        .map(|(name, array)| (name.clone(), array.clone()))
+        .collect();
     let given: Vec<String> = params.keys().cloned().collect();
     initialise(sites, &mut params, 0, &Options::default(), |_| {})?;
     params.retain(|name, _| !given.contains(name));

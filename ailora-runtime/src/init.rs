@@ -54,15 +54,6 @@ pub enum InitError {
     Spectrum(#[from] SpectrumError),
 }
 
-/// The projections whose adapters have none of their parameters among `params` yet.
-pub fn unstarted(sites: &[Site], params: &Params) -> Vec<Site> {
-    let has_none = |site: &&Site| {
-        let mut own = site.parameters(sites).into_iter();
-        !own.any(|parameter| params.contains_key(&parameter.name))
-    };
-    sites.iter().filter(has_none).cloned().collect()
-}
-
 /// Adds the parameters of every adapter to `params`, beside the weights, each at the
 /// [`Start`] that it declares. With the weight `W = U S V^T` (`out x in`), rank `k` and scale `s`, a
 /// pair of factors from triplets is `B = U_k S_k^(1/2) / sqrt(s)` and `A = S_k^(1/2) V_k^T / sqrt(s)`, so
@@ -109,6 +100,39 @@ pub fn initialise(
     let triplets = triplets_of(&requests, options, progress)?;
     for ((site, factors), triplets) in spectral.into_iter().zip(triplets) {
         place(site, factors, &triplets, params)?;
+    }
+    Ok(())
+}
+
+/// As [`initialise`], of the adapters that have none of their parameters among `params` yet. Those that are
+/// trained on keep theirs, and get what follows from them: the inverses of LoRA-FA.
+///
+/// # Errors
+/// As [`initialise`].
+pub fn initialise_missing(
+    sites: &[Site],
+    params: &mut Params,
+    seed: u64,
+    options: &Options,
+    progress: impl Fn(Progress<'_>) + Sync,
+) -> Result<(), InitError> {
+    let has_none = |site: &&Site| {
+        let mut own = site.parameters(sites).into_iter();
+        !own.any(|parameter| params.contains_key(&parameter.name))
+    };
+    let (new, old): (Vec<&Site>, Vec<&Site>) = sites.iter().partition(has_none);
+    let new: Vec<Site> = new.into_iter().cloned().collect();
+    initialise(&new, params, seed, options, progress)?;
+    for site in old {
+        for parameter in site.parameters(sites) {
+            let follows = parameter.start == Start::InverseGram;
+            if follows
+                && !params.contains_key(&parameter.name)
+                && let Some(array) = alone(site, &parameter, params, seed, &OnceCell::new())?
+            {
+                params.insert(parameter.name, array);
+            }
+        }
     }
     Ok(())
 }

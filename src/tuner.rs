@@ -8,7 +8,7 @@ use ailora_runtime::{
     backend::Backend,
     cpu::Cpu,
     engine::{Engine, EngineError, PlanId},
-    init::{InitError, initialise, unstarted},
+    init::{InitError, complete},
     optim::{AdamW, AdamWConfig, Schedule, ScheduleKind},
     passes::{PassError, Passes},
     run::Value,
@@ -115,12 +115,11 @@ impl Tuner {
         trainable.check(sites, names())?;
         let rates = trainable.rates(sites, names());
         let program = passes.step(program)?;
-        let to_start = unstarted(sites, &params);
         let options = Options {
             solver: backend.solver(),
             ..Options::default()
         };
-        initialise(&to_start, &mut params, seed, &options, |_| {})?;
+        complete(sites, &mut params, seed, &options, |_| {})?;
         let mut engine = Engine::fused(backend, params);
         let plan = engine.compile(&program)?;
         let (groups, _) = groups(rates, engine.weights());

@@ -54,15 +54,6 @@ pub enum InitError {
     Spectrum(#[from] SpectrumError),
 }
 
-/// The projections whose adapters have none of their parameters among `params` yet.
-pub fn unstarted(sites: &[Site], params: &Params) -> Vec<Site> {
-    let has_none = |site: &&Site| {
-        let mut own = site.parameters(sites).into_iter();
-        !own.any(|parameter| params.contains_key(&parameter.name))
-    };
-    sites.iter().filter(has_none).cloned().collect()
-}
-
 /// Adds the parameters of every adapter to `params`, beside the weights, each at the
 /// [`Start`] that it declares. With the weight `W = U S V^T` (`out x in`), rank `k` and scale `s`, a
 /// pair of factors from triplets is `B = U_k S_k^(1/2) / sqrt(s)` and `A = S_k^(1/2) V_k^T / sqrt(s)`, so
@@ -79,8 +70,35 @@ pub fn initialise(
     options: &Options,
     progress: impl Fn(Progress<'_>) + Sync,
 ) -> Result<(), InitError> {
+    add(sites, params, HashSet::new(), seed, options, progress)
+}
+
+/// As [`initialise`], but what is among `params` stays as it is: trained values, beside which what follows from
+/// them is added.
+///
+/// # Errors
+/// As [`initialise`].
+pub fn complete(
+    sites: &[Site],
+    params: &mut Params,
+    seed: u64,
+    options: &Options,
+    progress: impl Fn(Progress<'_>) + Sync,
+) -> Result<(), InitError> {
+    let started = params.keys().cloned().collect();
+    add(sites, params, started, seed, options, progress)
+}
+
+/// Adds the parameters of adapters that are not `started` yet.
+fn add(
+    sites: &[Site],
+    params: &mut Params,
+    mut started: HashSet<String>,
+    seed: u64,
+    options: &Options,
+    progress: impl Fn(Progress<'_>) + Sync,
+) -> Result<(), InitError> {
     let mut spectral: Vec<(&Site, Vec<Factor>)> = Vec::new();
-    let mut started: HashSet<String> = HashSet::new();
     for site in sites {
         let mut factors = Vec::new();
         let qr = OnceCell::new();

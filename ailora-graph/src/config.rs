@@ -100,6 +100,9 @@ pub struct AdaptConfig {
 /// The target that is every projection but those that are annotated `full` and those of [`HEADS`].
 pub const ALL_LINEAR: &str = "all-linear";
 
+/// The largest rank that a budget finds.
+const MOST: usize = 1 << 20;
+
 /// What models call what stands behind the pretrained part, by its first segment.
 const HEADS: &[&str] = &[
     "classification_head",
@@ -181,24 +184,21 @@ impl AdaptConfig {
         if least > budget {
             return Err(AdapterError::Budget { budget, least });
         }
-        let ranked = |sites: &[Site]| {
-            let ranked = sites.iter().filter(|site| site.spec.has_rank());
-            ranked.map(Site::max_rank).min()
-        };
-        let Some(most) = ranked(&best) else {
+        if !best.iter().any(|site| site.spec.has_rank()) {
             return Err(AdapterError::NotTaken {
                 option: "budget",
                 taken: AdapterOption::takers(&[AdapterOption::Rank]),
             });
-        };
-        // Halves what is between a rank that fits and one that does not.
-        let (mut fits, mut exceeds) = (1, most + 1);
-        while exceeds - fits > 1 {
-            let rank = fits.midpoint(exceeds);
-            let sites = at(rank)?;
-            match Site::adapters_trainable(&sites) <= budget {
-                true => (fits, best) = (rank, sites),
-                false => exceeds = rank,
+        }
+        // Doubles the rank until one is too large, then halves what is between it and one that fits.
+        let (mut fits, mut exceeds) = (1, None);
+        while exceeds.is_none_or(|exceeds| exceeds - fits > 1) && fits < MOST {
+            let rank = exceeds.map_or(2 * fits, |exceeds: usize| fits.midpoint(exceeds));
+            match at(rank) {
+                Ok(sites) if Site::adapters_trainable(&sites) <= budget => {
+                    (fits, best) = (rank, sites);
+                }
+                _ => exceeds = Some(rank),
             }
         }
         Ok(best)

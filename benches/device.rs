@@ -4,6 +4,8 @@
 //! llama2-7b: a JSON line for each method, whose figures are those of `tests/python/peft_step.py`. Steps of
 //! several methods take turns; `ratio` is the median of a method's step over the first one's in the same round.
 
+mod random;
+
 use std::{collections::BTreeMap, time::Instant};
 
 use ailora::{
@@ -27,14 +29,16 @@ use ailora::{
         optim::{AdamW, AdamWConfig, Group, Schedule, ScheduleKind},
         passes::{Fusion, Passes},
         spectrum::Options,
-        store::{Array, Params},
+        store::Params,
         train::{MicroBatch, Trainer},
     },
 };
 use clap::Parser;
-use rayon::prelude::*;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// The rank that the families' projections are annotated with.
+const ANNOTATED: usize = 8;
 
 /// Steps that are not counted.
 const WARM_UP: usize = 5;
@@ -79,13 +83,19 @@ fn main() -> Result<(), Error> {
     let [batch, length, rank] = if causal { [16, 256, 32] } else { [32, 128, 8] };
     let batch = args.batch.unwrap_or(batch);
     let length = args.length.unwrap_or(length);
-    let rank = args.rank.unwrap_or(rank);
+    let given = args.rank;
     let model = model(&args.model, args.layers)?;
     let tokens = tokens(batch, length, causal);
     let inputs = model.inputs(&tokens);
     let mut contenders = Vec::new();
     for &method in &args.method {
-        contenders.push(Contender::new(&args, method, rank, &model, &tokens)?);
+        contenders.push(Contender::new(
+            &args,
+            method,
+            given.unwrap_or(rank),
+            &model,
+            &tokens,
+        )?);
     }
     for contender in &mut contenders {
         contender.first_ms = contender.step(&inputs)?;
@@ -106,7 +116,7 @@ fn main() -> Result<(), Error> {
             .map(|(own, first)| own / first);
         let ratio = median(ratios.skip(WARM_UP).collect());
         let mut line = contender.line(&args, &inputs)?;
-        line["rank"] = rank.into();
+        line["rank"] = contender.rank.into();
         line["ratio"] = ratio.into();
         println!("{line}");
         if args.profile {
@@ -125,6 +135,7 @@ fn main() -> Result<(), Error> {
 /// A method's step on a device, and what its steps took.
 struct Contender {
     method: &'static dyn Method,
+    rank: Option<usize>,
     trainer: Trainer,
     plan: PlanId,
     batch: [usize; 2],
@@ -143,7 +154,18 @@ impl Contender {
         batch: &Batch,
     ) -> Result<Self, Error> {
         let mut params = random_parameters(model);
-        let sites = AdaptConfig::method(method, rank).resolve(model.sites())?;
+        let mut config = AdaptConfig::method(method, rank);
+        let own = AdaptConfig {
+            rank: args.rank,
+            ..config.clone()
+        };
+        // VeRA and bottlenecks have a size of their own.
+        let is_own = |site: &Site| !matches!(site.spec.rank(), None | Some(ANNOTATED));
+        if own.resolve(model.sites())?.iter().any(is_own) {
+            config = own;
+        }
+        let sites = config.resolve(model.sites())?;
+        let rank = sites.iter().find_map(|site| site.spec.rank());
         initialise(&sites, &mut params, 0, &Options::default(), |_| {})?;
         let backend = backend(args.device, args.precision)?;
         let start = Instant::now();
@@ -163,6 +185,7 @@ impl Contender {
         engine.release_unread();
         Ok(Self {
             method,
+            rank,
             plan,
             batch: [batch.rows, batch.len],
             compile_ms: milliseconds(start),
@@ -348,15 +371,7 @@ fn random_parameters(model: &Model) -> Params {
     let parameters = model.parameters().iter();
     parameters
         .map(|parameter| {
-            let key = Draw::default().key(&parameter.name);
-            let mut array = Array::zeros(parameter.shape.clone());
-            array
-                .floats_mut()
-                .par_iter_mut()
-                .enumerate()
-                .for_each(|(i, x)| {
-                    *x = 0.07 * (key.bits(i as u32) as f32 / u32::MAX as f32 - 0.5);
-                });
+            let array = random::array(&parameter.name, &parameter.shape);
             (parameter.name.clone(), array)
         })
         .collect()

@@ -7,7 +7,8 @@ export AILORA_DEVICE=${AILORA_DEVICE:-cuda} AILORA_CACHE=${AILORA_CACHE:-$root/c
 [ $# -gt 0 ] || set -- f32 tf32 bf16
 for precision in "$@"; do
     export AILORA_PRECISION=$precision
-    for test in ailora-runtime/accumulate ailora-runtime/backend ailora-runtime/fused ailora-runtime/ranks ailora-runtime/steps models/parity models/fusion models/generate ./peft; do
+    for test in ailora-runtime/accumulate ailora-runtime/backend ailora-runtime/fused ailora-runtime/ranks ailora-runtime/steps models/parity models/fusion models/generate models/methods models/every_method models/dora \
+        models/bottleneck models/switch ./peft; do
         echo "== $precision $test"
         CARGO_MANIFEST_DIR=$root/$(dirname "$test") "bin/$(basename "$test")" --test-threads 1 || failed=1
     done

@@ -18,18 +18,19 @@ for line in sys.stdin:
     if not message.get("executable"):
         continue
     name = message["target"]["name"]
-    # Two packages have a test of this name.
-    if name == "generate" and not message["manifest_path"].endswith("models/Cargo.toml"):
+    # Two packages have tests of these names.
+    if name in ("generate", "dora") and not message["manifest_path"].endswith("models/Cargo.toml"):
         continue
     print(name, message["executable"])'
 }
 # One selection of packages, as another one builds the dependencies again with other features.
 {
     built test --release --no-run --workspace --lib --test accumulate --test backend --test fused --test ranks --test steps \
-        --test parity --test fusion --test generate --test peft
+        --test parity --test fusion --test generate --test peft --test methods --test every_method \
+        --test dora --test bottleneck --test switch
     built bench --no-run --workspace --bench device
-    # A test has its name.
-    built bench --no-run --workspace --bench fusion | sed 's/^fusion /fusion-bench /'
+    # Tests have their names.
+    built bench --no-run --workspace --bench fusion --bench switch | sed 's/^[a-z]*/&-bench/'
     built build --release --workspace --bin ailora --example svd_time
 } | while read -r name executable; do
     # The models' and the runtime's tests have names of their own.

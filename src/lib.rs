@@ -24,6 +24,7 @@ pub use ailora_graph::{
     module, nn, slice_pushdown,
 };
 pub use ailora_models as models;
+pub use ailora_models::peft::{Switch, SwitchError};
 pub use ailora_runtime as runtime;
 pub use compiler::Compiler;
 pub use tuner::{Tuner, TunerError};

@@ -8,7 +8,7 @@ use ailora_runtime::{
     backend::Backend,
     cpu::Cpu,
     engine::{Engine, EngineError, PlanId},
-    init::{InitError, initialise},
+    init::{InitError, initialise, unstarted},
     optim::{AdamW, AdamWConfig, Schedule, ScheduleKind},
     passes::{PassError, Passes},
     run::Value,
@@ -115,12 +115,7 @@ impl Tuner {
         trainable.check(sites, names())?;
         let rates = trainable.rates(sites, names());
         let program = passes.step(program)?;
-        let has_none = |site: &&Site| {
-            let mut own = site.parameters(sites).into_iter();
-            !own.any(|parameter| params.contains_key(&parameter.name))
-        };
-        let to_start = sites.iter().filter(has_none);
-        let to_start: Vec<Site> = to_start.cloned().collect();
+        let to_start = unstarted(sites, &params);
         let options = Options {
             solver: backend.solver(),
             ..Options::default()

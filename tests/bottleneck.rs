@@ -5,6 +5,9 @@ mod support;
 use serde_json::{Value, json};
 use support::{Scene, TINY, language_model};
 
+/// A rate that does not depend on the number of epochs.
+const CONSTANT: &str = "--schedule constant --warmup 0";
+
 /// What the paper of AILoRA counts of RoBERTa-large, without its pooler and with a head of two labels.
 #[test]
 fn plan_counts_what_papers_count() {
@@ -80,7 +83,7 @@ fn bottlenecks_train_go_on_and_are_evaluated_but_not_merged() {
     for (method, model) in [("houlsby", "bert"), ("pfeiffer", "deberta")] {
         let run = |out: &str, more: &str| {
             scene.ok(&format!(
-                "finetune --model {model} {TINY} --method {method} --output {out} {more}"
+                "finetune --model {model} {TINY} {CONSTANT} --method {method} --output {out} {more}"
             ))
         };
         let (whole, parts) = (format!("{method}-whole"), format!("{method}-parts"));
@@ -138,7 +141,7 @@ fn is_evaluated(scene: &Scene, model: &str, out: &str) {
 fn bitfit_trains_goes_on_is_evaluated_and_merged() {
     let scene = Scene::new();
     let run = |out: &str, more: &str| {
-        scene.finetune(out, &format!("--method bitfit {more}"));
+        scene.finetune(out, &format!("{CONSTANT} --method bitfit {more}"));
     };
     run("whole", "--epochs 2");
     run("parts", "--epochs 1");
@@ -162,7 +165,7 @@ fn bitfit_trains_goes_on_is_evaluated_and_merged() {
     let llama = scene.path("llama");
     language_model(&llama);
     scene.refused(
-        "plan --model llama --task alpaca --method bitfit",
+        "plan --model llama --task math10k --method bitfit",
         &[
             "method `bitfit` trains the parameters `*.bias`",
             "the model has none",

@@ -7,7 +7,22 @@ mod support;
 
 use std::{collections::HashMap, path::Path};
 
-use ailora::runtime::store::{self, Array, Params};
+use ailora::{
+    adapter::Trainable,
+    ir::Draw,
+    models::{
+        batch::{Batch, Targets},
+        head::Head,
+        peft::Adapter,
+        pretrained::Pretrained,
+    },
+    runtime::{
+        backend::Precision,
+        engine::Engine,
+        passes::Passes,
+        store::{self, Array, Params},
+    },
+};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 use support::{Scene, TINY};
@@ -224,6 +239,94 @@ fn a_tied_head_of_its_own_is_no_longer_tied() {
         "generate --model llama --prompt the --strict",
         &["tie_word_embeddings", "--strict"],
     );
+}
+
+/// The logits of a causal language model with an adapter beside it.
+fn logits(base: &Pretrained, adapter: &Adapter) -> Vec<f32> {
+    let ids = vec![1, 5, 7, 2, 9, 4];
+    let batch = Batch {
+        rows: 1,
+        len: ids.len(),
+        type_ids: vec![0; ids.len()],
+        mask: vec![1.0; ids.len()],
+        targets: Targets::default(),
+        indices: vec![0],
+        ids,
+    };
+    let mut program = base.model.program(batch.shape(), false, false).unwrap();
+    program.retain_outputs(|name| name == "logits");
+    let sites = adapter.apply_to(base.model.sites());
+    let passes = Passes {
+        sites: &sites,
+        trainable: &Trainable::Adapters,
+        precision: Precision::F32,
+    };
+    let program = passes.inference(&program).unwrap();
+    let mut params = base.weights.clone();
+    params.extend(adapter.tensors.clone());
+    let mut engine = Engine::new(params);
+    let plan = engine.compile(&program).unwrap();
+    let inputs = base.model.inputs(&batch);
+    let outputs = engine.run(plan, &inputs.values(), Draw::default()).unwrap();
+    outputs.get("logits").unwrap().to_vec()
+}
+
+/// Where table and output differ after a merge, both are written and the configuration says so; a tie that
+/// no adapter touches stays one tensor. (No family here has queries, keys and values in one weight, whose
+/// rows a merge could mistake.)
+#[test]
+fn a_merged_table_and_output_are_tied_only_if_they_are_one() {
+    let scene = Scene::new();
+    let mut tokenizer = support::word_level();
+    tokenizer["post_processor"] = Value::Null;
+    scene.model("llama", "llama_gqa_tied-0", &tokenizer);
+    let weights = scene.path("llama/model.safetensors");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/adapters");
+    for (name, from) in [("table", "tied_embedding"), ("output", "tied_output")] {
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            let bytes = std::fs::read(fixtures.join(from).join(file)).unwrap();
+            scene.write(&format!("{name}/{file}"), bytes);
+        }
+    }
+    let tensors = |name: &str| {
+        let path = scene.path(&format!("{name}/adapter_model.safetensors"));
+        store::load(&path).unwrap().0
+    };
+    let mut both = tensors("table");
+    both.extend(tensors("output"));
+    let mut config = scene.json("table/adapter_config.json");
+    config["target_modules"] = json!(["q_proj", "embed_tokens", "lm_head"]);
+    scene.write("both/adapter_config.json", config.to_string());
+    let path = scene.path("both/adapter_model.safetensors");
+    store::save(&path, &both, HashMap::new()).unwrap();
+    adapter(&scene, &weights, "model.layers.0.self_attn.q_proj");
+
+    for (name, tied) in [
+        ("table", false),
+        ("output", false),
+        ("both", false),
+        ("adapter", true),
+    ] {
+        let mut base = Pretrained::open(&scene.path("llama"), Head::CausalLm).unwrap();
+        let own = Adapter::load(&scene.path(name), &mut base).unwrap();
+        let live = logits(&base, &own);
+        scene.ok(&format!(
+            "merge --model llama --task math --adapter {name} --force-adapter --output merged --force"
+        ));
+        let config = scene.json("merged/config.json");
+        assert_eq!(config["tie_word_embeddings"], tied, "{name}");
+        let merged = Pretrained::open(&scene.path("merged"), Head::CausalLm).unwrap();
+        assert_eq!(
+            merged.weights.contains_key("lm_head.weight"),
+            !tied,
+            "{name}"
+        );
+        let again = logits(&merged, &Adapter::default());
+        assert_eq!(live.len(), again.len());
+        for (x, y) in live.iter().zip(&again) {
+            assert!((x - y).abs() <= 1e-5 * x.abs().max(1.0), "{name}: {x} {y}");
+        }
+    }
 }
 
 /// A GGUF file has one file's worth of everything; the merged folder has the files of Hugging Face.

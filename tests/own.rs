@@ -75,6 +75,85 @@ fn a_run_goes_on_is_loaded_and_merged() {
     assert!(found.contains("no run.json"), "{found}");
 }
 
+/// A model whose projections are called as parts of adapters' names are.
+mod odd {
+    #![allow(non_snake_case, reason = "the names are what is tested")]
+
+    use ailora::{
+        prelude::*,
+        run::{Batch, BuildError, Built},
+    };
+
+    #[adapt(lora_A = random(2), weight = random(2))]
+    struct Odd {
+        lora_A: Linear,
+        weight: Linear,
+    }
+
+    pub fn build(batch: &Batch<'_>) -> Result<Built, BuildError> {
+        let (cx, rows) = (batch.cx(), batch.rows());
+        let model = Odd {
+            lora_A: Linear::new(cx, 4, 4, true),
+            weight: Linear::new(cx, 4, 2, true),
+        };
+        let x = batch.column("x")?.reshape([rows, 4]);
+        let logits = model.weight.forward(&model.lora_A.forward(&x).gelu());
+        let loss = logits.cross_entropy(&batch.column("label")?);
+        batch.built(&model, &[("loss", &loss), ("logits", &logits)])
+    }
+}
+
+/// An adapter's tensors are called by the path and a part of their own, and are read by the whole name.
+#[test]
+fn projections_may_be_called_like_parts_of_adapters() {
+    let array = |shape: &[usize], salt: usize| {
+        let number = |i: usize| ((i * 7 + salt * 3) % 11) as f32 * 0.1 - 0.5;
+        store::Array::new(shape, (0..shape.iter().product()).map(number).collect())
+    };
+    let weights = || -> Params {
+        [
+            ("lora_A.weight", array(&[4, 4], 1)),
+            ("lora_A.bias", array(&[4], 2)),
+            ("weight.weight", array(&[2, 4], 3)),
+            ("weight.bias", array(&[2], 4)),
+        ]
+        .map(|(name, array)| (name.to_owned(), array))
+        .into()
+    };
+    let rows = || {
+        let x = (0..32).map(|i| (i * i % 7) as f32 - 3.0).collect();
+        let labels = (0..8).map(|i| i % 2).collect();
+        let rows = Columns::new().with_f32("x", [4], x).unwrap();
+        rows.with_i32("label", [], labels).unwrap()
+    };
+    let own = || {
+        let own = Own::new(&odd::build, weights(), rows()).unwrap();
+        own.held_out("test", rows())
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = Run::new(own());
+    (run.recipe.epochs, run.recipe.batch_size, run.recipe.lr) = (3, 4, 0.1);
+    let report = run
+        .fit(folder.path(), Existing::Refuse, |_| Control::Continue)
+        .unwrap();
+    let names: Vec<String> = trained(folder.path()).keys().cloned().collect();
+    for name in [
+        "lora_A.lora_A",
+        "lora_A.lora_B",
+        "weight.lora_A",
+        "weight.lora_B",
+    ] {
+        assert!(names.contains(&format!("{name}.weight")), "{names:?}");
+    }
+    assert_eq!(names.len(), 4, "{names:?}");
+    let loaded = own().load(folder.path()).unwrap();
+    let found = loaded.evaluate(Box::new(Cpu::new()), 8).unwrap();
+    let left = report.kept.unwrap().metrics;
+    assert!((found["loss"] - left["loss"]).abs() < 1e-6);
+    let base = own().evaluate(Box::new(Cpu::new()), 8).unwrap();
+    assert!((found["loss"] - base["loss"]).abs() > 1e-3);
+}
+
 /// Norms and biases beside adapters, or the whole model, by a word in the configuration.
 #[test]
 fn what_trains_is_as_the_run_says() {

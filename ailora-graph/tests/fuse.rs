@@ -530,26 +530,26 @@ fn packs_that_are_there_are_kept() {
     }
 }
 
+/// Also where all layers share parameters, as VeRA's.
 #[test]
 fn a_region_is_solved_once_for_all_layers() {
-    let config = r#"{"sites": {"query": {"init": "random", "rank": 2}, "value": {"init": "random", "rank": 2}}}"#;
-    let regions_of = |layers| {
-        let (program, sites) = encoder(layers, 0.0, config);
-        let step = gradients(
-            &adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap(),
-            "loss",
-        )
-        .unwrap();
-        let fused = fuse(&hoist(&step).unwrap().step, &Costs::default(), &[], |_| {
-            true
-        })
-        .unwrap();
-        let total: usize = fused.reports.iter().map(|report| report.count).sum();
-        (fused.reports.len(), total)
-    };
-    let [(few, some), (same, many)] = [3, 9].map(regions_of);
-    assert_eq!(few, same);
-    assert!(many > 2 * some);
+    let low_rank = r#"{"sites": {"query": {"init": "random", "rank": 2}, "value": {"init": "random", "rank": 2}}}"#;
+    let shared = r#"{"sites": {"query": {"init": "vera", "rank": 5}, "value": {"init": "vera", "rank": 5}}}"#;
+    for config in [low_rank, shared] {
+        let regions_of = |layers| {
+            let (program, sites) = encoder(layers, 0.0, config);
+            let adapted = adapt(&program, &sites, &Trainable::Adapters, Mode::Train).unwrap();
+            let step = hoist(&gradients(&adapted, "loss").unwrap()).unwrap().step;
+            let mut bindings = encoder_inputs();
+            bind(&step, &mut bindings);
+            let fused = check(&step, &bindings);
+            let total: usize = fused.reports.iter().map(|report| report.count).sum();
+            (fused.reports.len(), total)
+        };
+        let [(few, some), (same, many)] = [3, 9].map(regions_of);
+        assert_eq!(few, same, "{config}");
+        assert!(many > 2 * some, "{config}");
+    }
 }
 
 #[test]

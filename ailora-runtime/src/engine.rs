@@ -16,6 +16,7 @@ use crate::{
     plan::{Plan, Step, plan, separate},
     run::{Outputs, Run, RunError, Value},
     store::{Array, Params},
+    switch::Kept,
     weights::Weights,
 };
 
@@ -299,6 +300,21 @@ impl Engine {
     /// again.
     pub fn weights_mut(&mut self) -> &mut Weights {
         &mut self.weights
+    }
+
+    /// Puts values that are kept beside the parameters in their places: the next run computes with them. What
+    /// no program reads is left out. On a device it is one launch, and [`weights`](Self::weights) keeps what
+    /// it had.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn put(&mut self, kept: &Kept) -> Result<(), EngineError> {
+        Ok(self.backend.put(&mut self.weights, kept)?)
+    }
+
+    /// Frees what a device has of values that are kept beside the parameters.
+    pub fn forget(&mut self, kept: &Kept) {
+        self.backend.forget(kept);
     }
 
     /// The most bytes that the programs take where they are executed, if `trained` numbers are

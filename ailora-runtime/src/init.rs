@@ -54,6 +54,15 @@ pub enum InitError {
     Spectrum(#[from] SpectrumError),
 }
 
+/// The projections whose adapters have none of their parameters among `params` yet.
+pub fn unstarted(sites: &[Site], params: &Params) -> Vec<Site> {
+    let has_none = |site: &&Site| {
+        let mut own = site.parameters(sites).into_iter();
+        !own.any(|parameter| params.contains_key(&parameter.name))
+    };
+    sites.iter().filter(has_none).cloned().collect()
+}
+
 /// Adds the parameters of every adapter to `params`, beside the weights, each at the
 /// [`Start`] that it declares. With the weight `W = U S V^T` (`out x in`), rank `k` and scale `s`, a
 /// pair of factors from triplets is `B = U_k S_k^(1/2) / sqrt(s)` and `A = S_k^(1/2) V_k^T / sqrt(s)`, so

@@ -20,6 +20,7 @@ pub mod plan;
 pub mod run;
 pub mod spectrum;
 pub mod store;
+pub mod switch;
 pub mod torch_random;
 pub mod train;
 mod view;

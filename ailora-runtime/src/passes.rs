@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use ailora_graph::{
-    adapt::{AdaptError, Mode, adapt, shape_gradients},
+    adapt::{AdaptError, Mode, adapt, adapt_part, shape_gradients},
     adapter::{Site, Trainable},
     checkpoint::checkpoint,
     element_types::element_types,
@@ -70,11 +70,8 @@ impl Passes<'_> {
         let sites = self.sites.iter();
         let sites = sites.filter(|site| read.contains(&*site.weight));
         let sites: Vec<Site> = sites.cloned().collect();
-        let passes = Passes {
-            sites: &sites,
-            ..*self
-        };
-        passes.inference(program)
+        let adapted = adapt_part(program, &sites, self.sites, self.trainable, Mode::Infer)?;
+        Ok(push_down_slices(&self.precision.split_residual(adapted)?)?)
     }
 
     /// The program of a training step: the output [`LOSS`] and its gradients alone.

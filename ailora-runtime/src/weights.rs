@@ -111,6 +111,11 @@ impl Weights {
         self.changed.contains(name)
     }
 
+    /// Takes a parameter as one that was not replaced.
+    pub(crate) fn settle(&mut self, name: &str) {
+        self.changed.swap_remove(name);
+    }
+
     /// The parameters whose values were replaced, or may have been, since the last call.
     pub fn take_changed(&mut self) -> IndexSet<String> {
         std::mem::take(&mut self.changed)

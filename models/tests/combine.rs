@@ -108,7 +108,8 @@ fn change(adapter: &Adapter, path: &str) -> Vec<f64> {
     assert_eq!(b.shape(), [site.out_features, rank], "{path}");
     let (a, b) = (a.floats(), b.floats());
     let at = |i: usize, j: usize| -> f64 {
-        let terms = (0..rank).map(|k| f64::from(b[i * rank + k]) * f64::from(a[k * site.in_features + j]));
+        let terms =
+            (0..rank).map(|k| f64::from(b[i * rank + k]) * f64::from(a[k * site.in_features + j]));
         site.spec.scale().unwrap() * terms.sum::<f64>()
     };
     let places = (0..site.out_features).flat_map(|i| (0..site.in_features).map(move |j| (i, j)));
@@ -127,7 +128,9 @@ fn sum(weighted: &[(&Adapter, f64)], path: &str) -> Vec<f64> {
     for (adapter, weight) in weighted.iter().filter(|(a, _)| a.sites.contains_key(path)) {
         let change = change(adapter, path);
         sum.resize(change.len(), 0.0);
-        sum.iter_mut().zip(change).for_each(|(s, x)| *s += weight * x);
+        sum.iter_mut()
+            .zip(change)
+            .for_each(|(s, x)| *s += weight * x);
     }
     sum
 }
@@ -218,7 +221,12 @@ fn cat_and_svd_are_the_sum_and_linear_is_not() {
     let narrow = adapter(3, [2; 4], 1.0);
     let error = combine(&[(&a, 1.0), (&narrow, 1.0)], &how(Combination::Linear));
     let error = error.unwrap_err().to_string();
-    for part in ["`a` has rank 3", "`b` rank 2", "q_proj", "use `cat` or `svd`"] {
+    for part in [
+        "`a` has rank 3",
+        "`b` rank 2",
+        "q_proj",
+        "use `cat` or `svd`",
+    ] {
         assert!(error.contains(part), "{error}");
     }
 }
@@ -269,7 +277,10 @@ fn a_density_is_a_share_and_counts_where_values_are_pruned() {
             assert!(error.contains("from 0 to 1"), "{error}");
         }
         let error = at(None).unwrap_err().to_string();
-        assert!(error.contains("density") && error.contains(kind.name()), "{error}");
+        assert!(
+            error.contains("density") && error.contains(kind.name()),
+            "{error}"
+        );
     }
 }
 
@@ -278,7 +289,12 @@ fn what_is_held_whole_is_the_same_or_chosen() {
     let norm = "model.norm.weight";
     let mut a = adapter(1, [4; 4], 2.0);
     let mut b = adapter(2, [4; 4], 0.5);
-    let values = |x: f32| Array::new([base().weights[norm].len()], vec![x; base().weights[norm].len()]);
+    let values = |x: f32| {
+        Array::new(
+            [base().weights[norm].len()],
+            vec![x; base().weights[norm].len()],
+        )
+    };
     a.tensors.insert(norm.into(), values(2.0));
     let of = |a: &Adapter, b: &Adapter, head: Option<&str>| {
         let how = Combine {
@@ -304,4 +320,22 @@ fn what_is_held_whole_is_the_same_or_chosen() {
     assert!(error.contains("`d`") && error.contains("a, b"), "{error}");
     b.tensors.insert(norm.into(), values(2.0));
     assert_eq!(of(&a, &b, None).unwrap().tensors[norm], values(2.0));
+}
+
+#[test]
+fn only_products_beside_a_weight_are_combined() {
+    let folder = fixtures().join("adapters/dora");
+    let head = Head::classification(2);
+    let mut base = Pretrained::open(&fixtures().join("parity/bert_cls-0"), head).unwrap();
+    let dora = Adapter::load(&folder, &mut base).unwrap();
+    let source = Source {
+        name: "a",
+        adapter: &dora,
+        weight: 1.0,
+    };
+    let error = Adapter::combine(&[source], &how(Combination::Cat), &base.model);
+    let error = error.unwrap_err().to_string();
+    for part in ["adapter `a`", "with magnitudes", "query", "merge it"] {
+        assert!(error.contains(part), "{error}");
+    }
 }

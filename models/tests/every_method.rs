@@ -12,7 +12,7 @@ use ailora_graph::{
     adapter::{AdapterError, AdapterOption, Site, Strategy, Trainable},
     fuse::cost::Costs,
     ir::Draw,
-    method::{METHODS, Method},
+    method::{Lora, METHODS, Method},
 };
 use ailora_models::{
     batch::Batch,
@@ -61,11 +61,12 @@ struct Adapted {
 
 impl Adapted {
     /// Nothing where the model has none of what the method trains.
-    fn new(method: &'static dyn Method, (base, head): (&str, Head), dropout: f64) -> Option<Self> {
-        let name = format!("{} on {base}", method.name());
+    fn new(config: AdaptConfig, (base, head): (&str, Head), dropout: f64) -> Option<Self> {
+        let method = config.method.map_or("ailora", Method::name);
+        let name = format!("{method} on {base}");
         let dir = fixtures().join("parity").join(base);
         let Pretrained { model, weights, .. } = Pretrained::open(&dir, head).unwrap();
-        let mut config = AdaptConfig::method(method, 3);
+        let mut config = config;
         let takes_dropout = |site: &Site| match site.spec.strategy {
             Strategy::Adapted(adapter) => adapter.options().contains(&AdapterOption::Dropout),
             Strategy::Frozen | Strategy::Full => false,
@@ -77,7 +78,7 @@ impl Adapted {
         let sites = config.resolve(model.sites()).unwrap();
         let trainable = match config.resolve_trainable(&sites, model.parameters()) {
             Ok(trainable) => trainable,
-            Err(AdapterError::NoParameter { .. }) if method.name() == "bitfit" => return None,
+            Err(AdapterError::TrainsNone { .. }) => return None,
             Err(error) => panic!("{name}: {error}"),
         };
         let mut params = weights.clone();
@@ -253,7 +254,8 @@ fn every_method_keeps_what_all_promise() {
     for &method in METHODS {
         let mut models = 0;
         for model in MODELS {
-            let Some(mut adapted) = Adapted::new(method, model, 0.1) else {
+            let config = AdaptConfig::method(method, 3);
+            let Some(mut adapted) = Adapted::new(config, model, 0.1) else {
                 continue;
             };
             models += 1;
@@ -271,5 +273,42 @@ fn every_method_keeps_what_all_promise() {
             "{} was tried on {models} models",
             method.name()
         );
+    }
+}
+
+/// All linear layers are adapted but the head, which trains, is saved once and whole, and is there when the
+/// adapter is loaded or merged; of a language model the output that is tied to the table of words is none.
+#[test]
+fn all_linear_leaves_heads_alone() {
+    for (model, projections) in [
+        (MODELS[1], 2 * 6),
+        (MODELS[2], 2 * 7),
+        (MODELS[3], 2 * 6 + 2 * 10),
+    ] {
+        let mut config = AdaptConfig::method(&Lora, 2);
+        config.targets = vec!["all-linear".into()];
+        let mut adapted = Adapted::new(config, model, 0.0).unwrap();
+        let name = adapted.name.clone();
+        let is_head = |path: &str| {
+            ["classifier", "classification_head", "lm_head"]
+                .iter()
+                .any(|head| path.starts_with(head))
+        };
+        let sites = adapted.sites.iter().filter(|site| site.is_adapted());
+        let paths: Vec<&str> = sites.map(|site| &*site.path).collect();
+        assert!(!paths.iter().any(|path| is_head(path)), "{name}: {paths:?}");
+        assert_eq!(paths.len(), projections, "{name}: {paths:?}");
+        perturbed(&adapted.sites, &mut adapted.params);
+        let trained = adapted.trained();
+        let heads = trained.keys().filter(|name| is_head(name)).count();
+        assert_eq!(heads > 0, model.1 != Head::CausalLm, "{name}");
+        let folder = tempfile::tempdir().unwrap();
+        adapted.lives_on(trained, folder.path());
+        let file = File::open(&folder.path().join("adapter_model.safetensors"));
+        let saved = file.names();
+        let saved = saved
+            .iter()
+            .filter(|name| is_head(name.strip_prefix("base_model.model.").unwrap()));
+        assert_eq!(saved.count(), heads, "{name}");
     }
 }

@@ -47,6 +47,10 @@ pub struct Args {
     /// another run.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Train on the adapter in this folder, one of ours or of PEFT's: its ranks, scales and targets are its
+    /// own, and what it trained trains on.
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     adapters: AdapterArgs,
     /// Number of passes over the training data; the schedule spans them all, also where --resume changes
@@ -137,7 +141,10 @@ impl Args {
             .existing
             .settings(self.config.as_deref(), &self.output)?;
         settings.adapters = self.adapters.config(settings.adapters)?;
-        settings.adapters.method.get_or_insert(&Ailora);
+        settings.from = self.from.or(settings.from);
+        if settings.from.is_none() {
+            settings.adapters.method.get_or_insert(&Ailora);
+        }
         macro_rules! given {
             ($($name:ident),*) => { $(if let Some(value) = self.$name { settings.$name = value; })* };
         }

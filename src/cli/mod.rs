@@ -1,3 +1,4 @@
+mod adapters;
 mod answers;
 mod args;
 mod chat;
@@ -65,6 +66,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Writes the model with the adapter merged into its weights.
     Merge(export::MergeArgs),
+    /// Lists the adapters below a folder: what they are, what they are for, and how they scored.
+    Adapters(adapters::Args),
     /// Shows what a training step computes and how much memory it takes, without running it.
     Plan(plan::Args),
     /// Shows what fusion does with the matrix products around one projection.
@@ -114,6 +117,7 @@ pub fn run() -> Result<ExitCode, Error> {
         Command::Chat(args) => chat::run(&args),
         Command::Export(args) => export::export(&args),
         Command::Merge(args) => export::merge(&args),
+        Command::Adapters(args) => adapters::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Spectrum(args) => spectrum::run(&args),

@@ -1,8 +1,13 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use ailora_graph::{
+    Trainable,
+    adapter::{Layout, Site},
+};
 use ailora_models::task::Task;
 use ailora_runtime::store;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::run::Error;
 
@@ -25,6 +30,12 @@ pub struct About {
     /// How each projection was trained.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sites: Vec<serde_json::Value>,
+    /// What trained beside the adapters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trainable: Option<Trainable>,
+    /// The adapter that training started from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
 }
 
 impl About {
@@ -42,7 +53,28 @@ impl About {
             seed: None,
             max_length: None,
             sites: Vec::new(),
+            trainable: None,
+            from: None,
         }
+    }
+
+    /// Says how each projection was trained that was.
+    pub fn describe(&mut self, sites: &[Site]) {
+        let trained = sites.iter().filter(|site| site.spec.trains());
+        let described = trained.map(|site| {
+            json!({
+                "path": site.path,
+                "strategy": site.spec.strategy,
+                "rank": site.spec.rank(),
+                "shape": [site.out_features, site.in_features],
+                "layout": if site.layout == Layout::OutIn { "out_in" } else { "in_out" },
+                "lr": site.spec.lr,
+                "scale": site.spec.scale(),
+                "dropout": site.spec.dropout,
+                "b_lr": site.spec.b_lr,
+            })
+        });
+        self.sites = described.collect();
     }
 
     /// Whether a folder has a record.

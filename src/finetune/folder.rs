@@ -2,12 +2,42 @@
 
 use std::{collections::HashMap, path::Path};
 
-use ailora_models::{head::Head, task::Task};
+use ailora_models::{head::Head, pretrained::Pretrained, task::Task};
 use ailora_runtime::store::{self, Params};
+use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
 use super::Model;
-use crate::run::Error;
+use crate::run::{Error, hash};
+
+/// Files of a model's folder, beside its weights, that change what is trained.
+const MODEL_FILES: [&str; 10] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spm.model",
+    "tokenizer.model",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// The hashes of a model's files.
+///
+/// # Errors
+/// A file cannot be read.
+pub(super) fn hashes(model: &Pretrained) -> Result<IndexMap<String, String>, Error> {
+    let mut hashes = IndexMap::from([("weights".to_owned(), model.sha256.clone())]);
+    for name in MODEL_FILES {
+        let path = model.dir.join(name);
+        if path.is_file() {
+            hashes.insert(name.to_owned(), hash::file(&path)?);
+        }
+    }
+    Ok(hashes)
+}
 
 /// Writes a model folder: weights, configuration with the task's labels, tokenizer, and what says
 /// how to generate. Weights are float32, which loses nothing of what was trained or merged, and

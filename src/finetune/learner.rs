@@ -5,12 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ailora_graph::{
-    AdaptConfig, Trainable,
-    adapter::{Layout, Site},
-    ir::Draw,
-    module::Parameter,
-};
+use ailora_graph::{AdaptConfig, Trainable, adapter::Site, ir::Draw, module::Parameter};
 use ailora_models::{
     batch::Encoded,
     data::Example,
@@ -21,7 +16,7 @@ use ailora_models::{
         written::{self, Writing, Written},
     },
     peft::Adapter,
-    pretrained::{LoadReport, Pretrained},
+    pretrained::LoadReport,
     supervised::{Batching, Supervised, Train},
     task::{Splits, Task},
 };
@@ -33,25 +28,14 @@ use ailora_runtime::{
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
-use super::{About, Model, Settings, data, rows::Rows, write_model};
+use super::{
+    About, Model, Settings, continued::Continued, data, folder::hashes, rows::Rows, trained_length,
+    write_model,
+};
 use crate::{
     output::{ADAPTER, MODEL},
     run::{Adapted, Error, Identity, Learner, Recipe, Run, SettingsError, hash},
 };
-
-/// Files of a model's folder, beside its weights, that change what is trained.
-const MODEL_FILES: [&str; 10] = [
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "spm.model",
-    "tokenizer.model",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-];
 
 /// A pretrained model that learns a task from the task's rows.
 #[derive(Debug)]
@@ -61,6 +45,8 @@ pub struct Finetuning {
     /// What is understood of data of one's own.
     understood: Option<Understood>,
     model: Model,
+    /// The adapter that is trained on, if one is.
+    continued: Option<Continued>,
     /// The folder of the task's files.
     data: PathBuf,
     max_len: usize,
@@ -130,16 +116,20 @@ impl Finetuning {
             return Err(SettingsError::NothingHeldOut { task }.into());
         }
         let mut model = Model::open(&settings.model, task, settings.seed, false)?;
+        let continued = match &settings.from {
+            Some(folder) => Some(Continued::open(
+                folder,
+                &mut model,
+                &settings.model,
+                &task.name,
+            )?),
+            None => None,
+        };
         if settings.strict {
             model.strict()?;
         }
         // What does not fit the model is said before the rows are read.
-        let parameters = model.pretrained.model.parameters();
-        let adapted = Adapted::new(
-            &settings.adapters,
-            model.pretrained.model.sites(),
-            parameters,
-        )?;
+        let adapted = adapted(&settings.adapters, continued.as_ref(), &model)?;
         if adapted.trainable != Trainable::All {
             Adapter::check(&adapted.sites)?;
         }
@@ -153,7 +143,8 @@ impl Finetuning {
             .is_some_and(|understood| settings.dataset.streams(&understood.survey));
         // What is recorded says all of what was computed.
         let mut settings = settings.clone();
-        let wanted = settings.max_length.unwrap_or(task.max_len());
+        let before = settings.from.as_deref().and_then(trained_length);
+        let wanted = settings.max_length.or(before).unwrap_or(task.max_len());
         settings.max_length = Some(wanted);
         let settings = &settings;
         let max_len = model.max_len(wanted);
@@ -193,6 +184,9 @@ impl Finetuning {
         let held_out = splits.dev.into_iter().map(encode);
         let held_out: IndexMap<String, Vec<Encoded>> = held_out.collect::<Result<_, Error>>()?;
         let mut notices = rows.notices;
+        if let Some(continued) = &continued {
+            notices.splice(..0, continued.notices.iter().cloned());
+        }
         if let Some(understood) = &understood {
             splits.notes.extend_from_slice(&understood.notes);
             let held_out = held_out.iter();
@@ -226,43 +220,38 @@ impl Finetuning {
             notices,
             texts,
             model,
+            continued,
         })
     }
 
-    /// The parameters that the base's files have not got.
+    /// The parameters that the base's files have not got, or that are others in the adapter that is trained
+    /// on.
     fn drawn(&self) -> Vec<String> {
         let drawn = self.model.pretrained.report.initialised.iter();
-        drawn.map(|initialised| initialised.name.clone()).collect()
+        let drawn = drawn.map(|initialised| initialised.name.clone());
+        let continued = self.continued.iter();
+        let held = continued.flat_map(|continued| continued.held.iter().cloned());
+        drawn.chain(held).collect()
     }
 
     /// Writes the adapter as PEFT loads it, and what it is beside it.
     ///
     /// # Errors
     /// A file cannot be written.
-    fn write_adapter(&self, folder: &Path, adapter: &Adapter, sites: &[Site]) -> Result<(), Error> {
+    fn write_adapter(
+        &self,
+        folder: &Path,
+        adapter: &Adapter,
+        Adapted { sites, trainable }: &Adapted,
+    ) -> Result<(), Error> {
         let Self { settings, task, .. } = self;
         adapter.save(folder, &settings.model, task.head())?;
-        let described: Vec<serde_json::Value> = sites
-            .iter()
-            .filter(|site| site.spec.trains())
-            .map(|site| {
-                json!({
-                    "path": site.path,
-                    "strategy": site.spec.strategy,
-                    "rank": site.spec.rank(),
-                    "shape": [site.out_features, site.in_features],
-                    "layout": if site.layout == Layout::OutIn { "out_in" } else { "in_out" },
-                    "lr": site.spec.lr,
-                    "scale": site.spec.scale(),
-                    "dropout": site.spec.dropout,
-                    "dora": site.spec.dora,
-                })
-            })
-            .collect();
         let mut about = About::new(&settings.model, task, &self.model.pretrained.sha256);
         about.seed = Some(settings.seed);
         about.max_length = settings.max_length;
-        about.sites = described;
+        about.describe(sites);
+        about.trainable = Some(trainable.clone());
+        about.from.clone_from(&settings.from);
         about.write(folder)
     }
 }
@@ -276,6 +265,10 @@ impl Learner for Finetuning {
 
     fn sites(&self) -> Vec<Site> {
         self.model.pretrained.model.sites()
+    }
+
+    fn adapted(&self, adapters: &AdaptConfig) -> Result<Adapted, Error> {
+        adapted(adapters, self.continued.as_ref(), &self.model)
     }
 
     fn rows(&self) -> usize {
@@ -315,9 +308,14 @@ impl Learner for Finetuning {
             Some(_) => inputs.extend(self.task.files().into_iter().map(Path::to_owned)),
             None => inputs.push(self.data.clone()),
         }
+        let mut base = hashes(&self.model.pretrained)?;
+        if let Some(continued) = &self.continued {
+            base.extend(continued.hashes()?);
+        }
+        inputs.extend(self.settings.from.clone());
         Ok(Identity {
             settings: serde_json::to_value(&self.settings).unwrap_or_default(),
-            base: hashes(&self.model.pretrained)?,
+            base,
             data,
             inputs,
         })
@@ -389,7 +387,20 @@ impl Learner for Finetuning {
         }
         let model = &self.model.pretrained.model;
         let adapter = Adapter::from_trained(model, sites, &params, trainable, &self.drawn())?;
-        self.write_adapter(folder, &adapter, sites)
+        self.write_adapter(folder, &adapter, adapted)
+    }
+}
+
+/// What trains with a configuration: of an adapter that is trained on, or of the model as it is annotated.
+fn adapted(
+    config: &AdaptConfig,
+    continued: Option<&Continued>,
+    model: &Model,
+) -> Result<Adapted, Error> {
+    let model = &model.pretrained.model;
+    match continued {
+        Some(continued) => continued.adapted(config, model.parameters()),
+        None => Ok(Adapted::new(config, model.sites(), model.parameters())?),
     }
 }
 
@@ -433,21 +444,6 @@ fn judged_by_texts(settings: &Settings, model: &Model) -> bool {
     };
     let objective = &model.objective;
     !objective.text_metrics().is_empty() && !objective.headlines().iter().any(names)
-}
-
-/// The hashes of a model's files.
-///
-/// # Errors
-/// A file cannot be read.
-fn hashes(model: &Pretrained) -> Result<IndexMap<String, String>, Error> {
-    let mut hashes = IndexMap::from([("weights".to_owned(), model.sha256.clone())]);
-    for name in MODEL_FILES {
-        let path = model.dir.join(name);
-        if path.is_file() {
-            hashes.insert(name.to_owned(), hash::file(&path)?);
-        }
-    }
-    Ok(hashes)
 }
 
 /// Some of the rows, always the same ones, in file order.

@@ -2,6 +2,7 @@
 
 mod about;
 mod chosen;
+mod continued;
 mod folder;
 mod learner;
 mod model;

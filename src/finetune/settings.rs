@@ -28,6 +28,9 @@ pub struct Settings {
     /// Data of one's own, instead of a task.
     #[serde(skip_serializing_if = "Dataset::is_nothing")]
     pub dataset: Dataset,
+    /// The folder of an adapter to train on; a new one is trained if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
     /// What is adapted, and how.
     pub adapters: AdaptConfig,
     /// Number of passes over the training data.
@@ -83,6 +86,7 @@ impl Default for Settings {
             task: String::new(),
             data: None,
             dataset: Dataset::default(),
+            from: None,
             adapters: AdaptConfig::default(),
             epochs: 3,
             batch_size: 32,

@@ -6,7 +6,7 @@ use ailora_graph::adapter::Site;
 use ailora_runtime::{
     backend::Backend,
     engine::Engine,
-    init::initialise,
+    init::{initialise, unstarted},
     spectrum::Options,
     store::Params,
     train::{Checkpoint, Control, Fit, Headline, Keep, Progress, Trainer, Workload, fit},
@@ -68,7 +68,7 @@ impl<L: Learner> Run<L> {
             ranks,
         } = self;
         recipe.check()?;
-        let adapted = Adapted::new(&adapters, learner.sites(), learner.parameters())?;
+        let adapted = learner.adapted(&adapters)?;
         let backend = recipe.backend()?;
         let identity = learner.identity(&adapters, &recipe)?;
         let manifest = Manifest::new(&identity);
@@ -255,7 +255,7 @@ fn announce<L: Learner>(
     }
 }
 
-/// Gives adapters their start.
+/// Gives adapters their start, but for those that have one.
 fn start(
     sites: &[Site],
     params: &mut Params,
@@ -269,7 +269,8 @@ fn start(
         ..Options::default()
     };
     let watch = Mutex::new(watch);
-    initialise(sites, params, recipe.seed, &options, |progress| {
+    let sites = unstarted(sites, params);
+    initialise(&sites, params, recipe.seed, &options, |progress| {
         if let Ok(mut watch) = watch.lock() {
             let (done, total) = (progress.done, progress.total);
             let _ = watch(Stage::Initialised { done, total });

@@ -12,7 +12,7 @@ pub(crate) const NAME: &str = "run.json";
 
 /// Settings that a resumed run may change: where a run ends and what it leaves is no part of what a
 /// step computes, and files are compared by what is in them.
-const FREE: [&str; 16] = [
+const FREE: [&str; 17] = [
     "checkpoint_every",
     "data",
     "dataset.test",
@@ -20,6 +20,7 @@ const FREE: [&str; 16] = [
     "dataset.valid",
     "epochs",
     "evaluate_every",
+    "from",
     "half",
     "headline",
     "keep",

@@ -89,6 +89,14 @@ pub trait Learner {
     /// Its projections, as annotated.
     fn sites(&self) -> Vec<Site>;
 
+    /// What trains with this configuration.
+    ///
+    /// # Errors
+    /// The configuration does not fit the model.
+    fn adapted(&self, adapters: &AdaptConfig) -> Result<Adapted, Error> {
+        Ok(Adapted::new(adapters, self.sites(), self.parameters())?)
+    }
+
     /// How many rows it learns from.
     fn rows(&self) -> usize;
 

@@ -30,6 +30,21 @@ pub enum SettingsError {
         "--task {0} names a task that is built in, and --train data of your own; pass one of them"
     )]
     TwoTasks(String),
+    /// A setting that says of an adapter to be trained on what it is not.
+    #[error(
+        "--from {from}: {what} is {is} in that adapter, and other settings make it {would_be}; leave those \
+         out: an adapter is trained on as it is", from = from.display()
+    )]
+    Contradicted {
+        /// The adapter's folder.
+        from: PathBuf,
+        /// A projection, or something else of the adapter.
+        what: String,
+        /// What it is.
+        is: String,
+        /// What the settings say.
+        would_be: String,
+    },
     /// A setting of files of one's own, beside a task.
     #[error(
         "--{} is for files of your own, and task {task} says itself what its files are and what is in them; \

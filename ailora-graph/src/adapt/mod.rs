@@ -89,6 +89,21 @@ pub fn adapt(
     trainable: &Trainable,
     mode: Mode,
 ) -> Result<Program, AdaptError> {
+    adapt_part(program, sites, sites, trainable, mode)
+}
+
+/// As [`adapt`], of a part of a model, in which `sites` are: what they share is as large as it is in `all`
+/// of the model.
+///
+/// # Errors
+/// As [`adapt`].
+pub fn adapt_part(
+    program: &Program,
+    sites: &[Site],
+    all: &[Site],
+    trainable: &Trainable,
+    mode: Mode,
+) -> Result<Program, AdaptError> {
     let parameters: Vec<&str> = program
         .frozen_parameters()
         .map(|leaf| &*leaf.name)
@@ -101,7 +116,7 @@ pub fn adapt(
             });
         }
     }
-    let mut adapting = Adapting::new(program, sites, trainable, mode)?;
+    let mut adapting = Adapting::new(program, sites, all, trainable, mode)?;
     program.rewrite(|new, id, node, args| {
         let value = match &node.op {
             Op::MatMul(product) => adapting.product(new, id, *product, args)?,
@@ -148,7 +163,7 @@ type Adapted<'a> = (&'a Site, &'static dyn Adapter);
 /// A program on its way to an adapted one.
 struct Adapting<'a> {
     program: &'a Program,
-    sites: &'a [Site],
+    all: &'a [Site],
     trainable: &'a Trainable,
     mode: Mode,
     /// By weight.
@@ -169,12 +184,13 @@ impl<'a> Adapting<'a> {
     fn new(
         program: &'a Program,
         sites: &'a [Site],
+        all: &'a [Site],
         trainable: &'a Trainable,
         mode: Mode,
     ) -> Result<Self, AdaptError> {
         let mut adapting = Self {
             program,
-            sites,
+            all,
             trainable,
             mode,
             adapted: HashMap::new(),
@@ -278,7 +294,7 @@ impl<'a> Adapting<'a> {
         Projected {
             program,
             site,
-            sites: self.sites,
+            sites: self.all,
         }
     }
 

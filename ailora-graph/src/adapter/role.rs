@@ -65,6 +65,16 @@ impl Role {
             Self::Down => "down",
         }
     }
+
+    /// What the projection of a path is for, by how that ends: the first role that knows the end.
+    pub fn of(path: &str) -> Option<Self> {
+        let is_end = |end: &&str| {
+            let rest = path.strip_suffix(end);
+            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        let found = ENDS.iter().find(|(_, ends)| ends.iter().any(is_end));
+        found.map(|(role, _)| *role)
+    }
 }
 
 impl fmt::Display for Role {
@@ -74,14 +84,9 @@ impl fmt::Display for Role {
 }
 
 impl Site {
-    /// What the projection is for, by how its path ends: the first role that knows the end.
+    /// What the projection is for, by its path.
     pub fn role(&self) -> Option<Role> {
-        let is_end = |end: &&str| {
-            let rest = self.path.strip_suffix(end);
-            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        };
-        let found = ENDS.iter().find(|(_, ends)| ends.iter().any(is_end));
-        found.map(|(role, _)| *role)
+        Role::of(&self.path)
     }
 }
 

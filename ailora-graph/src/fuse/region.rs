@@ -1,6 +1,6 @@
 //! The linear parts of a program: matrix products with parameters, and what sums and scales them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::ir::{Id, Name, Op, Program, ProgramError, Type, ops::elementwise::Binary};
 
@@ -20,7 +20,9 @@ pub struct Region {
 /// The regions of a program, in the order of their first nodes. They share no node.
 ///
 /// A value that something outside reads is a result of its region, and a leaf to what else reads
-/// it, so that no region reaches through a non-linear operation or along a residual stream.
+/// it, so that no region reaches through a non-linear operation or along a residual stream. Products
+/// with a parameter that many layers share are in none: they would make one region of all layers, which
+/// would be no two alike.
 ///
 /// # Errors
 /// None for a program that passed its own type checks.
@@ -79,6 +81,7 @@ impl<'a> Linear<'a> {
     fn of(program: &'a Program) -> Self {
         let mut kind = vec![false; program.len()];
         let live = program.live();
+        let shared = shared(program, &live);
         for id in program.ids().filter(|&id| live[usize::from(id)]) {
             let node = &program[id];
             let arg = |i: usize| rows_of(program, node.args[i]);
@@ -88,7 +91,7 @@ impl<'a> Linear<'a> {
                     let matrices = program.ty(node.args[1]).rank() == 2
                         && (program.ty(node.args[0]).rank() == 2 || !product.trans_a);
                     let weight = matches!(program[arg(1)].op, Op::Frozen(_) | Op::Trained(_));
-                    matrices && (weight != product.trans_a)
+                    matrices && (weight != product.trans_a) && !shared.contains(&arg(1))
                 }
                 Op::Binary(Binary::Mul) => [(0, 1), (1, 0)].into_iter().any(|(x, c)| {
                     matches!(program[node.args[c]].op, Op::Const(_)) && is_linear(arg(x))
@@ -183,6 +186,25 @@ impl<'a> Linear<'a> {
         }
         Ok(region)
     }
+}
+
+/// The parameters that multiply more values, the same way round, than a block of a model has for one
+/// weight, such as the random matrices of VeRA.
+fn shared(program: &Program, live: &[bool]) -> HashSet<Id> {
+    const OF_A_BLOCK: usize = 2;
+    let mut lefts: HashMap<(Id, bool), HashSet<Id>> = HashMap::new();
+    for id in program.ids().filter(|&id| live[usize::from(id)]) {
+        if let (Op::MatMul(product), &[left, right]) = (&program[id].op, &program[id].args[..])
+            && matches!(program[right].op, Op::Frozen(_))
+        {
+            let own = lefts.entry((right, product.trans_b)).or_default();
+            own.insert(rows_of(program, left));
+        }
+    }
+    let many = lefts
+        .into_iter()
+        .filter(|(_, lefts)| lefts.len() > OF_A_BLOCK);
+    many.map(|((parameter, _), _)| parameter).collect()
 }
 
 impl Region {

@@ -20,6 +20,7 @@ use crate::{
     plan::Plan,
     run::{Outputs, Run},
     spectrum::Solver,
+    switch::Kept,
     weights::Weights,
 };
 
@@ -96,6 +97,19 @@ pub trait Backend: Platform + Stepper + Send {
     /// # Errors
     /// As [`run`](Self::run).
     fn time(&mut self, run: Run<'_, '_>, timed: &[bool]) -> Result<f64, BackendError>;
+
+    /// Puts values that are kept beside the parameters in their places, for the next run. Where a device has
+    /// the parameters, so it has these after the first time, and `weights` keeps what it had.
+    ///
+    /// # Errors
+    /// Memory does not suffice, or the device fails.
+    fn put(&mut self, weights: &mut Weights, kept: &Kept) -> Result<(), BackendError> {
+        kept.write(weights);
+        Ok(())
+    }
+
+    /// Frees what a device has of such values.
+    fn forget(&mut self, _kept: &Kept) {}
 
     /// Bytes of the arena: what is neither a parameter nor the optimiser's.
     fn arena_bytes(&self) -> usize;

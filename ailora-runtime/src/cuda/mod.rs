@@ -3,6 +3,8 @@
 //!
 //! It is built without CUDA; the driver and the libraries are looked for when a [`Device`] is opened.
 
+#[macro_use]
+mod structs;
 mod compile;
 mod device;
 pub(crate) mod error;
@@ -14,6 +16,7 @@ mod optimizer;
 mod planner;
 mod spectrum;
 mod staging;
+mod switch;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +40,7 @@ use crate::{
     plan::Plan,
     run::{Outputs, Run, RunError, bound},
     spectrum::Solver,
+    switch::Kept,
     weights::Weights,
 };
 use compile::Compiler;
@@ -47,6 +51,7 @@ use gemm::Products;
 use optimizer::Training;
 use planner::Planner;
 use staging::Staging;
+use switch::Residents;
 
 /// The device of a number, from 0, as a backend. Machine code and chosen algorithms are kept in `cache`.
 ///
@@ -76,6 +81,7 @@ pub struct Cuda {
     programs: Vec<Executable>,
     outputs: IndexMap<Name, Vec<f32>>,
     training: Training,
+    residents: Residents,
 }
 
 /// What all plans share.
@@ -131,6 +137,7 @@ impl Cuda {
             programs: Vec::new(),
             outputs: IndexMap::new(),
             training: Training::default(),
+            residents: Residents::default(),
         })
     }
 
@@ -242,6 +249,14 @@ impl Backend for Cuda {
         self.resources.provide(run.plan, run.weights)?;
         let program = &mut self.programs[run.id];
         Ok(program.time(&mut self.resources, run.plan, &inputs, run.draw, timed)?)
+    }
+
+    fn put(&mut self, weights: &mut Weights, kept: &Kept) -> Result<(), BackendError> {
+        Ok(Self::put(self, weights, kept)?)
+    }
+
+    fn forget(&mut self, kept: &Kept) {
+        self.residents.forget(kept);
     }
 
     fn arena_bytes(&self) -> usize {

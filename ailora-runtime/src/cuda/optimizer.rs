@@ -27,42 +27,6 @@ pub(super) const BYTES: usize = 16;
 const COUNT: usize = 4096;
 const THREADS: u32 = 256;
 
-/// Declares structs for both sides: as they are here, and `STRUCTS`, the same for the kernels.
-macro_rules! shared_structs {
-    ($($(#[$meta:meta])* struct $name:ident { $($(#[$doc:meta])* $field:ident: $ty:ident,)* })*) => {
-        $(
-            $(#[$meta])*
-            #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-            #[repr(C)]
-            struct $name { $($(#[$doc])* $field: $ty,)* }
-        )*
-        const STRUCTS: &str = concat!($(
-            "struct ", stringify!($name), " {\n",
-            $("    ", c_type!($ty), " ", stringify!($field), ";\n",)*
-            "};\n",
-        )*);
-    };
-}
-
-/// What a type is in a kernel.
-macro_rules! c_type {
-    (CUdeviceptr) => {
-        "void*"
-    };
-    (u32) => {
-        "u32"
-    };
-    (u64) => {
-        "u64"
-    };
-    (f32) => {
-        "float"
-    };
-    (f64) => {
-        "double"
-    };
-}
-
 shared_structs! {
     /// A trained parameter.
     struct Parameter {
@@ -111,6 +75,13 @@ pub(super) fn source() -> String {
 pub(super) struct Training {
     optimizer: Option<Optimizer>,
     queued: VecDeque<Locked>,
+}
+
+impl Training {
+    /// Whether a step was made.
+    pub fn is_under_way(&self) -> bool {
+        self.optimizer.is_some()
+    }
 }
 
 /// What the optimiser keeps on a device, and its kernels.

@@ -8,7 +8,7 @@ use ailora_graph::{
     ir::Program,
 };
 
-use super::{CudaError, Device, compile::Compiler, optimizer, spectrum};
+use super::{CudaError, Device, compile::Compiler, optimizer, spectrum, switch};
 use crate::{
     backend::{Footprint, Platform, Precision},
     kernels::device::{Action, Actions, Operand, Source, Target},
@@ -157,10 +157,10 @@ pub fn compile(plans: &[Plan], arch: &str, cache: Option<PathBuf>) -> Result<usi
         .iter()
         .flat_map(|plan| actions(plan, target))
         .collect();
-    let optimizer = optimizer::source();
+    let (optimizer, switch) = (optimizer::source(), switch::source());
     let mut codes: Vec<&str> = kernels(&actions)
         .map(|kernel| kernel.code.as_str())
-        .chain([optimizer.as_str()])
+        .chain([optimizer.as_str(), switch.as_str()])
         .chain(spectrum::KERNELS)
         .collect();
     codes.sort_unstable();

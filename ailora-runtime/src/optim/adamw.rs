@@ -16,7 +16,7 @@ pub struct AdamWConfig {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// Decoupled weight decay, of parameters with two axes or more: biases, norms and other vectors stay
+    /// Decoupled weight decay, of parameters with two axes longer than 1: biases, norms and other vectors stay
     /// as they are.
     pub weight_decay: f64,
 }
@@ -57,7 +57,7 @@ pub struct AdamW {
     groups: Vec<Group>,
     step: u64,
     moments: IndexMap<String, Moments>,
-    /// Parameters with one axis.
+    /// Parameters with one axis longer than 1.
     vectors: HashSet<String>,
 }
 
@@ -65,7 +65,10 @@ impl AdamW {
     /// An optimiser for the parameters of `groups`, whose sizes `weights` knows.
     pub fn new(config: AdamWConfig, groups: Vec<Group>, weights: &Weights) -> Self {
         let names = || groups.iter().flat_map(|group| &group.parameters);
-        let is_vector = |name: &&String| weights.shape(name).is_some_and(|shape| shape.len() < 2);
+        let is_vector = |name: &&String| {
+            let long = |shape: &[usize]| shape.iter().filter(|length| **length > 1).count();
+            weights.shape(name).is_some_and(|shape| long(shape) < 2)
+        };
         let vectors = names().filter(is_vector).cloned().collect();
         let moments = names()
             .filter_map(|name| {

@@ -37,7 +37,7 @@ const FIELDS: &[Field] = &[
     ),
     applied(
         "lora_dropout",
-        "checked; nothing is dropped where nothing trains",
+        "what is dropped where the adapter trains on",
     ),
     applied(
         "target_modules",
@@ -141,6 +141,8 @@ pub struct LoraConfig {
     rank: usize,
     alpha: f64,
     stabilised: bool,
+    /// What its input is dropped with while it trains.
+    pub dropout: f64,
     ranks: IndexMap<String, usize>,
     alphas: IndexMap<String, f64>,
     /// The modules with factors; nothing if PEFT chose them.
@@ -237,8 +239,8 @@ impl LoraConfig {
             Some(_) => {
                 return Err(fields.wrong(
                     "peft_type",
-                    "LORA: of PEFT's methods only LoRA is read; merge the adapter with PEFT \
-                     (merge_and_unload), and give the merged model",
+                    "LORA, or a kind that a method here or the model's annotations have; merge the \
+                     adapter with PEFT (merge_and_unload), and give the merged model",
                 ));
             }
             None => return Err(fields.wrong("peft_type", "\"LORA\"")),
@@ -340,6 +342,7 @@ impl Fields {
             rank,
             alpha: self.number("lora_alpha", Some(8.0))?,
             stabilised: self.flag("use_rslora")?,
+            dropout,
             ranks,
             alphas,
             targets,

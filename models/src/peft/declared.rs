@@ -447,6 +447,10 @@ impl Folder {
             let mut modules = name.match_indices('.').map(|(at, _)| &name[..at]);
             modules.any(|module| saved.iter().any(|end| module.ends_with(end.as_str())))
         };
+        let held = parameters
+            .iter()
+            .filter(|parameter| is_saved(&parameter.name));
+        adapter.moved = held.map(|parameter| parameter.name.clone()).collect();
         let mut lacking = parameters.iter();
         let lacking = lacking.find(|parameter| {
             is_saved(&parameter.name) && !adapter.tensors.contains_key(&parameter.name)

@@ -110,7 +110,7 @@ impl Adapter {
                 ..Self::default()
             },
         };
-        loading.check_targets(&contents)?;
+        loading.adapter.moved = loading.check_targets(&contents)?;
         let report = Applied {
             tensors: contents.tensors,
             copies: contents.copies,
@@ -141,8 +141,9 @@ struct Loading<'a> {
 }
 
 impl Loading<'_> {
-    /// What the configuration says of modules is what the tensors are.
-    fn check_targets(&self, contents: &Contents) -> Result<(), PeftError> {
+    /// What the configuration says of modules is what the tensors are. Gives the parameters held whole that
+    /// it says are trained.
+    fn check_targets(&self, contents: &Contents) -> Result<Vec<String>, PeftError> {
         let targets = Targets::new(self.config)?;
         let base = format!("{}.", self.base.model.config().family.base);
         // Modules of a model without a head are called without what stands before them in one.
@@ -183,6 +184,7 @@ impl Loading<'_> {
                 _ => {}
             }
         }
+        let mut moved = Vec::new();
         for parameter in parameters {
             let name = called(&parameter.name);
             let module = name.rsplit_once('.').map_or("", |(module, _)| module);
@@ -205,8 +207,9 @@ impl Loading<'_> {
                      is not whole: save it again"
                 )));
             }
+            moved.push(parameter.name.clone());
         }
-        Ok(())
+        Ok(moved)
     }
 
     fn is_all_linear(&self) -> bool {
@@ -384,11 +387,12 @@ impl Loading<'_> {
             for (sum, bias) in sum.floats_mut().iter_mut().zip(bias.floats().iter()) {
                 *sum = (f64::from(*sum) + scale * f64::from(*bias)) as f32;
             }
-            self.put(name.clone(), sum)?;
+            self.fold(name.clone(), sum)?;
         }
         let spec = random(rank)
             .with_alpha(scale * rank as f64)
-            .with_dora(magnitude.is_some());
+            .with_dora(magnitude.is_some())
+            .with_dropout(self.config.dropout);
         let own = [(site.lora_a(), a), (site.lora_b(), b)];
         let magnitude = magnitude.map(|magnitude| (site.lora_magnitudes(), magnitude));
         self.adapter
@@ -440,7 +444,7 @@ impl Loading<'_> {
             self.fits(&magnitude, &[width], rank)?;
             weight.rescale(&magnitude.array.floats());
         }
-        self.put(name, table)
+        self.fold(name, table)
     }
 
     /// Takes rows of a table of embeddings in place of the base's.
@@ -470,7 +474,7 @@ impl Loading<'_> {
             }
         }
         self.adapter.has_tokens = true;
-        self.put(name, table)
+        self.fold(name, table)
     }
 
     /// The name, the rows and the width of a table of embeddings.
@@ -499,10 +503,14 @@ impl Loading<'_> {
         value.ok_or_else(|| PeftError::Missing(name.to_owned()))
     }
 
-    fn put(&mut self, name: String, array: Array) -> Result<(), PeftError> {
+    /// Takes a parameter with what was trained beside it.
+    fn fold(&mut self, name: String, array: Array) -> Result<(), PeftError> {
         if let Some(found) = fold::not_finite(&array) {
             let path = self.path.clone();
             return Err(PeftError::NotFinite { path, name, found });
+        }
+        if !self.adapter.folded.contains(&name) {
+            self.adapter.folded.push(name.clone());
         }
         self.adapter.tensors.insert(name, array);
         Ok(())

@@ -28,6 +28,7 @@ pub mod proof;
 mod reshape;
 mod save;
 mod start;
+mod switch;
 mod targets;
 mod trained;
 
@@ -38,6 +39,7 @@ pub use error::PeftError;
 pub use load::Applied;
 pub use merge::merge;
 pub use origin::{ABOUT, Origin};
+pub use switch::{Switch, SwitchError};
 
 use std::collections::HashSet;
 
@@ -64,6 +66,12 @@ pub struct Adapter {
     pub modules: Vec<String>,
     /// What became of the folder that it was read from.
     pub report: Applied,
+    /// Parameters held whole that training moved, as the folder's configuration says: those of
+    /// `modules_to_save`, and biases.
+    pub moved: Vec<String>,
+    /// Parameters that hold what was trained beside them and is no adapter of a projection here, such as
+    /// factors of a table of embeddings.
+    pub folded: Vec<String>,
     /// Names of modules that share one of its parameters, with that: PEFT would part them.
     shared: Vec<(String, String)>,
     /// Which biases it holds, beside those of modules that it holds whole.

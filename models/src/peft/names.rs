@@ -190,6 +190,12 @@ mod tests {
         let (module, part, adapter) = key("base_model.model.pair_weighted_avg.lin.lora_A.weight");
         assert_eq!(module, "pair_weighted_avg.lin");
         assert_eq!((part, adapter), (Part::A, None));
+        for name in ["lora", "weight", "default.1"] {
+            let tensor = format!("base_model.model.pair_weighted_avg.lin.lora_B.{name}.weight");
+            let (module, part, adapter) = key(&tensor);
+            assert_eq!((&*module, part), ("pair_weighted_avg.lin", Part::B));
+            assert_eq!(adapter.as_deref(), Some(name));
+        }
         let (module, part, _) = key("base_model.model.classifier.modules_to_save.default.out.bias");
         assert_eq!(module, "classifier");
         let rest = ["default", "out", "bias"].map(str::to_owned).to_vec();

@@ -37,7 +37,15 @@ const FIELDS: &[Field] = &[
     ),
     inert("labels", "the task has them"),
     inert("seed", "what the run drew from"),
-    inert("sites", "how each projection was trained"),
+    applied(
+        "sites",
+        "how each projection was trained, and trains on where a run starts from the adapter",
+    ),
+    applied(
+        "trainable",
+        "what trained beside the adapters, and trains on where a run starts from it",
+    ),
+    inert("from", "the adapter that training started from"),
 ];
 
 /// The fields of `ailora.json`, which training leaves beside an adapter.

@@ -121,13 +121,18 @@ impl Reshaping<'_> {
         let model = &self.base.model;
         let writes = matches!(model.head(), Head::MaskedLm | Head::Seq2SeqLm { .. });
         let inner = format!("{}.", model.config().family.base);
-        let mut aliases = model.config().architecture.tied().iter();
-        let shared = aliases.find(|(alias, parameter)| {
+        let aliases = model.config().architecture.tied().iter();
+        let shared = aliases.filter(|(alias, parameter)| {
             *parameter == self.table && (writes || alias.starts_with(&inner))
         });
-        let Some((alias, _)) = shared else {
+        let mut shared = shared.map(|(alias, _)| *alias);
+        let lacking = shared.clone();
+        let Some(first) = shared.next() else {
             return Ok(());
         };
+        // What is there under every name is equal under all, which is checked where they become one.
+        let mut lacking = lacking.filter(|alias| !self.contents.whole.contains_key(*alias));
+        let alias = lacking.next();
         let names = Names::of(model);
         let table = |module: &String| names.find(&format!("{module}.weight"));
         let mut factors = self.contents.factors.iter();
@@ -138,7 +143,9 @@ impl Reshaping<'_> {
         let mut whole = self.contents.whole.keys();
         let copied = whole
             .any(|name| names.find(name).as_ref() == Some(&self.table) && targets.is_saved(name));
-        if embeds || (copied && !self.config.tie) {
+        let parts = copied && !self.config.tie && alias.is_some();
+        let alias = alias.unwrap_or(first);
+        if embeds || parts {
             return Err(self.contents.wrong(format!(
                 "the adapter changes `{}`, which `{alias}` shares in this model: changing one and \
                  not the other is not supported; merge it with PEFT (merge_and_unload), and give \

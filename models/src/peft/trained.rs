@@ -128,12 +128,12 @@ impl Adapter {
         }
         self.modules = modules;
         self.shared.clear();
-        if model.head() != Head::CausalLm {
-            return Ok(());
-        }
-        // An output that is tied to the table of tokens is saved beside it.
+        // What is tied to the table of tokens is saved beside it, where the model has that.
+        let inner = format!("{}.", model.config().family.base);
+        let writes = matches!(model.head(), Head::CausalLm | Head::Seq2SeqLm { .. });
         for &(alias, name) in model.config().architecture.tied() {
-            if self.tensors.contains_key(name) {
+            let is_there = writes || alias.starts_with(&inner);
+            if is_there && self.tensors.contains_key(name) {
                 self.shared.push((alias.into(), name.into()));
                 self.modules.push(alias.trim_end_matches(".weight").into());
             }

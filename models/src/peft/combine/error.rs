@@ -40,7 +40,7 @@ pub enum CombineError {
     ZeroRank,
     /// An adapter that does not come to `W + s B A`.
     #[error(
-        "adapter `{name}` has `{strategy}` at {site}, which is no product of two factors beside the weight: \
+        "adapter `{name}` has `{strategy}`{magnitudes} at {site}, which is no product of two factors beside the weight: \
          only such can be combined; merge it into the model instead"
     )]
     Kind {
@@ -50,6 +50,8 @@ pub enum CombineError {
         site: String,
         /// What is there.
         strategy: &'static str,
+        /// What is said of it besides.
+        magnitudes: &'static str,
     },
     /// Factors of different shapes where they are summed.
     #[error(

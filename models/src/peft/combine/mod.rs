@@ -210,6 +210,11 @@ fn factors<'a>(source: &Source<'a>, path: &str) -> Result<Option<Factors<'a>>, P
         name: source.name.to_owned(),
         site: path.to_owned(),
         strategy: site.spec.strategy.name(),
+        magnitudes: if site.spec.dora {
+            " with magnitudes"
+        } else {
+            ""
+        },
     })?;
     let tensor = |name: String| {
         let tensor = adapter.tensors.get(&name);

@@ -116,7 +116,7 @@ fn frozen_factors_stay_frozen() {
         let [first, second] = ["first", "second"].map(|run| format!("{run}-{method}"));
         scene.finetune(
             &first,
-            &format!("--epochs 1 --max-steps 1 --keep last --rank 2 --method {method}"),
+            &format!("--epochs 1 --max-steps 3 --keep last --method {method}"),
         );
         on_from(
             &scene,

@@ -73,7 +73,7 @@ fn train(trainer: &mut Trainer, plan: PlanId, sites: &[Site], steps: usize) {
 fn two_sites() -> [Site; 2] {
     [
         ([6, 9], random_frozen(4).with_alpha(6.0)),
-        ([10, 8], random_frozen(8).with_alpha(2.0)),
+        ([10, 40], random_frozen(8).with_alpha(2.0)),
     ]
     .map(|(shape, spec)| site(&format!("{}", shape[0]), shape, Layout::OutIn, spec))
 }

@@ -8,7 +8,7 @@ use ailora_runtime::{
     backend::Backend,
     cpu::Cpu,
     engine::{Engine, EngineError, PlanId},
-    init::{InitError, initialise_missing},
+    init::{InitError, complete},
     optim::{AdamW, AdamWConfig, Schedule, ScheduleKind},
     passes::{PassError, Passes},
     run::Value,
@@ -119,7 +119,7 @@ impl Tuner {
             solver: backend.solver(),
             ..Options::default()
         };
-        initialise_missing(sites, &mut params, seed, &options, |_| {})?;
+        complete(sites, &mut params, seed, &options, |_| {})?;
         let mut engine = Engine::fused(backend, params);
         let plan = engine.compile(&program)?;
         let (groups, _) = groups(rates, engine.weights());

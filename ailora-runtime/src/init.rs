@@ -70,8 +70,35 @@ pub fn initialise(
     options: &Options,
     progress: impl Fn(Progress<'_>) + Sync,
 ) -> Result<(), InitError> {
+    add(sites, params, HashSet::new(), seed, options, progress)
+}
+
+/// As [`initialise`], but what is among `params` stays as it is: trained values, beside which what follows from
+/// them is added.
+///
+/// # Errors
+/// As [`initialise`].
+pub fn complete(
+    sites: &[Site],
+    params: &mut Params,
+    seed: u64,
+    options: &Options,
+    progress: impl Fn(Progress<'_>) + Sync,
+) -> Result<(), InitError> {
+    let started = params.keys().cloned().collect();
+    add(sites, params, started, seed, options, progress)
+}
+
+/// Adds the parameters of adapters that are not `started` yet.
+fn add(
+    sites: &[Site],
+    params: &mut Params,
+    mut started: HashSet<String>,
+    seed: u64,
+    options: &Options,
+    progress: impl Fn(Progress<'_>) + Sync,
+) -> Result<(), InitError> {
     let mut spectral: Vec<(&Site, Vec<Factor>)> = Vec::new();
-    let mut started: HashSet<String> = HashSet::new();
     for site in sites {
         let mut factors = Vec::new();
         let qr = OnceCell::new();
@@ -100,39 +127,6 @@ pub fn initialise(
     let triplets = triplets_of(&requests, options, progress)?;
     for ((site, factors), triplets) in spectral.into_iter().zip(triplets) {
         place(site, factors, &triplets, params)?;
-    }
-    Ok(())
-}
-
-/// As [`initialise`], of the adapters that have none of their parameters among `params` yet. Those that are
-/// trained on keep theirs, and get what follows from them: the inverses of LoRA-FA.
-///
-/// # Errors
-/// As [`initialise`].
-pub fn initialise_missing(
-    sites: &[Site],
-    params: &mut Params,
-    seed: u64,
-    options: &Options,
-    progress: impl Fn(Progress<'_>) + Sync,
-) -> Result<(), InitError> {
-    let has_none = |site: &&Site| {
-        let mut own = site.parameters(sites).into_iter();
-        !own.any(|parameter| params.contains_key(&parameter.name))
-    };
-    let (new, old): (Vec<&Site>, Vec<&Site>) = sites.iter().partition(has_none);
-    let new: Vec<Site> = new.into_iter().cloned().collect();
-    initialise(&new, params, seed, options, progress)?;
-    for site in old {
-        for parameter in site.parameters(sites) {
-            let follows = parameter.start == Start::InverseGram;
-            if follows
-                && !params.contains_key(&parameter.name)
-                && let Some(array) = alone(site, &parameter, params, seed, &OnceCell::new())?
-            {
-                params.insert(parameter.name, array);
-            }
-        }
     }
     Ok(())
 }

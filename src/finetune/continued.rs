@@ -8,7 +8,7 @@ use std::{
 use ailora_graph::{
     AdaptConfig, AdapterSpec, Strategy, Trainable,
     adapter::{AdapterError, Site},
-    method,
+    method::{self, Start},
     module::Parameter,
 };
 use ailora_models::{
@@ -245,8 +245,8 @@ fn as_recorded(
     sites
 }
 
-/// The adapter that was trained at a site, where it is saved as it trained: one of the same parameters, of which
-/// others may train, as of LoRA-FA.
+/// The adapter that was trained at a site, where it is saved as it trained: one of the same parameters, but for
+/// those that follow from others, of which not all may train, as of LoRA-FA.
 fn trained_as(site: &Site, recorded: &Value) -> Option<Strategy> {
     let named = method::adapters().find(|own| recorded["strategy"] == own.name());
     let strategy = Strategy::Adapted(named.filter(|_| site.is_adapted())?);
@@ -260,6 +260,7 @@ fn trained_as(site: &Site, recorded: &Value) -> Option<Strategy> {
     };
     let parameters = |site: &Site| -> BTreeMap<String, Vec<usize>> {
         let own = site.parameters(std::slice::from_ref(site)).into_iter();
+        let own = own.filter(|parameter| parameter.start != Start::InverseGram);
         own.map(|parameter| (parameter.name, parameter.shape))
             .collect()
     };

@@ -6,7 +6,7 @@ use ailora_graph::adapter::Site;
 use ailora_runtime::{
     backend::Backend,
     engine::Engine,
-    init::initialise_missing,
+    init::complete,
     spectrum::Options,
     store::Params,
     train::{Checkpoint, Control, Fit, Headline, Keep, Progress, Trainer, Workload, fit},
@@ -255,7 +255,7 @@ fn announce<L: Learner>(
     }
 }
 
-/// Gives adapters their start, but for those that have one.
+/// Gives adapters their start, but for what has one.
 fn start(
     sites: &[Site],
     params: &mut Params,
@@ -269,7 +269,7 @@ fn start(
         ..Options::default()
     };
     let watch = Mutex::new(watch);
-    initialise_missing(sites, params, recipe.seed, &options, |progress| {
+    complete(sites, params, recipe.seed, &options, |progress| {
         if let Ok(mut watch) = watch.lock() {
             let (done, total) = (progress.done, progress.total);
             let _ = watch(Stage::Initialised { done, total });

@@ -103,6 +103,43 @@ fn what_trains_is_what_trained_and_the_base_stays() {
     );
 }
 
+/// A factor that was frozen stays so, and LoRA-FA's gradients are projected again.
+#[test]
+fn frozen_factors_stay_frozen() {
+    let scene = Scene::new();
+    for (method, factor) in [
+        ("lora-fa", "lora_B"),
+        ("mica", "lora_A"),
+        ("vera", "vera_lambda"),
+        ("ia3", "ia3_l"),
+    ] {
+        let [first, second] = ["first", "second"].map(|run| format!("{run}-{method}"));
+        scene.finetune(
+            &first,
+            &format!("--epochs 1 --max-steps 1 --keep last --rank 2 --method {method}"),
+        );
+        on_from(
+            &scene,
+            &first,
+            &second,
+            "--lr 5e-3 --warmup 0 --epochs 1 --max-steps 1 --keep last",
+        );
+        let names = trained(&scene, &second);
+        assert_eq!(names, trained(&scene, &first), "{method}");
+        let adapters = names.iter().filter(|name| !name.starts_with("classifier"));
+        assert!(
+            adapters.clone().count() > 0 && adapters.into_iter().all(|name| name.contains(factor)),
+            "{names:?}"
+        );
+        let [before, after] = [&first, &second].map(|run| tensors(&scene, run));
+        for (name, array) in &after {
+            let moves = name.contains(factor) || name.contains("classifier");
+            let same = array.same_values(&before[name]);
+            assert_eq!(same, !moves, "{method}: {name}");
+        }
+    }
+}
+
 #[test]
 fn it_starts_from_the_trained_values_in_one_rank() {
     let scene = Scene::new();

@@ -123,7 +123,9 @@ fn sites_have_the_shapes_of_their_weights() {
         in_features: 8,
         out_features: 6,
         layout: Layout::InOut,
-        spec: low_rank.with_scaling(Scaling::RankStabilized),
+        spec: low_rank
+            .with_scaling(Scaling::RankStabilized)
+            .with_dora(true),
     };
     assert_eq!(sites[0], expected);
     assert_eq!((sites[3].in_features, sites[3].out_features), (6, 8));

@@ -1,6 +1,9 @@
 //! Tables and numbers for people.
 
-use ailora::adapter::{Counts, Site};
+use ailora::{
+    Strategy,
+    adapter::{AdapterOption, Counts, Site},
+};
 use comfy_table::{Table, presets};
 
 /// A table with a header line.
@@ -46,6 +49,7 @@ pub fn sites(sites: &[Site]) -> Table {
             site.spec.rank().map_or("-".into(), |rank| rank.to_string()),
             site.spec
                 .scale()
+                .filter(|_| is_scaled(site))
                 .map_or("-".into(), |scale| format!("{scale}")),
             if trains {
                 format!("{} x", site.spec.lr)
@@ -69,6 +73,12 @@ pub fn sites(sites: &[Site]) -> Table {
         table.add_row(row);
     }
     table
+}
+
+/// Whether its adapter has a scale.
+fn is_scaled(site: &Site) -> bool {
+    matches!(site.spec.strategy, Strategy::Adapted(adapter)
+        if adapter.options().contains(&AdapterOption::Alpha))
 }
 
 /// A count with separators.

@@ -72,6 +72,7 @@ impl About {
                 "scale": site.spec.scale(),
                 "dropout": site.spec.dropout,
                 "b_lr": site.spec.b_lr,
+                "dora": site.spec.dora,
             })
         });
         self.sites = described.collect();

@@ -208,7 +208,7 @@ impl Record {
 }
 
 /// The projections with the adapter's, at the rates and the dropout that were recorded; those that trained
-/// whole do so again.
+/// whole do so again. Of an adapter whose parameters are in the folder as it has them, the same train.
 fn as_recorded(
     adapter: &Adapter,
     model: &Network,
@@ -230,6 +230,14 @@ fn as_recorded(
         spec.lr = number("lr", spec.lr);
         if site.is_adapted() {
             let spec = &mut site.spec;
+            let trained = recorded["strategy"].as_str().map(method::strategy);
+            if let (Some(Ok(Strategy::Adapted(trained))), Strategy::Adapted(loaded)) =
+                (trained, spec.strategy)
+                && trained.peft() == loaded.peft()
+                && recorded["rank"].as_u64() == spec.rank().map(|rank| rank as u64)
+            {
+                spec.strategy = Strategy::Adapted(trained);
+            }
             spec.dropout = number("dropout", spec.dropout);
             spec.b_lr = number("b_lr", spec.b_lr);
         }

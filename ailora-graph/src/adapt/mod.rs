@@ -254,12 +254,15 @@ impl<'a> Adapting<'a> {
     /// Finds where adapters change outputs.
     fn find_hooks(&mut self) -> Result<(), AdaptError> {
         let readers = Readers::new(self.program);
-        for product in self.program.ids() {
+        let live = self.program.live();
+        for product in self.program.ids().filter(|&id| live[usize::from(id)]) {
             let Some((site, adapter)) = self.adapter_of(product) else {
                 continue;
             };
             let hook = readers.hook(product, site.bias.as_deref(), adapter.place());
-            let (at, hook) = hook.ok_or_else(|| AdaptError::NoResidual {
+            // A sum of two such outputs is no residual's.
+            let free = hook.filter(|(at, _)| !self.hooks.contains_key(at));
+            let (at, hook) = free.ok_or_else(|| AdaptError::NoResidual {
                 site: site.path.clone(),
                 adapter: adapter.name(),
             })?;
@@ -371,8 +374,8 @@ impl<'a> Adapting<'a> {
         Ok(new.sum(output, args[1 - residual.output])?)
     }
 
-    /// A copy of a value that is computed of parameters alone, and of `input` in the place of its first
-    /// normalised value, if there is one.
+    /// A copy of a value that is computed of parameters alone, and of `input` in the place of what is
+    /// normalised, if anything is.
     fn copied(&self, new: &mut Program, id: Id, input: Option<Id>) -> Result<Id, AdaptError> {
         let node = &self.program[id];
         let args = match (&node.op, input) {

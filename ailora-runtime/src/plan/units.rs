@@ -180,9 +180,18 @@ impl<'a> Grouping<'a> {
         });
     }
 
-    /// A matrix product, perhaps scaled, that nothing else reads.
+    /// A matrix product, perhaps scaled, or with its rows on other axes, that nothing else reads.
     fn scaled_product(&self, id: Id) -> Option<(Id, f64)> {
-        let (product, alpha) = self.scaled_product_at(id)?;
+        let program = self.program;
+        let (product, alpha) = match (&program[id].op, &program[id].args[..]) {
+            (Op::Reshape(_), &[product])
+                if matches!(program[product].op, Op::MatMul(_))
+                    && program.shape(product).last() == program.shape(id).last() =>
+            {
+                (product, 1.0)
+            }
+            _ => self.scaled_product_at(id)?,
+        };
         let free = self.used_once(id)
             && self.used_once(product)
             && self.unit[usize::from(product)].is_none();

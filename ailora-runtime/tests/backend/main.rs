@@ -264,6 +264,30 @@ fn hoisting_changes_nothing() {
     check(&hoisted.step, bindings, 2e-5);
 }
 
+/// Also where the product's rows are on other axes than the sum's.
+#[test]
+fn products_are_added_to_sums_through_reshapes() {
+    let mut p = Program::new();
+    let x = p.input("x", Type::f32([3, 4, 5])).unwrap();
+    let old = p.input("old", Type::f32([12, 7])).unwrap();
+    let w = p.frozen("w", Type::f32([7, 5])).unwrap();
+    let old = p.unary(Unary::Tanh, old).unwrap();
+    let product = p.matmul(x, false, w, true).unwrap();
+    let product = p.reshape(product, &[12, 7]).unwrap();
+    let sum = p.sum(old, product).unwrap();
+    p.set_output("sum", sum);
+    let steps = plan(&p).steps;
+    let gemms = steps.iter().filter_map(|step| match &step.kernel {
+        Kernel::Gemm(gemm) => Some(gemm.accumulate),
+        _ => None,
+    });
+    assert_eq!(gemms.collect::<Vec<_>>(), [true]);
+    assert_eq!(steps.len(), 2, "a loop and a product");
+    let mut bindings = Bindings::new();
+    bind(&p, &mut bindings);
+    check(&p, bindings, 1e-6);
+}
+
 #[test]
 fn chains_run_as_one_loop_and_sums_in_place() {
     let (program, sites) = encoder(1, 0.1, CONFIG.replace("layers.1.up", "up").as_str());

@@ -3,7 +3,7 @@
 use ailora_graph::{
     AdaptConfig,
     adapt::{Mode, adapt},
-    adapter::{Layout, Site, Trainable},
+    adapter::{Layout, Trainable},
     method::{
         Ia3,
         constructors::{ia3, ia3_input},

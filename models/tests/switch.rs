@@ -97,7 +97,16 @@ fn check(model: (&str, Head), base: &Pretrained, adapters: &[(&str, &Adapter)]) 
     let bare = alone(model, base, &none);
     let off = run.logits();
     let difference = largest_difference(&off, &bare);
-    assert!(difference <= 1e-5, "off: {difference:e}");
+    // Zeros beside a weight change no bit of it; a magnitude over a length is one but for rounding.
+    let mut specs = adapters
+        .iter()
+        .flat_map(|(_, adapter)| adapter.sites.values());
+    let most = if specs.any(|site| site.spec.dora) {
+        1e-5
+    } else {
+        0.0
+    };
+    assert!(difference <= most, "off: {difference:e}");
     let mut before: Vec<Vec<f64>> = Vec::new();
     for round in 0..2 {
         for (i, (name, adapter)) in adapters.iter().enumerate() {

@@ -1,4 +1,6 @@
 //! `adapter_config.json`: every field of PEFT's `LoraConfig`, and what becomes of it.
+//!
+//! One long file: a line for each field of PEFT's.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,6 @@
 //! Every derivative against central differences in float64, and what is not computed at all.
+//!
+//! One long file: every operation is checked by the same few functions.
 
 mod support;
 

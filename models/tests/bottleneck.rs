@@ -1,6 +1,8 @@
 //! Houlsby's and Pfeiffer's adapters, and BitFit, against what torch computes of them
 //! (`tests/fixtures/bottleneck.py`): logits, gradients, twenty steps; what they are when they begin; and
 //! their folders.
+//!
+//! One long file: all of it is about the same models and folders.
 
 mod support;
 

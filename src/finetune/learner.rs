@@ -108,31 +108,7 @@ impl Finetuning {
         task: &Task,
         understood: Option<Understood>,
     ) -> Result<Self, Error> {
-        if task.dev.is_empty() {
-            settings.recipe().headline(&[])?;
-        }
-        if settings.keep == Some(Keep::Best) && task.dev.is_empty() {
-            let task = task.name.clone();
-            return Err(SettingsError::NothingHeldOut { task }.into());
-        }
-        let mut model = Model::open(&settings.model, task, settings.seed, false)?;
-        let continued = match &settings.from {
-            Some(folder) => Some(Continued::open(
-                folder,
-                &mut model,
-                &settings.model,
-                &task.name,
-            )?),
-            None => None,
-        };
-        if settings.strict {
-            model.strict()?;
-        }
-        // What does not fit the model is said before the rows are read.
-        let adapted = adapted(&settings.adapters, continued.as_ref(), &model)?;
-        if adapted.trainable != Trainable::All {
-            Adapter::check(&adapted.sites)?;
-        }
+        let (mut model, continued) = begin(settings, task)?;
         let data = match understood {
             Some(_) => PathBuf::new(),
             None => data(task, settings.data.as_deref())?,
@@ -189,11 +165,7 @@ impl Finetuning {
         }
         if let Some(understood) = &understood {
             splits.notes.extend_from_slice(&understood.notes);
-            let held_out = held_out.iter();
-            let sizes = held_out.map(|(name, rows): (&String, &Vec<Encoded>)| match rows.len() {
-                1 => format!("{name}: 1 row to evaluate on"),
-                n => format!("{name}: {n} rows to evaluate on"),
-            });
+            let sizes = held_out.iter().map(|(name, rows)| size(name, rows.len()));
             let decisions = understood.decisions.iter().cloned();
             notices.splice(..0, decisions.chain(sizes));
         }
@@ -460,4 +432,42 @@ fn subset(rows: Vec<Example>, wanted: Option<usize>) -> Vec<Example> {
         .zip(kept)
         .filter_map(|(row, kept)| kept.then_some(row))
         .collect()
+}
+
+/// The model, and the adapter that is trained on: what does not fit the settings is said before the rows are
+/// read.
+fn begin(settings: &Settings, task: &Task) -> Result<(Model, Option<Continued>), Error> {
+    if task.dev.is_empty() {
+        settings.recipe().headline(&[])?;
+    }
+    if settings.keep == Some(Keep::Best) && task.dev.is_empty() {
+        let task = task.name.clone();
+        return Err(SettingsError::NothingHeldOut { task }.into());
+    }
+    let mut model = Model::open(&settings.model, task, settings.seed, false)?;
+    let continued = match &settings.from {
+        Some(folder) => Some(Continued::open(
+            folder,
+            &mut model,
+            &settings.model,
+            &task.name,
+        )?),
+        None => None,
+    };
+    if settings.strict {
+        model.strict()?;
+    }
+    let adapted = adapted(&settings.adapters, continued.as_ref(), &model)?;
+    if adapted.trainable != Trainable::All {
+        Adapter::check(&adapted.sites)?;
+    }
+    Ok((model, continued))
+}
+
+/// How many rows a split has to evaluate on.
+fn size(name: &str, rows: usize) -> String {
+    match rows {
+        1 => format!("{name}: 1 row to evaluate on"),
+        n => format!("{name}: {n} rows to evaluate on"),
+    }
 }

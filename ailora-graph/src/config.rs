@@ -97,7 +97,7 @@ pub struct AdaptConfig {
     pub sites: IndexMap<String, SiteOverride>,
 }
 
-/// The target that is every projection but those that are annotated `full` and those of [`HEADS`].
+/// The target that is every projection but those that are annotated `full` and those of heads.
 pub const ALL_LINEAR: &str = "all-linear";
 
 /// The largest rank that a budget finds.

@@ -243,11 +243,7 @@ const ADAPTERS: &[Misuse] = &[
     (
         "+--adapt key={\"rank\":4}",
         1,
-        &[
-            "pattern `key`",
-            "`rank` is for adapters with a rank",
-            "give `init",
-        ],
+        &["pattern `key`", "which takes no `rank`", "give `init"],
     ),
     (
         "+--adapt key={\"init\":\"random\"}",

@@ -211,14 +211,14 @@ impl AdaptConfig {
         mut sites: Vec<Site>,
     ) -> Result<Vec<Site>, AdapterError> {
         self.check_patterns(&sites)?;
+        self.check_all()?;
         for site in &mut sites {
             site.spec = self.spec(rank, site);
         }
         self.check_options(&sites)?;
         for (pattern, change) in &self.sites {
-            for site in sites.iter_mut().filter(|site| site.is_named(pattern)) {
-                change.apply(pattern, rank, site)?;
-            }
+            let named = sites.iter_mut().filter(|site| site.is_named(pattern));
+            change.apply(pattern, rank, &mut named.collect::<Vec<_>>())?;
         }
         Site::check_all(&sites)?;
         let by_sites = sites.iter().any(|site| site.spec.trains());
@@ -242,7 +242,30 @@ impl AdaptConfig {
         Ok(())
     }
 
-    /// Whether a projection is to be adapted.
+    /// Where everything trains, nothing else is said of what does.
+    fn check_all(&self) -> Result<(), AdapterError> {
+        if self.trains() != Trainable::All {
+            return Ok(());
+        }
+        if let Some(method) = self.method
+            && method.trainable() != Trainable::All
+        {
+            return Err(AdapterError::TrainsOther {
+                method: method.name(),
+            });
+        }
+        let given = [
+            ("targets", self.targets.is_empty()),
+            ("sites", self.sites.is_empty()),
+        ];
+        match given.into_iter().find(|(_, is_empty)| !is_empty) {
+            Some((given, _)) => Err(AdapterError::AllTrains { given }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a projection is to be adapted. A head is where it is named by its whole path alone: else it
+    /// trains as it does without the adapters.
     fn is_target(&self, method: &dyn Method, site: &Site) -> bool {
         let full = site.spec.strategy == Strategy::Full;
         let head = site.path.split('.').next();
@@ -252,7 +275,7 @@ impl AdaptConfig {
             0 => !full && method.adapts(site),
             _ => targets.any(|target| match target.as_str() {
                 ALL_LINEAR => !full && !head,
-                pattern => site.is_named(pattern),
+                pattern => !full && !head && site.is_named(pattern) || site.path == pattern,
             }),
         }
     }
@@ -331,6 +354,13 @@ impl AdaptConfig {
                 });
             }
         }
+        if !self.targets.is_empty() && adapted().next().is_none() {
+            let method = self.method.unwrap_or(&Ailora);
+            return Err(AdapterError::NoTargets {
+                targets: self.targets.join("`, `"),
+                method: method.name(),
+            });
+        }
         if self.v_lr.is_some() && !adapted().any(|(site, _)| site.role() == Some(Role::V)) {
             return Err(AdapterError::NoValues);
         }
@@ -339,33 +369,8 @@ impl AdaptConfig {
 }
 
 impl SiteOverride {
-    fn apply(
-        &self,
-        pattern: &str,
-        rank: Option<usize>,
-        site: &mut Site,
-    ) -> Result<(), AdapterError> {
-        let spec = &mut site.spec;
-        spec.strategy = self.init.unwrap_or(spec.strategy);
-        let takes: &[AdapterOption] = match spec.strategy {
-            Strategy::Adapted(adapter) => adapter.options(),
-            Strategy::Frozen | Strategy::Full => &[],
-        };
-        for option in AdapterOption::ALL
-            .iter()
-            .filter(|option| !takes.contains(option))
-        {
-            option.clear(spec);
-        }
-        if takes.contains(&AdapterOption::Rank) {
-            spec.rank = self.rank.or(spec.rank).or(rank);
-            if spec.rank.is_none() {
-                return Err(AdapterError::MissingRank {
-                    pattern: pattern.to_owned(),
-                    site: site.path.clone(),
-                });
-            }
-        }
+    /// The options that are given.
+    fn given(&self) -> impl Iterator<Item = AdapterOption> + use<> {
         let given = [
             (AdapterOption::Rank, self.rank.is_some()),
             (AdapterOption::Alpha, self.alpha.is_some()),
@@ -374,22 +379,75 @@ impl SiteOverride {
             (AdapterOption::BRate, self.b_lr.is_some()),
             (AdapterOption::Dora, self.dora.is_some()),
         ];
-        let mut given = given.into_iter();
-        if let Some((option, _)) = given.find(|(option, given)| *given && !takes.contains(option)) {
-            return Err(AdapterError::NoOption {
+        given
+            .into_iter()
+            .filter_map(|(option, given)| given.then_some(option))
+    }
+
+    /// Changes the projections that a pattern names. An option counts at those that take it, of which there
+    /// has to be one.
+    fn apply(
+        &self,
+        pattern: &str,
+        rank: Option<usize>,
+        named: &mut [&mut Site],
+    ) -> Result<(), AdapterError> {
+        for site in &mut *named {
+            self.apply_to(pattern, rank, site)?;
+        }
+        let Some(first) = named.first() else {
+            return Ok(());
+        };
+        let untaken = |option: &AdapterOption| !named.iter().any(|site| site.spec.takes(*option));
+        let option = self.given().find(untaken).map(|option| {
+            let takers = AdapterOption::takers(&[option]);
+            (option.name(), format!("init: {takers}"))
+        });
+        let trains = named.iter().any(|site| site.spec.trains());
+        let rate = (self.lr.is_some() && !trains).then(|| ("lr", "init: full".to_owned()));
+        match option.or(rate) {
+            None => Ok(()),
+            Some((option, takers)) => Err(AdapterError::NoOption {
                 pattern: pattern.to_owned(),
-                option: option.name(),
+                option,
+                site: first.path.clone(),
+                strategy: first.spec.strategy.name(),
+                takers,
+            }),
+        }
+    }
+
+    fn apply_to(
+        &self,
+        pattern: &str,
+        rank: Option<usize>,
+        site: &mut Site,
+    ) -> Result<(), AdapterError> {
+        let spec = &mut site.spec;
+        spec.strategy = self.init.unwrap_or(spec.strategy);
+        let takes: Vec<AdapterOption> = AdapterOption::ALL.to_vec();
+        let (takes, others): (Vec<_>, Vec<_>) =
+            takes.into_iter().partition(|&option| spec.takes(option));
+        for option in others {
+            option.clear(spec);
+        }
+        spec.lr = self.lr.filter(|_| spec.trains()).unwrap_or(spec.lr);
+        for option in takes {
+            match option {
+                AdapterOption::Rank => spec.rank = self.rank.or(spec.rank).or(rank),
+                AdapterOption::Alpha => spec.alpha = self.alpha.or(spec.alpha),
+                AdapterOption::Dropout => spec.dropout = self.dropout.unwrap_or(spec.dropout),
+                AdapterOption::Scaling => spec.scaling = self.scaling.unwrap_or(spec.scaling),
+                AdapterOption::BRate => spec.b_lr = self.b_lr.unwrap_or(spec.b_lr),
+                AdapterOption::Dora => spec.dora = self.dora.unwrap_or(spec.dora),
+            }
+        }
+        if spec.takes(AdapterOption::Rank) && spec.rank.is_none() {
+            return Err(AdapterError::MissingRank {
+                pattern: pattern.to_owned(),
                 site: site.path.clone(),
-                strategy: spec.strategy.name(),
-                takers: AdapterOption::takers(&[option]),
             });
         }
-        spec.lr = self.lr.unwrap_or(spec.lr);
-        spec.alpha = self.alpha.or(spec.alpha);
-        spec.dropout = self.dropout.unwrap_or(spec.dropout);
-        spec.scaling = self.scaling.unwrap_or(spec.scaling);
-        spec.b_lr = self.b_lr.unwrap_or(spec.b_lr);
-        spec.dora = self.dora.unwrap_or(spec.dora);
         Ok(())
     }
 }

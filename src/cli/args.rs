@@ -160,7 +160,7 @@ pub struct AdapterArgs {
     /// all-linear [default: those that the method adapts].
     #[arg(long, value_name = "TARGETS", value_parser = pattern, value_delimiter = ',')]
     targets: Vec<String>,
-    /// Rank of the adapters [default: 8].
+    /// Rank of the adapters, or width of bottlenecks [default: 8; 64 of houlsby and pfeiffer, 256 of vera].
     #[arg(long, value_name = "N", value_parser = count::<usize>, allow_negative_numbers = true)]
     rank: Option<usize>,
     /// Choose the largest rank with which the adapters train no more numbers than this, such as 0.79M.

@@ -98,6 +98,9 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Error> {
     }
     let mut about = About::new(&args.model.model, &task, sha256);
     about.max_length = given.trained_length();
+    if let Given::Folder { path, .. } = &given {
+        about.keep(path);
+    }
     about.write(&args.output)?;
     let read = match proof::applies(&args.output)? {
         true => frozen(&model, proof::weights(&args.output, weights)?)?,

@@ -1,7 +1,7 @@
 use std::{process::ExitCode, time::Instant};
 
 use ailora::{
-    models::{batch::Shape, objective::Pass},
+    models::{batch::Shape, objective::Pass, peft::Adapter},
     runtime::{
         backend::Footprint,
         passes::{Fusion, Pipeline},
@@ -45,6 +45,8 @@ pub struct Args {
 /// Prints what a step is made of.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let outline = args.model.outlined(&args.adapters)?;
+    // What a run would refuse.
+    Adapter::check(&outline.sites)?;
     out!("{}", table::sites(&outline.sites))?;
     out!("trained: {}", table::counts(&outline.counts))?;
     let platform = args.device.platform()?;

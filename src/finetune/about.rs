@@ -1,4 +1,7 @@
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use ailora_graph::{
     Trainable,
@@ -76,6 +79,21 @@ impl About {
             })
         });
         self.sites = described.collect();
+    }
+
+    /// Takes what another folder's record says of how the adapter was trained, if it has one.
+    pub fn keep(&mut self, folder: &Path) {
+        let record = fs::read(folder.join(Self::FILE)).ok();
+        let record = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let Some(serde_json::Value::Object(mut record)) = record else {
+            return;
+        };
+        if let Some(serde_json::Value::Array(sites)) = record.remove("sites") {
+            self.sites = sites;
+        }
+        let trainable = record.remove("trainable");
+        self.trainable = trainable.and_then(|trainable| serde_json::from_value(trainable).ok());
+        self.seed = record.remove("seed").and_then(|seed| seed.as_u64());
     }
 
     /// Whether a folder has a record.

@@ -73,7 +73,7 @@ pub enum AdapterError {
     },
     /// An option that the adapter of a projection does not take.
     #[error(
-        "pattern `{pattern}`: {site} is {strategy}, which takes no `{option}`; give `init: {takers}` \
+        "pattern `{pattern}`: {site} is {strategy}, which takes no `{option}`; give `{takers}` \
          beside it"
     )]
     NoOption {
@@ -90,14 +90,33 @@ pub enum AdapterError {
     },
     /// An option for all adapters that none of them takes.
     #[error(
-        "`{option}` is given, but no adapter here takes it; those that do are `{taken}`: leave it out, \
-         or choose another method"
+        "`{option}` is given, but no adapter here takes it; the adapters that do are `{taken}`: leave it \
+         out, or choose a method that places one of them"
     )]
     NotTaken {
         /// The option.
         option: &'static str,
         /// The adapters that take it.
         taken: String,
+    },
+    /// Targets that a method places nothing at.
+    #[error(
+        "`targets` is `{targets}`, but `{method}` places no adapter there: a head is adapted where it is \
+         named by its whole path; give other targets, or choose another method"
+    )]
+    NoTargets {
+        /// What is given.
+        targets: String,
+        /// The method.
+        method: &'static str,
+    },
+    /// What is said of single projections where everything trains.
+    #[error(
+        "every parameter trains, so that `{given}` says nothing; leave it out, or choose a method with adapters"
+    )]
+    AllTrains {
+        /// The option.
+        given: &'static str,
     },
     /// A rate of values where none are adapted.
     #[error(

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::Adapter;
+use super::{Adapter, AdapterOption};
 
 /// What happens to a projection. In files the name of an adapter, `frozen` or `full`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -184,6 +184,14 @@ impl AdapterSpec {
             Scaling::Classic => alpha / rank,
             Scaling::RankStabilized => alpha / rank.sqrt(),
         })
+    }
+
+    /// Whether an option counts.
+    pub fn takes(&self, option: AdapterOption) -> bool {
+        match self.strategy {
+            Strategy::Adapted(adapter) => adapter.options().contains(&option),
+            Strategy::Frozen | Strategy::Full => false,
+        }
     }
 
     /// Whether anything of the projection is trained.

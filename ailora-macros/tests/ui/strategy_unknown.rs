@@ -11,7 +11,7 @@ mod mine {
     }
 }
 
-#[adapt(q = princpal(8), k = frosen, v = vera(8), o = mine::scald())]
+#[adapt(q = princpal(8), k = frosen, v = zeta(8), o = mine::scald())]
 struct Attention {
     q: Linear<16, 16>,
     k: Linear<16, 16>,

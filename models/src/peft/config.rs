@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ailora_graph::method;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
@@ -181,7 +182,7 @@ pub enum Targeted {
 }
 
 /// Which of the base's biases were trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Biases {
     /// None.
     #[default]
@@ -220,6 +221,17 @@ pub enum Start {
     Olora,
 }
 
+/// The kinds beside LoRA of the adapters that methods have.
+fn kinds() -> Vec<&'static str> {
+    let forms = method::adapters().filter_map(|adapter| adapter.peft());
+    let mut kinds: Vec<&str> = forms
+        .map(|form| form.kind)
+        .filter(|kind| *kind != "LORA")
+        .collect();
+    kinds.dedup();
+    kinds
+}
+
 impl LoraConfig {
     /// Reads the file of a folder.
     ///
@@ -241,8 +253,11 @@ impl LoraConfig {
             Some(_) => {
                 return Err(fields.wrong(
                     "peft_type",
-                    "LORA, or a kind that a method here or the model's annotations have; merge the \
-                     adapter with PEFT (merge_and_unload), and give the merged model",
+                    &format!(
+                        "LORA, {}, or a kind that the model's annotations have; merge the adapter with \
+                         PEFT (merge_and_unload), and give the merged model",
+                        kinds().join(", ")
+                    ),
                 ));
             }
             None => return Err(fields.wrong("peft_type", "\"LORA\"")),

@@ -316,8 +316,14 @@ impl Folder {
     /// The folder's tensors, by their names without PEFT's prefix.
     fn tensors(&self) -> Result<IndexMap<String, Array>, PeftError> {
         let path = self.weights();
+        let files = std::slice::from_ref(&path);
+        if let Some((name, dtype)) = weights::integers(files)?.first() {
+            return Err(self.error(format!(
+                "tensor `{name}` holds {dtype:?}; expected floats: save the adapter in float32"
+            )));
+        }
         let mut tensors = IndexMap::new();
-        for (origin, array) in weights::load(std::slice::from_ref(&path))? {
+        for (origin, array) in weights::load(files)? {
             if let Some(found) = fold::not_finite(&array) {
                 return Err(PeftError::NotFinite {
                     path,
@@ -427,6 +433,7 @@ impl Folder {
             adapter.report.replaced += 1;
         }
         let biases = self.value(form, Field::Biases).and_then(Biases::of);
+        adapter.biases = biases.unwrap_or_default();
         let is_trained_bias = |name: &str| match biases.unwrap_or_default() {
             Biases::None => false,
             Biases::Adapted => {

@@ -120,6 +120,7 @@ impl Adapter {
         loading.replace(contents.whole)?;
         loading.apply(contents.factors)?;
         let mut adapter = loading.adapter;
+        adapter.biases = config.biases;
         let replaced = adapter.trained_in_full().count();
         adapter.report = Applied {
             replaced,

@@ -176,7 +176,7 @@ impl Origin {
                 path: folder.join(CONFIG),
                 reason: format!(
                     "the adapter was trained on {recorded}, whose weights are others than those of \
-                     {given}: give that base, or insist with --force-adapter"
+                     {given}: give that base, or, where it is only applied, insist with --force-adapter"
                 ),
             }),
             None => Ok(Some(Note {

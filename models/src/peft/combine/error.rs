@@ -38,10 +38,16 @@ pub enum CombineError {
     /// A rank of nothing.
     #[error("the svd rank is 0; expected at least 1")]
     ZeroRank,
+    /// An adapter of parameters alone.
+    #[error(
+        "adapter `{0}` has no factors that a weight could count for, but parameters in place of the base's \
+         alone; leave it out, or merge it into the base first"
+    )]
+    NoFactors(String),
     /// An adapter that does not come to `W + s B A`.
     #[error(
         "adapter `{name}` has `{strategy}`{magnitudes} at {site}, which is no product of two factors beside the weight: \
-         only such can be combined; merge it into the model instead"
+         only such can be combined"
     )]
     Kind {
         /// The adapter.

@@ -69,6 +69,11 @@ impl Adapter {
         check(sources)?;
         let mut adapter = Self {
             tensors: whole(sources, how)?,
+            biases: sources
+                .iter()
+                .map(|source| source.adapter.biases)
+                .max()
+                .unwrap_or_default(),
             ..Self::default()
         };
         let replaced = adapter.tensors.len();
@@ -109,7 +114,18 @@ fn check(sources: &[Source<'_>]) -> Result<(), CombineError> {
     if sources.is_empty() {
         return Err(CombineError::Nothing);
     }
-    for (i, &Source { name, weight, .. }) in sources.iter().enumerate() {
+    for (
+        i,
+        &Source {
+            name,
+            weight,
+            adapter,
+        },
+    ) in sources.iter().enumerate()
+    {
+        if adapter.sites.is_empty() {
+            return Err(CombineError::NoFactors(name.to_owned()));
+        }
         if sources.iter().take(i).any(|other| other.name == name) {
             return Err(CombineError::Repeated(name.to_owned()));
         }

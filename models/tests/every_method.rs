@@ -219,6 +219,19 @@ impl Adapted {
         let mut pretrained = Pretrained::open(&self.dir, self.head).unwrap();
         let loaded = Adapter::load(folder, &mut pretrained)
             .unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        let again = tempfile::tempdir().unwrap();
+        let mut exported = loaded.clone();
+        exported.close(&self.model, &self.base).unwrap();
+        exported.save(again.path(), "base", self.head).unwrap();
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            let [found, expected] =
+                [again.path(), folder].map(|dir| std::fs::read(dir.join(file)).unwrap());
+            assert!(
+                found == expected,
+                "{}: {file} is another when exported",
+                self.name
+            );
+        }
         let sites = loaded.apply_to(self.model.sites());
         let mut beside = self.base.clone();
         beside.extend(loaded.tensors.clone());

@@ -77,6 +77,37 @@ fn targets_choose_what_is_adapted() {
     assert_eq!(rates[2], random(8).with_b_lr(16.0).with_lr(3.0));
 }
 
+/// What would change nothing is refused.
+#[test]
+fn what_is_given_counts_somewhere() {
+    let error = |json: &str| parse(json).resolve(model()).unwrap_err().to_string();
+    let all = r#""trainable": "all""#;
+    assert!(
+        error(&format!(r#"{{"method": "lora", {all}}}"#))
+            .contains("method `lora` says what trains")
+    );
+    assert!(error(&format!(r#"{{{all}, "targets": ["q"]}}"#)).contains("`targets` says nothing"));
+    let one = r#""sites": {"query": {"lr": 2.0}}"#;
+    assert!(error(&format!(r#"{{"method": "full", {one}}}"#)).contains("`sites` says nothing"));
+    assert!(
+        error(r#"{"method": "bitfit", "targets": ["q"]}"#)
+            .contains("`bitfit` places no adapter there")
+    );
+    assert!(error(&format!(r#"{{"method": "bitfit", {one}}}"#)).contains("takes no `lr`"));
+    // At a head only by its whole path.
+    assert!(error(r#"{"targets": ["class*"]}"#).contains("`ailora` places no adapter there"));
+    let sites = parse(r#"{"targets": ["classifier"]}"#)
+        .resolve(model())
+        .unwrap();
+    assert_eq!(sites[4].spec, random(8));
+    // An option of a pattern counts where it is taken.
+    let sites = parse(r#"{"sites": {"layer.0.*": {"rank": 3, "lr": 0.5}}}"#)
+        .resolve(model())
+        .unwrap();
+    assert_eq!(sites[0].spec, principal(3).with_lr(0.5));
+    assert_eq!(sites[1].spec, frozen());
+}
+
 /// All linear layers but heads are meant by their whole names: an ending is one at a dot only.
 #[test]
 fn all_linear_goes_by_whole_names() {

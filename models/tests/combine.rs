@@ -335,7 +335,7 @@ fn only_products_beside_a_weight_are_combined() {
     };
     let error = Adapter::combine(&[source], &how(Combination::Cat), &base.model);
     let error = error.unwrap_err().to_string();
-    for part in ["adapter `a`", "with magnitudes", "query", "merge it"] {
+    for part in ["adapter `a`", "with magnitudes", "query", "only such"] {
         assert!(error.contains(part), "{error}");
     }
 }

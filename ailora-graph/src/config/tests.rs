@@ -206,7 +206,7 @@ fn every_mistake_is_named() {
         error(r#"{"targets": ["classifier"], "sites": {"*": {"init": "frozen"}}, "alpha": 2}"#)
             .contains("nothing would be trained")
     );
-    let none = r#"{"sites": {"*": {"init": "full"}}, "trainable": "all", "rank": 8, "alpha": 2}"#;
+    let none = r#"{"method": "bitfit", "rank": 8, "alpha": 2}"#;
     assert!(error(none).contains("`alpha` is given, but no adapter here takes it"));
     assert!(
         error(r#"{"rank": 13}"#)

@@ -226,15 +226,17 @@ impl Adapted {
         let read = |dir: &Path| {
             let config = std::fs::read(dir.join("adapter_config.json")).unwrap();
             let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
-            if let Some(modules) = config["modules_to_save"].as_array_mut() {
-                modules.sort_by_key(|module| module.to_string());
+            for field in ["target_modules", "feedforward_modules", "modules_to_save"] {
+                if let Some(modules) = config[field].as_array_mut() {
+                    modules.sort_by_key(|module| module.to_string());
+                }
             }
             let tensors = std::fs::read(dir.join("adapter_model.safetensors")).unwrap();
             (config, tensors)
         };
-        let (found, expected) = (read(again.path()), read(folder));
-        assert_eq!(found.0, expected.0, "{}: exported", self.name);
-        assert!(found.1 == expected.1, "{}: exported", self.name);
+        let (found, written) = (read(again.path()), read(folder));
+        assert_eq!(found.0, written.0, "{}: exported", self.name);
+        assert!(found.1 == written.1, "{}: exported", self.name);
         let sites = loaded.apply_to(self.model.sites());
         let mut beside = self.base.clone();
         beside.extend(loaded.tensors.clone());

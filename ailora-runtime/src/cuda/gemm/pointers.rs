@@ -16,12 +16,17 @@ use crate::{
     kernels::device::{Matrix, Product},
 };
 
+/// Bytes that the library's kernels load at a time.
+const ALIGNMENT: CUdeviceptr = 16;
+
 /// Products whose operands are at addresses that a list on the device holds.
 #[derive(Debug)]
 pub(in crate::cuda) struct Pointers {
     /// Of what is added to where the result is left.
     copies: Vec<Rectangle>,
     list: Arc<Buffer>,
+    /// The same addresses, where the library has to see them: it takes those of a list for aligned.
+    unaligned: Option<Vec<CUdeviceptr>>,
     count: usize,
     sizes: [i32; 3],
     transposed: [bool; 2],
@@ -63,6 +68,9 @@ impl Pointers {
             rows: product.sizes[0],
             bytes: product.sizes[1] * d.dtype.bytes(),
         });
+        let strides = [b, a, d].map(|matrix| pitch(matrix) as CUdeviceptr);
+        let mut places = list.iter().chain(&strides);
+        let is_aligned = places.all(|place| place.is_multiple_of(ALIGNMENT));
         let buffer = device.allocate(8 * list.len(), "the addresses of a product's operands")?;
         device.upload(&list, &buffer, 0)?;
         let ByColumns {
@@ -74,6 +82,7 @@ impl Pointers {
         Ok(Self {
             copies: copies.collect(),
             list: Arc::new(buffer),
+            unaligned: (!is_aligned).then_some(list),
             count,
             sizes: [m, n, k].map(|size| size as i32),
             transposed,
@@ -107,6 +116,37 @@ impl Pointers {
         let at = |i: usize| self.list.at(8 * i * self.count);
         let [m, n, k] = self.sizes;
         let [alpha, beta] = &self.factors;
+        if let Some(places) = &self.unaligned {
+            for i in 0..self.count {
+                let [a, b, d] = [0, 1, 2].map(|side| places[side * self.count + i]);
+                // SAFETY: by the caller's promise.
+                unsafe {
+                    blas::cublasGemmEx(
+                        device.blas(),
+                        operation(self.transposed[0]),
+                        operation(self.transposed[1]),
+                        m,
+                        n,
+                        k,
+                        std::ptr::from_ref(alpha).cast(),
+                        a as *const c_void,
+                        kind(self.elements[0]),
+                        self.strides[0],
+                        b as *const c_void,
+                        kind(self.elements[1]),
+                        self.strides[1],
+                        std::ptr::from_ref(beta).cast(),
+                        d as *mut c_void,
+                        kind(self.elements[2]),
+                        self.strides[2],
+                        self.compute,
+                        blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+                    )
+                    .result()?;
+                }
+            }
+            return Ok(());
+        }
         // SAFETY: by the caller's promise; the lists are on the device.
         unsafe {
             blas::cublasGemmBatchedEx(

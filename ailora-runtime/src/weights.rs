@@ -112,7 +112,7 @@ impl Weights {
     }
 
     /// Takes a parameter as one that was not replaced.
-    pub(crate) fn settle(&mut self, name: &str) {
+    pub fn settle(&mut self, name: &str) {
         self.changed.swap_remove(name);
     }
 
